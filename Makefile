@@ -1,0 +1,22 @@
+# Thin names for the real commands.
+.PHONY: help install run test check bench bench-peers lock docs clean
+help:            ## show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+install:         ## make .venv from the lock file
+	@scripts/install
+run: install     ## the demo: gateway, upstreams and the procurement story; serves until Ctrl-C
+	@.venv/bin/bailiwick demo
+test: install    ## all tests
+	@.venv/bin/pytest
+check: install   ## the one gate: format, lint, types, imports, house rules, docs
+	@scripts/check
+bench: install   ## side-by-side benchmarks against a plain proxy; prints ratios, writes bench/out/*.json
+	@.venv/bin/python -m bench
+bench-peers: install  ## the same beside peers that pip can install, each in its own environment
+	@.venv/bin/python -m bench --peers
+docs: install    ## build the documentation strictly into site/
+	@.venv/bin/mkdocs build --strict --quiet
+lock: install    ## resolve the dependencies anew
+	@scripts/lock
+clean:           ## remove what the commands above made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site bench/out bench/.peers .demo

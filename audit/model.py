@@ -1,0 +1,55 @@
+"""What is handed to the ledger, and what it hands back.  No I/O, no clock, no keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Something received or returned: the leaf holds a salted commitment to it, the opening stands beside, sealed for its subject.
+
+    name is the leaf's field, as `args`; data the raw bytes as they were on the wire.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to record.  The journal adds log, writer, writer chain and the commitments of `values`.
+
+    kind     dotted, from the closed list in `audit/leaf.py`.
+    id       of the record: exactly once.
+    at       UTC microseconds.
+    subject  the person, in clear; the leaf holds a pseudonym.  None where nobody is meant.
+    fields   further members of the leaf: ASCII keys; text, integers below 2^53, booleans, null, lists and objects of these.
+    values   committed to, never in the leaf.
+    """
+
+    kind: str
+    id: str
+    at: int
+    subject: str | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    values: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Durable: where the record stands.  `index` is the leaf's index in the log, `leaf_hash` RFC 9162's."""
+
+    log: str
+    id: str
+    index: int
+    leaf_hash: bytes
+
+
+class LedgerUnavailableError(Exception):
+    """The record is not durable.  Nothing that depended on it may happen; `detail` says why for the operator."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail

@@ -1,0 +1,249 @@
+"""What travels the road: each stage takes what the stage before it returned.
+
+`Arrival → Principal → Call → AccessRequest → Decision → Permit → Intent → Reply`.  All of it is frozen; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+from policies.model import NOTHING, AccessRequest, Decision, Effect
+
+if TYPE_CHECKING:
+    from gateway.reasons import Code
+
+Protocol = Literal["mcp", "a2a"]
+Clock = Callable[[], int]
+"""UTC microseconds since the epoch."""
+
+
+def wall_clock() -> int:
+    """The machine's clock, in UTC microseconds; tests inject their own."""
+    return time.time_ns() // 1000
+
+
+def new_id(at: int) -> str:
+    """A UUIDv7 (RFC 9562 §5.7) of the microsecond `at`: sorts by time, cannot be guessed."""
+    rand = int.from_bytes(os.urandom(10), "big")
+    value = (at // 1000 & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rand >> 68 & 0xFFF) << 64 | 0b10 << 62 | rand & (1 << 62) - 1
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """W3C trace context of one call: what came in, and our own span in it.
+
+    parent is the caller's span id, or "" where the trace starts here.  state is the caller's `tracestate`, passed on as it came.
+    """
+
+    trace_id: str
+    span_id: str
+    parent: str = ""
+    flags: str = "01"
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One framed request, before anything in its body is trusted.
+
+    id       of the call, of its decision and of its records.
+    target   the server or agent that the path names.
+    headers  lower-case names, in order of arrival; a repeated header stands repeatedly.
+    path     what follows the target, as "" or "/.well-known/agent-card.json".
+    """
+
+    id: str
+    protocol: Protocol
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    at: int
+    trace: Trace
+    path: str = ""
+    http_method: str = "POST"
+    peer: str = ""
+
+    def header(self, name: str) -> str | None:
+        """The only value of a header; None where it is absent.  A repeated one is joined by ", " (RFC 9110 §5.3)."""
+        values = [value for key, value in self.headers if key == name]
+        return ", ".join(values) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """On whose behalf, and through whom (RFC 8693: subject and actors).
+
+    subject     `user:<issuer alias>/<sub>` or `svc:<agent>`.
+    actors      `agent:<id>`, origin first; the last one makes this call.
+    workflow    id of the workflow this call belongs to, minted by the gateway.
+    ends        epoch seconds after which nothing may be done in this person's name.
+    method      how the caller proved itself: `bearer`, `delegation+secret`, `delegation+key`, `secret`, `key`.
+    credential  SHA-256 (hex) of the credential; never the credential.
+    jti         id of the token that was presented, "" where it has none.
+    path        jti of every delegation token from the workflow's start, oldest first.
+    """
+
+    subject: str
+    actors: tuple[str, ...]
+    tenant: str
+    workflow: str
+    ends: int
+    method: str
+    credential: str
+    groups: frozenset[str] = frozenset()
+    jti: str = ""
+    path: tuple[str, ...] = ()
+
+    @property
+    def acting(self) -> str:
+        """Who makes this call: the last agent, or the person's own hands."""
+        return self.actors[-1] if self.actors else self.subject
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the caller asks for, parsed strictly; `message` is what will be sent on, never the bytes that came.
+
+    method     `tools/call`, `SendMessage` …
+    name       of the tool; None where the method names none.
+    arguments  of the tool, numbers exact; None where there are none.
+    rpc_id     JSON-RPC id of the request as it came; None for a notification.
+    message    the parsed envelope (MCP: dict; A2A: the request's protobuf message).
+    version    protocol revision the caller speaks.
+    session    upstream's own session id (legacy MCP), unsealed for this principal.
+    """
+
+    arrival: Arrival
+    method: str
+    target: str
+    message: Any
+    trace: Trace
+    name: str | None = None
+    arguments: Mapping[str, object] | None = None
+    rpc_id: str | int | None = None
+    version: str = ""
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A decision that allowed the call, on its way through its duties.
+
+    fulfilled    names of the obligations that are taken care of.
+    redact       field names that are blanked in the result.
+    sandbox      profile that code of this call must run under; None where no duty names one.
+    full_audit   what is received and returned must be kept in full.
+    """
+
+    call: Call
+    principal: Principal
+    request: AccessRequest
+    decision: Decision
+    fulfilled: tuple[str, ...] = ()
+    redact: frozenset[str] = frozenset()
+    sandbox: str | None = None
+    full_audit: bool = False
+
+    @classmethod
+    def of(cls, call: Call, principal: Principal, request: AccessRequest, decision: Decision) -> Permit:
+        """The permit of an allowing decision; a denial has none."""
+        if decision.effect is not Effect.ALLOW:
+            msg = "only an allowing decision makes a permit"
+            raise ValueError(msg)
+        return cls(call, principal, request, decision)
+
+
+_RECORDED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A permit whose record is durable: the only thing that may be forwarded.  `gateway/record.py` alone makes one."""
+
+    permit: Permit
+    start_index: int
+    seal: object = field(repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.seal is not _RECORDED:
+            msg = "an Intent is made by gateway.record alone"
+            raise TypeError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One message back: a progress event, or the final word.
+
+    payload  parsed, to be filtered; body the bytes that are released, set by the filter (None: an empty answer).
+    failed   the tool or the protocol said no (a result with `isError`, a JSON-RPC error).
+    """
+
+    payload: Any
+    is_final: bool
+    body: bytes | None = None
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    failed: bool = False
+
+
+class OutcomeStatus(str, Enum):
+    """How a forwarded call ended."""
+
+    OK = "ok"
+    TOOL_ERROR = "tool-error"
+    UPSTREAM_ERROR = "upstream-error"
+    INTERRUPTED = "interrupted"
+    INTERNAL_ERROR = "internal-error"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is recorded of a forwarded call's end.  `events` counts all released messages, `bytes` their length."""
+
+    status: OutcomeStatus
+    body: bytes = b""
+    detail: str = ""
+    events: int = 0
+    bytes: int = 0
+
+
+class Refused(Exception):  # noqa: N818  the word of the house: a call is refused
+    """The gateway says no.  `code` is from the closed list; `detail` is for the ledger and never for the wire."""
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str = "",
+        *,
+        decision: Decision | None = None,
+        request: AccessRequest | None = None,
+        call: Call | None = None,
+        principal: Principal | None = None,
+        data: Mapping[str, object] = NOTHING,
+    ) -> None:
+        super().__init__(f"{code.value}: {detail}" if detail else code.value)
+        self.code = code
+        self.detail = detail
+        self.decision = decision
+        self.request = request
+        self.call = call
+        self.principal = principal
+        self.data = data  # protocol facts that belong on the wire, as {"supported": [...]}
+
+
+class UpstreamError(Exception):
+    """The upstream could not be reached or did not answer as its protocol demands.  `kind` is for metrics and the ledger."""
+
+    def __init__(
+        self, kind: Literal["connect", "timeout", "protocol", "too-large", "closed", "status"], detail: str = ""
+    ) -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail

@@ -1,0 +1,165 @@
+"""The one road: every call of every protocol goes through `govern`, and no stage can be skipped.
+
+Read this file first.  What a stage does for MCP and for A2A stands in `gateway/mcp/endpoint.py` and `gateway/a2a/endpoint.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
+from gateway.reasons import Code
+from policies.model import AccessRequest, Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of one protocol's road, filled in `gateway/app.py` alone.  A test replaces one field.
+
+    authenticate    who calls, from the frame alone; nothing of the body is parsed for a stranger.
+    parse           bytes to one strictly parsed call.
+    normalise       the call as the question that policy is asked.
+    decide          the answer.  Must not raise `Refused` for a denial: it returns one.
+    fulfil          duties and ownership; may only narrow.
+    record_intent   durable on return, or it raises: the only way to an `Intent`.
+    forward         the upstream hop: messages, the last of them (and at least one) final.
+    filter          what of a message is released; sets its bytes.
+    record_outcome  durable on return, or it raises.
+    record_refusal  durable on return, or it raises.
+    observe         metrics and spans, off the hot path; must not raise or block.
+    """
+
+    authenticate: Callable[[Arrival], Awaitable[Principal]]
+    parse: Callable[[Arrival, Principal], Call]
+    normalise: Callable[[Call, Principal], AccessRequest]
+    decide: Callable[[AccessRequest], Decision]
+    fulfil: Callable[[Permit], Awaitable[Permit]]
+    record_intent: Callable[[Permit], Awaitable[Intent]]
+    forward: Callable[[Intent], AsyncGenerator[Reply, None]]
+    filter: Callable[[Reply, Intent], Reply]
+    record_outcome: Callable[[Intent, Outcome], Awaitable[None]]
+    record_refusal: Callable[[Arrival, Refused], Awaitable[None]]
+    observe: Callable[[Arrival, Intent | Refused, Outcome | None], None]
+
+
+class _Bearings:
+    """How far a call has come, so that a refusal can say whose it was and what it asked for."""
+
+    __slots__ = ("call", "principal", "request")
+
+    def __init__(self) -> None:
+        self.principal: Principal | None = None
+        self.call: Call | None = None
+        self.request: AccessRequest | None = None
+
+    def complete(self, refusal: Refused) -> Refused:
+        refusal.principal = refusal.principal or self.principal
+        refusal.call = refusal.call or self.call
+        refusal.request = refusal.request or self.request
+        return refusal
+
+
+async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None]:
+    """Carry one call to its tool and stream back the reply, or raise `Refused` or `UpstreamError`.
+
+    The final message is released only after its outcome is durable.  Closing the generator (the client hung up) closes the
+    upstream call and records the outcome as interrupted.
+    """
+    intent = await _admit(arrival, stages)
+    tally = _Tally()
+    held: Reply | None = None
+    try:
+        async with aclosing(stages.forward(intent)) as replies:
+            async for raw in replies:
+                reply = stages.filter(raw, intent)
+                tally.count(reply)
+                if held is not None:  # what looked final was not: the stream goes on
+                    yield held
+                    held = None
+                if reply.is_final:
+                    held = reply  # the final word waits for its record
+                else:
+                    yield reply
+        if held is None:
+            raise UpstreamError("closed", "the upstream ended without a final message")  # noqa: TRY301
+        tally.status = OutcomeStatus.TOOL_ERROR if held.failed else OutcomeStatus.OK
+    except UpstreamError as error:
+        tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
+        raise
+    except Refused as refusal:  # a duty that shows only in the answer: the result is withheld
+        tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, str(refusal)
+        raise
+    except Exception as error:
+        tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, type(error).__name__
+        raise Refused(Code.INTERNAL_ERROR, type(error).__name__) from error
+    finally:
+        outcome = tally.outcome(held)
+        stages.observe(arrival, intent, outcome)
+        await _shielded(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
+    yield held
+
+
+async def _admit(arrival: Arrival, stages: Stages) -> Intent:
+    """The way in: from the frame to a recorded intent, or a recorded refusal."""
+    bearings = _Bearings()
+    try:
+        principal = bearings.principal = await stages.authenticate(arrival)
+        call = bearings.call = stages.parse(arrival, principal)
+        request = bearings.request = stages.normalise(call, principal)
+        decision = stages.decide(request)
+        if not decision.allowed:
+            raise Refused(Code(decision.reason.value), decision=decision)  # noqa: TRY301
+        permit = await stages.fulfil(Permit.of(call, principal, request, decision))
+        return await stages.record_intent(permit)
+    except Refused as refusal:
+        await _refuse(arrival, bearings.complete(refusal), stages)
+        raise
+    except Exception as error:
+        refusal = bearings.complete(Refused(Code.INTERNAL_ERROR, type(error).__name__))
+        await _refuse(arrival, refusal, stages)
+        raise refusal from error
+
+
+async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
+    stages.observe(arrival, refusal, None)
+    await _shielded(stages.record_refusal(arrival, refusal))
+
+
+class _Tally:
+    """What has been released so far."""
+
+    __slots__ = ("bytes", "detail", "events", "status")
+
+    def __init__(self) -> None:
+        self.status = OutcomeStatus.INTERRUPTED
+        self.detail = ""
+        self.events = 0
+        self.bytes = 0
+
+    def count(self, reply: Reply) -> None:
+        self.events += 1
+        self.bytes += len(reply.body or b"")
+
+    def outcome(self, last: Reply | None) -> Outcome:
+        body = (last.body or b"") if last else b""
+        return replace(Outcome(self.status), body=body, detail=self.detail, events=self.events, bytes=self.bytes)
+
+
+async def _shielded(work: Coroutine[Any, Any, None] | Awaitable[None]) -> None:
+    """Await to the end even while this task is being cancelled; the cancellation is kept for afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,70 @@
+"""The closed list of codes by which the gateway refuses, a line of prose each.  Adding one is a reviewed act."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Code(str, Enum):
+    """Why a call was refused.  The value is stable: it stands in the ledger, in metrics and (where `on_wire`) in answers."""
+
+    # who
+    NO_CREDENTIAL = "no-credential"
+    INVALID_CREDENTIAL = "invalid-credential"
+    # what
+    MALFORMED = "malformed"
+    TOO_LARGE = "too-large"
+    HEADER_MISMATCH = "header-mismatch"
+    UNSUPPORTED_VERSION = "unsupported-version"
+    UNKNOWN_METHOD = "unknown-method"
+    UNKNOWN_TARGET = "unknown-target"
+    UNKNOWN_SESSION = "unknown-session"
+    INVALID_PARAMS = "invalid-params"
+    BAD_ORIGIN = "bad-origin"
+    # may they
+    UNKNOWN_RESOURCE = "unknown-resource"
+    USER_LACKS_RIGHT = "user-lacks-right"
+    AGENT_LACKS_RIGHT = "agent-lacks-right"
+    GUARDRAIL = "guardrail"
+    DECISION_ERROR = "decision-error"
+    NOT_OWNER = "not-owner"
+    # duties
+    UNKNOWN_DUTY = "unknown-duty"
+    DUTY_FAILED = "duty-failed"
+    ISOLATION_UNPROVEN = "isolation-unproven"
+    # delegation
+    DELEGATION_LOOP = "delegation-loop"
+    DELEGATION_TOO_DEEP = "delegation-too-deep"
+    # the gateway itself
+    LEDGER_UNAVAILABLE = "ledger-unavailable"
+    OVERLOADED = "overloaded"
+    INTERNAL_ERROR = "internal-error"
+
+
+PROSE: dict[Code, str] = {
+    Code.NO_CREDENTIAL: "The request carries no credential.",
+    Code.INVALID_CREDENTIAL: "The credential is not valid here: wrong issuer, audience, signature, type or time, or not this agent's.",
+    Code.MALFORMED: "The message is not one well-formed message of its protocol.",
+    Code.TOO_LARGE: "The request is larger or deeper than the gateway accepts.",
+    Code.HEADER_MISMATCH: "A routing header says something else than the body.",
+    Code.UNSUPPORTED_VERSION: "The protocol revision is not one that is served here.",
+    Code.UNKNOWN_METHOD: "The method is not one that is served here.",
+    Code.UNKNOWN_TARGET: "There is no such server or agent, or this caller may not know of it.",
+    Code.UNKNOWN_SESSION: "The session is unknown, ended, or another caller's.",
+    Code.INVALID_PARAMS: "The parameters do not fit the method.",
+    Code.BAD_ORIGIN: "The request comes from a web origin that is not allowed.",
+    Code.UNKNOWN_RESOURCE: "Nothing of that name is registered in the policy bundle.",
+    Code.USER_LACKS_RIGHT: "The person on whose behalf the call is made has no right to it.",
+    Code.AGENT_LACKS_RIGHT: "An agent in the chain has no right to make or to relay the call.",
+    Code.GUARDRAIL: "A deny rule forbids the call.",
+    Code.DECISION_ERROR: "The decision could not be made, and so it is a denial.",
+    Code.NOT_OWNER: "The task or context belongs to somebody else.",
+    Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
+    Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
+    Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",
+    Code.DELEGATION_LOOP: "The agent stands in the chain already.",
+    Code.DELEGATION_TOO_DEEP: "The chain of agents is as long as it may get.",
+    Code.LEDGER_UNAVAILABLE: "The call cannot be recorded, and so it is not made.",
+    Code.OVERLOADED: "The gateway has as much work as it accepts; try again later.",
+    Code.INTERNAL_ERROR: "The gateway failed; the call was not allowed.",
+}

@@ -1,0 +1,158 @@
+"""The question and the answer: what is asked of a policy and what it says.
+
+Shapes follow OpenID AuthZEN 1.0 (subject, action, resource, context); everything is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+class Effect(str, Enum):
+    """What a decision says."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Role(str, Enum):
+    """In which capacity a principal of the chain is asked."""
+
+    SUBJECT = "subject"  # the person (or service) on whose behalf everything happens
+    RELAY = "relay"  # an earlier agent: it causes the call, it does not make it
+    ACTOR = "actor"  # the agent that makes the call now
+
+
+class Reason(str, Enum):
+    """Why a decision came out as it did: the closed list of the decision point."""
+
+    ALLOWED = "allowed"
+    UNKNOWN_RESOURCE = "unknown-resource"  # not registered in tools.yaml, or in another tenant
+    USER_LACKS_RIGHT = "user-lacks-right"
+    AGENT_LACKS_RIGHT = "agent-lacks-right"
+    GUARDRAIL = "guardrail"  # a deny line spoke
+    DECISION_ERROR = "decision-error"  # an error while deciding is a denial
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a rule stands: file relative to the bundle, 1-based line and column."""
+
+    file: str
+    line: int
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A rule that spoke."""
+
+    rule: str  # its id, as `PRO-2`
+    effect: str  # allow | deny | require
+    source: Source
+    condition: str | None = None  # the condition's human sentence, where the rule has one
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """A duty which the enforcement point fulfils or refuses (XACML)."""
+
+    name: str  # as in obligations.yaml, `full-audit`
+    type: str  # `audit`, `sandbox`, `redact-result` …
+    params: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One principal of the chain, and what it is asked."""
+
+    principal: str
+    role: Role
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one principal's question came to.
+
+    `near` names rules that cover this principal, action and resource but whose condition did not hold
+    (or could not be decided): the first thing a person wants to know of a refusal.
+    """
+
+    question: Question
+    allowed: bool
+    matched: tuple[Match, ...] = ()
+    near: tuple[Match, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """May this subject, through these actors, do this to that?
+
+    subject   `user:<issuer alias>/<sub>` or `svc:<name>`; never an e-mail address.
+    actors    `agent:<id>`, origin first; the last one makes the call, the earlier ones relay.  Empty: the person's own hands.
+    action    `call`, `send`, `read`, `list` …
+    resource  `<server>.<tool>`, `a2a:<agent>`.
+    groups    of the subject, as the identity provider vouches for them, without prefix.
+    arguments of the call, numbers as int or Decimal; None: not known (a list asks "under some condition?").
+    context   further facts: `agent.*` and `ctx.*` of conditions, as {"agent": {...}, "ctx": {...}}.
+    at        UTC microseconds since the epoch.
+    """
+
+    subject: str
+    actors: tuple[str, ...]
+    tenant: str
+    action: str
+    resource: str
+    at: int
+    groups: frozenset[str] = frozenset()
+    arguments: Mapping[str, object] | None = field(default_factory=lambda: NOTHING)
+    context: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, with everything needed to explain it.
+
+    visible  for a denial: whether the same call would be allowed under some arguments.  False means that the caller may not
+             know of the resource and must be answered exactly as for an unknown one.
+    missing  for a denial: the principals whose right is missing, in chain order.
+    """
+
+    effect: Effect
+    reason: Reason
+    bundle: str  # `sha256:<hex>` of the bundle that decided
+    answers: tuple[Answer, ...] = ()
+    obligations: tuple[Obligation, ...] = ()
+    visible: bool = True
+    missing: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the call may go on to its duties."""
+        return self.effect is Effect.ALLOW
+
+    @property
+    def matched(self) -> tuple[Match, ...]:
+        """Every rule that spoke for any principal, once, in chain order."""
+        return tuple(dict.fromkeys(m for answer in self.answers for m in answer.matched))
+
+
+def questions(subject: str, actors: tuple[str, ...], action: str) -> tuple[Question, ...]:
+    """Whom to ask, and what, in the order of the chain.
+
+    The person is asked for the action itself, every earlier agent for `relay`, and the agent that makes the call now for the
+    action again.  Yes is needed from all of them.
+    """
+    asked = [Question(subject, Role.SUBJECT, action)]
+    asked += [Question(actor, Role.RELAY, "relay") for actor in actors[:-1]]
+    asked += [Question(actor, Role.ACTOR, action) for actor in actors[-1:]]
+    return tuple(asked)
