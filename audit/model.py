@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Something received or returned: the leaf holds a salted commitment to it, the opening stands beside, sealed for its subject.
+    """Something received or returned: the leaf holds a salted commitment, the opening stands beside, sealed for its subject.
 
     name is the leaf's field, as `args`; data the raw bytes as they were on the wire.
     """

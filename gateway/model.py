@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from policies.model import NOTHING, AccessRequest, Decision, Effect
@@ -193,7 +193,7 @@ class Reply:
     failed: bool = False
 
 
-class OutcomeStatus(str, Enum):
+class OutcomeStatus(StrEnum):
     """How a forwarded call ended."""
 
     OK = "ok"

@@ -85,7 +85,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
                 else:
                     yield reply
         if held is None:
-            raise UpstreamError("closed", "the upstream ended without a final message")  # noqa: TRY301
+            raise UpstreamError("closed", "the upstream ended without a final message")
         tally.status = OutcomeStatus.TOOL_ERROR if held.failed else OutcomeStatus.OK
     except UpstreamError as error:
         tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
@@ -112,16 +112,16 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
         request = bearings.request = stages.normalise(call, principal)
         decision = stages.decide(request)
         if not decision.allowed:
-            raise Refused(Code(decision.reason.value), decision=decision)  # noqa: TRY301
+            raise Refused(Code(decision.reason.value), decision=decision)
         permit = await stages.fulfil(Permit.of(call, principal, request, decision))
         return await stages.record_intent(permit)
     except Refused as refusal:
         await _refuse(arrival, bearings.complete(refusal), stages)
         raise
     except Exception as error:
-        refusal = bearings.complete(Refused(Code.INTERNAL_ERROR, type(error).__name__))
-        await _refuse(arrival, refusal, stages)
-        raise refusal from error
+        failure = bearings.complete(Refused(Code.INTERNAL_ERROR, type(error).__name__))
+        await _refuse(arrival, failure, stages)
+        raise failure from error
 
 
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:

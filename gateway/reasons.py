@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Code(str, Enum):
+class Code(StrEnum):
     """Why a call was refused.  The value is stable: it stands in the ledger, in metrics and (where `on_wire`) in answers."""
 
     # who
@@ -43,7 +43,7 @@ class Code(str, Enum):
 
 PROSE: dict[Code, str] = {
     Code.NO_CREDENTIAL: "The request carries no credential.",
-    Code.INVALID_CREDENTIAL: "The credential is not valid here: wrong issuer, audience, signature, type or time, or not this agent's.",
+    Code.INVALID_CREDENTIAL: "The credential is not valid here: issuer, audience, signature, type, time or holder is wrong.",
     Code.MALFORMED: "The message is not one well-formed message of its protocol.",
     Code.TOO_LARGE: "The request is larger or deeper than the gateway accepts.",
     Code.HEADER_MISMATCH: "A routing header says something else than the body.",

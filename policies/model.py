@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-class Effect(str, Enum):
+class Effect(StrEnum):
     """What a decision says."""
 
     ALLOW = "allow"
     DENY = "deny"
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """In which capacity a principal of the chain is asked."""
 
     SUBJECT = "subject"  # the person (or service) on whose behalf everything happens
@@ -28,7 +28,7 @@ class Role(str, Enum):
     ACTOR = "actor"  # the agent that makes the call now
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why a decision came out as it did: the closed list of the decision point."""
 
     ALLOWED = "allowed"
