@@ -1,0 +1,329 @@
+"""What both endpoints need of ASGI: bounded reading, the frame of an `Arrival`, writing JSON and event streams.
+
+Nothing here decides about a call, and nothing here reads a body's meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id
+from gateway.reasons import Code
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = tuple[tuple[str, str], ...]
+
+DECISION_HEADER = "Bailiwick-Decision"
+WORKFLOW_HEADER = "Bailiwick-Workflow"
+MAX_HEADERS = 128
+MAX_HEADER_BYTES = 64 * 1024
+BODY_SECONDS = 60.0
+HEARTBEAT_SECONDS = 15.0
+_MAX_TRACESTATE = 512
+_HEX = frozenset("0123456789abcdef")
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_COMMENT = b":\r\n\r\n"
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its request was whole: there is nobody to answer."""
+
+
+class Slots:
+    """At most `limit` calls at once: `with slots:` raises `Refused(OVERLOADED)` for the one too many."""
+
+    __slots__ = ("_free",)
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+
+    def __enter__(self) -> None:
+        if self._free <= 0:
+            raise Refused(Code.OVERLOADED)
+        self._free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._free += 1
+
+
+async def read_body(receive: Receive, limit: int, seconds: float = BODY_SECONDS) -> bytes:
+    """The whole body; `Refused(TOO_LARGE)` beyond `limit` bytes, `Refused(MALFORMED)` where it takes longer than `seconds`."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise ClientGoneError
+                chunk: bytes = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise Refused(Code.TOO_LARGE, "body")
+                if chunk:
+                    chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError:
+        raise Refused(Code.MALFORMED, "the body did not come in time") from None
+
+
+def headers_of(scope: Scope) -> Headers:
+    """The request's headers in order, names lower-case; `Refused(TOO_LARGE)` beyond 128 of them or 64 KiB."""
+    raw = scope["headers"]
+    if len(raw) > MAX_HEADERS or sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
+        raise Refused(Code.TOO_LARGE, "headers")
+    return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
+
+
+def trace_of(headers: Headers) -> Trace:
+    """The caller's trace with a fresh span of ours in it, or a new trace where no one valid `traceparent` is (W3C §3.2)."""
+    span = os.urandom(8).hex()
+    parents = [value for name, value in headers if name == "traceparent"]
+    found = read_traceparent(parents[0]) if len(parents) == 1 else None
+    if found is None:
+        return Trace(os.urandom(16).hex(), span)
+    state = ",".join(value for name, value in headers if name == "tracestate")
+    if len(state) > _MAX_TRACESTATE or not state.isascii() or not state.isprintable():
+        state = ""
+    return Trace(found[0], span, parent=found[1], flags=found[2], state=state)
+
+
+def read_traceparent(text: str) -> tuple[str, str, str] | None:
+    """(trace id, parent span id, flags) of a valid `traceparent`; None for other text.  Of the flags `sampled` is kept."""
+    if len(text) < 55 or (text[:2] == "00" and len(text) != 55) or (len(text) > 55 and text[55] != "-"):
+        return None
+    version, trace_id, parent, flags = text[:2], text[3:35], text[36:52], text[53:55]
+    if text[2] != "-" or text[35] != "-" or text[52] != "-" or version == "ff":
+        return None
+    if not _HEX.issuperset(version + trace_id + parent + flags) or not trace_id.strip("0") or not parent.strip("0"):
+        return None
+    return trace_id, parent, "01" if int(flags, 16) & 1 else "00"
+
+
+def child_traceparent(trace: Trace) -> str:
+    """The `traceparent` of one hop onwards: the same trace, a fresh span."""
+    return f"00-{trace.trace_id}-{os.urandom(8).hex()}-{trace.flags}"
+
+
+def make_arrival(
+    scope: Scope,
+    body: bytes,
+    *,
+    protocol: Protocol,
+    target: str,
+    path: str,
+    clock: Clock,
+    headers: Headers | None = None,
+) -> Arrival:
+    """Frame one request; `headers` spares a second reading where the endpoint has them already."""
+    if headers is None:
+        headers = headers_of(scope)
+    client = scope.get("client")
+    at = clock()
+    return Arrival(
+        id=new_id(at),
+        protocol=protocol,
+        target=target,
+        headers=headers,
+        body=body,
+        at=at,
+        trace=trace_of(headers),
+        path=path,
+        http_method=scope["method"],
+        peer=client[0] if client else "",
+    )
+
+
+class HostGuard:
+    """Against DNS rebinding and foreign web pages: which `Host` and `Origin` values are ours.
+
+    Host: the public URL's, a loopback name with any port, and `allowed_hosts` (an entry without a port stands for every port).
+    Origin: absent, the public URL's, the very host the request names, or one of `allowed_origins`.
+    """
+
+    __slots__ = ("_hosts", "_origins")
+
+    def __init__(self, public_url: str, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
+        public = urlsplit(public_url)
+        authorities = {public.netloc.lower()}
+        if public.port in (None, _DEFAULT_PORTS.get(public.scheme)):
+            bare = public.netloc.lower().removesuffix(f":{public.port}")
+            authorities |= {bare, f"{bare}:{_DEFAULT_PORTS[public.scheme]}"}
+        self._hosts = frozenset(authorities | _LOOPBACK | {host.lower() for host in allowed_hosts})
+        origins = {f"{public.scheme}://{authority}" for authority in authorities}
+        self._origins = frozenset(origins | {origin.lower().rstrip("/") for origin in allowed_origins})
+
+    def check(self, scope: Scope) -> None:
+        """`Refused(BAD_ORIGIN)` unless there is exactly one `Host`, at most one `Origin`, and both are ours."""
+        hosts: list[bytes] = []
+        origins: list[bytes] = []
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"origin":
+                origins.append(value)
+        if len(hosts) != 1 or len(origins) > 1:
+            raise Refused(Code.BAD_ORIGIN, "one Host and at most one Origin are expected")
+        host = hosts[0].decode("latin-1").lower()
+        if host not in self._hosts and _without_port(host) not in self._hosts:
+            raise Refused(Code.BAD_ORIGIN, "Host")
+        if origins:
+            origin = origins[0].decode("latin-1").lower()
+            if origin not in self._origins and origin not in {f"http://{host}", f"https://{host}"}:
+                raise Refused(Code.BAD_ORIGIN, "Origin")
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() and port.isascii() else host
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header lines as ASGI wants them.  A line break in a value would become a header of somebody else's choice."""
+    lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    for _, value in lines:
+        if b"\r" in value or b"\n" in value:
+            msg = "a header value must not contain a line break"
+            raise ValueError(msg)
+    return lines
+
+
+async def send_json(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: Iterable[tuple[str, str]] = (),
+    content_type: str = "application/json",
+) -> None:
+    """One whole answer.  It is not cacheable unless `headers` says so; an empty body has no content type."""
+    lines = _encoded(headers)
+    lines.append((b"content-length", str(len(body)).encode()))
+    if body:
+        lines.append((b"content-type", content_type.encode()))
+    if not any(name == b"cache-control" for name, _ in lines):
+        lines.append((b"cache-control", b"no-store"))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})
+
+
+class EventStream:
+    """A `text/event-stream` answer: begins at `start`, never silent for longer than `heartbeat` seconds, ends at `close`.
+
+    `async with` closes it; an exception inside leaves it unfinished, so that the client sees a cut stream and not a whole one.
+    """
+
+    __slots__ = ("_beat", "_busy", "_heartbeat", "_send", "_wrote", "started")
+
+    def __init__(self, send: Send, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+        self._send = send
+        self._heartbeat = heartbeat
+        self._beat: asyncio.Task[None] | None = None
+        self._busy = False
+        self._wrote = 0.0
+        self.started = False
+
+    async def __aenter__(self) -> EventStream:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self.close()
+        elif self._beat is not None:
+            self._beat.cancel()
+
+    async def start(self, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Send the head; from here on the answer can no longer become a plain one."""
+        lines = _encoded(headers)
+        lines += [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        self.started = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": lines})
+        self._wrote = asyncio.get_running_loop().time()
+        self._beat = asyncio.create_task(self._keep_alive())
+
+    async def event(self, data: bytes, *, event: str = "", id: str = "") -> None:  # noqa: A002  the field's own name in SSE
+        """One event; `data` may span lines.  `event` and `id` are the gateway's own words and hold no line break."""
+        lines = b"\r\ndata: ".join(data.splitlines()) if b"\n" in data or b"\r" in data else data
+        head = (f"event: {event}\r\n" if event else "") + (f"id: {id}\r\n" if id else "")
+        await self._write(head.encode() + b"data: " + lines + b"\r\n\r\n")
+
+    async def comment(self) -> None:
+        """An empty comment, which clients skip: keeps proxies from cutting a silent stream."""
+        await self._write(_COMMENT)
+
+    async def close(self) -> None:
+        """End the answer in good order; harmless where it never started."""
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _write(self, chunk: bytes) -> None:
+        self._busy = True
+        try:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            self._busy = False
+            self._wrote = asyncio.get_running_loop().time()
+
+    async def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(max(self._wrote + self._heartbeat - loop.time(), 0.001))
+            if not self._busy and loop.time() - self._wrote >= self._heartbeat:
+                await self._write(_COMMENT)
+
+
+class Disconnect:
+    """Notices that the client hung up.  `gone` says so; use only after the body has been read."""
+
+    __slots__ = ("_cancelled", "_over", "gone")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._over = False
+        self._cancelled = False
+
+    async def watch(self, receive: Receive) -> None:
+        """Return when the client is gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+
+    async def guard(self, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end, or cancel it when the client hangs up; that cancellation ends here, any other goes on."""
+        task = asyncio.current_task()
+        if task is None:  # pragma: no cover  an ASGI application always runs in a task
+            msg = "guard needs a running task"
+            raise RuntimeError(msg)
+        before = task.cancelling()
+
+        def left(watcher: asyncio.Task[None]) -> None:
+            if not self._over and not watcher.cancelled() and self.gone:
+                self._cancelled = True
+                task.cancel()
+
+        watcher = asyncio.create_task(self.watch(receive))
+        watcher.add_done_callback(left)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not self._cancelled or task.uncancel() > before:
+                raise
+            self._cancelled = False
+        finally:
+            self._over = True
+            watcher.cancel()
+            if self._cancelled:  # the work ended before the cancellation reached it
+                task.uncancel()
