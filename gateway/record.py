@@ -1,0 +1,177 @@
+"""What a refusal, an intent and an outcome say in the ledger; the only maker of `Intent`.
+
+Nothing is forwarded before its intent is durable, nothing final is released before its outcome is.  Bodies are never in a leaf:
+the leaf commits to them, and the openings stand beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import orjson
+from policies.sentence import explain
+
+from audit.model import Entry, LedgerUnavailableError, Receipt, Value
+from gateway import model
+from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
+from gateway.reasons import Code
+from policies.model import AccessRequest, Decision
+
+SUBJECT: Final = "@subject"
+"""Stands for the person inside a leaf's fields; the ledger puts the pseudonym there."""
+
+Append = Callable[[Entry], Awaitable[Receipt]]
+
+
+class Recorder:
+    """Writes one protocol's records.  Every method is durable on return, or raises `Refused(LEDGER_UNAVAILABLE)`.
+
+    Refusals of strangers are bounded: at most `strangers_per_second` of them are records of their own, the others are counted
+    and the count stands in the next one, so that whoever has no credential cannot fill the disk.
+    """
+
+    def __init__(self, append: Append, clock: Clock, *, strangers_per_second: int = 20) -> None:
+        self._append = append
+        self._clock = clock
+        self._strangers_per_second = strangers_per_second
+        self._second = 0
+        self._seen = 0
+        self._suppressed = 0
+
+    async def intent(self, permit: Permit) -> Intent:
+        """Record that the call is about to be sent; the returned `Intent` is what may be."""
+        call = permit.call
+        fields = _whose(permit.principal) | _what(call.arrival, call, permit.request)
+        fields["decision"] = _decided(permit.decision) | {"fulfilled": list(permit.fulfilled)}
+        entry = Entry(
+            "call.start", call.arrival.id, call.arrival.at, permit.principal.subject, fields, _facts(call, permit.request)
+        )
+        receipt = await self._write(entry)
+        return Intent(permit, receipt.index, model._RECORDED)
+
+    async def outcome(self, intent: Intent, outcome: Outcome) -> None:
+        """Record how the call ended, and what was (or would have been) released."""
+        permit = intent.permit
+        arrival = permit.call.arrival
+        now = self._clock()
+        fields: dict[str, object] = {
+            "call": arrival.id,
+            "start_index": intent.start_index,
+            "workflow": permit.principal.workflow,
+            "trace": permit.call.trace.trace_id,
+            "outcome": {
+                "status": outcome.status.value,
+                "detail": outcome.detail[:256],
+                "latency_us": max(now - arrival.at, 0),
+                "events": outcome.events,
+                "bytes": outcome.bytes,
+            },
+        }
+        values = (Value("response", outcome.body),) if outcome.body else ()
+        await self._write(Entry("call.end", new_id(now), now, permit.principal.subject, fields, values))
+
+    async def refusal(self, arrival: Arrival, refusal: Refused) -> None:
+        """Record a call that was not made, and why."""
+        principal, call, request, decision = refusal.principal, refusal.call, refusal.request, refusal.decision
+        if principal is None:
+            await self._stranger(arrival, refusal)
+            return
+        fields = _whose(principal) | _what(arrival, call, request)
+        fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
+        values = _facts(call, request) if call is not None else ()
+        if decision is not None:
+            fields["decision"] = _decided(decision)
+            if request is not None:
+                values = (*values, Value("explanation", explain(request, decision).encode()))
+        await self._write(Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values))
+
+    async def _stranger(self, arrival: Arrival, refusal: Refused) -> None:
+        second = arrival.at // 1_000_000
+        if second != self._second:
+            self._second, self._seen = second, 0
+        self._seen += 1
+        if self._seen > self._strangers_per_second:
+            self._suppressed += 1
+            return
+        fields = _what(arrival, None, None) | {"refused": {"code": refusal.code.value, "detail": refusal.detail[:256]}}
+        fields["peer"] = arrival.peer
+        suppressed, self._suppressed = self._suppressed, 0
+        if suppressed:
+            fields["suppressed"] = suppressed
+        try:
+            await self._write(Entry("auth.refused", arrival.id, arrival.at, None, fields))
+        except Refused:
+            self._suppressed += suppressed + 1
+            raise
+
+    async def _write(self, entry: Entry) -> Receipt:
+        try:
+            return await self._append(entry)
+        except LedgerUnavailableError as error:
+            raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
+
+
+def _whose(principal: Principal) -> dict[str, object]:
+    """Who: the person by pseudonym, the agents by id, and how the caller proved itself."""
+    return {
+        "tenant": principal.tenant,
+        "workflow": principal.workflow,
+        "chain": [["user", SUBJECT], *(["agent", actor] for actor in principal.actors)],
+        "caused_by": principal.caused_by,
+        "auth": {"method": principal.method, "cred": principal.credential, "jti": principal.jti},
+    }
+
+
+def _what(arrival: Arrival, call: Call | None, request: AccessRequest | None) -> dict[str, object]:
+    """What was asked for; of a message that could not be read, only where it went."""
+    trace = call.trace if call is not None else arrival.trace
+    fields: dict[str, object] = {
+        "proto": arrival.protocol,
+        "target": arrival.target,
+        "trace": trace.trace_id,
+        "span": trace.span_id,
+        "parent": trace.parent,
+    }
+    if call is not None:
+        fields |= {"proto_ver": call.version, "method": call.method, "tool": call.name or ""}
+    if request is not None:
+        fields |= {"action": request.action, "resource": request.resource}
+    return fields
+
+
+def _decided(decision: Decision) -> dict[str, object]:
+    """The decision, so that it can be explained and reproduced: who was asked what, and which rule at which line spoke."""
+    return {
+        "effect": decision.effect.value,
+        "reason": decision.reason.value,
+        "policy": decision.bundle,
+        "asked": [
+            {
+                "who": answer.question.principal if answer.question.role != "subject" else SUBJECT,
+                "role": answer.question.role.value,
+                "action": answer.question.action,
+                "allow": answer.allowed,
+                "rules": [f"{match.rule} {match.source}" for match in answer.matched],
+                "near": [f"{match.rule} {match.source}" for match in answer.near],
+            }
+            for answer in decision.answers
+        ],
+        "obligations": [obligation.name for obligation in decision.obligations],
+    }
+
+
+def _facts(call: Call | None, request: AccessRequest | None) -> tuple[Value, ...]:
+    """What was received, as it was on the wire, and what else the decision was made from."""
+    values: tuple[Value, ...] = ()
+    if call is not None and call.arrival.body:
+        values = (Value("request", call.arrival.body),)
+    if request is not None:
+        facts = {"groups": sorted(request.groups), "context": request.context, "at": request.at}
+        values = (*values, Value("facts", orjson.dumps(facts, default=_plain, option=orjson.OPT_SORT_KEYS)))
+    return values
+
+
+def _plain(value: object) -> object:
+    """Mappings and numbers that JSON does not know by name."""
+    return dict(value) if hasattr(value, "keys") else str(value)
