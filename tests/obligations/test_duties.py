@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gateway.model import Arrival, Call, Permit, Principal, Refused, Trace
 from gateway.obligations import DUTIES, fulfil
 from gateway.obligations.redact import MARK, redact
 from gateway.reasons import Code
-from hypothesis import given
-from hypothesis import strategies as st
 from policies.model import AccessRequest, Decision, Effect, Obligation, Reason
 
 ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 32, "2" * 16))

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
 import pytest
+
 from gateway import model
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Trace, UpstreamError
 from gateway.pipeline import Stages, govern
