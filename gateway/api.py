@@ -1,0 +1,142 @@
+"""The JSON API beside the data plane: health, metrics, the log's public head, OAuth metadata, and who one is.
+
+Nothing here forwards a call; nothing here decides about one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from gateway.model import Principal, Refused
+from gateway.problem import Problem
+from gateway.reasons import PROSE, Code
+
+PROBLEM_JSON = "application/problem+json"
+_STATUS = {Code.NO_CREDENTIAL: 401, Code.INVALID_CREDENTIAL: 401, Code.LEDGER_UNAVAILABLE: 503, Code.OVERLOADED: 503}
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the API may look at, as callables: it holds no store and no key.
+
+    faults       what keeps the gateway from working now; empty: ready.
+    metrics      Prometheus' text format.
+    checkpoint   the latest signed head of the log (C2SP signed note), or None before the first.
+    whoami       authenticates the request's frame.
+    issue        the development issuer, by a person's name; None where there is none.
+    """
+
+    public_url: str
+    issuers: tuple[str, ...]
+    targets: Mapping[str, frozenset[str]]
+    faults: Callable[[], Mapping[str, str]]
+    metrics: Callable[[], bytes]
+    checkpoint: Callable[[], Awaitable[str | None]]
+    whoami: Callable[[Request], Awaitable[Principal]]
+    issue: Callable[[str], str] | None = None
+
+
+def make_api(doors: Doors) -> FastAPI:
+    """The FastAPI application; its routes never overlap the data plane's, which are taken before it."""
+    api = FastAPI(title="Bailiwick", version=version("bailiwick"), docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    _health(api, doors)
+    _public(api, doors)
+    _errors(api)
+    if doors.issue is not None:
+        _development(api, doors.issue)
+    return api
+
+
+def _health(api: FastAPI, doors: Doors) -> None:
+    @api.get("/healthz", tags=["health"], response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """The process answers."""
+        return "ok\n"
+
+    @api.get("/readyz", tags=["health"])
+    async def readyz() -> JSONResponse:
+        """Calls can be decided, recorded and forwarded; 503 names what cannot."""
+        faults = dict(doors.faults())
+        return JSONResponse({"ready": not faults, "faults": faults}, status_code=503 if faults else 200)
+
+    @api.get("/metrics", tags=["health"])
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(doors.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _public(api: FastAPI, doors: Doors) -> None:
+    @api.get("/api/version", tags=["api"])
+    async def show_version() -> dict[str, str]:
+        """The version that runs."""
+        return {"name": "bailiwick", "version": api.version}
+
+    @api.get("/api/checkpoint", tags=["ledger"])
+    async def checkpoint() -> Response:
+        """The latest signed head of the ledger (C2SP tlog-checkpoint): keep it elsewhere, and a rewritten log is found."""
+        note = await doors.checkpoint()
+        if note is None:
+            return problem(404, Problem("no-checkpoint", "nothing has been recorded yet"))
+        return PlainTextResponse(note)
+
+    @api.get("/api/whoami", tags=["api"])
+    async def whoami(request: Request) -> dict[str, Any]:
+        """As whom the presented credential acts."""
+        principal = await doors.whoami(request)
+        return {
+            "subject": principal.subject,
+            "actors": list(principal.actors),
+            "groups": sorted(principal.groups),
+            "tenant": principal.tenant,
+            "workflow": principal.workflow,
+            "method": principal.method,
+        }
+
+    @api.get("/.well-known/oauth-protected-resource/{kind}/{target}", tags=["oauth"])
+    async def protected_resource(kind: str, target: str) -> JSONResponse:
+        """RFC 9728.  The same for every name, so that it tells nobody which servers exist."""
+        if kind not in {"mcp", "a2a"}:
+            return problem(404, Problem("not-found", "there is nothing here"))
+        metadata = {
+            "resource": f"{doors.public_url}/{kind}/{target}",
+            "authorization_servers": list(doors.issuers),
+            "bearer_methods_supported": ["header"],
+            "resource_name": "Bailiwick",
+        }
+        return JSONResponse(metadata, headers={"Access-Control-Allow-Origin": "*"})
+
+
+def _development(api: FastAPI, issue: Callable[[str], str]) -> None:
+    @api.post("/dev/token", tags=["development"])
+    async def dev_token(user: Annotated[str, Form(max_length=64)]) -> JSONResponse:
+        """An access token of the development issuer.  Exists on a loopback address alone."""
+        try:
+            token = issue(user)
+        except KeyError:
+            return problem(404, Problem("unknown-person", "the development issuer does not know this person"))
+        return JSONResponse({"access_token": token, "token_type": "Bearer"}, headers={"Cache-Control": "no-store"})
+
+
+def _errors(api: FastAPI) -> None:
+    @api.exception_handler(Refused)
+    async def refused(_request: Request, refusal: Refused) -> Response:
+        return problem(_STATUS.get(refusal.code, 403), Problem(refusal.code.value, PROSE[refusal.code]))
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        where = ".".join(str(part) for part in error.errors()[0].get("loc", ()))
+        return problem(422, Problem("invalid-request", str(error.errors()[0].get("msg", "")), location=where))
+
+
+def problem(status: int, what: Problem) -> Response:
+    """RFC 9457 problem details."""
+    body = {"type": "about:blank", "title": what.code, "status": status, "detail": what.message, "instance": what.location}
+    challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({k: v for k, v in body.items() if v != ""}, status, headers=challenge, media_type=PROBLEM_JSON)
