@@ -135,7 +135,7 @@ def _errors(api: FastAPI) -> None:
         return problem(422, Problem("invalid-request", str(error.errors()[0].get("msg", "")), location=where))
 
 
-def problem(status: int, what: Problem) -> Response:
+def problem(status: int, what: Problem) -> JSONResponse:
     """RFC 9457 problem details."""
     body = {"type": "about:blank", "title": what.code, "status": status, "detail": what.message, "instance": what.location}
     challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else None
