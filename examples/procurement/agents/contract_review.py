@@ -1,0 +1,19 @@
+"""Looks up what has been agreed with a supplier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway_client import call_tool
+from scripted_agent import Answer, gave_up, misunderstood, ok, serve
+
+
+async def script(request: dict[str, Any], delegation: str) -> Answer:
+    if request.get("intent") != "review":
+        return misunderstood(request)
+    found = await call_tool("contracts", "search", {"supplier": request["supplier"], "query": ""}, delegation)
+    return ok(found, contracts=found.value.get("contracts", [])) if found.status == "ok" else gave_up(found)
+
+
+if __name__ == "__main__":
+    serve(script, description="Finds and reads contracts with suppliers", intents=("review",))
