@@ -1,0 +1,61 @@
+"""What every verb prints alike: problems for people on stderr, JSON for programs on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gateway.problem import Problem
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that never interprets markup or emoji in what it is given, so that input cannot dress itself up."""
+    from rich.console import Console  # noqa: PLC0415  only where something is printed for people
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Mapping[str, object] | list[object]) -> None:
+    """One JSON document on stdout; decimals as they were written."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def print_problems(problems: Iterable[Problem], *, as_json: bool) -> None:
+    """Every problem: as text on stderr, or as `{"problems": [...]}` on stdout."""
+    found = list(problems)
+    if as_json:
+        print_json({"problems": [problem.to_dict() for problem in found]})
+        return
+    out = console(stderr=True)
+    for problem in found:
+        out.print(printable(problem.render()), end="\n\n")
+    out.print(f"{len(found)} problem{'s' if len(found) != 1 else ''}", style="bold red")
+
+
+def misuse(message: str, *, help: str = "") -> NoReturn:  # noqa: A002  the word that people see
+    """Say what was wrong with the command itself and exit with 2."""
+    print(f"bailiwick: {message}", file=sys.stderr)
+    if help:
+        print(f"  help: {help}", file=sys.stderr)
+    sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """Text from a file or a caller without control characters: a terminal shows it and nothing else happens."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
