@@ -37,7 +37,8 @@ def main() -> int:
             print("nginx is not installed: no plain proxy beside us, so no ratio to it (apt-get install nginx-light)", file=say)
         running.append(stack.enter_context(targets.bailiwick(folder, upstream, args.rules)))
         if args.peers:
-            running += [stack.enter_context(peer) for peer in peers.installed(folder, upstream, say)]
+            speaking = stack.enter_context(targets.mcp_upstream(folder))
+            running += [stack.enter_context(peer) for peer in peers.installed(folder, speaking, say)]
         flush = targets.fdatasync_p50(folder)
         samples: dict[str, dict[int, list[load.Sample]]] = {t.name: {c: [] for c in args.connections} for t in running}
         for target in running:

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.targets import LOAD_CORE, Target
 
@@ -23,7 +22,7 @@ _UNIT = {"us": 1.0, "ms": 1e3, "s": 1e6}
 
 @dataclass(frozen=True)
 class Sample:
-    """One run against one target: calls a second, latency percentiles and CPU of the target's process tree, both in microseconds."""
+    """One run against one target: calls a second, latency percentiles and CPU of its process tree, both in microseconds."""
 
     rps: float
     p50_us: float

@@ -1,4 +1,4 @@
-"""What is driven: a fast upstream, that upstream directly, nginx as a plain proxy in front of it, and Bailiwick with everything on."""
+"""What is driven: a fast upstream directly, nginx as a plain proxy in front of it, and Bailiwick with everything on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from gateway.identity.devissuer import DevIssuer
+from gateway.model import wall_clock
 
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -114,15 +117,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def upstream(folder: Path) -> Iterator[Target]:
-    """An upstream far from its limit: nginx answering from its configuration, or a bare ASGI app where nginx is absent."""
+def mcp_upstream(folder: Path) -> Iterator[Target]:
+    """The small MCP server, for peers that speak the protocol to their upstream."""
     port = free_port()
-    if NGINX:
-        location = f"location / {{ default_type application/json; return 200 '{RESULT}'; }}"
-        command = _nginx(folder / "upstream", port, location)
-    else:
-        command = [sys.executable, "-m", "uvicorn", "bench.upstream:app", "--port", str(port), "--log-level", "error"]
-    with process(command, LOAD_CORE, port, folder / "upstream.log") as child:
+    command = [sys.executable, "-m", "uvicorn", "bench.upstream:app", "--port", str(port), "--log-level", "error"]
+    with process(command, LOAD_CORE, port, folder / "mcp-upstream.log") as child:
+        yield Target("mcp-upstream", f"http://127.0.0.1:{port}/mcp", child.pid)
+
+
+@contextmanager
+def upstream(folder: Path) -> Iterator[Target]:
+    """An upstream far from its limit: nginx answering from its configuration, or the small server where nginx is absent."""
+    if not NGINX:
+        with mcp_upstream(folder) as small:
+            yield small
+        return
+    port = free_port()
+    location = f"location / {{ default_type application/json; return 200 '{RESULT}'; }}"
+    with process(_nginx(folder / "upstream", port, location), LOAD_CORE, port, folder / "upstream.log") as child:
         yield Target("upstream", f"http://127.0.0.1:{port}/mcp", child.pid)
 
 
@@ -153,7 +165,8 @@ def _nginx(folder: Path, port: int, location: str, pool: str = "") -> list[str]:
     folder.mkdir()
     temp = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (folder / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\nevents {{ worker_connections 4096; }}\n"
+        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+        f"events {{ worker_connections 4096; }}\n"
         f"http {{ access_log off; keepalive_requests 1000000000; {temp} {pool}\n"
         f"server {{ listen 127.0.0.1:{port}; {location} }} }}\n"
     )
@@ -177,9 +190,6 @@ def bailiwick(folder: Path, to: Target, rules: int) -> Iterator[Target]:
 
 def configure(home: Path, port: int, url: str, rules: int) -> str:
     """Write settings and a bundle of `rules` lines into `home`; returns a person's access token."""
-    from gateway.identity.devissuer import DevIssuer
-    from gateway.model import wall_clock
-
     policies = home / "policies"
     shutil.copytree(Path(__file__).parent.parent / "policies" / "default", policies)
     shutil.rmtree(policies / "grants")
@@ -203,8 +213,8 @@ def configure(home: Path, port: int, url: str, rules: int) -> str:
     issuer = f"http://127.0.0.1:{port}/dev"
     (home / "bailiwick.yaml").write_text(
         f"tenant: bench\nserver: {{port: {port}}}\n"
-        f"issuers:\n  - {{alias: dev, issuer: '{issuer}', audience: 'http://127.0.0.1:{port}', jwks: {{file: data/dev-jwks.json}},"
-        f" algorithms: [ES256], direct_clients: [bailiwick-cli], development: true}}\n"
+        f"issuers:\n  - {{alias: dev, issuer: '{issuer}', audience: 'http://127.0.0.1:{port}', "
+        f"jwks: {{file: data/dev-jwks.json}}, algorithms: [ES256], direct_clients: [bailiwick-cli], development: true}}\n"
         f"agents:\n  bench: {{client_ids: [bench-agent]}}\n"
         f"mcp:\n  echo: {{url: '{url}'}}\n"
     )

@@ -1,24 +1,46 @@
-"""The upstream where nginx is absent: a bare ASGI app with one fixed answer."""
+"""A small MCP server as a bare ASGI app: what peers are put in front of, since they speak the protocol to their upstream."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from bench.targets import RESULT
-
-_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(RESULT))],
+RESULT = {"content": [{"type": "text", "text": "y" * 120}], "isError": False}
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}, "amount": {"type": "number"}}}
+ANSWERS = {
+    "initialize": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": "bench", "version": "1"},
+    },
+    "tools/list": {"tools": [{"name": "echo", "description": "echo", "inputSchema": SCHEMA}]},
+    "tools/call": RESULT,
+    "ping": {},
 }
-_BODY = {"type": "http.response.body", "body": RESULT.encode()}
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answer every request alike."""
+    """Answer initialize, tools/list, tools/call and ping; take notifications; refuse the rest."""
     if scope["type"] == "lifespan":
-        return
-    while (await receive()).get("more_body"):
-        pass
-    await send(_START)
-    await send(_BODY)
+        while True:
+            kind = (await receive())["type"].removeprefix("lifespan.")
+            await send({"type": f"lifespan.{kind}.complete"})
+            if kind == "shutdown":
+                return
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    asked = json.loads(body) if body else {}
+    answer: dict[str, Any] = {"jsonrpc": "2.0", "id": asked.get("id")}
+    status = 405 if scope["method"] != "POST" else 202 if "id" not in asked else 200
+    if asked.get("method") in ANSWERS:
+        answer["result"] = ANSWERS[asked["method"]]
+    else:
+        answer["error"] = {"code": -32601, "message": "method not found"}
+    out = json.dumps(answer).encode() if status == 200 else b""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(out))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": out})
