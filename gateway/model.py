@@ -57,6 +57,7 @@ class Arrival:
     target   the server or agent that the path names.
     headers  lower-case names, in order of arrival; a repeated header stands repeatedly.
     path     what follows the target, as "" or "/.well-known/agent-card.json".
+    query    the raw query string, without "?"; only `A2A-Version` is ever read from it.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Arrival:
     path: str = ""
     http_method: str = "POST"
     peer: str = ""
+    query: str = ""
 
     def header(self, name: str) -> str | None:
         """The only value of a header; None where it is absent.  A repeated one is joined by ", " (RFC 9110 §5.3)."""
@@ -84,10 +86,11 @@ class Principal:
     actors      `agent:<id>`, origin first; the last one makes this call.
     workflow    id of the workflow this call belongs to, minted by the gateway.
     ends        epoch seconds after which nothing may be done in this person's name.
-    method      how the caller proved itself: `bearer`, `delegation+secret`, `delegation+key`, `secret`, `key`.
+    method      how the caller proved itself: `bearer`, `delegation`, `delegation+secret`, `delegation+key`, `secret`, `key`.
     credential  SHA-256 (hex) of the credential; never the credential.
     jti         id of the token that was presented, "" where it has none.
     path        jti of every delegation token from the workflow's start, oldest first.
+    caused_by   id of the agent-to-agent call for which the presented delegation token was minted; "" where there was none.
     """
 
     subject: str
@@ -100,6 +103,7 @@ class Principal:
     groups: frozenset[str] = frozenset()
     jti: str = ""
     path: tuple[str, ...] = ()
+    caused_by: str = ""
 
     @property
     def acting(self) -> str:
@@ -140,6 +144,7 @@ class Permit:
     redact       field names that are blanked in the result.
     sandbox      profile that code of this call must run under; None where no duty names one.
     full_audit   what is received and returned must be kept in full.
+    delegation   token by which the called agent shows for whom it acts (A2A); a secret, so never shown.
     """
 
     call: Call
@@ -150,6 +155,7 @@ class Permit:
     redact: frozenset[str] = frozenset()
     sandbox: str | None = None
     full_audit: bool = False
+    delegation: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, call: Call, principal: Principal, request: AccessRequest, decision: Decision) -> Permit:
