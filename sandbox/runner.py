@@ -95,7 +95,7 @@ class Runner(Protocol):
         ...
 
     async def probe(self) -> Report:
-        """What is proven here, by real attempts with positive controls; remembered for a while.  Lack of isolation never raises."""
+        """What is proven here, by attempts with positive controls; kept for a while.  Never raises for want of isolation."""
         ...
 
     async def run(self, job: Job) -> Run:
