@@ -1,0 +1,67 @@
+"""Which addresses may be reached: never link-local or metadata ones, private ones only where the target allows it.
+
+The check is made on the resolved address, and that same address is connected to: a name cannot change its mind in between.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+
+_THIS_NETWORK = ip_network("0.0.0.0/8")
+_NAT64 = IPv6Network("64:ff9b::/96")
+_METADATA = frozenset(
+    {
+        ip_address("100.100.100.200"),  # Alibaba Cloud
+        ip_address("168.63.129.16"),  # Azure's wire server: a public address that only a guest can reach
+        ip_address("192.0.0.192"),  # Oracle Cloud
+        ip_address("fd00:ec2::254"),  # AWS
+        ip_address("fd20:ce::254"),  # Google Cloud
+    }
+)
+
+
+def forbidden(text: str, *, allow_private: bool) -> str:
+    """Why this resolved address may not be connected to; "" where it may.
+
+    `text` is numeric, as getaddrinfo gives it (an IPv6 zone is allowed and ignored).  Addresses that carry an IPv4 address
+    inside (mapped, 6to4, Teredo, NAT64) are judged by both.
+    """
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return "not an address"
+    for one in (address, *_carried(address)):
+        if reason := _judged(one, allow_private=allow_private):
+            return reason
+    return ""
+
+
+def _carried(address: Address) -> tuple[IPv4Address, ...]:
+    if not isinstance(address, IPv6Address):
+        return ()
+    inner = [address.ipv4_mapped, address.sixtofour]
+    if address.teredo is not None:
+        inner += address.teredo
+    if address in _NAT64:
+        inner.append(IPv4Address(int(address) & 0xFFFF_FFFF))
+    return tuple(one for one in inner if one is not None)
+
+
+def _judged(address: Address, *, allow_private: bool) -> str:
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return ""  # judged as the IPv4 address that it is
+    if address in _METADATA:
+        return "a metadata address"
+    if address.is_link_local:
+        return "a link-local address"
+    if address.is_multicast or address.is_unspecified or address in _THIS_NETWORK:
+        return "not the address of one host"
+    if address.is_loopback:
+        return "" if allow_private else "a loopback address"
+    if address.is_reserved:
+        return "a reserved address"
+    if not address.is_global and not allow_private:
+        return "a private address"
+    return ""
