@@ -21,7 +21,8 @@ MAX_GROUPS = 500
 STRICT_TYPES = frozenset({"at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS = frozenset({"nonce", "at_hash", "c_hash"})
 _OTHER_USES = frozenset({"cnf", "events", "act"})
-"""Claims of a bound token (RFC 7800), a security event (RFC 8417), a token that was delegated elsewhere (RFC 8693): each limits the token in a way that is not checked here, so it is refused."""
+"""Claims of a bound token (RFC 7800), a security event (RFC 8417), a token that was delegated elsewhere (RFC 8693): each limits
+the token in a way that is not checked here, so it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class AccessTokens:
         """ProblemError where two issuers share a name, or a client id could mean two things."""
         self._clients = _clients(agents)
         self._issuers: dict[str, _Issuer] = {}
-        self._cache: VerifiedCache[Access] = VerifiedCache()
+        self._cache: VerifiedCache[tuple[Access, KeySet]] = VerifiedCache()
         aliases: set[str] = set()
         for issuer in issuers:
             if issuer.issuer in self._issuers or issuer.alias in aliases:
@@ -83,6 +84,17 @@ class AccessTokens:
                 frozenset(issuer.direct_clients),
             )
 
+    async def known(self, digest: str, now: int) -> Access | None:
+        """What a token said that was verified within the last minute, while its key is still one of the issuer's."""
+        cached = self._cache.get(digest, now)
+        if cached is None:
+            return None
+        (access, keys), key = cached
+        if await keys.get(key.kid) is not key:
+            self._cache.forget(digest)
+            return None
+        return access
+
     async def verify(self, token: Unverified, now: int) -> Access:
         """What the token says, or `Refused(INVALID_CREDENTIAL)`; `now` in epoch seconds."""
         unverified_issuer = token.unverified_claims.get("iss")
@@ -92,13 +104,9 @@ class AccessTokens:
         key = await issuer.keys.get(token.kid)
         if key is None:
             refuse("issuer's keys cannot be read" if issuer.keys.failure else "kid is not one of the issuer's keys")
-        cached = self._cache.get(token.digest, now)
-        if cached is not None and cached[1] is key:
-            return cached[0]
-        self._cache.forget(token.digest)
         claims = verify(token, key, issuer.rule, now)
         access = self._read(token, claims, issuer)
-        self._cache.put(token.digest, access, key, now, access.ends)
+        self._cache.put(token.digest, (access, issuer.keys), key, now, access.ends)
         return access
 
     async def close(self) -> None:

@@ -131,13 +131,15 @@ class Delegations:
             raise Refused(Code.TOO_LARGE, "the delegation token would not fit a header")
         return token
 
+    def known(self, digest: str) -> Delegated | None:
+        """What a token said that was verified within the last minute; `digest` is the SHA-256 (hex) of its text."""
+        cached = self._cache.get(digest, self._clock() // 1_000_000)
+        return None if cached is None else cached[0]
+
     def verify(self, token: str | Unverified) -> Delegated:
         """What the token says, or `Refused(INVALID_CREDENTIAL)`.  Who may present it is checked by the caller: `holder`."""
         parsed = read(token) if isinstance(token, str) else token
         now = self._clock() // 1_000_000
-        cached = self._cache.get(parsed.digest, now)
-        if cached is not None:
-            return cached[0]
         claims = verify(parsed, self._public, self._rule, now)
         if claims.keys() != _CLAIMS:
             refuse("not the claims of a delegation token")
