@@ -253,10 +253,10 @@ def _inline_secrets(value: Value, schema: object, path: Steps, places: _Places) 
         for index, inner in enumerate(value):
             yield from _inline_secrets(inner, step(schema, (index,)), (*path, index), places)
     elif isinstance(value, str) and re.search(r"://[^/\s@]*:[^/\s@]+@", value) and path not in places.variables:
-        by = f"{PREFIX}{'__'.join(str(word) for word in path).upper().replace('-', '_')}"
-        yield places.problem(
-            "inline-secret", f"{_dotted(path)}: a password does not stand in the file", path, f"give the URL in {by}"
-        )
+        help_ = "send it as a header: headers: {Authorization: {env: NAME, prefix: 'Basic '}}"
+        if path[0] in ("state", "ledger"):
+            help_ = f"give the URL in {_variable(path)}, or the password in ~/.pgpass"
+        yield places.problem("inline-secret", f"{_dotted(path)}a password does not stand in the file", path, help_)
 
 
 def _validate(tree: dict[str, Value], places: _Places) -> tuple[Settings | None, list[Problem]]:
@@ -264,7 +264,7 @@ def _validate(tree: dict[str, Value], places: _Places) -> tuple[Settings | None,
         # By way of JSON, because strictness there means what people expect: "8080" is no number, a list may be a tuple.
         return Settings.model_validate_json(json.dumps(tree), strict=True), []
     except ValidationError as error:
-        found = [dict(each) for each in error.errors(include_url=False, include_input=False)]
+        found: list[dict[str, Any]] = [dict(each) for each in error.errors(include_url=False, include_input=False)]
         # A plain value where a secret's reference belongs has been reported already, in better words.
         return None, [_invalid(each, places) for each in found if not (each["type"] == "model_type" and _hidden(each["loc"]))]
 

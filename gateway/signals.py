@@ -1,0 +1,163 @@
+"""Every span, metric and attribute name, in one place, and what of a call becomes which.
+
+People are named nowhere: no user id, no argument, no session id and no credential becomes a label or an attribute.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.model import Arrival, Intent, Refused, Trace
+
+SCOPE = "bailiwick"
+SERVICE_NAME = "bailiwick"
+
+# Attributes.  The conventions for MCP live in the GenAI repository and still move; their names are written out here.
+MCP_METHOD = "mcp.method.name"
+MCP_VERSION = "mcp.protocol.version"
+RPC_ID = "jsonrpc.request.id"
+RPC_SYSTEM = "rpc.system.name"
+RPC_METHOD = "rpc.method"
+GENAI_OPERATION = "gen_ai.operation.name"
+GENAI_TOOL = "gen_ai.tool.name"
+GENAI_PROMPT = "gen_ai.prompt.name"
+GENAI_AGENT = "gen_ai.agent.name"
+MCP_RESOURCE = "mcp.resource.uri"
+ERROR_TYPE = "error.type"
+CALL_ID = "bailiwick.call.id"
+TARGET = "bailiwick.target"
+OUTCOME = "bailiwick.outcome"
+ACTOR = "bailiwick.actor"
+BUNDLE = "bailiwick.policy.bundle"
+
+# Metrics: Prometheus' names; OpenTelemetry's are the same with dots and without `_total`.
+CALLS = "bailiwick_calls_total"
+DURATION = "bailiwick_call_duration_seconds"
+IN_FLIGHT = "bailiwick_calls_in_flight"
+UPSTREAM_ERRORS = "bailiwick_upstream_errors_total"
+LEDGER_QUEUE = "bailiwick_ledger_queue"
+LEDGER_HEALTHY = "bailiwick_ledger_healthy"
+BUNDLE_INFO = "bailiwick_policy_bundle_info"
+BUILD_INFO = "bailiwick_build_info"
+SPANS_DROPPED = "bailiwick_spans_dropped_total"
+PROCESS_START = "process_start_time_seconds"
+MCP_DURATION = "mcp.server.operation.duration"
+A2A_DURATION = "rpc.server.call.duration"
+
+REFUSED = "refused"
+BOUNDS_US = (
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    10_000_000,
+    60_000_000,
+)
+OTEL_BOUNDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+UPSTREAM_KINDS = frozenset({"connect", "timeout", "protocol", "too-large", "closed", "status"})
+_LONGEST = 128
+"""Characters of a caller's text that a span keeps."""
+
+
+class Seen(NamedTuple):
+    """What is kept of a call for its span: small, and nothing of its body but names."""
+
+    trace: Trace
+    protocol: str
+    id: str
+    started: int
+    finished: int
+    outcome: str
+    code: str
+    target: str = ""
+    method: str = ""
+    name: str | None = None
+    version: str = ""
+    rpc_id: str | None = None
+    actor: str = ""
+    bundle: str = ""
+
+
+def seen_of(arrival: Arrival, road: Intent | Refused, status: str, code: str, finished: int) -> Seen:
+    """What is worth a span of a call that ended with this status and code at `finished` (UTC microseconds)."""
+    call, principal, decision = (
+        (road.call, road.principal, road.decision)
+        if isinstance(road, Refused)
+        else (road.permit.call, road.permit.principal, road.permit.decision)
+    )
+    actor = principal.actors[-1] if principal is not None and principal.actors else ""  # an agent; never the person
+    bundle = decision.bundle if decision is not None else ""
+    trace = arrival.trace if call is None else call.trace
+    if call is None:
+        return Seen(trace, arrival.protocol, arrival.id, arrival.at, finished, status, code, actor=actor)
+    rpc_id = None if call.rpc_id is None else str(call.rpc_id)[:_LONGEST]
+    name = call.name[:_LONGEST] if call.name is not None else None
+    method, target = call.method[:_LONGEST], call.target[:_LONGEST]
+    return Seen(
+        trace,
+        arrival.protocol,
+        arrival.id,
+        arrival.at,
+        finished,
+        status,
+        code,
+        target,
+        method,
+        name,
+        call.version,
+        rpc_id,
+        actor,
+        bundle,
+    )
+
+
+def span_name(seen: Seen) -> str:
+    """`tools/call write_po`; of a refused call only the method, because its names are whatever the caller made up."""
+    if not seen.method:
+        return seen.protocol
+    return seen.method if seen.outcome == REFUSED else f"{seen.method} {seen.name or seen.target}"
+
+
+def attributes(seen: Seen) -> dict[str, str]:
+    """The span's attributes, by the conventions of MCP and GenAI; A2A as JSON-RPC."""
+    found = {
+        CALL_ID: seen.id,
+        OUTCOME: seen.outcome,
+        TARGET: seen.target,
+        ACTOR: seen.actor,
+        BUNDLE: seen.bundle,
+        RPC_ID: seen.rpc_id or "",
+    }
+    if seen.protocol == "mcp":
+        found |= {MCP_METHOD: seen.method, MCP_VERSION: seen.version}
+        if seen.method == "tools/call":
+            found |= {GENAI_OPERATION: "execute_tool", GENAI_TOOL: seen.name or ""}
+        elif seen.method == "prompts/get":
+            found[GENAI_PROMPT] = seen.name or ""
+        elif seen.method == "resources/read":
+            found[MCP_RESOURCE] = seen.name or ""
+    else:
+        found |= {RPC_SYSTEM: "jsonrpc", RPC_METHOD: seen.method, GENAI_AGENT: seen.target}
+        if seen.method in ("SendMessage", "SendStreamingMessage"):
+            found[GENAI_OPERATION] = "invoke_agent"
+    found[ERROR_TYPE] = error_type(seen)
+    return {key: value for key, value in found.items() if value}
+
+
+def error_type(seen: Seen) -> str:
+    """`error.type`: empty for a call that went well or that the caller gave up."""
+    return {
+        "ok": "",
+        "interrupted": "",
+        "tool-error": "tool_error",
+        "upstream-error": f"upstream_{seen.code}",
+        "internal-error": "internal_error",
+    }.get(seen.outcome, seen.code)
