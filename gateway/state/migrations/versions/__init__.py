@@ -1,0 +1,1 @@
+"""The changes themselves.  A released one is never edited."""

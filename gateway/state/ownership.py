@@ -1,0 +1,184 @@
+"""Whose task, whose conversation: the first claim is durable and stands for ever; every other person's claim is refused."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.model import Refused
+from gateway.reasons import Code
+from gateway.state.tables import ID_CHARS, ContextOwner, TaskOwner
+from gateway.state.worker import Worker
+
+MAX_REMEMBERED = 16_384
+
+_TASKS: Table = TaskOwner.__table__  # type: ignore[attr-defined]  # set by SQLModel at class creation
+_CONTEXTS: Table = ContextOwner.__table__  # type: ignore[attr-defined]  # as above
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose it is.  created_at in UTC microseconds; for a context, context_id is its own id."""
+
+    tenant: str
+    subject: str
+    context_id: str
+    workflow: str
+    created_at: int
+
+    def is_for(self, tenant: str, subject: str) -> bool:
+        """Whether this person of this tenant owns it."""
+        return self.tenant == tenant and self.subject == subject
+
+
+class _Owners:
+    """Owners read or written lately: facts that never change, so remembering them is safe on every replica."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._known: OrderedDict[tuple[str, str], Owner] = OrderedDict()
+
+    def remember(self, agent: str, name: str, owner: Owner) -> None:
+        """Keep an owner that is durable."""
+        self._known[agent, name] = owner
+        self._known.move_to_end((agent, name))
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+
+    def recall(self, agent: str, name: str) -> Owner | None:
+        """The owner, where it is remembered."""
+        owner = self._known.get((agent, name))
+        if owner is not None:
+            self._known.move_to_end((agent, name))
+        return owner
+
+
+class Contexts(_Owners):
+    """Conversations (A2A `contextId`) by agent."""
+
+    async def claim(  # noqa: PLR0917  a row's columns, in their order
+        self, agent: str, context_id: str, subject: str, tenant: str, workflow: str, at: int
+    ) -> Owner:
+        """The owner, durable on return: this person, if nobody was before.  Refused(NOT_OWNER) if somebody else was."""
+        _check(context_id)
+        known = self.recall(agent, context_id)
+        if known is None:
+            owner = Owner(tenant, subject, context_id, workflow, at)
+            known = await self._worker.run(lambda connection: _claim_context(connection, agent, owner))
+            self.remember(agent, context_id, known)
+        return _mine(known, tenant, subject)
+
+    async def owner(self, agent: str, context_id: str) -> Owner | None:
+        """The owner; None where nobody has claimed it."""
+        if not _is_id(context_id):
+            return None
+        known = self.recall(agent, context_id)
+        if known is None:
+            known = await self._worker.run(lambda connection: _context(connection, agent, context_id))
+            if known is not None:
+                self.remember(agent, context_id, known)
+        return known
+
+
+class Tasks(_Owners):
+    """Tasks (A2A `taskId`) by agent."""
+
+    def __init__(self, worker: Worker, contexts: Contexts) -> None:
+        super().__init__(worker)
+        self._contexts = contexts
+
+    async def claim(  # noqa: PLR0917  a row's columns, in their order
+        self, agent: str, task_id: str, context_id: str, subject: str, tenant: str, workflow: str, at: int
+    ) -> Owner:
+        """The owner, durable on return: this person, if nobody was before.
+
+        The context, where there is one, is claimed in the same transaction: both or neither.  Refused(NOT_OWNER) when task or
+        context is somebody else's.
+        """
+        _check(task_id)
+        if context_id:
+            _check(context_id)
+        known = self.recall(agent, task_id)
+        if known is None:
+            owner = Owner(tenant, subject, context_id, workflow, at)
+            known = await self._worker.run(lambda connection: _claim_task(connection, agent, task_id, owner))
+            self.remember(agent, task_id, known)
+        return _mine(known, tenant, subject)
+
+    async def owner(self, agent: str, task_id: str) -> Owner | None:
+        """The owner; None where nobody has claimed it."""
+        if not _is_id(task_id):
+            return None
+        known = self.recall(agent, task_id)
+        if known is None:
+            known = await self._worker.run(lambda connection: _task(connection, agent, task_id))
+            if known is not None:
+                self.remember(agent, task_id, known)
+        return known
+
+
+def _mine(owner: Owner, tenant: str, subject: str) -> Owner:
+    if not owner.is_for(tenant, subject):
+        raise Refused(Code.NOT_OWNER, "claimed by somebody else before")
+    return owner
+
+
+def _is_id(name: str) -> bool:
+    return 1 <= len(name) <= ID_CHARS and "\0" not in name and name.isprintable()
+
+
+def _check(name: str) -> None:
+    if not _is_id(name):
+        raise Refused(Code.INVALID_PARAMS, f"an id is 1 to {ID_CHARS} printable characters")
+
+
+def _claim_task(connection: Connection, agent: str, task_id: str, owner: Owner) -> Owner:
+    if owner.context_id:
+        _mine(_claim_context(connection, agent, owner), owner.tenant, owner.subject)
+    _insert(connection, _TASKS, agent=agent, task_id=task_id, **_columns(owner))
+    stands = _task(connection, agent, task_id)
+    if stands is None:
+        raise Refused(Code.INTERNAL_ERROR, "the state store lost a claim")
+    return _mine(stands, owner.tenant, owner.subject)  # raised inside the transaction: the context claim goes with it
+
+
+def _claim_context(connection: Connection, agent: str, owner: Owner) -> Owner:
+    _insert(connection, _CONTEXTS, agent=agent, **_columns(owner))
+    stands = _context(connection, agent, owner.context_id)
+    if stands is None:
+        raise Refused(Code.INTERNAL_ERROR, "the state store lost a claim")
+    return stands
+
+
+def _columns(owner: Owner) -> dict[str, Any]:
+    return {
+        "context_id": owner.context_id,
+        "tenant": owner.tenant,
+        "subject": owner.subject,
+        "workflow": owner.workflow,
+        "created_at": owner.created_at,
+    }
+
+
+def _insert(connection: Connection, table: Table, **row: object) -> None:
+    """Insert unless the key is taken; of two at once the database lets one wait and then see the other's row."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing())
+
+
+def _task(connection: Connection, agent: str, task_id: str) -> Owner | None:
+    return _owner(connection, _TASKS, _TASKS.c.agent == agent, _TASKS.c.task_id == task_id)
+
+
+def _context(connection: Connection, agent: str, context_id: str) -> Owner | None:
+    return _owner(connection, _CONTEXTS, _CONTEXTS.c.agent == agent, _CONTEXTS.c.context_id == context_id)
+
+
+def _owner(connection: Connection, table: Table, *where: Any) -> Owner | None:
+    columns = table.c.tenant, table.c.subject, table.c.context_id, table.c.workflow, table.c.created_at
+    row = connection.execute(select(*columns).where(*where)).one_or_none()
+    return None if row is None else Owner(*row)

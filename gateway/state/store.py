@@ -1,0 +1,26 @@
+"""The state store: opened once, shared by every replica that names the same URL."""
+
+from __future__ import annotations
+
+from gateway.state.database import open_engine
+from gateway.state.ownership import Contexts, Tasks
+from gateway.state.worker import Worker
+
+
+class State:
+    """What stands in it, by subject.  Every method is durable on return, and none blocks the event loop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.contexts = Contexts(worker)
+        self.tasks = Tasks(worker, self.contexts)
+
+    @classmethod
+    def open(cls, url: str) -> State:
+        """Open and migrate the store (`sqlite:///…` or `postgresql+psycopg://…`); blocks.  ProblemError where that fails."""
+        engine, threads = open_engine(url)
+        return cls(Worker(engine, threads))
+
+    async def close(self) -> None:
+        """Finish what waits and let go of the database."""
+        await self._worker.close()

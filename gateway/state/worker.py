@@ -1,0 +1,66 @@
+"""Blocking database work, off the event loop: few threads, a bounded queue, one transaction a piece of work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.model import Refused
+from gateway.reasons import Code
+
+MAX_WAITING = 1024
+T = TypeVar("T")
+
+
+class Worker:
+    """Runs functions of a connection, each in a transaction of its own."""
+
+    def __init__(self, engine: Engine, threads: int, most: int = MAX_WAITING) -> None:
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="state")
+        self._most = most
+        self._waiting = 0
+        self._closed = False
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, once its transaction is committed.
+
+        Refused(OVERLOADED) when too much work waits, INTERNAL_ERROR when the database fails; a `Refused` of the work itself
+        rolls its transaction back.  A caller that is cancelled does not stop work that has begun.
+        """
+        if self._closed:
+            raise Refused(Code.INTERNAL_ERROR, "the state store is closed")
+        if self._waiting >= self._most:
+            raise Refused(Code.OVERLOADED, "too much work waits for the state store")
+        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        future = self._threads.submit(self._transact, work)
+        future.add_done_callback(lambda done: self._finished(loop, done))
+        try:
+            return await asyncio.wrap_future(future, loop=loop)
+        except SQLAlchemyError as error:  # its text could show values of a row
+            raise Refused(Code.INTERNAL_ERROR, f"the state store failed: {type(error).__name__}") from None
+
+    async def close(self) -> None:
+        """Finish what waits, then let go of the database.  A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.dispose()
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _finished(self, loop: asyncio.AbstractEventLoop, _done: Future[T]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self._waiting -= 1
