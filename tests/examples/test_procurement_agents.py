@@ -46,6 +46,15 @@ def send_denied(rpc_id: Any) -> Response:
     return JSONResponse({"jsonrpc": "2.0", "id": rpc_id, "error": {"code": -32000, "message": "Denied", "data": [info]}})
 
 
+def unrecorded(rpc_id: Any) -> Response:
+    """The gateway fails closed: what cannot be recorded is not sent (A2A)."""
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "metadata": {"code": "ledger-unavailable", "decisionId": "decision-7"},
+    }
+    return JSONResponse({"jsonrpc": "2.0", "id": rpc_id, "error": {"code": -32603, "message": "Later", "data": [info]}}, 503)
+
+
 def unreachable(rpc_id: Any) -> Response:
     data = {"code": "upstream-error", "decision": "decision-7"}
     return JSONResponse({"jsonrpc": "2.0", "id": rpc_id, "error": {"code": -31502, "message": "upstream", "data": data}})
@@ -126,6 +135,7 @@ async def test_an_instruction_in_a_report_is_followed_and_its_refusal_told(world
         ("a2a:supplier-risk", send_denied, "agent-lacks-right"),
         ("card:contract-review", unauthenticated, "invalid-credential"),
         ("a2a:erp-integration", send_denied, "agent-lacks-right"),
+        ("a2a:erp-integration", unrecorded, "ledger-unavailable"),
     ],
 )
 async def test_a_refusal_anywhere_ends_in_an_answer_with_code_and_decision(
@@ -139,9 +149,7 @@ async def test_a_refusal_anywhere_ends_in_an_answer_with_code_and_decision(
     assert await world.erp_orders() == before
 
 
-async def test_a_call_that_the_gateway_could_not_make_has_failed_rather_than_been_refused(
-    stand_in: Any, client: ModuleType
-) -> None:
+async def test_a_call_whose_server_does_not_answer_has_failed_rather_than_been_refused(stand_in: Any, client: ModuleType) -> None:
     with stand_in.refusing("crm.campaign_report", unreachable):
         request = {"intent": "report", "campaign": "spring", "quarter": "Q2"}
         outcome = await client.ask_agent("campaign-reporter", request, "mia")

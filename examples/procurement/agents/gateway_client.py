@@ -28,7 +28,7 @@ from mcp.client.streamable_http import streamable_http_client
 TOOL_SECONDS = 60
 AGENT_SECONDS = 180  # a peer makes calls of its own before it answers
 _TLS = ssl.create_default_context()  # loading the trust store once, not once a call
-_TRANSIENT = {-31502, -31503, -32603}  # the gateway failed to make the call, rather than forbade it
+_UPSTREAM_ERROR = -31502  # the gateway let the call through, and the server did not answer as it should
 
 Status = Literal["ok", "refused", "failed"]
 
@@ -131,7 +131,7 @@ def _unhappy(
 ) -> Outcome:
     """Refused where the gateway gave a code of its own, failed where it is somebody else's error."""
     code, decision = _code_and_decision(details)
-    status: Status = "refused" if code and rpc_code not in _TRANSIENT else "failed"
+    status: Status = "refused" if code and rpc_code != _UPSTREAM_ERROR else "failed"
     return Outcome(target, status, value or {}, code, decision or heard.decision, message)
 
 
