@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gateway.identity.strictjson import loads
+from gateway.model import UpstreamError
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class KeySet:
                 async with asyncio.timeout(FETCH_SECONDS):
                     data = await self._fetch(self._url)
                 self._accept(data)
-        except Exception as error:  # noqa: BLE001  a boundary: whatever the network does, the last good set stays
+        except (OSError, UpstreamError) as error:  # a timeout is an OSError; whatever the network does, the last good set stays
             self.failure = type(error).__name__
         finally:
             self._flight = None
