@@ -156,7 +156,7 @@ class Telemetry:
                 signals.LEDGER_HEALTHY,
                 "gauge",
                 "1 while records become durable; at 0 no call is made.",
-                [Sample({}, self._ledger_healthy())],
+                [Sample({}, int(self._ledger_healthy()))],
             )
         if self._bundle is not None:
             yield Family(signals.BUNDLE_INFO, "gauge", "The policy bundle that decides.", [Sample({"digest": self._bundle()}, 1)])
