@@ -37,9 +37,7 @@ class Telemetry:
     def __init__(self, service_version: str, queue: int = 2048) -> None:
         self._version = service_version
         self._started = time.time()
-        self._calls: dict[tuple[str, str, str], int] = {}
-        self._durations: dict[tuple[str, str], list[int]] = {}
-        self._upstream: dict[tuple[str, str], int] = {}
+        self._rows: dict[tuple[str, str, str], list[int]] = {}  # by protocol, outcome, code: a count per bucket, then all µs
         self._flying = {"mcp": 0, "a2a": 0}
         self._dropped = 0
         self._queue: deque[Seen] = deque()
@@ -87,22 +85,23 @@ class Telemetry:
 
     def observe(self, arrival: Arrival, road: Intent | Refused, outcome: Outcome | None, finished_at_us: int) -> None:
         """One call has ended: as `road` says, refused; else forwarded, with this outcome.  Never blocks, never raises."""
+        code = ""
         if isinstance(road, Refused):
             status, code = signals.REFUSED, road.code.value
+        elif outcome is None:
+            status = OutcomeStatus.INTERRUPTED.value
         else:
-            status, code = (outcome.status if outcome else OutcomeStatus.INTERRUPTED).value, ""
-            if outcome is not None and outcome.status is OutcomeStatus.UPSTREAM_ERROR:
+            status = outcome.status.value
+            if outcome.status is OutcomeStatus.UPSTREAM_ERROR:
                 kind = outcome.detail.partition(":")[0]
                 code = kind if kind in signals.UPSTREAM_KINDS else "other"
-                self._upstream[arrival.protocol, code] = self._upstream.get((arrival.protocol, code), 0) + 1
         key = (arrival.protocol, status, code)
-        self._calls[key] = self._calls.get(key, 0) + 1
-        buckets = self._durations.get(key[:2])
-        if buckets is None:
-            buckets = self._durations[key[:2]] = [0] * (len(signals.BOUNDS_US) + 2)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = [0] * (len(signals.BOUNDS_US) + 2)
         elapsed = max(finished_at_us - arrival.at, 0)
-        buckets[bisect_left(signals.BOUNDS_US, elapsed)] += 1
-        buckets[-1] += elapsed
+        row[bisect_left(signals.BOUNDS_US, elapsed)] += 1
+        row[-1] += elapsed
         if self._export is None:
             return
         if len(self._queue) >= self._room:
@@ -123,7 +122,8 @@ class Telemetry:
             export.shutdown()
 
     def _families(self) -> Iterator[Family]:
-        calls = [Sample({"protocol": p, "outcome": o, "code": c}, n) for (p, o, c), n in sorted(self._calls.items())]
+        rows = sorted((key, tuple(row)) for key, row in self._rows.copy().items())
+        calls = [Sample({"protocol": p, "outcome": o, "code": c}, sum(row[:-1])) for (p, o, c), row in rows]
         yield Family(
             signals.CALLS,
             "counter",
@@ -131,15 +131,20 @@ class Telemetry:
             calls,
         )
         bounds = [bound / 1e6 for bound in signals.BOUNDS_US]
+        merged: dict[tuple[str, str], list[int]] = {}
+        for (protocol, outcome, _), row in rows:
+            before = merged.get((protocol, outcome), [0] * len(row))
+            merged[protocol, outcome] = [a + b for a, b in zip(before, row, strict=True)]
         durations = [
             sample
-            for (protocol, status), row in sorted(self._durations.items())
-            for sample in prometheus.histogram({"protocol": protocol, "outcome": status}, bounds, row[:-1], row[-1] / 1e6)
+            for (protocol, outcome), row in merged.items()
+            for sample in prometheus.histogram({"protocol": protocol, "outcome": outcome}, bounds, row[:-1], row[-1] / 1e6)
         ]
         yield Family(signals.DURATION, "histogram", "From a call's arrival to its end.", durations)
         flying = [Sample({"protocol": p}, n) for p, n in sorted(self._flying.items())]
         yield Family(signals.IN_FLIGHT, "gauge", "Calls that are being served.", flying)
-        upstream = [Sample({"protocol": p, "kind": k}, n) for (p, k), n in sorted(self._upstream.items())]
+        failed = [(p, code, sum(row[:-1])) for (p, outcome, code), row in rows if outcome == OutcomeStatus.UPSTREAM_ERROR.value]
+        upstream = [Sample({"protocol": p, "kind": kind}, n) for p, kind, n in failed]
         yield Family(signals.UPSTREAM_ERRORS, "counter", "Upstreams that could not be reached or broke their protocol.", upstream)
         yield Family(
             signals.SPANS_DROPPED,
