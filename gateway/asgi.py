@@ -139,6 +139,7 @@ def make_arrival(
         path=path,
         http_method=scope["method"],
         peer=client[0] if client else "",
+        query=scope.get("query_string", b"").decode("latin-1"),
     )
 
 

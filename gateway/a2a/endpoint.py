@@ -1,0 +1,125 @@
+"""`/a2a/{agent}` as pure ASGI: frames a call, sends it down the road, writes what comes back.  It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from a2a.types import a2a_pb2 as pb
+
+from gateway.a2a import errors
+from gateway.a2a.answers import AgentSaysNo
+from gateway.a2a.errors import Answer
+from gateway.a2a.wire import peek_id
+from gateway.asgi import (
+    DECISION_HEADER,
+    HEARTBEAT_SECONDS,
+    WORKFLOW_HEADER,
+    ClientGoneError,
+    Disconnect,
+    EventStream,
+    HostGuard,
+    Receive,
+    Scope,
+    Send,
+    Slots,
+    headers_of,
+    make_arrival,
+    read_body,
+    send_json,
+)
+from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, new_id, wall_clock
+from gateway.pipeline import Stages, govern
+from gateway.settings import Limits
+
+_ROOT = "/a2a/"
+
+
+class A2aEndpoint:
+    """The A2A face of the gateway; `stages` are those of an `A2aRoad`.
+
+    A client that hangs up closes the stream from its agent; the agent's task goes on, and belongs to its person as before.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        *,
+        guard: HostGuard,
+        limits: Limits,
+        slots: Slots | None = None,
+        clock: Clock = wall_clock,
+        heartbeat: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self._stages = stages
+        self._guard = guard
+        self._limits = limits
+        self._slots = slots or Slots(limits.concurrent_calls)
+        self._clock = clock
+        self._heartbeat = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request.  What is refused before it is a call (host, size, load) has a decision id, but no record."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            self._guard.check(scope)
+            with self._slots:
+                arrival = await self._arrive(scope, receive)
+                await Disconnect().guard(receive, self._serve(arrival, send))
+        except Refused as refusal:
+            decision = new_id(self._clock())
+            await _say(send, errors.refused(refusal, decision, plain=scope["method"] != "POST"), decision)
+        except ClientGoneError:
+            return
+
+    async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
+        headers = headers_of(scope)
+        target, slash, rest = scope["path"].partition(_ROOT)[2].partition("/")
+        body = await read_body(receive, self._limits.body_bytes)
+        path = slash + rest if rest else ""
+        return make_arrival(scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers)
+
+    async def _serve(self, arrival: Arrival, send: Send) -> None:
+        plain = arrival.http_method != "POST"
+        workflow = ""
+        async with EventStream(send, self._heartbeat) as stream:
+            try:
+                async with asyncio.timeout(self._limits.call_seconds), aclosing(govern(arrival, self._stages)) as replies:
+                    async for reply in replies:
+                        await _release(reply, arrival, stream, send)
+                return
+            except Refused as refusal:
+                workflow = refusal.principal.workflow if refusal.principal else ""
+                rpc_id = refusal.call.rpc_id if refusal.call else None
+                answer = errors.refused(refusal, arrival.id, rpc_id=rpc_id, plain=plain)
+            except UpstreamError as error:
+                answer = self._failed(error, arrival, plain=plain)
+            except TimeoutError:
+                answer = self._failed(UpstreamError("timeout"), arrival, plain=plain)
+            if stream.started:  # the status is out already: the news comes as the SDKs expect it
+                await stream.event(answer.body, event="error")
+            else:
+                await _say(send, answer, arrival.id, workflow)
+
+    def _failed(self, error: UpstreamError, arrival: Arrival, *, plain: bool) -> Answer:
+        rpc_id = None if plain else peek_id(arrival.body, depth=self._limits.json_depth)
+        return errors.failed(error, arrival.id, rpc_id=rpc_id, plain=plain)
+
+
+async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
+    """One message to the client: a whole answer, or an event of a stream, which begins with the first."""
+    headers = ((DECISION_HEADER, arrival.id), *reply.headers)
+    if not stream.started:
+        if reply.is_final and not isinstance(reply.payload, pb.StreamResponse):
+            await send_json(send, reply.status, reply.body or b"", headers)
+            return
+        await stream.start(headers)
+    if reply.body is not None:  # None: the stream ends after what has been sent
+        await stream.event(reply.body, event="error" if isinstance(reply.payload, AgentSaysNo) else "")
+
+
+async def _say(send: Send, answer: Answer, decision: str, workflow: str = "") -> None:
+    known = ((DECISION_HEADER, decision), *(((WORKFLOW_HEADER, workflow),) if workflow else ()))
+    await send_json(send, answer.status, answer.body, (*known, *answer.headers))

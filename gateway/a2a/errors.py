@@ -1,0 +1,161 @@
+"""What a refusal and a failure look like on A2A's JSON-RPC binding: a stable code and the decision id, never a detail.
+
+What a caller may not know of is answered exactly as the unknown: a hidden agent as no agent, somebody's task as no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway.model import Refused, UpstreamError
+from gateway.reasons import Code
+from policies.model import NOTHING
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL: Final = -32603
+REFUSED: Final = -32000  # outside A2A's own -32001 … -32099
+TASK_NOT_FOUND: Final = -32001
+PUSH_NOT_SUPPORTED: Final = -32003
+INVALID_AGENT_RESPONSE: Final = -32006
+VERSION_NOT_SUPPORTED: Final = -32009
+
+SUPPORTED_VERSIONS: Final = ("1.0",)
+ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
+A2A_DOMAIN: Final = "a2a-protocol.org"
+OUR_DOMAIN: Final = "bailiwick"
+
+RpcId = str | int | None
+
+
+class RpcRefused(Refused):
+    """A refusal that knows more about its JSON-RPC answer than its code says.
+
+    rpc_code  of the error, where the code alone leaves a choice; 0 leaves it to the code.
+    rpc_id    of the request, where it could be read before the call stood.
+    status    HTTP status, where it is not the code's.
+    """
+
+    def __init__(self, code: Code, detail: str = "", *, rpc_code: int = 0, rpc_id: RpcId = None, status: int = 0) -> None:
+        super().__init__(code, detail)
+        self.rpc_code = rpc_code
+        self.rpc_id = rpc_id
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An error, ready to be sent: HTTP status, JSON-RPC body, further headers."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """status: of a JSON-RPC answer; plain: of an answer to a GET; domain: who says so."""
+
+    rpc: int
+    message: str
+    reason: str
+    status: int = 200
+    plain: int = 400
+    domain: str = A2A_DOMAIN
+
+
+_DENIED = _Row(REFUSED, "Denied by policy. Do not retry.", "POLICY_DENIED", plain=403, domain=OUR_DOMAIN)
+_HIDDEN = _Row(REFUSED, "There is no such agent.", "UNKNOWN_AGENT", status=404, plain=404, domain=OUR_DOMAIN)
+_UNAVAILABLE = _Row(
+    INTERNAL, "The gateway cannot take this call now; try again later.", "UNAVAILABLE", 503, 503, domain=OUR_DOMAIN
+)
+_CREDENTIAL = _Row(REFUSED, "Authentication is required.", "UNAUTHENTICATED", 401, 401, domain=OUR_DOMAIN)
+_BY_RPC_CODE: Final[Mapping[int, _Row]] = {
+    PARSE_ERROR: _Row(PARSE_ERROR, "Invalid JSON payload", "JSON_PARSE_ERROR"),
+    INVALID_REQUEST: _Row(INVALID_REQUEST, "Invalid Request", "INVALID_REQUEST"),
+    METHOD_NOT_FOUND: _Row(METHOD_NOT_FOUND, "Method not found", "METHOD_NOT_FOUND", plain=404),
+    INVALID_PARAMS: _Row(INVALID_PARAMS, "Invalid params", "INVALID_PARAMS"),
+    TASK_NOT_FOUND: _Row(TASK_NOT_FOUND, "Task not found", "TASK_NOT_FOUND", plain=404),
+    PUSH_NOT_SUPPORTED: _Row(PUSH_NOT_SUPPORTED, "Push Notification is not supported", "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+    VERSION_NOT_SUPPORTED: _Row(VERSION_NOT_SUPPORTED, "Version not supported", "VERSION_NOT_SUPPORTED"),
+}
+_BY_CODE: Final[Mapping[Code, _Row]] = {
+    Code.NO_CREDENTIAL: _CREDENTIAL,
+    Code.INVALID_CREDENTIAL: _CREDENTIAL,
+    Code.MALFORMED: _BY_RPC_CODE[INVALID_REQUEST],
+    Code.TOO_LARGE: _Row(INVALID_REQUEST, "The request is too large.", "TOO_LARGE", 413, 413, OUR_DOMAIN),
+    Code.HEADER_MISMATCH: _BY_RPC_CODE[INVALID_REQUEST],
+    Code.UNSUPPORTED_VERSION: _BY_RPC_CODE[VERSION_NOT_SUPPORTED],
+    Code.UNKNOWN_METHOD: _BY_RPC_CODE[METHOD_NOT_FOUND],
+    Code.UNKNOWN_TARGET: _HIDDEN,
+    Code.INVALID_PARAMS: _BY_RPC_CODE[INVALID_PARAMS],
+    Code.BAD_ORIGIN: _Row(INVALID_REQUEST, "This origin is not allowed.", "BAD_ORIGIN", 403, 403, OUR_DOMAIN),
+    Code.NOT_OWNER: _BY_RPC_CODE[TASK_NOT_FOUND],
+    Code.LEDGER_UNAVAILABLE: _UNAVAILABLE,
+    Code.OVERLOADED: _UNAVAILABLE,
+    Code.INTERNAL_ERROR: _Row(INTERNAL, "Internal error", "INTERNAL_ERROR", plain=500, domain=OUR_DOMAIN),
+}
+_UNREACHABLE = _Row(INTERNAL, "The agent cannot be reached.", "AGENT_UNAVAILABLE", plain=502, domain=OUR_DOMAIN)
+_BAD_ANSWER = _Row(INVALID_AGENT_RESPONSE, "Invalid agent response", "INVALID_AGENT_RESPONSE", plain=502)
+_UNREACHABLE_KINDS = frozenset({"connect", "timeout", "closed"})
+
+
+def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, plain: bool = False) -> Answer:
+    """The answer to a refused call.  `plain`: the request was a GET, and HTTP's own status carries the news."""
+    row = _row(refusal)
+    if isinstance(refusal, RpcRefused):
+        rpc_id = refusal.rpc_id if refusal.rpc_id is not None else rpc_id
+    status = (isinstance(refusal, RpcRefused) and refusal.status) or (row.plain if plain else row.status)
+    headers: tuple[tuple[str, str], ...] = ()
+    if row is _CREDENTIAL:
+        error = ', error="invalid_token"' if refusal.code is Code.INVALID_CREDENTIAL else ""
+        headers = (("WWW-Authenticate", f'Bearer realm="bailiwick"{error}'),)
+    elif row is _UNAVAILABLE:
+        headers = (("Retry-After", "1"),)
+    elif status == 405:
+        headers = (("Allow", "POST"),)
+    return Answer(status, body(row_error(row, refusal, decision), rpc_id), headers)
+
+
+def failed(error: UpstreamError, decision: str, *, rpc_id: RpcId = None, plain: bool = False) -> Answer:
+    """The answer where the agent could not be reached (-32603) or did not answer as A2A demands (-32006)."""
+    row = _UNREACHABLE if error.kind in _UNREACHABLE_KINDS else _BAD_ANSWER
+    metadata = {"decisionId": decision}
+    return Answer(row.plain if plain else row.status, body(_error(row, metadata), rpc_id))
+
+
+def body(error: Mapping[str, Any], rpc_id: RpcId) -> bytes:
+    """A JSON-RPC error response; `rpc_id` None where the request's id could not be read."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": rpc_id, "error": error})
+
+
+def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
+    """The error member.  Of the A2A errors none but the gateway's own say a decision id, so that none gives its origin away."""
+    if row.domain == A2A_DOMAIN:
+        versions = {"supportedVersions": ", ".join(SUPPORTED_VERSIONS)} if row.rpc == VERSION_NOT_SUPPORTED else NOTHING
+        return _error(row, versions)
+    code = "not-available" if row is _HIDDEN else refusal.code.value
+    return _error(row, {"code": code, "decisionId": decision})
+
+
+def task_not_found() -> Mapping[str, Any]:
+    """The one form of -32001, whoever says it: the gateway of somebody else's task, or the agent of one it forgot."""
+    return _error(_BY_RPC_CODE[TASK_NOT_FOUND], NOTHING)
+
+
+def _row(refusal: Refused) -> _Row:
+    if refusal.decision is not None and not refusal.decision.allowed and not refusal.decision.visible:
+        return _HIDDEN
+    rpc_code = refusal.rpc_code if isinstance(refusal, RpcRefused) else 0
+    return _BY_RPC_CODE.get(rpc_code) or _BY_CODE.get(refusal.code, _DENIED)
+
+
+def _error(row: _Row, metadata: Mapping[str, object]) -> Mapping[str, Any]:
+    info = {"@type": ERROR_INFO, "reason": row.reason, "domain": row.domain, "metadata": dict(metadata)}
+    return {"code": row.rpc, "message": row.message, "data": [info]}

@@ -1,0 +1,117 @@
+"""The A2A operations that are served, a row each.  What has no row is not served; a new operation is a new row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from a2a.types import a2a_pb2 as pb
+
+from gateway.a2a.errors import PUSH_NOT_SUPPORTED, RpcRefused
+from gateway.a2a.wire import identifier
+from gateway.reasons import Code
+
+CARD: Final = "GetAgentCard"
+"""Our word for the GET of an agent's card, which has no method name of its own."""
+CARD_PATH: Final = "/.well-known/agent-card.json"
+MAX_REFERENCES: Final = 32
+
+_SECURE_PASSPORT = "secure-passport"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Tasks and context by their ids at one agent, as a request or an answer names them; "" where it names no context."""
+
+    tasks: tuple[str, ...] = ()
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation.
+
+    request   makes the empty request message; `answer` the empty result.
+    prepare   makes the request fit to be sent on, in place; raises `RpcRefused` for what it must not ask for.
+    names     what the request names, and must be the caller's.
+    streams   whether the answer is a stream of events.
+    """
+
+    method: str
+    request: Callable[[], Any]
+    answer: Callable[[], Any]
+    prepare: Callable[[Any], None]
+    names: Callable[[Any], Named]
+    streams: bool = False
+
+
+def _prepare_send(request: Any) -> None:
+    request.tenant = ""
+    if not request.HasField("message"):
+        raise RpcRefused(Code.INVALID_PARAMS, "message is missing")
+    message = request.message
+    if not identifier(message.message_id) or not message.parts:
+        raise RpcRefused(Code.INVALID_PARAMS, "messageId or parts")
+    ids = (message.task_id, message.context_id, *message.reference_task_ids)
+    if len(ids) > MAX_REFERENCES or not all(identifier(text) for text in ids[:2] if text):
+        raise RpcRefused(Code.INVALID_PARAMS, "ids")
+    if not all(identifier(text) for text in message.reference_task_ids):
+        raise RpcRefused(Code.INVALID_PARAMS, "referenceTaskIds")
+    if request.configuration.HasField("task_push_notification_config"):
+        raise RpcRefused(Code.INVALID_PARAMS, "push configuration", rpc_code=PUSH_NOT_SUPPORTED)
+    del message.extensions[:]  # no extension is on the published card, so none is activated
+    for metadata in (request.metadata, message.metadata, *(part.metadata for part in message.parts)):
+        _strip(metadata)
+
+
+def _strip(metadata: Any) -> None:
+    """Drop what could pass for the gateway's word on who calls: identity comes by the delegation token alone."""
+    for key in [key for key in metadata.fields if _claims_identity(key)]:
+        del metadata.fields[key]
+
+
+def _claims_identity(key: str) -> bool:
+    folded = key.casefold().strip()
+    return "bailiwick" in folded or _SECURE_PASSPORT in folded or folded in {"actorchain", "txn-token", "authorization"}
+
+
+def _prepare_task(request: Any) -> None:
+    request.tenant = ""
+    if not identifier(request.id):
+        raise RpcRefused(Code.INVALID_PARAMS, "id")
+
+
+def _named_in_send(request: Any) -> Named:
+    message = request.message
+    tasks = ((message.task_id,) if message.task_id else ()) + tuple(message.reference_task_ids)
+    return Named(tuple(dict.fromkeys(tasks)), message.context_id)
+
+
+def _named_by_id(request: Any) -> Named:
+    return Named((request.id,))
+
+
+def named_in_answer(answer: Any) -> Named:
+    """What an answer or an event names: its task and its context."""
+    if isinstance(answer, pb.Task):
+        return Named((answer.id,) if answer.id else (), answer.context_id)
+    chosen = getattr(answer, answer.WhichOneof("payload"))
+    if isinstance(chosen, pb.Task):
+        return named_in_answer(chosen)
+    return Named((chosen.task_id,) if chosen.task_id else (), chosen.context_id)
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
+    {
+        row.method: row
+        for row in (
+            Operation("SendMessage", pb.SendMessageRequest, pb.SendMessageResponse, _prepare_send, _named_in_send),
+            Operation(
+                "SendStreamingMessage", pb.SendMessageRequest, pb.StreamResponse, _prepare_send, _named_in_send, streams=True
+            ),
+            Operation("GetTask", pb.GetTaskRequest, pb.Task, _prepare_task, _named_by_id),
+        )
+    }
+)

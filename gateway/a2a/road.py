@@ -1,0 +1,286 @@
+"""The stages of the road that are A2A's own: parse, normalise, ownership and delegation, forward, filter.
+
+What is sent on is made from the proto that was checked, and what comes back is released only as a proto that was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from a2a.types import a2a_pb2 as pb
+
+from gateway.a2a import errors
+from gateway.a2a.answers import AgentSaysNo, pause_of, read_answer, says_failed
+from gateway.a2a.cards import Card, Cards
+from gateway.a2a.errors import RpcRefused
+from gateway.a2a.events import Ahead, EventReader
+from gateway.a2a.normalise import normalise
+from gateway.a2a.operations import CARD, CARD_PATH, OPERATIONS, Operation, named_in_answer
+from gateway.a2a.tasks import Ownership
+from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, to_json, to_proto
+from gateway.asgi import WORKFLOW_HEADER, child_traceparent
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
+from gateway.reasons import Code
+from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, Url, header_block
+from policies.model import AccessRequest
+
+GRACE_SECONDS = 0.25
+"""How long a stream that seems to be over may take to end, before its last event is released without its end."""
+CARD_BYTES = 1024 * 1024
+_STATIC = ((b"content-type", b"application/json"), (b"a2a-version", errors.SUPPORTED_VERSIONS[0].encode()))
+_OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b"tracestate", b"cookie"})
+
+Mint = Callable[[Principal, str, str, int], str]
+"""Principal, agent, call id, most groups → the token by which the agent goes on for this principal; may raise `Refused`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An agent behind the gateway.
+
+    url                where its JSON-RPC binding answers.
+    headers            the gateway's own credentials towards it, resolved.
+    delegation_header  lower-case name of the header by which it gets the delegation token.
+    """
+
+    id: str
+    url: Url
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    delegation_header: bytes = b"authorization"
+    max_groups: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What of an agent's answer is read: bytes of a whole answer or of one event, levels and nodes of its JSON."""
+
+    response_bytes: int = 32 * 1024 * 1024
+    json_depth: int = 64
+    nodes: int = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    peer: Peer
+    static: HeaderBlock
+    card_static: HeaderBlock
+    bearer: bytes
+
+
+class A2aRoad:
+    """Fills `Stages` for A2A: `parse`, `normalise`, `fulfil` (to be run after the duties), `forward`, `filter`."""
+
+    def __init__(
+        self,
+        *,
+        peers: Mapping[str, Peer],
+        upstreams: Upstreams,
+        ownership: Ownership,
+        mint: Mint,
+        cards: Cards,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
+        self._targets = {agent: _target(peer) for agent, peer in peers.items()}
+        self._upstreams = upstreams
+        self._ownership = ownership
+        self._mint = mint
+        self._cards = cards
+        self._bounds = bounds or Bounds()
+
+    def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
+        """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
+        if arrival.path == CARD_PATH:
+            call = _card_call(arrival)
+        elif arrival.path:
+            raise RpcRefused(Code.UNKNOWN_METHOD, "path", status=404)
+        elif arrival.http_method != "POST":
+            raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
+        else:
+            call = self._rpc_call(arrival)
+        if arrival.target not in self._targets:
+            raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
+        return call
+
+    def _rpc_call(self, arrival: Arrival) -> Call:
+        rpc_id, method, params = envelope(arrival, depth=self._bounds.json_depth)
+        operation = OPERATIONS.get(method)
+        if operation is None:
+            raise RpcRefused(Code.UNKNOWN_METHOD, rpc_id=rpc_id)
+        try:
+            message = to_proto(params, operation.request())
+            operation.prepare(message)
+        except UnreadableError as error:
+            raise RpcRefused(Code.INVALID_PARAMS, str(error), rpc_id=rpc_id) from None
+        except RpcRefused as refusal:
+            refusal.rpc_id = rpc_id
+            raise
+        version = errors.SUPPORTED_VERSIONS[0]
+        return Call(arrival, method, arrival.target, message, arrival.trace, rpc_id=rpc_id, version=version)
+
+    def normalise(self, call: Call, principal: Principal) -> AccessRequest:
+        """The question that policy is asked."""
+        return normalise(call, principal)
+
+    async def fulfil(self, permit: Permit) -> Permit:
+        """Ownership of everything the request names, and the delegation token for the agent; all before anything is sent.
+
+        Raises `Refused`: NOT_OWNER, DELEGATION_LOOP, DELEGATION_TOO_DEEP, and what else minting raises.
+        """
+        call = permit.call
+        if call.method == CARD:
+            return permit
+        named = OPERATIONS[call.method].names(call.message)
+        await self._ownership.check(permit, named.tasks)
+        peer = self._targets[call.target].peer
+        token = self._mint(permit.principal, peer.id, call.arrival.id, peer.max_groups)
+        if named.context:  # last, as it leaves a trace: a refused call claims nothing
+            await self._ownership.enter(permit, named.context)
+        return replace(permit, delegation=token)
+
+    async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        """The hop to the agent.  Every task and context is written down as the caller's before the reply that names it."""
+        call = intent.permit.call
+        target = self._targets[call.target]
+        if call.method == CARD:
+            card = await self._cards.get(call.target, lambda: self._fetch_card(target), _hidden(target))
+            yield Reply(card, is_final=True)
+            return
+        response = await self._upstreams.send(self._request(intent, target))
+        try:
+            kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
+            if kind == "text/event-stream" and response.status == 200 and OPERATIONS[call.method].streams:
+                async with aclosing(self._stream(response, intent)) as replies:
+                    async for reply in replies:
+                        yield reply
+            else:
+                yield await self._single(response, kind, intent)
+        finally:
+            await response.aclose()
+
+    def filter(self, reply: Reply, intent: Intent) -> Reply:
+        """The bytes that are released: our envelope, the caller's id, the proto that was read."""
+        permit = intent.permit
+        headers = ((WORKFLOW_HEADER, permit.principal.workflow),)
+        payload = reply.payload
+        if payload is None:  # a stream that ended in good order after its last event
+            return replace(reply, headers=headers)
+        if isinstance(payload, Card):
+            return _released_card(payload, permit.call.arrival, headers)
+        said = {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": to_json(payload)}
+        body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
+        return replace(reply, body=body, headers=headers)
+
+    def _request(self, intent: Intent, target: _Target) -> HttpRequest:
+        permit, call = intent.permit, intent.permit.call
+        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": to_json(call.message)})
+        accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
+        headers = [
+            (b"accept", accept),
+            (b"traceparent", child_traceparent(call.trace).encode()),
+            (target.peer.delegation_header, target.bearer + permit.delegation.encode()),
+        ]
+        if call.trace.state:
+            headers.append((b"tracestate", call.trace.state.encode()))
+        return HttpRequest(target.peer.url, body, tuple(headers), target.static)
+
+    async def _fetch_card(self, target: _Target) -> bytes:
+        """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""
+        path = target.peer.url.target.partition(b"?")[0].rstrip(b"/")
+        tries = [path + CARD_PATH.encode(), CARD_PATH.encode()] if path else [CARD_PATH.encode()]
+        for at in tries:
+            url = replace(target.peer.url, target=at)
+            response = await self._upstreams.send(HttpRequest(url, static=target.card_static, method=b"GET", replay=True))
+            try:
+                if response.status == 200:
+                    return await response.read(CARD_BYTES)
+                status = response.status
+            finally:
+                await response.aclose()
+            if status != 404:
+                break
+        raise UpstreamError("status", f"agent card: {status}")
+
+    async def _single(self, response: HttpResponse, kind: str, intent: Intent) -> Reply:
+        if kind not in {"application/json", "application/a2a+json"}:
+            raise UpstreamError("status" if response.status >= 300 else "protocol", f"{response.status}, not JSON")
+        body = await response.read(self._bounds.response_bytes)
+        reply = self._reply(body, intent, final=True)
+        if response.status != 200 and not reply.failed:
+            raise UpstreamError("status", str(response.status))
+        return await self._owned(reply, intent)
+
+    async def _stream(self, response: HttpResponse, intent: Intent) -> AsyncGenerator[Reply, None]:
+        """Event by event.  The last one is final, so that it waits for its record; which one is last, the stream's end tells.
+
+        A task that waits for its person (input, authorisation) may go on or not: its event is released as soon as the stream
+        shows that it stays open, and the end, whenever it comes, is a final reply without a body.
+        """
+        events = EventReader(response.chunks(), self._bounds.response_bytes)
+        waiting = False
+        try:
+            while (data := await events.next()) is not None:
+                reply = await self._owned(self._reply(data, intent, final=False), intent)
+                pause = None if reply.is_final else pause_of(reply.payload)
+                waiting = False
+                if pause is not None:
+                    ahead = await events.ahead(GRACE_SECONDS)
+                    over = ahead is Ahead.END or (ahead is Ahead.SILENCE and pause == "terminal")
+                    reply = replace(reply, is_final=over)
+                    waiting = pause == "interrupted"
+                yield reply
+                if reply.is_final:
+                    return
+            if not waiting:
+                raise UpstreamError("closed", "the stream ended before its task did")
+            yield Reply(None, is_final=True)
+        finally:
+            await events.close()
+
+    def _reply(self, data: bytes, intent: Intent, *, final: bool) -> Reply:
+        call = intent.permit.call
+        operation: Operation = OPERATIONS[call.method]
+        payload: Any = read_answer(data, call, operation, depth=self._bounds.json_depth, nodes=self._bounds.nodes)
+        if isinstance(payload, AgentSaysNo):
+            return Reply(payload, is_final=True, failed=True)
+        if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
+            final = True
+        return Reply(payload, is_final=final, failed=operation.method != "GetTask" and says_failed(payload))
+
+    async def _owned(self, reply: Reply, intent: Intent) -> Reply:
+        if not isinstance(reply.payload, AgentSaysNo):
+            await self._ownership.learn(intent.permit, named_in_answer(reply.payload))
+        return reply
+
+
+def _card_call(arrival: Arrival) -> Call:
+    if arrival.http_method != "GET":
+        raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
+    return Call(arrival, CARD, arrival.target, None, arrival.trace, version=errors.SUPPORTED_VERSIONS[0])
+
+
+def _released_card(card: Card, arrival: Arrival, headers: tuple[tuple[str, str], ...]) -> Reply:
+    headers = (*headers, ("ETag", card.etag), ("Cache-Control", "private, max-age=60"), ("Vary", "Authorization"))
+    wanted = arrival.header("if-none-match") or ""
+    if card.etag in (tag.strip().removeprefix("W/") for tag in wanted.split(",")):
+        return Reply(card, is_final=True, body=b"", status=304, headers=headers)
+    return Reply(card, is_final=True, body=card.body, headers=headers)
+
+
+def _hidden(target: _Target) -> tuple[str, ...]:
+    url = target.peer.url
+    return url.authority.decode(), f"{url.host}:{url.port}"
+
+
+def _target(peer: Peer) -> _Target:
+    taken = {name.lower() for name, _ in peer.headers}
+    clash = taken & (_OURS | {peer.delegation_header})
+    if clash:
+        name = min(clash).decode("latin-1")
+        raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
+    bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
+    card_static = header_block((*peer.headers, (b"accept", b"application/json")))
+    return _Target(peer, header_block((*peer.headers, *_STATIC)), card_static, bearer)

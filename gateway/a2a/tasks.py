@@ -1,0 +1,96 @@
+"""Whose task, whose context: an id is worth nothing without the person it belongs to.
+
+Ids at one agent are known to the gateway or they do not exist; a task is written down before anybody hears its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from gateway.a2a.errors import INVALID_PARAMS, RpcRefused
+from gateway.a2a.operations import Named
+from gateway.model import Permit, Refused, UpstreamError
+from gateway.reasons import Code
+
+
+class Owner(Protocol):
+    """To whom an id belongs."""
+
+    @property
+    def context_id(self) -> str:
+        """The context of the task, "" where it has none."""
+
+    def is_for(self, tenant: str, subject: str) -> bool:
+        """Whether this person of this tenant owns it."""
+
+
+class TaskOwners(Protocol):
+    """Tasks by (agent, task id), as `gateway/state` keeps them."""
+
+    async def claim(  # noqa: PLR0917  a row's columns, in their order
+        self, agent: str, task_id: str, context_id: str, subject: str, tenant: str, workflow: str, at: int
+    ) -> Owner:
+        """Durable on return, the first claim stands, the context is claimed with it; `Refused(NOT_OWNER)` if somebody else's."""
+
+    async def owner(self, agent: str, task_id: str) -> Owner | None:
+        """Who owns the task, None where nobody is known to."""
+
+
+class ContextOwners(Protocol):
+    """Contexts by (agent, context id), as `gateway/state` keeps them."""
+
+    async def claim(  # noqa: PLR0917  a row's columns, in their order
+        self, agent: str, context_id: str, subject: str, tenant: str, workflow: str, at: int
+    ) -> Owner:
+        """Durable on return, the first claim stands; `Refused(NOT_OWNER)` if it is somebody else's."""
+
+
+class Ownership:
+    """The walls between people who share an agent."""
+
+    __slots__ = ("_contexts", "_tasks")
+
+    def __init__(self, tasks: TaskOwners, contexts: ContextOwners) -> None:
+        self._tasks = tasks
+        self._contexts = contexts
+
+    async def check(self, permit: Permit, tasks: Iterable[str]) -> None:
+        """`Refused(NOT_OWNER)` unless every task is known and the caller's own; asked before anything is sent."""
+        principal = permit.principal
+        for task in tasks:
+            owner = await self._tasks.owner(permit.call.target, task)
+            if owner is None:
+                raise Refused(Code.NOT_OWNER, "an unknown task")
+            if not owner.is_for(principal.tenant, principal.subject):
+                raise Refused(Code.NOT_OWNER, "a task of somebody else")
+
+    async def enter(self, permit: Permit, context: str) -> None:
+        """Make an unclaimed context the caller's; `Refused(NOT_OWNER)`, answered as invalid params, for somebody else's."""
+        try:
+            await self._claim_context(permit, context)
+        except Refused as refusal:
+            if refusal.code is not Code.NOT_OWNER:
+                raise
+            raise RpcRefused(Code.NOT_OWNER, "a context of somebody else", rpc_code=INVALID_PARAMS) from None
+
+    async def learn(self, permit: Permit, named: Named) -> None:
+        """Write down what an answer names, before it is released; `UpstreamError("protocol")` for what is somebody else's."""
+        principal, call = permit.principal, permit.call
+        whose = (principal.subject, principal.tenant, principal.workflow, call.arrival.at)
+        context = named.context
+        try:
+            for task in named.tasks:
+                owner = await self._tasks.claim(call.target, task, named.context, *whose)
+                if owner.context_id == named.context:
+                    context = ""  # claimed together with its task
+            if context:
+                await self._claim_context(permit, context)
+        except Refused as refusal:
+            if refusal.code is not Code.NOT_OWNER:
+                raise
+            raise UpstreamError("protocol", "the answer names what belongs to somebody else") from None
+
+    async def _claim_context(self, permit: Permit, context: str) -> None:
+        principal, call = permit.principal, permit.call
+        await self._contexts.claim(call.target, context, principal.subject, principal.tenant, principal.workflow, call.arrival.at)
