@@ -43,7 +43,7 @@ class World:
         self.server_urls: dict[str, str] = {}
         self.agent_urls: dict[str, str] = {}
         self.server_secrets = {name: secrets.token_urlsafe(32) for name in SERVERS}
-        self.agent_secrets = {name: secrets.token_urlsafe(32) for name in AGENTS}
+        self.agent_secrets = {name: f"bws_{name}_{secrets.token_urlsafe(32)}" for name in AGENTS}  # the gateway's form of one
         self._ready_seconds = ready_seconds
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -1,0 +1,61 @@
+"""`bailiwick serve`: the gateway, until it is told to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("serve")(serve)
+
+
+def serve(
+    config: Annotated[Path, typer.Option("--config", help="The settings.")] = Path("bailiwick.yaml"),
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Problems as JSON on stdout; implies --log-json.")] = False,
+) -> None:
+    """Run the gateway.  Settings and policies are checked first; a mistake ends it before it listens.
+
+    [bold]Example[/bold]   bailiwick serve --config bailiwick.yaml
+    """
+    import logging  # noqa: PLC0415  the command line pays for what it uses
+    import os  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    import uvicorn  # noqa: PLC0415
+
+    from gateway import logs  # noqa: PLC0415
+    from gateway.app import App  # noqa: PLC0415
+    from gateway.configuration import load  # noqa: PLC0415
+
+    handler = logs.handler(sys.stderr, as_json=log_json or as_json)
+    for name in ("gateway", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    settings = load(config, os.environ)
+    app = App(settings, os.environ)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.server.host,
+            port=settings.server.port,
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # the ledger is the record of calls; a second one would hold what the first may not
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=15,
+            backlog=2048,
+        )
+    )
+    server.run()
+    app.raise_failure()
+    if not server.started:
+        sys.exit(1)

@@ -1,0 +1,42 @@
+"""`bailiwick token`: an access token of the development issuer, to try the gateway by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.output import misuse, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("token")(token)
+
+
+def token(
+    user: Annotated[str, typer.Option("--user", help="A person of the development issuer: mia, paul or fiona.")],
+    config: Annotated[Path, typer.Option("--config", help="The settings.")] = Path("bailiwick.yaml"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Print an access token of the development issuer.  Refused where the settings have no such issuer.
+
+    [bold]Example[/bold]   bailiwick token --user paul --config .demo/bailiwick.yaml
+    """
+    import os  # noqa: PLC0415  the command line pays for what it uses
+
+    from gateway.configuration import load  # noqa: PLC0415
+    from gateway.identity.devissuer import PEOPLE, DevIssuer  # noqa: PLC0415
+
+    settings = load(config, os.environ)
+    issuer = next((issuer for issuer in settings.issuers if issuer.development), None)
+    if issuer is None:
+        misuse("the settings have no development issuer", help="ask your identity provider for a token")
+    if user not in PEOPLE:
+        misuse(f"the development issuer does not know '{user}'", help=f"it knows {', '.join(PEOPLE)}")
+    text = DevIssuer(settings.data, issuer.issuer, issuer.audience).issue(user, PEOPLE[user])
+    if as_json:
+        print_json({"access_token": text, "token_type": "Bearer"})
+    else:
+        print(text)
