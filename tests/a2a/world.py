@@ -1,0 +1,185 @@
+"""A gateway with the A2A road on a real socket: real tokens, real ownership store, real agents; policy is a table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from audit.model import Entry, LedgerUnavailableError, Receipt
+from gateway.a2a.cards import Cards
+from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.road import A2aRoad, Peer
+from gateway.a2a.tasks import Ownership
+from gateway.asgi import HostGuard
+from gateway.identity.agents import new_secret
+from gateway.identity.authenticate import Authenticator
+from gateway.identity.delegation import Delegations
+from gateway.identity.devissuer import DevIssuer
+from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
+from gateway.obligations import fulfil as duties
+from gateway.pipeline import Stages
+from gateway.record import Recorder
+from gateway.settings import Agent, AgentAuth, Limits
+from gateway.state.store import State
+from gateway.upstream.client import Upstreams, Url
+from policies.model import AccessRequest, Decision, Effect, Reason
+
+REFERENCE = Path(__file__).parent.parent / "upstreams" / "a2a_reference.py"
+ALLOW = Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0")
+DENY = Decision(Effect.DENY, Reason.USER_LACKS_RIGHT, "sha256:0")
+HIDDEN = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, "sha256:0", visible=False)
+
+
+@contextmanager
+def reference_agent(*arguments: str) -> Iterator[str]:
+    """The reference agent as a process of its own; gives its base URL."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    command = [sys.executable, str(REFERENCE), "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            word, port = process.stdout.readline().split()
+            assert word == "ready"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def serving(app: Callable[..., Any], sock: socket.socket) -> AsyncIterator[None]:
+    """An ASGI application on a real socket."""
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:  # noqa: ASYNC110  uvicorn has a flag and no event
+        await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@dataclass
+class Ledger:
+    """Keeps entries in memory; `down` makes it fail."""
+
+    entries: list[Entry] = field(default_factory=list)
+    down: bool = False
+
+    async def append(self, entry: Entry) -> Receipt:
+        if self.down:
+            raise LedgerUnavailableError("down")
+        self.entries.append(entry)
+        return Receipt("log", entry.id, len(self.entries) - 1, b"")
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.entries]
+
+
+@dataclass
+class World:
+    url: str
+    issuer: DevIssuer
+    delegations: Delegations
+    ledger: Ledger
+    client: httpx.AsyncClient
+    secrets: Mapping[str, str]
+    verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
+    upstreams: Upstreams | None = None
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """By (subject, resource), else by resource; allowed where nothing is said and the agent is registered."""
+        for key in ((request.subject, request.resource), ("*", request.resource)):
+            if key in self.verdicts:
+                return self.verdicts[key]
+        return ALLOW
+
+    def token(self, person: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.issuer.issue(person, ())}"}
+
+    async def rpc(
+        self, person: str | None, method: str, params: Any, *, agent: str = "ref", rpc_id: Any = "1", **headers: str
+    ) -> httpx.Response:
+        body = json.dumps({"jsonrpc": "2.0", "id": rpc_id, "method": method, "params": params})
+        return await self.raw(person, body.encode(), agent=agent, **headers)
+
+    async def raw(self, person: str | None, body: bytes, *, agent: str = "ref", **headers: str) -> httpx.Response:
+        sent = {"content-type": "application/json", "a2a-version": "1.0"} | (self.token(person) if person else {})
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(f"/a2a/{agent}/", content=body, headers=sent)
+
+    async def send(self, person: str, message_id: str, text: str = "hi", **message: Any) -> dict[str, Any]:
+        """SendMessage; the whole JSON-RPC answer."""
+        params = {"message": {"messageId": message_id, "role": "ROLE_USER", "parts": [{"text": text}], **message}}
+        answer: dict[str, Any] = (await self.rpc(person, "SendMessage", params)).json()
+        return answer
+
+
+@asynccontextmanager
+async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> AsyncIterator[World]:
+    """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    issuer = DevIssuer(folder, f"{url}/dev", url)
+    delegations = Delegations(ec.generate_private_key(ec.SECP256R1()), url, max_depth=options.get("max_depth", 5))
+    secrets, registered = {}, {}
+    for agent in agents:
+        secrets[agent], digest = new_secret(agent)
+        registered[agent] = Agent(auth=AgentAuth(secret_sha256=(digest,)), client_ids=(agent,))
+    authenticator = Authenticator(
+        tenant="acme", public_url=url, issuers=(issuer.settings(),), agents=registered, delegations=delegations
+    )
+    state = State.open(f"sqlite:///{folder / 'state.db'}")
+    upstreams = Upstreams()
+    ledger = Ledger()
+    recorder = Recorder(ledger.append, wall_clock)
+    peers = {
+        agent: Peer(agent, Url.parse(where, allow_private=True), **options.get("peers", {}).get(agent, {}))
+        for agent, where in agents.items()
+    }
+    cards = Cards(url, wall_clock)
+    limits = options.get("limits", Limits())
+    ownership = Ownership(state.tasks, state.contexts)
+    road = A2aRoad(peers=peers, upstreams=upstreams, ownership=ownership, mint=delegations.mint, cards=cards)
+
+    def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
+        pass
+
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        world = World(url, issuer, delegations, ledger, client, secrets, upstreams=upstreams)
+        stages = Stages(
+            authenticate=authenticator,
+            parse=road.parse,
+            normalise=road.normalise,
+            decide=world.decide,
+            fulfil=lambda permit: road.fulfil(duties(permit)),
+            record_intent=recorder.intent,
+            forward=road.forward,
+            filter=road.filter,
+            record_outcome=recorder.outcome,
+            record_refusal=recorder.refusal,
+            observe=observe,
+        )
+        heartbeat = options.get("heartbeat", 15.0)
+        endpoint = A2aEndpoint(stages, guard=HostGuard(url), limits=limits, heartbeat=heartbeat)
+        try:
+            async with serving(endpoint, sock):
+                yield world
+        finally:
+            await cards.aclose()
+            await upstreams.aclose()
+            await state.close()
