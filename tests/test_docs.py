@@ -1,0 +1,76 @@
+"""The documentation says what the code says: every closed list, every setting, every verb, every local link."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from audit.leaf import Kind
+from gateway.cli import VERBS
+from gateway.model import OutcomeStatus
+from gateway.reasons import PROSE, Code
+from gateway.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+
+
+def headings(page: str) -> set[str]:
+    return set(re.findall(r"^#+ (.+)$", (DOCS / page).read_text(), re.MULTILINE))
+
+
+def test_every_reason_code_has_a_heading_and_its_prose() -> None:
+    text = (DOCS / "reference/reasons.md").read_text()
+    assert {code.value for code in Code} == headings("reference/reasons.md") - {"Reason codes"}
+    assert all(PROSE[code] in text for code in Code)
+
+
+def test_every_kind_of_record_and_every_outcome_has_a_heading() -> None:
+    found = headings("reference/records.md")
+    assert {kind.value for kind in Kind} <= found
+    assert {status.value for status in OutcomeStatus} <= found
+
+
+def test_every_verb_has_a_heading_and_an_example_in_its_help() -> None:
+    assert {f"bailiwick {verb}" for verb in VERBS} <= headings("reference/cli.md")
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        found.add(f"{prefix}{name}")
+        for inner in re.findall(r"gateway\.settings\.(\w+)", str(field.annotation)):
+            found |= keys(getattr(sys.modules["gateway.settings"], inner), f"{prefix}{name}.")
+    return found
+
+
+def test_every_setting_stands_in_the_reference() -> None:
+    text = (DOCS / "reference/settings.md").read_text()
+    assert [key for key in sorted(keys(Settings)) if f"`{key.rsplit('.', 1)[-1]}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_local_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+def test_the_documentation_names_no_place_of_work() -> None:
+    names = ("/work/", "/root/", "pypi.org", "registry.npmjs", "issue #")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    here = Path(__file__).relative_to(ROOT).as_posix()
+    found = [
+        f"{name}: {word}"
+        for name in listed
+        if name and name != here and (ROOT / name).is_file()
+        for word in names
+        if word in (ROOT / name).read_text(errors="replace")
+    ]
+    assert found == []
