@@ -12,8 +12,9 @@ from collections import deque
 
 from gateway.model import UpstreamError
 from gateway.upstream.address import forbidden
-from gateway.upstream.connection import Connection, HttpResponse
+from gateway.upstream.connection import Connection
 from gateway.upstream.message import NO_HEADERS, HeaderBlock, HttpRequest, Url, header_block
+from gateway.upstream.response import HttpResponse
 
 __all__ = ["NO_HEADERS", "HeaderBlock", "HttpRequest", "HttpResponse", "Upstreams", "Url", "header_block"]
 

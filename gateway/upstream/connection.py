@@ -7,131 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import cast
 
 import httptools
 
 from gateway.model import UpstreamError
+from gateway.upstream.response import HIGH_WATER, HttpResponse
 
 HEAD_BYTES = 64 * 1024
 HEADER_COUNT = 128
-HIGH_WATER = 256 * 1024
 _INTERIM_ANSWERS = 8
 _OVERHEAD = 16  # framing bytes tolerated per body byte: a chunk of one byte costs six
 _TICK_SECONDS = 5.0
-
-
-class HttpResponse:
-    """An answer whose head has come; its body is read once, by `read` or by `chunks`.
-
-    headers  names lower-case, in order of arrival.
-    """
-
-    __slots__ = ("_chunks", "_connection", "_done", "_error", "_held", "_waiter", "_whole", "head", "headers", "length", "status")
-
-    def __init__(self, connection: Connection) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.length: int | None = None  # content-length
-        self.head = False  # the head is complete
-        self._connection = connection
-        self._chunks: deque[bytes] = deque()
-        self._held = 0  # bytes waiting in _chunks
-        self._whole = False  # read() wants everything: no back-pressure below its limit
-        self._done = False
-        self._error: UpstreamError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def header(self, name: bytes) -> bytes | None:
-        """The value of a header (lower-case name); a repeated one is joined by ", ", an absent one None."""
-        values = [value for key, value in self.headers if key == name]
-        return b", ".join(values) if values else None
-
-    async def read(self, limit: int) -> bytes:
-        """The whole body; `UpstreamError("too-large")` beyond `limit` bytes.  The connection is free afterwards, or gone."""
-        try:
-            if self.length is not None and self.length > limit:
-                raise UpstreamError("too-large", "body")
-            self._whole = True
-            self._connection.resume(self)
-            while not self._done:
-                if self._held > limit:
-                    raise UpstreamError("too-large", "body")
-                await self._more()
-            if self._error is not None:
-                raise self._error
-            if self._held > limit:
-                raise UpstreamError("too-large", "body")
-        except BaseException:
-            self._drop()
-            raise
-        chunks = self._chunks
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes.  What is not consumed holds the upstream back; leaving early drops the connection."""
-        try:
-            while True:
-                while self._chunks:
-                    chunk = self._chunks.popleft()
-                    self._held -= len(chunk)
-                    yield chunk
-                if self._done:
-                    if self._error is not None:
-                        raise self._error
-                    return
-                self._connection.resume(self)
-                await self._more()
-        finally:
-            self._drop()
-
-    async def aclose(self) -> None:
-        """Done with it; where the body was not read to its end, the connection is dropped and the upstream notices."""
-        self._drop()
-
-    async def wait_head(self) -> None:
-        """Return when status and headers are here; raise where they never will be."""
-        while not self.head:
-            if self._error is not None:
-                raise self._error
-            await self._more()
-
-    async def _more(self) -> None:
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
-    def _drop(self) -> None:
-        if not self._done:
-            self._connection.abort(self)
-
-    # what the connection reports
-
-    def put(self, chunk: bytes) -> bool:
-        """Take a piece of body; True where the upstream should pause."""
-        self._chunks.append(chunk)
-        self._held += len(chunk)
-        return self._held > HIGH_WATER and not self._whole
-
-    def end(self, error: UpstreamError | None = None) -> None:
-        """The body is complete, or will never be."""
-        if not self._done:
-            self._done = True
-            self._error = error
-
-    def wake(self) -> None:
-        """Something has changed: whoever waits may look."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    @property
-    def drained(self) -> bool:
-        """Whether the upstream may go on sending."""
-        return self._whole or self._held <= HIGH_WATER // 2
+_LINGER_SECONDS = 2.0
 
 
 class Connection(asyncio.Protocol):
@@ -167,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._keep = False
         self._chunked = False
+        self._linger_until = math.inf
         self._fault: UpstreamError | None = None
         self._hint: float | None = None
 
@@ -202,6 +92,12 @@ class Connection(asyncio.Protocol):
             self._deadline = self._loop.time() + self._idle
             self._transport.resume_reading()
 
+    def linger(self, response: HttpResponse) -> None:
+        """Give the rest of an answer that nobody reads a moment to come, so that the connection can be kept."""
+        if self._response is response:
+            self.resume(response)
+            self._linger_until = self._loop.time() + _LINGER_SECONDS
+
     def abort(self, response: HttpResponse | None = None) -> None:
         """Drop the connection; with `response`, only while it still serves that answer."""
         if response is None or self._response is response:
@@ -234,6 +130,8 @@ class Connection(asyncio.Protocol):
                 self._fault = self._fault or UpstreamError("protocol", type(error).__name__)
             self._keep = False
         fault = self._fault or self._bounds(response)
+        if response.left and self._loop.time() > self._linger_until:
+            fault = UpstreamError("timeout", "left")
         if fault is not None:
             self._fail(fault)
         elif self._complete:
@@ -379,10 +277,11 @@ class Connection(asyncio.Protocol):
         self._timer = None
         now = self._loop.time()
         if self._response is not None:
-            if now >= self._deadline and not self._paused:
+            deadline = min(self._deadline, self._linger_until)
+            if now >= deadline and not self._paused:
                 self._fail(UpstreamError("timeout", "the upstream is silent"))
                 return
-            wait = max(self._deadline - now, 0.01)
+            wait = max(deadline - now, 0.01)
         elif now >= self.free_until:
             self.retire()
             return

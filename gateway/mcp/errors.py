@@ -1,0 +1,160 @@
+"""What a refusal and a failure look like in MCP: a stable code and the decision id, never a detail.
+
+What a caller may not know of is answered exactly as the unknown, in both eras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.mcp.methods import CALL_TOOL, MODERN
+from gateway.mcp.strict import dumps
+from gateway.model import Arrival, Call, Refused, UpstreamError
+from gateway.reasons import PROSE, Code
+from policies.model import NOTHING
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL: Final = -32603
+HEADER_MISMATCH: Final = -32020
+UNSUPPORTED_VERSION: Final = -32022
+POLICY: Final = -31403
+UPSTREAM: Final = -31502
+UNAVAILABLE: Final = -31503
+
+META_CODE: Final = "bailiwick/code"
+META_DECISION: Final = "bailiwick/decision"
+NOT_AVAILABLE: Final = "not-available"
+
+RpcId = str | int | None
+
+MODERN_STATUS: Final[Mapping[int, int]] = {
+    PARSE_ERROR: 400,
+    INVALID_REQUEST: 400,
+    INVALID_PARAMS: 400,
+    HEADER_MISMATCH: 400,
+    -32021: 400,
+    UNSUPPORTED_VERSION: 400,
+    METHOD_NOT_FOUND: 404,
+}
+"""HTTP status of a JSON-RPC error in the modern era; 200 for the others."""
+
+_RPC: Final[Mapping[Code, tuple[int, int]]] = {
+    Code.MALFORMED: (INVALID_REQUEST, 400),
+    Code.TOO_LARGE: (INVALID_REQUEST, 413),
+    Code.HEADER_MISMATCH: (HEADER_MISMATCH, 400),
+    Code.UNSUPPORTED_VERSION: (UNSUPPORTED_VERSION, 400),
+    Code.UNKNOWN_METHOD: (METHOD_NOT_FOUND, 0),
+    Code.INVALID_PARAMS: (INVALID_PARAMS, 0),
+    Code.UNKNOWN_SESSION: (INVALID_REQUEST, 404),
+    Code.BAD_ORIGIN: (INVALID_REQUEST, 403),
+    Code.LEDGER_UNAVAILABLE: (UNAVAILABLE, 503),
+    Code.OVERLOADED: (UNAVAILABLE, 503),
+    Code.INTERNAL_ERROR: (INTERNAL, 500),
+}
+"""JSON-RPC code and HTTP status; status 0: as the era has it.  What is not here is a denial."""
+
+
+class RpcRefused(Refused):
+    """A refusal that knows more about its answer than its code says.
+
+    rpc_code  where the code alone leaves a choice; 0 leaves it to the code.
+    rpc_id    of the request, where it could be read before the call stood.
+    status    HTTP status, where it is not the code's.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str = "",
+        *,
+        rpc_code: int = 0,
+        rpc_id: RpcId = None,
+        status: int = 0,
+        data: Mapping[str, object] = NOTHING,
+    ) -> None:
+        super().__init__(code, detail, data=data)
+        self.rpc_code = rpc_code
+        self.rpc_id = rpc_id
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said instead of a result: HTTP status, body, further headers."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def is_modern(arrival: Arrival) -> bool:
+    """Whether the caller speaks the stateless era, as far as the headers tell."""
+    return arrival.header("mcp-protocol-version") in MODERN
+
+
+def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: bool, challenge: str) -> Answer:
+    """The answer to a refused call.
+
+    knows      whether the caller may know of the server; asked only where it matters.
+    challenge  value of WWW-Authenticate for callers without a valid credential.
+    """
+    call = refusal.call
+    rpc_id = call.rpc_id if call is not None else getattr(refusal, "rpc_id", None)
+    modern = arrival is not None and is_modern(arrival)
+    if refusal.code in {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL}:
+        presented = ', error="invalid_token"' if refusal.code is Code.INVALID_CREDENTIAL else ""
+        header = (("WWW-Authenticate", challenge + presented),)
+        return Answer(401, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
+    if refusal.code in _RPC:
+        code, status = _RPC[refusal.code]
+        code = getattr(refusal, "rpc_code", 0) or code
+        status = getattr(refusal, "status", 0) or status or (MODERN_STATUS.get(code, 200) if modern else 200)
+        body = _error(rpc_id, code, PROSE[refusal.code], refusal.code.value, decision, data=refusal.data)
+        extra = (("Allow", "POST"),) if status == 405 else (("Retry-After", "1"),) if status == 503 else ()
+        return Answer(status, body, extra)
+    return _denied(refusal, rpc_id, decision, modern=modern, knows=knows)
+
+
+def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, knows: bool) -> Answer:
+    call = refusal.call
+    hidden = refusal.code is Code.UNKNOWN_TARGET or (refusal.decision is not None and not refusal.decision.visible)
+    if not knows or call is None or (hidden and call.method != CALL_TOOL):
+        return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
+    if call.method != CALL_TOOL:
+        return Answer(200, _error(rpc_id, POLICY, "Denied by policy", refusal.code.value, decision))
+    if hidden:
+        body = _error(rpc_id, INVALID_PARAMS, f"Unknown tool: {call.name}", NOT_AVAILABLE, decision)
+        return Answer(MODERN_STATUS[INVALID_PARAMS] if modern else 200, body)
+    return Answer(200, _denied_call(call, refusal.code, decision, modern=modern))
+
+
+def _denied_call(call: Call, code: Code, decision: str, *, modern: bool) -> bytes:
+    """A result, so that the model reads it instead of its client raising."""
+    text = (
+        f"Denied by policy (code: {code.value}). Do not retry with the same arguments; "
+        f"an administrator can look up decision {decision}."
+    )
+    result: dict[str, Any] = {
+        "content": [{"type": "text", "text": text}],
+        "isError": True,
+        "_meta": {META_CODE: code.value, META_DECISION: decision},
+    }
+    if modern:
+        result["resultType"] = "complete"
+    return dumps({"jsonrpc": "2.0", "id": call.rpc_id, "result": result})
+
+
+def failed(error: UpstreamError, decision: str, *, server: str, rpc_id: RpcId) -> Answer:
+    """The answer where the upstream did not do its part; of `error` only the kind is told."""
+    message = f"The server {server} did not give an answer that can be passed on"
+    return Answer(200, _error(rpc_id, UPSTREAM, message, f"upstream-{error.kind}", decision))
+
+
+def _error(rpc_id: RpcId, code: int, message: str, ours: str, decision: str, *, data: Mapping[str, object] = NOTHING) -> bytes:
+    error = {"code": code, "message": message, "data": {**data, "code": ours, "decision": decision}}
+    return dumps({"jsonrpc": "2.0", "id": rpc_id, "error": error})

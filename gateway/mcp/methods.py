@@ -1,0 +1,52 @@
+"""The methods that are served, a row each; what has no row is unknown here.  Revisions of the protocol stand beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MODERN: Final = ("2026-07-28",)
+LEGACY: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+ASSUMED: Final = "2025-03-26"
+"""What a request without a version header speaks."""
+
+VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
+CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
+
+INITIALIZE: Final = "initialize"
+INITIALIZED: Final = "notifications/initialized"
+CANCELLED: Final = "notifications/cancelled"
+DISCOVER: Final = "server/discover"
+PING: Final = "ping"
+LIST_TOOLS: Final = "tools/list"
+CALL_TOOL: Final = "tools/call"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row.
+
+    members  of `params` that are read and sent on beside `_meta`; every other one stays behind.
+    named    the member that the `Mcp-Name` header repeats, "" where none does.
+    """
+
+    name: str
+    modern: bool
+    legacy: bool
+    members: tuple[str, ...] = ()
+    named: str = ""
+    notification: bool = False
+
+
+METHODS: Final = {
+    row.name: row
+    for row in (
+        Method(INITIALIZE, modern=False, legacy=True, members=("protocolVersion", "capabilities", "clientInfo")),
+        Method(INITIALIZED, modern=False, legacy=True, notification=True),
+        Method(CANCELLED, modern=True, legacy=True, members=("requestId", "reason"), notification=True),
+        Method(DISCOVER, modern=True, legacy=False),
+        Method(PING, modern=False, legacy=True),
+        Method(LIST_TOOLS, modern=True, legacy=True, members=("cursor",)),
+        Method(CALL_TOOL, modern=True, legacy=True, members=("name", "arguments"), named="name"),
+    )
+}

@@ -1,0 +1,260 @@
+"""Bytes to one strictly read MCP call (sans-I/O).  The parsed body is the truth; headers must agree and never decide.
+
+What is sent on is built from the rows of `methods.py`, never from what came.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from gateway.asgi import read_traceparent
+from gateway.mcp.errors import INVALID_PARAMS, PARSE_ERROR, RpcId, RpcRefused
+from gateway.mcp.methods import ASSUMED, CALL_TOOL, CAPABILITIES_KEY, INITIALIZE, LEGACY, METHODS, MODERN, VERSION_KEY, Method
+from gateway.mcp.strict import TooDeepError, UnreadableError, disguised, exact, loads
+from gateway.model import Arrival, Call, Trace
+from gateway.reasons import Code
+
+PARAM_PREFIX = "mcp-param-"
+_ENVELOPE = ("jsonrpc", "id", "method", "params", "result", "error")
+_META = (VERSION_KEY, CAPABILITIES_KEY, "progressToken", "traceparent", "tracestate", "baggage")
+_ROUTING = ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id")
+_LONGEST_NAME = 256
+_LONGEST_ID = 256
+_LONGEST_STATE = 512
+_OPEN, _CLOSE = "=?base64?", "?="
+_OURS = "bailiwick/"
+_DROPPED = frozenset({"traceparent", "tracestate", "baggage"})  # ours to write; baggage of strangers is not passed on
+
+
+def read(arrival: Arrival, depth: int) -> Call:
+    """The one call that these bytes and headers are, or `RpcRefused` at the first rung of the ladder that breaks.
+
+    `message` of the call holds `jsonrpc`, `id`, `method` and `params` with the members of its row and a cleaned `_meta`.
+    """
+    headers = _headers(arrival)
+    if arrival.http_method != "POST":
+        raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405)
+    _media(headers)
+    body = _json(arrival.body, depth)
+    rpc_id, name, params = _envelope(body)
+    version = headers.get("mcp-protocol-version")
+    modern = version in MODERN
+    meta = _meta(params, rpc_id)
+    if modern:
+        _modern(headers, name, params, meta, rpc_id)
+    else:
+        _legacy(headers, version, name, meta, rpc_id)
+    method = METHODS.get(name)
+    if method is None or not (method.modern if modern else method.legacy) or method.notification != ("id" not in body):
+        status = 0 if "id" in body else (404 if modern else 400)
+        raise RpcRefused(Code.UNKNOWN_METHOD, name[:64], rpc_id=rpc_id, status=status)
+    _disguise(params, method.members, rpc_id)
+    tool, arguments = _tool(params, rpc_id) if name == CALL_TOOL else (None, None)
+    _param_headers(arrival, arguments, rpc_id)
+    return Call(
+        arrival=arrival,
+        method=name,
+        target=arrival.target,
+        message=_message(body, method, params, meta),
+        trace=_trace(arrival.trace, meta),
+        name=tool,
+        arguments=arguments,
+        rpc_id=rpc_id,
+        version=_spoken(version, name, params),
+    )
+
+
+def _headers(arrival: Arrival) -> dict[str, str]:
+    """Headers that matter here; a routing header on two lines has two readings."""
+    headers: dict[str, str] = {}
+    for name, value in arrival.headers:
+        if name in headers and name in _ROUTING:
+            raise RpcRefused(Code.HEADER_MISMATCH, f"{name} is repeated")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value.strip(" \t")
+    return headers
+
+
+def _media(headers: Mapping[str, str]) -> None:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RpcRefused(Code.MALFORMED, "content-type", status=415)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RpcRefused(Code.MALFORMED, "content-encoding", status=415)
+    accept = headers.get("accept")
+    if accept is None:
+        return
+    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    if "*/*" in kinds:
+        return
+    if not kinds & {"application/json", "application/*"} or not kinds & {"text/event-stream", "text/*"}:
+        raise RpcRefused(Code.MALFORMED, "accept", status=406)
+
+
+def _json(body: bytes, depth: int) -> Any:
+    try:
+        return loads(body, depth)
+    except TooDeepError as error:
+        raise RpcRefused(Code.TOO_LARGE, str(error), status=400) from None
+    except UnreadableError as error:
+        raise RpcRefused(Code.MALFORMED, str(error), rpc_code=PARSE_ERROR) from None
+
+
+def _envelope(body: Any) -> tuple[RpcId, str, dict[str, Any]]:
+    """(id, method, params) of one request or notification; batches and answers are neither."""
+    if not isinstance(body, dict):
+        raise RpcRefused(Code.MALFORMED, "not one message")
+    raw = body.get("id")
+    rpc_id = raw if isinstance(raw, str | int) and not isinstance(raw, bool) else None
+    if isinstance(rpc_id, str) and len(rpc_id) > _LONGEST_ID:
+        rpc_id = None
+    if disguised(body, _ENVELOPE):
+        raise RpcRefused(Code.MALFORMED, "a disguised member of the envelope", rpc_id=rpc_id)
+    if body.get("jsonrpc") != "2.0" or "result" in body or "error" in body or ("id" in body and rpc_id is None):
+        raise RpcRefused(Code.MALFORMED, "not a JSON-RPC 2.0 request", rpc_id=rpc_id)
+    method, params = body.get("method"), body.get("params", {})
+    if not isinstance(method, str) or not isinstance(params, dict):
+        raise RpcRefused(Code.MALFORMED, "method or params", rpc_id=rpc_id)
+    return rpc_id, method, params
+
+
+def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:
+    meta = params.get("_meta", {})
+    if not isinstance(meta, dict):
+        _bad_params("_meta is not an object", rpc_id)
+    _disguise(meta, _META, rpc_id)
+    token = meta.get("progressToken")
+    if isinstance(token, bool) or not isinstance(token, str | int | None):
+        _bad_params("progressToken", rpc_id)
+    return meta
+
+
+def _disguise(members: Mapping[str, Any], known: tuple[str, ...], rpc_id: RpcId) -> None:
+    if disguised(members, (*known, "_meta")):
+        raise RpcRefused(Code.MALFORMED, "a disguised member", rpc_id=rpc_id)
+
+
+def _modern(
+    headers: Mapping[str, str],
+    name: str,
+    params: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    rpc_id: RpcId,
+) -> None:
+    """The stateless era: each request says everything, and headers and body say the same."""
+    version = headers["mcp-protocol-version"]
+    if rpc_id is not None and (VERSION_KEY not in meta or not isinstance(meta.get(CAPABILITIES_KEY), dict)):
+        _bad_params("_meta lacks the protocol version or the client's capabilities", rpc_id, status=400)
+    if meta.get(VERSION_KEY, version) != version:
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-protocol-version", rpc_id=rpc_id)
+    if headers.get("mcp-method") != name:
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-method", rpc_id=rpc_id)
+    method = METHODS.get(name)
+    if method is not None and method.named and decoded(headers.get("mcp-name")) != params.get(method.named):
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-name", rpc_id=rpc_id)
+
+
+def _legacy(headers: Mapping[str, str], version: str | None, name: str, meta: Mapping[str, Any], rpc_id: RpcId) -> None:
+    """The era of handshakes: the routing headers are not asked for, but must not lie."""
+    if version is not None and version not in LEGACY:
+        data = {"supported": [*MODERN, *LEGACY], "requested": version[:64]}
+        raise RpcRefused(Code.UNSUPPORTED_VERSION, version[:64], rpc_id=rpc_id, data=data)
+    if meta.get(VERSION_KEY, version) != version:  # the body speaks another era than the headers
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-protocol-version", rpc_id=rpc_id)
+    if headers.get("mcp-method", name) != name:
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-method", rpc_id=rpc_id)
+
+
+def _tool(params: Mapping[str, Any], rpc_id: RpcId) -> tuple[str, Mapping[str, object]]:
+    name, arguments = params.get("name"), params.get("arguments", {})
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        _bad_params("name", rpc_id)
+    if not isinstance(arguments, dict):
+        _bad_params("arguments", rpc_id)
+    if len({member.casefold() for member in arguments}) != len(arguments):
+        # a reader that ignores case would see another value than the policy did
+        raise RpcRefused(Code.MALFORMED, "arguments that differ in case alone", rpc_id=rpc_id)
+    return name, exact(arguments)
+
+
+def _param_headers(arrival: Arrival, arguments: Mapping[str, object] | None, rpc_id: RpcId) -> None:
+    """`Mcp-Param-*` repeat arguments for those who read no bodies; one that repeats none of them is a lie (SEP-2243)."""
+    repeated = [(name, value) for name, value in arrival.headers if name.startswith(PARAM_PREFIX)]
+    if not repeated:
+        return
+    said = set(_scalars(arguments or {}))
+    names = [name for name, _ in repeated]
+    if len(set(names)) != len(names) or any(decoded(value.strip(" \t")) not in said for _, value in repeated):
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-param", rpc_id=rpc_id)
+
+
+def _scalars(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _scalars(inner)
+    elif isinstance(value, bool):
+        yield "true" if value else "false"
+    elif not isinstance(value, list) and value is not None:
+        yield str(value)
+
+
+def _message(body: Mapping[str, Any], method: Method, params: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What will be sent on: the members of the method's row, and of `_meta` what is the caller's to say."""
+    sent: dict[str, Any] = {key: params[key] for key in method.members if key in params}
+    kept = {key: value for key, value in meta.items() if key not in _DROPPED and not key.startswith(_OURS)}
+    if CAPABILITIES_KEY in kept:
+        kept[CAPABILITIES_KEY] = {}  # nothing that a server could ask of the client is served
+    if method.name == INITIALIZE:
+        sent["capabilities"] = {}
+        sent["protocolVersion"] = _spoken(None, method.name, params)
+    if kept:
+        sent["_meta"] = kept
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method.name, "params": sent}
+    if "id" in body:
+        message["id"] = body["id"]
+    return message
+
+
+def _spoken(version: str | None, name: str, params: Mapping[str, Any]) -> str:
+    if name == INITIALIZE:
+        wanted = params.get("protocolVersion")
+        return wanted if isinstance(wanted, str) and wanted in LEGACY else LEGACY[0]
+    return version or ASSUMED
+
+
+def _trace(arrived: Trace, meta: Mapping[str, Any]) -> Trace:
+    """The caller's trace; what stands in the message goes before the header (SEP-414).  The span is ours in any case."""
+    text = meta.get("traceparent")
+    found = read_traceparent(text) if isinstance(text, str) else None
+    if found is None:
+        return arrived
+    state = meta.get("tracestate", "")
+    if not isinstance(state, str) or len(state) > _LONGEST_STATE or not state.isascii() or not state.isprintable():
+        state = ""
+    return Trace(found[0], arrived.span_id, parent=found[1], flags=found[2], state=state)
+
+
+def _bad_params(what: str, rpc_id: RpcId, status: int = 0) -> NoReturn:
+    raise RpcRefused(Code.INVALID_PARAMS, what, rpc_code=INVALID_PARAMS, rpc_id=rpc_id, status=status)
+
+
+def encoded(value: str) -> str:
+    """A text as a header can say it: as it is, or inside the Base64 sentinel (SEP-2243)."""
+    plain = value.isascii() and value.isprintable() and value == value.strip(" ")
+    if plain and not (value.startswith(_OPEN) and value.endswith(_CLOSE)):
+        return value
+    return f"{_OPEN}{base64.b64encode(value.encode()).decode('ascii')}{_CLOSE}"
+
+
+def decoded(value: str | None) -> str | None:
+    """Inverse of `encoded`; None for a broken or non-canonical sentinel, which thus equals nothing."""
+    if value is None or not (value.startswith(_OPEN) and value.endswith(_CLOSE)):
+        return value
+    text = value[len(_OPEN) : -len(_CLOSE)]
+    try:
+        data = base64.b64decode(text, validate=True)
+        return data.decode() if base64.b64encode(data).decode("ascii") == text else None
+    except (binascii.Error, ValueError):
+        return None

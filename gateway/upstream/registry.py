@@ -1,0 +1,75 @@
+"""Settings to frozen targets: what can be worked out at start is worked out here, nothing of it at a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from gateway.settings import Settings
+from gateway.upstream.credentials import Resolve, block, environment, resolved
+from gateway.upstream.message import NO_HEADERS, HeaderBlock, Url
+
+_MCP_FIXED = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
+
+
+@dataclass(frozen=True, slots=True)
+class McpTarget:
+    """An MCP server behind the gateway.
+
+    kind     `http` (url, static), `stdio` (command, environment, folder) or `builtin`.
+    static   header lines of every request, credentials among them: never shown.
+    """
+
+    id: str
+    kind: Literal["http", "stdio", "builtin"]
+    url: Url | None = None
+    static: HeaderBlock = field(default=NO_HEADERS, repr=False)
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTarget:
+    """An A2A agent behind the gateway; `headers` are the gateway's own credentials towards it: never shown."""
+
+    id: str
+    url: Url
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    delegation_header: bytes
+    max_groups: int
+
+
+def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
+    """Every configured MCP server, and the built-in `sandbox` where it is enabled; ValueError where one cannot be used."""
+    targets: dict[str, McpTarget] = {}
+    for name, server in settings.mcp.items():
+        if server.url is not None:
+            url = Url.parse(str(server.url), allow_private=server.allow_private)
+            static = block(resolved(server.headers, resolve), _MCP_FIXED)
+            targets[name] = McpTarget(name, "http", url=url, static=static)
+        else:
+            variables = environment(server.env, resolve)
+            targets[name] = McpTarget(name, "stdio", command=server.command or (), environment=variables, folder=server.cwd)
+    if settings.sandbox.enabled:
+        if "sandbox" in targets:
+            raise ValueError("mcp.sandbox: the name belongs to the built-in server, which is enabled")
+        targets["sandbox"] = McpTarget("sandbox", "builtin")
+    return targets
+
+
+def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget]:
+    """Every agent that can be called; one without a URL only calls."""
+    return {
+        name: AgentTarget(
+            id=name,
+            url=Url.parse(str(agent.url), allow_private=True),
+            headers=resolved(agent.headers, resolve),
+            delegation_header=agent.delegation_header.lower().encode("ascii"),
+            max_groups=agent.max_chain_groups,
+        )
+        for name, agent in settings.agents.items()
+        if agent.url is not None
+    }
