@@ -1,0 +1,204 @@
+"""Two people share one agent through the gateway; mia tries everything to reach paul's task and conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.a2a.world import World, gateway, reference_agent
+
+ZERO = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def agent_url() -> Iterator[str]:
+    with reference_agent() as url:
+        yield url
+
+
+@pytest.fixture
+async def world(tmp_path: Path, agent_url: str) -> AsyncIterator[World]:
+    async with gateway(tmp_path, {"ref": agent_url, "other": agent_url}) as running:
+        yield running
+
+
+@pytest.fixture
+async def task(world: World) -> dict[str, Any]:
+    """paul's task: waiting for input, so that a follow-up message could continue it."""
+    answer = await world.send("paul", "tck-input-required-1", "paul's secret")
+    found: dict[str, Any] = answer["result"]["task"]
+    return found
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    return {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hi"}], **fields}}
+
+
+def assert_same(answer: httpx.Response, unknown: httpx.Response) -> None:
+    """Byte for byte what is answered for something that never was."""
+    assert answer.status_code == unknown.status_code == 200
+    assert answer.content == unknown.content
+    assert answer.json()["error"]["code"] == -32001
+    varying = {"date", "bailiwick-decision", "bailiwick-workflow"}
+    shown, hidden = ({k: v for k, v in r.headers.items() if k not in varying} for r in (answer, unknown))
+    assert shown == hidden
+
+
+async def never_sent(world: World, before: int) -> None:
+    assert "call.start" not in [entry.kind for entry in world.ledger.entries[before:]]
+
+
+@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage"])
+@pytest.mark.parametrize(
+    "naming",
+    [
+        lambda i: message(taskId=i),
+        lambda i: message(task_id=i),
+        lambda i: message(referenceTaskIds=[i]),
+        lambda i: message(reference_task_ids=[i]),
+    ],
+    ids=["taskId", "task_id", "referenceTaskIds", "reference_task_ids"],
+)
+async def test_a_message_cannot_name_somebody_elses_task(world: World, task: dict[str, Any], method: str, naming: Any) -> None:
+    before = len(world.ledger.entries)
+    answer = await world.rpc("mia", method, naming(task["id"]))
+    assert_same(answer, await world.rpc("mia", method, naming(ZERO)))
+    await never_sent(world, before)
+
+
+@pytest.mark.parametrize("tenant", [{}, {"tenant": "acme"}, {"tenant": "paul"}], ids=["bare", "own-tenant", "other-tenant"])
+async def test_get_task_of_somebody_else_is_answered_as_unknown(world: World, task: dict[str, Any], tenant: Any) -> None:
+    answer = await world.rpc("mia", "GetTask", {"id": task["id"], **tenant})
+    assert_same(answer, await world.rpc("mia", "GetTask", {"id": ZERO, **tenant}))
+    assert (await world.rpc("paul", "GetTask", {"id": task["id"]})).json()["result"]["id"] == task["id"]
+
+
+async def test_an_unknown_task_is_answered_as_the_agent_itself_would(world: World, agent_url: str) -> None:
+    body = {"jsonrpc": "2.0", "id": "1", "method": "GetTask", "params": {"id": ZERO}}
+    async with httpx.AsyncClient(trust_env=False) as direct:
+        said = (await direct.post(agent_url, json=body, headers={"a2a-version": "1.0"})).json()
+    assert (await world.rpc("mia", "GetTask", {"id": ZERO})).json() == said
+
+
+async def test_a_task_of_one_agent_is_unknown_at_another(world: World, task: dict[str, Any]) -> None:
+    answer = await world.rpc("paul", "GetTask", {"id": task["id"]}, agent="other")
+    assert_same(answer, await world.rpc("paul", "GetTask", {"id": ZERO}, agent="other"))
+
+
+async def test_a_task_made_behind_the_gateways_back_is_unknown(world: World, agent_url: str) -> None:
+    body = {"jsonrpc": "2.0", "id": "1", "method": "SendMessage", "params": message(messageId="tck-input-required-9")}
+    async with httpx.AsyncClient(trust_env=False) as direct:
+        made = (await direct.post(agent_url, json=body, headers={"a2a-version": "1.0"})).json()["result"]["task"]["id"]
+    assert_same(await world.rpc("mia", "GetTask", {"id": made}), await world.rpc("mia", "GetTask", {"id": ZERO}))
+
+
+@pytest.mark.parametrize("name", ["contextId", "context_id"])
+async def test_somebody_elses_context_cannot_be_entered(world: World, task: dict[str, Any], name: str) -> None:
+    before = len(world.ledger.entries)
+    answer = await world.rpc("mia", "SendMessage", message(**{name: task["contextId"]}))
+    assert answer.json()["error"]["code"] == -32602
+    assert task["contextId"] not in answer.text
+    await never_sent(world, before)
+
+
+async def test_a_context_made_by_a_client_belongs_to_whoever_used_it_first(world: World) -> None:
+    first = await world.send("paul", "plain-1", contextId="our-talk")
+    assert first["result"]["task"]["contextId"] == "our-talk"
+    assert (await world.send("mia", "plain-2", contextId="our-talk"))["error"]["code"] == -32602
+    assert "result" in await world.send("paul", "plain-3", contextId="our-talk")
+
+
+async def test_a_context_belongs_to_one_person_although_two_ask_at_once(world: World) -> None:
+    answers = await asyncio.gather(*(world.send(who, f"plain-{who}", contextId="race") for who in ("paul", "mia")))
+    assert sorted("result" in answer for answer in answers) == [False, True]
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        '"taskId": "%(mine)s", "task_id": "%(theirs)s"',
+        '"task_id": "%(theirs)s", "taskId": "%(mine)s"',
+        '"taskId": "%(mine)s", "taskId": "%(theirs)s"',
+        '"taskId": "%(mine)s", "task\\u0049d": "%(theirs)s"',
+        '"contextId": "a", "context_id": "b"',
+        '"referenceTaskIds": [], "reference_task_ids": ["%(theirs)s"]',
+    ],
+)
+async def test_a_field_named_twice_is_refused(world: World, task: dict[str, Any], twice: str) -> None:
+    mine = (await world.send("mia", "tck-input-required-2"))["result"]["task"]["id"]
+    fields = twice % {"mine": mine, "theirs": task["id"]}
+    body = f"""{{"jsonrpc": "2.0", "id": "1", "method": "SendMessage", "params": {{"message":
+        {{"messageId": "m", "role": "ROLE_USER", "parts": [{{"text": "x"}}], {fields}}}}}}}"""
+    before = len(world.ledger.entries)
+    answer = (await world.raw("mia", body.encode())).json()
+    assert answer["error"]["code"] in {-32700, -32602}
+    await never_sent(world, before)
+
+
+@pytest.mark.parametrize("part", ["envelope", "params"])
+async def test_a_member_named_twice_is_refused(world: World, part: str) -> None:
+    send, get = json.dumps(message()), json.dumps({"id": ZERO})
+    if part == "envelope":
+        body = f'{{"jsonrpc": "2.0", "id": "1", "method": "GetTask", "params": {get}, "params": {send}}}'
+    else:
+        body = f'{{"jsonrpc": "2.0", "id": "1", "method": "GetTask", "params": {{"id": "{ZERO}", "id": "x"}}}}'
+    assert (await world.raw("mia", body.encode())).json()["error"]["code"] == -32700
+
+
+async def test_the_callers_tenant_never_reaches_the_agent(world: World) -> None:
+    params = {"tenant": "somebody", **message(messageId="gw-message-1")}
+    answer = (await world.rpc("mia", "SendMessage", params)).json()
+    assert json.loads(answer["result"]["message"]["parts"][0]["text"])["tenant"] == ""
+
+
+async def test_metadata_that_claims_an_identity_never_reaches_the_agent(world: World) -> None:
+    claims = {"bailiwick/subject": "user:dev/paul", "X-Bailiwick-User": "paul", "actorChain": [], "colour": "blue"}
+    params = message(messageId="gw-message-2", metadata=claims, parts=[{"text": "x", "metadata": claims}])
+    answer = (await world.rpc("mia", "SendMessage", {**params, "metadata": claims})).json()
+    seen = json.loads(answer["result"]["message"]["parts"][0]["text"])
+    assert seen["metadata"] == seen["parts"][0]["metadata"] == {"colour": "blue"}
+
+
+async def test_unknown_members_never_reach_the_agent(world: World) -> None:
+    answer = (await world.rpc("mia", "SendMessage", message(messageId="gw-message-3", kind="message", subject="paul"))).json()
+    seen = json.loads(answer["result"]["message"]["parts"][0]["text"])
+    assert {"kind", "subject"}.isdisjoint(seen)
+
+
+async def test_a_push_configuration_cannot_make_the_agent_call_out(world: World) -> None:
+    config = {"taskPushNotificationConfig": {"url": "http://169.254.169.254/"}}
+    before = len(world.ledger.entries)
+    answer = (await world.rpc("mia", "SendMessage", {**message(), "configuration": config})).json()
+    assert answer["error"]["code"] == -32003
+    await never_sent(world, before)
+
+
+async def test_a_hidden_agent_is_answered_exactly_as_one_that_does_not_exist(world: World) -> None:
+    from tests.a2a.world import HIDDEN
+
+    world.verdicts["*", "a2a:other"] = HIDDEN
+    for request in ("card", "send", "malformed", "unknown-method", "path"):
+        hidden, unknown = [await knock(world, request, agent) for agent in ("other", "nowhere")]
+        assert hidden.status_code == unknown.status_code
+        assert masked(hidden) == masked(unknown), request
+
+
+async def knock(world: World, request: str, agent: str) -> httpx.Response:
+    if request == "card":
+        return await world.client.get(f"/a2a/{agent}/.well-known/agent-card.json", headers=world.token("mia"))
+    if request == "path":
+        return await world.client.get(f"/a2a/{agent}/tasks", headers=world.token("mia"))
+    if request == "malformed":
+        return await world.raw("mia", b"{", agent=agent)
+    return await world.rpc("mia", "Nothing" if request == "unknown-method" else "SendMessage", message(), agent=agent)
+
+
+def masked(answer: httpx.Response) -> str:
+    decision = answer.headers["bailiwick-decision"]
+    return answer.text.replace(decision, "ID")
