@@ -1,0 +1,197 @@
+"""`bailiwick check`: everything that can be known to be wrong without starting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import typer
+
+from gateway.cli.output import console, print_json, printable
+from gateway.problem import Problem, ProblemError
+
+if TYPE_CHECKING:
+    from gateway.configuration import Configuration, Steps
+    from gateway.settings import Keys, Secret, Settings
+    from policies.bundle import Bundle
+
+Severity = Literal["error", "warning"]
+
+
+class Found(NamedTuple):
+    """A problem, and whether the gateway would start with it."""
+
+    severity: Severity
+    problem: Problem
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("check")(check)
+
+
+def check(
+    config: Annotated[Path, typer.Option("--config", help="The settings.")] = Path("bailiwick.yaml"),
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Validate settings and policies without starting anything.  Exits with 1 where something must be changed.
+
+    [bold]Example[/bold]   bailiwick check --config bailiwick.yaml --strict
+    """
+    found = list(findings(config, os.environ))
+    errors = sum(each.severity == "error" for each in found)
+    failed = bool(errors or (strict and found))
+    if as_json:
+        print_json({"ok": not failed, "problems": [{"severity": each.severity, **each.problem.to_dict()} for each in found]})
+    else:
+        out = console()
+        for severity, problem in found:
+            out.print(f"{severity}: ", style="bold red" if severity == "error" else "bold yellow", end="")
+            out.print(printable(problem.render()), end="\n\n")
+        out.print(
+            f"{errors} errors, {len(found) - errors} warnings" if found else f"{config}: settings and policies are in order"
+        )
+    raise typer.Exit(1 if failed else 0)
+
+
+def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
+    """Everything found in the settings, in the policies and between them."""
+    from gateway.configuration import read  # noqa: PLC0415  the command line pays for what it uses
+
+    try:
+        configuration = read(config, environ)
+    except ProblemError as error:
+        yield from (Found("error", problem) for problem in error.problems)
+        return
+    yield from _secrets(configuration, environ)
+    yield from _private_keys(configuration.settings.data)
+    bundle = None
+    for each in _bundle(configuration.settings.policies):
+        if isinstance(each, Found):
+            yield each
+        else:
+            bundle = each
+    if bundle is not None:
+        yield from _between(configuration, bundle)
+
+
+def bundle_problems(error: Exception, folder: Path) -> list[Problem]:
+    """Every finding of a `policies.bundle.BundleError` as a problem, its file below `folder`."""
+    return [
+        Problem(
+            f.code,
+            f.message,
+            f"{folder / f.file}:{f.line}:{f.column}" if f.line else f"{folder / f.file}",
+            f.help,
+            f.text,
+            f.column,
+        )
+        for f in getattr(error, "findings", ())
+    ]
+
+
+def _bundle(folder: Path) -> Iterator[Found | Bundle]:
+    from policies.bundle import BundleError, load  # noqa: PLC0415
+
+    try:
+        yield load(folder)
+    except BundleError as error:
+        yield from (Found("error", problem) for problem in bundle_problems(error, folder))
+
+
+def _secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterator[Found]:
+    for path, secret in _references(configuration.settings):
+        if secret.env is not None:
+            if not environ.get(secret.env):
+                text = f"the environment variable {secret.env} is not set"
+                yield Found(
+                    "error", configuration.problem("unresolved-secret", text, (*path, "env"), "set it, or refer to a file")
+                )
+        elif secret.file is not None:
+            yield from _secret_file(configuration, (*path, "file"), secret.file)
+    for path, keys in _jwks(configuration.settings):
+        # The development issuer's keys are made on the first start.
+        made_here = path[0] == "issuers" and configuration.settings.issuers[int(path[1])].development
+        if keys.file is not None and not made_here and not keys.file.is_file():
+            yield Found("error", configuration.problem("missing-file", "there is no such file", (*path, "file")))
+
+
+def _secret_file(configuration: Configuration, path: Steps, file: Path) -> Iterator[Found]:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(1 << 16)
+            mode = os.fstat(opened.fileno()).st_mode
+    except OSError as error:
+        text = f"the secret's file cannot be read: {error.strerror}"
+        yield Found(
+            "error", configuration.problem("unresolved-secret", text, path, "one secret a file, readable by the gateway alone")
+        )
+        return
+    if not content.strip():
+        yield Found("error", configuration.problem("unresolved-secret", "the secret's file is empty", path))
+    if mode & 0o077:
+        text = f"others than its owner may read or write the secret's file (mode {mode & 0o777:04o})"
+        yield Found("error", configuration.problem("open-secret", text, path, f"chmod 600 {file}"))
+
+
+def _private_keys(data: Path) -> Iterator[Found]:
+    """Keys that the gateway has made for itself: theirs alone to read."""
+    for file in sorted(data.glob("*")) if data.is_dir() else ():
+        if file.suffix in (".pem", ".key") and file.is_file() and file.stat().st_mode & 0o077:
+            mode = file.stat().st_mode & 0o777
+            text = f"others than its owner may read or write this key (mode {mode:04o})"
+            yield Found("error", Problem("open-secret", text, str(file), f"chmod 600 {file}"))
+
+
+def _references(settings: Settings) -> Iterator[tuple[Steps, Secret]]:
+    for path, secret in (
+        (("ledger", "key"), settings.ledger.key),
+        (("ledger", "seal_key"), settings.ledger.seal_key),
+        (("delegation", "key"), settings.delegation.key),
+    ):
+        if secret is not None:
+            yield path, secret
+    for name, agent in settings.agents.items():
+        yield from ((("agents", name, "headers", header), secret) for header, secret in agent.headers.items())
+    for name, server in settings.mcp.items():
+        yield from ((("mcp", name, "env", variable), secret) for variable, secret in server.env.items())
+        yield from ((("mcp", name, "headers", header), secret) for header, secret in server.headers.items())
+
+
+def _jwks(settings: Settings) -> Iterator[tuple[Steps, Keys]]:
+    for index, issuer in enumerate(settings.issuers):
+        yield ("issuers", index, "jwks"), issuer.jwks
+    for name, agent in settings.agents.items():
+        if agent.auth.jwks is not None:
+            yield ("agents", name, "auth", "jwks"), agent.auth.jwks
+
+
+def _between(configuration: Configuration, bundle: Bundle) -> Iterator[Found]:
+    """What settings and policies say of each other."""
+    settings = configuration.settings
+    if settings.tenant not in bundle.tenants:
+        known = ", ".join(sorted(bundle.tenants)) or "none"
+        text = f"the policies do not know the tenant '{settings.tenant}': every call will be denied"
+        yield Found("error", configuration.problem("unknown-tenant", text, ("tenant",), f"tools.yaml has: {known}"))
+    servers = {tool.partition(".")[0] for tool in bundle.tools}
+    for name in settings.mcp:
+        if name not in servers:
+            text = f"no tool of '{name}' is registered in tools.yaml: nothing of it can be called"
+            yield Found("warning", configuration.problem("no-tools", text, ("mcp", name), f"add `{name}.<tool>: …` under tools:"))
+    known_servers = set(settings.mcp) | ({"sandbox"} if settings.sandbox.enabled else set())
+    said: set[str] = set()
+    mentions = [(name, rule.source) for rule in bundle.rules for name in (rule.who, rule.tool)]
+    mentions += [(role.member, role.source) for role in bundle.roles]
+    for name, source in mentions:
+        kind, colon, agent = name.partition(":")
+        if kind in ("agent", "a2a") and colon and "*" not in agent and agent not in settings.agents and agent not in said:
+            said.add(agent)
+            text = f"'{name}': the settings know no such agent"
+            place = f"{settings.policies / source.file}:{source.line}:{source.column}"
+            yield Found("warning", Problem("unknown-agent", text, place, "add it under agents:, or correct the name"))
+    for server in sorted(servers - known_servers - {"sandbox"}):
+        text = f"tools of '{server}' are registered, but the settings have no such server"
+        yield Found("warning", Problem("unknown-server", text, f"{settings.policies / 'tools.yaml'}"))

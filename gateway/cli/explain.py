@@ -1,0 +1,217 @@
+"""`bailiwick explain`: the answer that a call would get, and why: every principal's question, every rule, every near miss."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.output import console, misuse, print_json, print_problems, printable
+
+if TYPE_CHECKING:
+    from policies.bundle import Bundle
+    from policies.model import AccessRequest, Answer, Decision, Match
+
+_SUBJECT = re.compile(r"user:[a-z0-9-]{1,63}/[^\s\x00-\x1f]{1,255}|svc:[a-z0-9-]{1,63}")
+_AGENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ACTIONS = ("call", "send", "read", "list")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("explain")(explain)
+
+
+def explain(
+    *,
+    subject: Annotated[
+        str, typer.Option("--for", metavar="SUBJECT", help="On whose behalf: user:<issuer>/<sub> or svc:<agent>.")
+    ],
+    call: Annotated[str, typer.Option("--call", metavar="TOOL", help="What: <server>.<tool>, or a2a:<agent>.")],
+    via: Annotated[str, typer.Option("--via", metavar="AGENTS", help="Through whom, origin first: a,b,c.  None: by hand.")] = "",
+    groups: Annotated[
+        str, typer.Option("--groups", metavar="GROUPS", help="The person's groups at the identity provider: a,b.")
+    ] = "",
+    arguments: Annotated[str, typer.Option("--args", metavar="JSON", help="The call's arguments, one JSON object.")] = "{}",
+    action: Annotated[str, typer.Option("--action", help="call, send, read or list; default: what the name implies.")] = "",
+    tenant: Annotated[str, typer.Option("--tenant", help="Default: that of the settings, or the bundle's only one.")] = "",
+    policies: Annotated[Path | None, typer.Option("--policies", metavar="DIR", help="A policy bundle.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The settings that name the bundle.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="An AuthZEN evaluation on stdout.")] = False,
+) -> None:
+    """Say whether a call would be allowed, and why.  Exits with 0 if it would, 1 if not, 2 if the question makes no sense.
+
+    [bold]Example[/bold]   bailiwick explain --for user:corp/paul --groups procurement-managers --via analyst,erp --call erp.read
+    """
+    if policies is not None and config is not None:
+        misuse("give --policies or --config, not both")
+    bundle, default_tenant = _bundle(policies, config, as_json=as_json)
+    request = _request(
+        subject=subject,
+        call=call,
+        via=via,
+        groups=groups,
+        arguments=arguments,
+        action=action,
+        tenant=tenant or default_tenant or _only_tenant(bundle),
+    )
+    from policies.engine import Engine  # noqa: PLC0415  the command line pays for what it uses
+
+    decision = Engine(bundle).decide(request)
+    if as_json:
+        print_json(evaluation(request, decision))
+    else:
+        _tell(request, decision)
+    raise typer.Exit(0 if decision.allowed else 1)
+
+
+def evaluation(request: AccessRequest, decision: Decision) -> dict[str, object]:
+    """The answer in the shape of an AuthZEN 1.0 evaluation response: `decision`, and everything else in `context`."""
+    from policies.sentence import explain as sentence  # noqa: PLC0415
+
+    return {
+        "decision": decision.allowed,
+        "context": {
+            "reason": decision.reason.value,
+            "sentence": sentence(request, decision),
+            "bundle": decision.bundle,
+            "request": {
+                "subject": request.subject,
+                "groups": sorted(request.groups),
+                "actors": list(request.actors),
+                "tenant": request.tenant,
+                "action": request.action,
+                "resource": request.resource,
+                "arguments": dict(request.arguments) if request.arguments is not None else None,
+            },
+            "missing": list(decision.missing),
+            "answers": [_answer(answer) for answer in decision.answers],
+            "obligations": [{"name": duty.name, "type": duty.type, "params": dict(duty.params)} for duty in decision.obligations],
+        },
+    }
+
+
+def _answer(answer: Answer) -> dict[str, object]:
+    return {
+        "principal": answer.question.principal,
+        "role": answer.question.role.value,
+        "action": answer.question.action,
+        "allowed": answer.allowed,
+        "matched": [_match(match) for match in answer.matched],
+        "near": [_match(match) for match in answer.near],
+    }
+
+
+def _match(match: Match) -> dict[str, object]:
+    return {"rule": match.rule, "effect": match.effect, "source": str(match.source), "condition": match.condition}
+
+
+def _tell(request: AccessRequest, decision: Decision) -> None:
+    from policies.sentence import explain as sentence  # noqa: PLC0415
+
+    out = console()
+    out.print(
+        "ALLOWED" if decision.allowed else f"DENIED  {decision.reason.value}",
+        style="bold green" if decision.allowed else "bold red",
+    )
+    out.print(printable(sentence(request, decision)))
+    for answer in decision.answers:
+        asked = answer.question
+        out.print(f"\n{'yes' if answer.allowed else 'no '}", style="green" if answer.allowed else "red", end="")
+        out.print(printable(f"  {asked.principal} ({asked.role.value}): may it {asked.action} {request.resource}?"))
+        for match in answer.matched:
+            out.print(printable(f"       {match.effect:<8}{match.rule:<10}{match.source}{_because(match)}"))
+        for match in answer.near:
+            out.print(printable(f"       {'nearly':<8}{match.rule:<10}{match.source}{_because(match)}"))
+        if not answer.matched and not answer.near:
+            out.print("       no rule speaks of it")
+    if decision.obligations:
+        out.print("\nDuties: " + printable(", ".join(f"{duty.name} ({duty.type})" for duty in decision.obligations)))
+    out.print(f"\nPolicy bundle {decision.bundle}", style="dim")
+
+
+def _because(match: Match) -> str:
+    return f"   [{match.condition}]" if match.condition else ""
+
+
+def _bundle(policies: Path | None, config: Path | None, *, as_json: bool) -> tuple[Bundle, str]:
+    """The bundle and the settings' tenant.  A broken one is misuse here: there is no answer that 0 or 1 could stand for."""
+    import os  # noqa: PLC0415
+
+    from gateway.cli.check import bundle_problems  # noqa: PLC0415
+    from gateway.configuration import load as load_settings  # noqa: PLC0415
+    from gateway.problem import ProblemError  # noqa: PLC0415
+    from policies.bundle import BundleError, load  # noqa: PLC0415
+
+    tenant = ""
+    try:
+        if policies is None:
+            default = Path("bailiwick.yaml")
+            if config is None and not default.exists() and Path("policies").is_dir():
+                policies = Path("policies")
+            else:
+                settings = load_settings(config or default, os.environ)
+                policies, tenant = settings.policies, settings.tenant
+        return load(policies), tenant
+    except ProblemError as error:
+        print_problems(error.problems, as_json=as_json)
+    except BundleError as error:
+        print_problems(bundle_problems(error, policies or Path("policies")), as_json=as_json)
+    raise typer.Exit(2)
+
+
+def _only_tenant(bundle: Bundle) -> str:
+    if len(bundle.tenants) != 1:
+        misuse(f"the bundle has several tenants: {', '.join(sorted(bundle.tenants))}", help="give one with --tenant")
+    return next(iter(bundle.tenants))
+
+
+def _request(*, subject: str, call: str, via: str, groups: str, arguments: str, action: str, tenant: str) -> AccessRequest:
+    from gateway.model import wall_clock  # noqa: PLC0415
+    from policies.model import AccessRequest  # noqa: PLC0415
+
+    if not _SUBJECT.fullmatch(subject):
+        misuse(f"'{printable(subject)}' is no subject", help="write user:<issuer alias>/<sub>, as user:corp/paul, or svc:<agent>")
+    actors = [agent.strip().removeprefix("agent:") for agent in via.split(",") if agent.strip()]
+    for agent in actors:
+        if not _AGENT.fullmatch(agent):
+            misuse(f"'{printable(agent)}' is no agent's id", help="lower-case letters, digits and hyphens")
+    implied = "send" if call.startswith("a2a:") else "call"
+    if action and action not in _ACTIONS:
+        misuse(f"'{printable(action)}' is no action", help=f"one of {', '.join(_ACTIONS)}")
+    if (action == "send") != call.startswith("a2a:") and action in ("call", "send"):
+        misuse(f"one does not {action} {printable(call)}", help="tools are called, agents (a2a:…) are sent to")
+    return AccessRequest(
+        subject=subject,
+        actors=tuple(f"agent:{agent}" for agent in actors),
+        tenant=tenant,
+        action=action or implied,
+        resource=call,
+        at=wall_clock(),
+        groups=frozenset(group.strip() for group in groups.split(",") if group.strip()),
+        arguments=_arguments(arguments),
+    )
+
+
+def _arguments(text: str) -> dict[str, object]:
+    """Numbers exact, names once, as the gateway reads them."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise ValueError("a name stands twice")
+        return dict(pairs)
+
+    def no_number(name: str) -> object:
+        raise ValueError(f"{name} is no number in JSON")
+
+    try:
+        value = json.loads(text, parse_float=Decimal, parse_constant=no_number, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        misuse(f"--args is not JSON: {printable(str(error))}", help="as --args '{\"amount\": 500}'")
+    if not isinstance(value, dict):
+        misuse("--args must be one JSON object", help="as --args '{\"amount\": 500}'")
+    return value
