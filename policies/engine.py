@@ -1,0 +1,239 @@
+"""The judge: one question for each principal of the chain, a yes from all of them, and no exception ever.
+
+Whatever goes wrong while deciding is a denial.  Nothing of a question is kept after it is answered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from policies.bundle import Bundle
+from policies.index import Asker, IndexedEnforcer
+from policies.membership import Closure
+from policies.model import (
+    AccessRequest,
+    Answer,
+    Decision,
+    Effect,
+    Match,
+    Obligation,
+    Question,
+    Reason,
+    Role,
+    questions,
+)
+from policies.registry import SLUG
+from policies.rules import NONE
+from policies.values import NO_TYPES, Evaluate, Facts
+
+ACTIONS: Final = frozenset({"call", "send", "read"})
+"""What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
+
+
+class Engine:
+    """Decides by one bundle.
+
+    path, path_reason  whether rules are found by the index ("indexed") or by stock Casbin ("stock"), and why.
+    """
+
+    def __init__(self, bundle: Bundle, *, stock: bool = False) -> None:
+        """`stock` takes Casbin's own path whatever the model: slower, and the reference that the index is held against."""
+        self.bundle = bundle
+        self._closure = Closure(bundle.roles, (rule.who for rule in bundle.rules))
+        sets_of: dict[str, list[str]] = defaultdict(list)
+        for name, tools in bundle.sets.items():
+            for tool in tools:
+                sets_of[tool].append(name)
+        self._enforcer = IndexedEnforcer(
+            bundle.model,
+            ((r.who, r.tenant, r.tool, r.action, r.when or NONE, r.effect, r.id) for r in bundle.rules),
+            self._closure,
+            {tool: tuple(names) for tool, names in sets_of.items()},
+            stock=stock,
+        )
+        self.path: str = self._enforcer.path
+        self.path_reason: str = self._enforcer.path_reason
+        self._conditions = {name: condition.expression.evaluate for name, condition in bundle.conditions.items()}
+        self._matches = {
+            r.id: Match(r.id, r.effect, r.source, bundle.conditions[r.when].say if r.when else None) for r in bundle.rules
+        }
+        self._duties = {r.id: bundle.obligations[r.must] for r in bundle.rules if r.must}
+        self._servers: dict[str, tuple[str, ...]] = {}
+        for spec in bundle.tools.values():
+            self._servers[spec.server] = (*self._servers.get(spec.server, ()), spec.name[len(spec.server) + 1 :])
+
+    def tools_of(self, server: str) -> tuple[str, ...]:
+        """The registered tools of a server, without its name before them; none for an unknown server."""
+        return self._servers.get(server, ())
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer one question.  Never raises: what cannot be decided is denied with `decision-error`."""
+        try:
+            return self._decide(request)
+        except Exception:  # noqa: BLE001  the boundary: an error while deciding is a denial
+            return Decision(Effect.DENY, Reason.DECISION_ERROR, self.bundle.digest, visible=False)
+
+    def _decide(self, request: AccessRequest) -> Decision:
+        _well_formed(request)
+        if request.action == "list":
+            return self._list(request)
+        types = self._types(request.resource, request.tenant)
+        if types is None:
+            return self._unknown()
+        ask = _Ask(self._conditions, request, types, hypothetical=request.arguments is None)
+        answers = self._answers(ask, request, questions(request.subject, request.actors, request.action))
+        if not answers:
+            msg = "nobody was asked"
+            raise RuntimeError(msg)
+        if all([answer.allowed for answer in answers]):
+            return Decision(
+                Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ()
+            )
+        return self._denial(request, types, answers)
+
+    def _answers(self, ask: _Ask, request: AccessRequest, asked: Iterable[Question]) -> tuple[Answer, ...]:
+        tenant, resource, matches = request.tenant, request.resource, self._matches
+        answers = []
+        for question in asked:
+            hits: list[str] = []
+            ask.hits = hits
+            allowed, _ = self._enforcer.enforce_ex(self._asker(question, request), tenant, resource, question.action, ask)
+            answers.append(Answer(question, allowed, tuple([matches[rule] for rule in hits])))
+        return tuple(answers)
+
+    def _asker(self, question: Question, request: AccessRequest) -> Asker:
+        """The principal with its roles; only the subject has groups."""
+        name = question.principal
+        if question.role is Role.SUBJECT:
+            return Asker.of(name, self._closure.of_subject(name, request.groups, request.tenant))
+        return Asker.of(name, self._closure.of(name, request.tenant))
+
+    def _obligations(self, answers: Sequence[Answer]) -> tuple[Obligation, ...]:
+        """The duties of every require line that spoke for anybody, each once, in the order in which they were heard."""
+        duties: dict[str, Obligation] = {}
+        for answer in answers:
+            for match in answer.matched:
+                if match.effect == "require":
+                    duty = self._duties[match.rule]
+                    duties.setdefault(duty.name, duty)
+        return tuple(duties.values())
+
+    # --- refusals
+
+    def _unknown(self) -> Decision:
+        return Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, self.bundle.digest, visible=False)
+
+    def _denial(self, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...]) -> Decision:
+        answers = self._with_near(request, types, answers)
+        if any(match.effect == "deny" for answer in answers for match in answer.matched):
+            reason = Reason.GUARDRAIL
+        elif not all(answer.allowed for answer in answers if answer.question.role is Role.SUBJECT):
+            reason = Reason.USER_LACKS_RIGHT
+        else:
+            reason = Reason.AGENT_LACKS_RIGHT
+        return Decision(
+            Effect.DENY,
+            reason,
+            self.bundle.digest,
+            answers,
+            visible=request.arguments is not None and self._could(request, types, request.resource, request.action),
+            missing=tuple(dict.fromkeys(answer.question.principal for answer in answers if not answer.allowed)),
+        )
+
+    def _with_near(self, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+        """The same answers, and for each no the allow lines that fit in everything but their condition."""
+        probe = _Ask(self._conditions, request, types, probing=True)
+        completed = []
+        for answer in answers:
+            near: tuple[Match, ...] = ()
+            if not answer.allowed:
+                (covering,) = self._answers(probe, request, (answer.question,))
+                near = tuple(m for m in covering.matched if m.effect == "allow" and m not in answer.matched)
+            completed.append(Answer(answer.question, answer.allowed, answer.matched, near))
+        return tuple(completed)
+
+    # --- what could be called
+
+    def _could(self, request: AccessRequest, types: Mapping[str, str], resource: str, action: str) -> bool:
+        """Whether some arguments would be allowed: an allow line counts unless it surely fails, a deny line only if it surely holds."""
+        ask = _Ask(self._conditions, request, types, hypothetical=True)
+        for question in questions(request.subject, request.actors, action):
+            ask.hits = []
+            asker = self._asker(question, request)
+            if not self._enforcer.enforce_ex(asker, request.tenant, resource, question.action, ask)[0]:
+                return False
+        return True
+
+    def _list(self, request: AccessRequest) -> Decision:
+        """A server may be listed by whoever could call one of its tools."""
+        for tool in self.tools_of(request.resource):
+            resource = f"{request.resource}.{tool}"
+            types = self._types(resource, request.tenant)
+            if types is not None and self._could(request, types, resource, "call"):
+                answers = tuple(Answer(q, allowed=True) for q in questions(request.subject, request.actors, "list"))
+                return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers)
+        return self._unknown()
+
+    def _types(self, resource: str, tenant: str) -> Mapping[str, str] | None:
+        """Types of the arguments; None for what is not registered in this tenant.  Agents are not registered here."""
+        if resource.startswith("a2a:"):
+            return NO_TYPES if tenant in self.bundle.tenants and SLUG.fullmatch(resource, 4) else None
+        spec = self.bundle.tools.get(resource)
+        return spec.args if spec is not None and tenant in spec.tenants else None
+
+
+class _Ask:
+    """One question on its way through Casbin: decides conditions once for the whole chain, and hears which rules spoke.
+
+    hypothetical  arguments are not known: may it be a yes?
+    probing       which rules would cover this, whatever their conditions?
+    """
+
+    __slots__ = ("_conditions", "_facts", "_known", "hits", "hypothetical", "probing")
+
+    def __init__(
+        self,
+        conditions: Mapping[str, Evaluate],
+        request: AccessRequest,
+        types: Mapping[str, str],
+        *,
+        hypothetical: bool = False,
+        probing: bool = False,
+    ) -> None:
+        self._conditions = conditions
+        self._facts = Facts(
+            arguments=None if hypothetical else request.arguments,
+            types=types,
+            subject=request.subject,
+            groups=request.groups,
+            context=request.context,
+            at=request.at,
+        )
+        self._known: dict[str, object] = {}
+        self.hits: list[str] = []
+        self.hypothetical = hypothetical
+        self.probing = probing
+
+    def holds(self, condition: str, effect: str) -> bool:
+        """Unknown is a no for an allow line and a yes for the others; the other way round where arguments are not known."""
+        if self.probing or condition == NONE:
+            return True
+        value = self._known.get(condition)
+        if value is None:
+            value = self._known[condition] = self._conditions[condition](self._facts)
+        if (effect == "allow") is self.hypothetical:
+            return value is not False
+        return value is True
+
+
+def _well_formed(request: AccessRequest) -> None:
+    """A principal that is named like a role would have its rights.  Raises ValueError."""
+    if (
+        not request.subject.startswith(("user:", "svc:"))
+        or not all([actor.startswith("agent:") for actor in request.actors])
+        or (request.action not in ACTIONS and request.action != "list")
+    ):
+        msg = "the question is not well formed"
+        raise ValueError(msg)

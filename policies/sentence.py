@@ -1,0 +1,97 @@
+"""A decision in English, for people who may read policy: who asked whom for what, what came of it, by which line, and what was missing."""
+
+from __future__ import annotations
+
+from policies.model import AccessRequest, Answer, Decision, Match, Obligation, Reason, Role
+
+_ASKED = {
+    "call": "call",
+    "send": "send a message to",
+    "read": "read",
+    "list": "list the tools of",
+    "relay": "pass on a request for",
+}
+_LIMIT = 200
+
+
+def explain(request: AccessRequest, decision: Decision) -> str:
+    """One sentence for the decision, one for each principal of the chain, one for the duties: a line each, no trailing newline."""
+    lines = [_opening(request, decision)]
+    lines += [f"  {_answer(request, answer)}" for answer in decision.answers]
+    if decision.obligations:
+        lines.append(f"  Duties: {'; '.join(_duty(duty, decision) for duty in decision.obligations)}.")
+    if decision.missing:
+        lines.append(f"  Missing: the right of {_and([_clean(name) for name in decision.missing])}.")
+    return "\n".join(lines)
+
+
+def _opening(request: AccessRequest, decision: Decision) -> str:
+    chain = [_clean(request.subject), *(_clean(actor) for actor in request.actors)]
+    wish = f"{_ASKED.get(request.action, _clean(request.action))} {_clean(request.resource)} in tenant {_clean(request.tenant)}"
+    if len(chain) == 1:
+        asked = f"{chain[0]} asked to {wish}"
+    else:
+        asked = f"{chain[0]} asked {', which asked '.join(chain[1:])} to {wish}"
+    if request.arguments is None:
+        asked += ", arguments unknown"
+    return f"{asked}: {'allowed' if decision.allowed else _refused(decision)}."
+
+
+def _refused(decision: Decision) -> str:
+    why = {
+        Reason.UNKNOWN_RESOURCE: "nothing of that name is registered in this tenant, or may be known to this caller",
+        Reason.USER_LACKS_RIGHT: "the person on whose behalf it is asked has no right to it",
+        Reason.AGENT_LACKS_RIGHT: "an agent of the chain has no right to it",
+        Reason.GUARDRAIL: "a deny rule forbids it",
+        Reason.DECISION_ERROR: "the question could not be decided, and what cannot be decided is denied",
+    }.get(decision.reason, "no reason is on record")
+    return f"denied ({decision.reason.value}), because {why}"
+
+
+def _answer(request: AccessRequest, answer: Answer) -> str:
+    question = answer.question
+    role = {
+        Role.SUBJECT: "on whose behalf it is asked",
+        Role.RELAY: "which passes the request on",
+        Role.ACTOR: f"which makes the {'request' if question.action == 'list' else _clean(request.action)}",
+    }[question.role]
+    who = f"{_clean(question.principal)}, {role}, may {_clean(question.action)}"
+    if answer.allowed:
+        grants = [m for m in answer.matched if m.effect == "allow"]
+        return f"{who}: yes, by {_and([_rule(m) for m in grants])}." if grants else f"{who}: yes."
+    denials = [m for m in answer.matched if m.effect == "deny"]
+    if denials:
+        return f"{who}: no; forbidden by {_and([_rule(m) for m in denials])}."
+    if answer.near:
+        return f"{who}: no; {_and([_near(m) for m in answer.near])}."
+    return f"{who}: no; no rule grants {_clean(question.action)} on {_clean(request.resource)} to {_clean(question.principal)}."
+
+
+def _rule(match: Match) -> str:
+    condition = f" [{match.condition}]" if match.condition else ""
+    return f"{match.rule} ({match.source}){condition}"
+
+
+def _near(match: Match) -> str:
+    return f"{match.rule} ({match.source}) would grant it, but only for: {match.condition}"
+
+
+def _duty(duty: Obligation, decision: Decision) -> str:
+    params = ", ".join(f"{key} {_value(value)}" for key, value in duty.params.items())
+    lines = [f"{m.rule} ({m.source})" for m in decision.matched if m.effect == "require"]
+    by = f", by {_and(lines)}" if len(decision.obligations) == 1 and lines else ""
+    return f"{duty.name} ({duty.type}{': ' + params if params else ''}){by}"
+
+
+def _value(value: object) -> str:
+    return " and ".join(str(each) for each in value) if isinstance(value, tuple) else str(value)
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _clean(text: str) -> str:
+    """A caller's text on one line: unprintable characters are escaped, long text is cut."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_LIMIT])
+    return shown + ("…" if len(text) > _LIMIT else "")

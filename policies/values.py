@@ -1,0 +1,383 @@
+"""What conditions are made of while they run: three-valued, total, and blind to everything but plain data.
+
+Whatever is missing, of the wrong type or not exactly readable is `UNKNOWN`; nothing here raises and nothing changes its input.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+from urllib.parse import urlsplit
+
+from policies.model import NOTHING
+
+MAX_INT_BITS = 512
+MAX_TEXT = 1_000_000
+
+
+class _Unknown:
+    """The third truth value."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = _Unknown()
+Value = object
+Evaluate = Callable[["Facts"], Value]
+
+NO_TYPES: Mapping[str, str] = {}
+
+
+class Facts:
+    """What a condition may read of one question.  `types` are the argument types of the tool that is asked for."""
+
+    __slots__ = ("_moment", "agent", "arguments", "at", "ctx", "groups", "subject", "types")
+
+    def __init__(
+        self,
+        *,
+        arguments: Mapping[str, object] | None,
+        types: Mapping[str, str] = NO_TYPES,
+        subject: str = "",
+        groups: frozenset[str] = frozenset(),
+        context: Mapping[str, object] = NOTHING,
+        at: int = 0,
+    ) -> None:
+        self.arguments = arguments
+        self.types = types
+        self.subject = subject
+        self.groups = groups
+        self.agent = context.get("agent", NOTHING)
+        self.ctx = context.get("ctx", NOTHING)
+        self.at = at
+        self._moment: datetime | None = None
+
+    @property
+    def moment(self) -> datetime:
+        """The time of the question, UTC."""
+        if self._moment is None:
+            self._moment = datetime.fromtimestamp(self.at // 1_000_000, UTC).replace(microsecond=self.at % 1_000_000)
+        return self._moment
+
+
+def kind(value: Value) -> str | None:
+    """`number`, `string`, `boolean`, `moment`, or None for what cannot be compared (floats, null, NaN and structures among it)."""
+    exact = type(value)
+    if exact is str:
+        return "string"
+    if exact is bool:
+        return "boolean"
+    if exact is int:
+        return "number" if value.bit_length() <= MAX_INT_BITS else None  # type: ignore[attr-defined]  # exact is int
+    if exact is Decimal:
+        return "number" if value.is_finite() else None  # type: ignore[attr-defined]  # exact is Decimal
+    if exact is datetime:
+        return "moment"
+    return None
+
+
+def conforms(value: Value, declared: str) -> bool:
+    """Whether a value is of a declared type: string, number, integer, boolean, array or object."""
+    if declared in ("string", "number", "boolean"):
+        return kind(value) == declared
+    if declared == "integer":
+        return type(value) is int and kind(value) == "number"
+    if declared == "array":
+        return isinstance(value, list | tuple)
+    return declared == "object" and isinstance(value, Mapping)
+
+
+def argument(name: str) -> Evaluate:
+    """Reads args.<name>: unknown unless it is there and of the type that tools.yaml declares."""
+
+    def read(facts: Facts) -> Value:
+        arguments = facts.arguments
+        if arguments is None:
+            return UNKNOWN
+        value = arguments.get(name)
+        declared = facts.types.get(name)
+        return value if declared is not None and conforms(value, declared) else UNKNOWN
+
+    return read
+
+
+def inside(outer: Evaluate, key: str) -> Evaluate:
+    """Reads a member of an object."""
+
+    def read(facts: Facts) -> Value:
+        value = outer(facts)
+        if not isinstance(value, Mapping):
+            return UNKNOWN
+        found = value.get(key)
+        return UNKNOWN if found is None else found
+
+    return read
+
+
+def presence(name: str) -> Evaluate:
+    """has(args.<name>): whether it is there; null, and something of another type, is neither there nor absent."""
+    read = argument(name)
+
+    def test(facts: Facts) -> Value:
+        if facts.arguments is None:
+            return UNKNOWN
+        if name not in facts.arguments:
+            return False
+        return UNKNOWN if read(facts) is UNKNOWN else True
+
+    return test
+
+
+def constant(value: Value) -> Evaluate:
+    """A literal."""
+    return lambda _facts: value
+
+
+def negation(inner: Evaluate) -> Evaluate:
+    """Kleene's not."""
+
+    def test(facts: Facts) -> Value:
+        value = inner(facts)
+        if value is True:
+            return False
+        return True if value is False else UNKNOWN
+
+    return test
+
+
+def conjunction(parts: tuple[Evaluate, ...]) -> Evaluate:
+    """Kleene's and: one False decides, then one unknown does."""
+
+    def test(facts: Facts) -> Value:
+        result: Value = True
+        for part in parts:
+            value = part(facts)
+            if value is False:
+                return False
+            if value is not True:
+                result = UNKNOWN
+        return result
+
+    return test
+
+
+def disjunction(parts: tuple[Evaluate, ...]) -> Evaluate:
+    """Kleene's or: one True decides, then one unknown does."""
+
+    def test(facts: Facts) -> Value:
+        result: Value = False
+        for part in parts:
+            value = part(facts)
+            if value is True:
+                return True
+            if value is not False:
+                result = UNKNOWN
+        return result
+
+    return test
+
+
+def equal(left: Value, right: Value) -> Value:
+    """Equality of two values of one kind; anything else is unknown."""
+    same = kind(left)
+    return left == right if same is not None and same == kind(right) else UNKNOWN
+
+
+def comparison(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
+    """`==` and `!=` for every kind, the orders for numbers and moments."""
+    if operator == "==":
+        return lambda facts: equal(left(facts), right(facts))
+    if operator == "!=":
+        return negation(lambda facts: equal(left(facts), right(facts)))
+    order = _ORDERS[operator]
+
+    def test(facts: Facts) -> Value:
+        first, second = left(facts), right(facts)
+        same = kind(first)
+        return order(first, second) if same in ("number", "moment") and same == kind(second) else UNKNOWN
+
+    return test
+
+
+_ORDERS: dict[str, Callable[..., bool]] = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+def membership(left: Evaluate, right: Evaluate) -> Evaluate:
+    """`in`: whether a value equals one of a list; one element that cannot be compared makes a no unknown."""
+
+    def test(facts: Facts) -> Value:
+        value, many = left(facts), right(facts)
+        if isinstance(many, frozenset):  # user.groups: text by construction
+            return value in many if type(value) is str else UNKNOWN
+        if not isinstance(many, list | tuple) or kind(value) is None:
+            return UNKNOWN
+        result: Value = False
+        for each in many:
+            same = equal(value, each)
+            if same is True:
+                return True
+            if same is not False:
+                result = UNKNOWN
+        return result
+
+    return test
+
+
+def length(inner: Evaluate) -> Evaluate:
+    """len(): characters of a text, elements of a list."""
+
+    def count(facts: Facts) -> Value:
+        value = inner(facts)
+        return len(value) if type(value) is str or isinstance(value, list | tuple | frozenset) else UNKNOWN
+
+    return count
+
+
+def lowered(inner: Evaluate) -> Evaluate:
+    """lower(): a text in lower case."""
+
+    def lower(facts: Facts) -> Value:
+        value = inner(facts)
+        return value.lower() if type(value) is str and len(value) <= MAX_TEXT else UNKNOWN
+
+    return lower
+
+
+def of_text(inner: Evaluate, test: Callable[[str], Value]) -> Evaluate:
+    """A test of a text; unknown for whatever is none."""
+
+    def apply(facts: Facts) -> Value:
+        value = inner(facts)
+        return test(value) if type(value) is str and len(value) <= MAX_TEXT else UNKNOWN
+
+    return apply
+
+
+def clean_path(path: str) -> tuple[bool, tuple[str, ...]] | None:
+    """(absolute, segments); None for a path that two readers could read differently."""
+    if not path or any(c in "\\%" or ord(c) < 32 or ord(c) == 127 for c in path) or path != path.strip() or path[0] == "~":
+        return None
+    segments = tuple(s for s in path.split("/") if s not in ("", "."))
+    if any(s.strip(" .") == "" or s != s.strip(" ") for s in segments):  # `..`, and what some systems trim to it
+        return None
+    return path.startswith("/"), segments
+
+
+def under(base: str) -> Callable[[str], Value]:
+    """Whether a path lies in a folder (or is it).  `..`, `%`, `\\`, and a relative path where the base is absolute: unknown."""
+    rooted, prefix = clean_path(base) or (False, ())
+
+    def test(path: str) -> Value:
+        cleaned = clean_path(path)
+        if cleaned is None or cleaned[0] != rooted:
+            return UNKNOWN
+        return cleaned[1][: len(prefix)] == prefix
+
+    return test
+
+
+_HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_QUAD = re.compile(r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}")
+
+
+def host_of(text: str) -> str | None:
+    """The host of an http(s) URL, or a bare host name; None for whatever two readers could read differently."""
+    if len(text) > 4096 or not text.isascii() or not text.isprintable() or any(c in "\\@ \"'<>^`{|}%" for c in text):
+        return None
+    host = text
+    if "://" in text:
+        try:
+            parts = urlsplit(text)
+            _ = parts.port
+        except ValueError:
+            return None
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            return None
+        host = parts.hostname
+    host = host.lower()
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        return None
+    last = host.rsplit(".", 1)[-1]
+    numeric = last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last)
+    return None if numeric and not _QUAD.fullmatch(host) else host  # 2130706433 and 0x7f.1 are addresses to some
+
+
+def host_in(hosts: tuple[str, ...]) -> Callable[[str], Value]:
+    """Whether a URL's host is one of these; `*.example.com` stands for every name below example.com."""
+    exact = frozenset(h for h in hosts if not h.startswith("*."))
+    below = tuple(h[1:] for h in hosts if h.startswith("*."))
+
+    def test(text: str) -> Value:
+        host = host_of(text)
+        return UNKNOWN if host is None else host in exact or host.endswith(below)
+
+    return test
+
+
+def ip_in(networks: tuple[str, ...]) -> Callable[[str], Value]:
+    """Whether an address lies in one of these networks; an IPv4 address inside IPv6 (`::ffff:10.0.0.1`) counts as IPv4."""
+    known = tuple(ipaddress.ip_network(n) for n in networks)
+
+    def test(text: str) -> Value:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return UNKNOWN
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.scope_id is not None:
+                return UNKNOWN
+            address = address.ipv4_mapped or address
+        return any(address in network for network in known if network.version == address.version)
+
+    return test
+
+
+def like(pattern: str) -> Callable[[str], Value]:
+    """Whether the whole text fits a pattern in which `*` stands for anything; linear, no regular expression."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return lambda text: text == pattern
+    *middle, last = rest
+
+    def test(text: str) -> Value:
+        if not text.startswith(first) or len(text) < len(first) + len(last) or not text.endswith(last):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for piece in middle:
+            found = text.find(piece, at, end)
+            if found < 0:
+                return False
+            at = found + len(piece)
+        return True
+
+    return test
+
+
+def name(root: str, path: tuple[str, ...]) -> Evaluate:
+    """Reads agent.* or ctx.*, member by member."""
+    read: Evaluate = (lambda facts: facts.agent) if root == "agent" else (lambda facts: facts.ctx)
+    for key in path:
+        read = inside(read, key)
+    return read
+
+
+NAMES: dict[tuple[str, str], tuple[str, Evaluate]] = {
+    ("user", "id"): ("string", lambda facts: facts.subject),
+    ("user", "groups"): ("array", lambda facts: facts.groups),
+    ("time", "now"): ("moment", lambda facts: facts.moment),
+    ("time", "hour"): ("number", lambda facts: facts.moment.hour),
+    ("time", "weekday"): ("number", lambda facts: facts.moment.isoweekday()),
+}
+"""Names with a known type.  time.* is UTC; time.weekday is 1 for Monday to 7 for Sunday (ISO 8601)."""
