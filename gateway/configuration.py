@@ -117,8 +117,10 @@ class _Places:
             if variable := self.variables.get(path[:end]):
                 return Problem(code, message, f"environment variable {variable}", help)
             near, exact = path[:end], end == len(path)
-            mark = self.keys.get(near) if at_key or not exact else self.values.get(near)
-            mark = mark or self.values.get(near)
+            key, value = self.keys.get(near), self.values.get(near)
+            # Of a group that begins below its name, the name is what people look for.
+            below = key is not None and value is not None and value.line > key.line
+            mark = (key if at_key or not exact or below else value) or value
             if mark and (near or exact):
                 return self.at(code, message, mark, help, hide=_hidden(path))
         return Problem(code, message, str(self.file), help)

@@ -14,6 +14,9 @@ VERBS: tuple[str, ...] = (
     "init",
     "check",
     "explain",
+    "serve",
+    "token",
+    "demo",
     "version",
 )
 """Modules of this package, in the order of `--help`.  Each has `register(app: typer.Typer) -> None`, which adds the command (or
@@ -35,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name="bailiwick",
         help="A governance gateway for AI agents: whose call it is, whether they may, and proof afterwards.",
         no_args_is_help=True,
+        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["--help", "-h"]},

@@ -105,8 +105,9 @@ def _default_policies() -> dict[str, bytes]:
 def _refuse_to_overwrite(folder: Path, plan: _Plan) -> None:
     there = [folder / name for name in sorted([*plan.files, *plan.private]) if os.path.lexists(folder / name)]
     if there:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in there)
         help_ = "choose another folder, or move these away; nothing was written"
-        raise ProblemError(*(Problem("file-exists", "is there already", str(path), help_) for path in there))
+        raise ProblemError(Problem("file-exists", f"already there: {names}", str(folder), help_))
 
 
 def _write(folder: Path, plan: _Plan) -> None:
