@@ -258,3 +258,11 @@ def decoded(value: str | None) -> str | None:
         return data.decode() if base64.b64encode(data).decode("ascii") == text else None
     except (binascii.Error, ValueError):
         return None
+
+
+def peek_id(body: bytes, depth: int) -> RpcId:
+    """The id of a request that was read before; None where there is none."""
+    try:
+        return _envelope(loads(body, depth))[0]
+    except (UnreadableError, RpcRefused):
+        return None

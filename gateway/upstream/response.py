@@ -130,7 +130,7 @@ class HttpResponse:
             self._waiter = None
 
     def _drop(self) -> None:
-        if not self._done:
+        if not self._done and not self._left:
             self._connection.abort(self)
 
     # what the connection reports

@@ -1,0 +1,85 @@
+"""An upstream's message, read strictly: a result, an error, a notification for this call, or a breach of the protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS
+from gateway.mcp.methods import CALL_TOOL, MODERN
+from gateway.mcp.strict import UnreadableError, loads_answer
+from gateway.model import Call, Reply, UpstreamError
+
+_RELAYED = frozenset({"notifications/progress", "notifications/message"})
+_UNREAD_IDS = (None, "server-error")  # what servers say instead of an id that they did not read
+_LONGEST_MESSAGE = 4096
+_LEGACY_NOT_FOUND = -32002
+
+
+def event_reply(data: bytes, call: Call) -> Reply | None:
+    """One event of a stream; None for what is not passed on.  The answer to this call is final."""
+    message = _message(data)
+    if "method" not in message:
+        return final_reply(message, call, 200)
+    if "id" in message:
+        raise UpstreamError("protocol", "the server asks, which no client of this gateway has offered to answer")
+    if message["method"] not in _RELAYED or not isinstance(message.get("params"), dict):
+        return None
+    return Reply({"jsonrpc": "2.0", "method": message["method"], "params": message["params"]}, is_final=False)
+
+
+def body_reply(data: bytes, call: Call, status: int) -> Reply:
+    """A whole answer."""
+    return final_reply(_message(data), call, status)
+
+
+def final_reply(message: dict[str, Any], call: Call, status: int) -> Reply:
+    """The final word of this call; `UpstreamError("protocol")` for another call's."""
+    if "error" in message:
+        return _error(message, call, status)
+    rpc_id = message.get("id")
+    if rpc_id != call.rpc_id or rpc_id.__class__ is not call.rpc_id.__class__ or "result" not in message:
+        raise UpstreamError("protocol", "not the answer to this call")
+    if status != 200:
+        raise UpstreamError("status", str(status))
+    result = message["result"]
+    if not isinstance(result, dict):
+        raise UpstreamError("protocol", "the result is not an object")
+    failed = result.get("isError") is True
+    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": result}, is_final=True, failed=failed)
+
+
+def _message(data: bytes) -> dict[str, Any]:
+    try:
+        message = loads_answer(data)
+    except UnreadableError:
+        raise UpstreamError("protocol", "not JSON") from None
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise UpstreamError("protocol", "not one JSON-RPC message")
+    return message
+
+
+def _error(message: dict[str, Any], call: Call, status: int) -> Reply:
+    error, rpc_id = message["error"], message.get("id")
+    if rpc_id != call.rpc_id and rpc_id not in _UNREAD_IDS:
+        raise UpstreamError("protocol", "not the answer to this call")
+    if status in {401, 403} or 300 <= status < 400:  # between the gateway and the upstream, and nobody else's business
+        raise UpstreamError("status", str(status))
+    code, text = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, None)
+    if not isinstance(code, int) or isinstance(code, bool) or not isinstance(text, str) or "result" in message:
+        raise UpstreamError("protocol", "not a JSON-RPC error")
+    modern = call.version in MODERN
+    if modern and code == _LEGACY_NOT_FOUND:
+        code = INVALID_PARAMS
+    relayed = {"code": code, "message": text[:_LONGEST_MESSAGE]} | ({"data": error["data"]} if "data" in error else {})
+    said = MODERN_STATUS.get(code, 200) if modern else (status if status in {400, 404} else 200)
+    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "error": relayed}, is_final=True, status=said, failed=True)
+
+
+def not_asked_for(reply: Reply, call: Call) -> Reply:
+    """A tool result that is none: the server asks for input, or makes a task of the call, which nobody has offered it."""
+    result = reply.payload.get("result") if call.method == CALL_TOOL else None
+    if result is None or result.get("resultType", "complete") == "complete":
+        return reply
+    text = "The server asked for input or for time, which this gateway does not pass on."
+    said = {"content": [{"type": "text", "text": text}], "isError": True, "resultType": "complete"}
+    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": said}, is_final=True, failed=True)

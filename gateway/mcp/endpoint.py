@@ -1,0 +1,136 @@
+"""`/mcp/{server}` as pure ASGI: frames a call, sends it down the road, writes what comes back.  It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import aclosing
+
+from gateway.asgi import (
+    DECISION_HEADER,
+    HEARTBEAT_SECONDS,
+    WORKFLOW_HEADER,
+    ClientGoneError,
+    Disconnect,
+    EventStream,
+    HostGuard,
+    Receive,
+    Scope,
+    Send,
+    Slots,
+    headers_of,
+    make_arrival,
+    read_body,
+    send_json,
+)
+from gateway.mcp import errors
+from gateway.mcp.errors import Answer
+from gateway.mcp.lists import Could
+from gateway.mcp.wire import peek_id
+from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, new_id, wall_clock
+from gateway.pipeline import Stages, govern
+from gateway.settings import Limits
+
+ROOT = "/mcp/"
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class McpEndpoint:
+    """The MCP face of the gateway; `stages` are those of an `McpRoad`, `could` the same that its lists are made by.
+
+    In the stateless era a client that hangs up cancels its call; in the era of handshakes the call goes on to its end.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        *,
+        guard: HostGuard,
+        limits: Limits,
+        public_url: str,
+        could: Could,
+        slots: Slots | None = None,
+        clock: Clock = wall_clock,
+        heartbeat: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self._stages = stages
+        self._guard = guard
+        self._limits = limits
+        self._metadata = f"{public_url.rstrip('/')}/.well-known/oauth-protected-resource{ROOT}"
+        self._could = could
+        self._slots = slots or Slots(limits.concurrent_calls)
+        self._clock = clock
+        self._heartbeat = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request.  What is refused before it is a call (host, size, load) has a decision id, but no record."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            self._guard.check(scope)
+            with self._slots:
+                arrival = await self._arrive(scope, receive)
+                if errors.is_modern(arrival):
+                    await Disconnect().guard(receive, self._serve(arrival, send))
+                else:
+                    await self._serve(arrival, send)
+        except Refused as refusal:
+            decision = new_id(self._clock())
+            await _say(send, errors.refused(refusal, None, decision, knows=True, challenge=""), decision)
+        except ClientGoneError:
+            return
+
+    async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
+        headers = headers_of(scope)
+        body = await read_body(receive, self._limits.body_bytes)
+        target = scope["path"].partition(ROOT)[2]
+        if _SLUG.fullmatch(target) is None:
+            target = ""  # no server can be called that, and the path is not repeated in an answer
+        return make_arrival(scope, body, protocol="mcp", target=target, path="", clock=self._clock, headers=headers)
+
+    async def _serve(self, arrival: Arrival, send: Send) -> None:
+        workflow = ""
+        async with EventStream(send, self._heartbeat) as stream:
+            try:
+                async with asyncio.timeout(self._limits.call_seconds), aclosing(govern(arrival, self._stages)) as replies:
+                    async for reply in replies:
+                        await _release(reply, arrival, stream, send)
+                return
+            except Refused as refusal:
+                workflow = refusal.principal.workflow if refusal.principal else ""
+                answer = self._refused(refusal, arrival)
+            except UpstreamError as error:
+                answer = self._failed(error, arrival)
+            except TimeoutError:
+                answer = self._failed(UpstreamError("timeout"), arrival)
+            if stream.started:
+                await stream.event(answer.body, event="message")
+            else:
+                await _say(send, answer, arrival.id, workflow)
+
+    def _refused(self, refusal: Refused, arrival: Arrival) -> Answer:
+        principal = refusal.principal
+        knows = principal is not None and self._could(principal, arrival.target)
+        challenge = f'Bearer resource_metadata="{self._metadata}{arrival.target}"'
+        return errors.refused(refusal, arrival, arrival.id, knows=knows, challenge=challenge)
+
+    def _failed(self, error: UpstreamError, arrival: Arrival) -> Answer:
+        rpc_id = peek_id(arrival.body, self._limits.json_depth)
+        return errors.failed(error, arrival.id, server=arrival.target, rpc_id=rpc_id)
+
+
+async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
+    """One message to the client: a whole answer, or an event of a stream, which begins with the first that is not final."""
+    headers = ((DECISION_HEADER, arrival.id), *reply.headers)
+    if not stream.started:
+        if reply.is_final:
+            await send_json(send, reply.status, reply.body or b"", headers)
+            return
+        await stream.start(headers)
+    await stream.event(reply.body or b"", event="message")
+
+
+async def _say(send: Send, answer: Answer, decision: str, workflow: str = "") -> None:
+    known = ((DECISION_HEADER, decision), *(((WORKFLOW_HEADER, workflow),) if workflow else ()))
+    await send_json(send, answer.status, answer.body, (*known, *answer.headers))

@@ -1,0 +1,80 @@
+"""What of an upstream's answer a caller sees: lists by the judge that decides calls, capabilities by what is served here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway.mcp.methods import LEGACY, MODERN
+from gateway.model import Clock, Principal, UpstreamError
+from policies.model import NOTHING, AccessRequest, Decision
+
+Could = Callable[[Principal, str], bool]
+"""Whether this principal could call `<server>.<tool>` under some arguments, or, asked without a dot, may know of `<server>`."""
+
+TTL_CAP_MS = 30_000
+
+
+def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
+    """`Could` by the very function that decides calls, asked without arguments."""
+
+    def could(principal: Principal, resource: str) -> bool:
+        request = AccessRequest(
+            subject=principal.subject,
+            actors=principal.actors,
+            tenant=principal.tenant,
+            action="call" if "." in resource else "list",
+            resource=resource,
+            at=clock(),
+            groups=principal.groups,
+            arguments=None if "." in resource else NOTHING,
+            context={"ctx": {"protocol": "mcp"}, "agent": {"assurance": principal.method}},
+        )
+        return decide(request).allowed
+
+    return could
+
+
+def visible_tools(result: Any, *, server: str, principal: Principal, could: Could, modern: bool) -> dict[str, Any]:
+    """A `tools/list` result with the tools that the caller could call, in the upstream's order, every definition untouched."""
+    if not isinstance(result, dict) or not isinstance(result.get("tools"), list):
+        raise UpstreamError("protocol", "not a list of tools")
+    tools = [tool for tool in result["tools"] if _name(tool) and could(principal, f"{server}.{tool['name']}")]
+    return cached({**result, "tools": tools}, modern=modern)
+
+
+def _name(tool: Any) -> bool:
+    if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
+        raise UpstreamError("protocol", "not a tool")
+    return bool(tool["name"])
+
+
+def cached(result: dict[str, Any], *, modern: bool) -> dict[str, Any]:
+    """The result with cache fields that hold for this caller alone; an older revision has none."""
+    if not modern:
+        return {key: value for key, value in result.items() if key not in {"ttlMs", "cacheScope"}}
+    ttl = result.get("ttlMs")
+    if not isinstance(ttl, int) or isinstance(ttl, bool):
+        ttl = 0
+    return {**result, "ttlMs": min(max(ttl, 0), TTL_CAP_MS), "cacheScope": "private"}
+
+
+def _capabilities(offered: Any) -> dict[str, Any]:
+    """Tools, and nothing that is not served: no resources, prompts, completions, logging, tasks or extensions."""
+    return {"tools": {}} if isinstance(offered, dict) and "tools" in offered else {}
+
+
+def initialized(result: Any) -> dict[str, Any]:
+    """An `initialize` result that offers what is served here."""
+    if not isinstance(result, dict) or result.get("protocolVersion") not in LEGACY:
+        raise UpstreamError("protocol", "not an initialize result")
+    return {**result, "capabilities": _capabilities(result.get("capabilities"))}
+
+
+def discovered(result: Any) -> dict[str, Any]:
+    """A `server/discover` result that offers what is served here, to this caller alone."""
+    if not isinstance(result, dict) or not isinstance(result.get("supportedVersions"), list):
+        raise UpstreamError("protocol", "not a discover result")
+    served = [version for version in result["supportedVersions"] if version in MODERN or version in LEGACY]
+    capabilities = _capabilities(result.get("capabilities"))
+    return cached({**result, "supportedVersions": served, "capabilities": capabilities}, modern=True)

@@ -1,0 +1,233 @@
+"""The stages of the road that are MCP's own: parse, normalise, forward, filter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Protocol
+
+from gateway.asgi import WORKFLOW_HEADER, child_traceparent
+from gateway.mcp import lists
+from gateway.mcp.answers import body_reply, event_reply, not_asked_for
+from gateway.mcp.errors import RpcRefused
+from gateway.mcp.methods import CALL_TOOL, CANCELLED, DISCOVER, INITIALIZE, LIST_TOOLS, MODERN, PING
+from gateway.mcp.normalise import normalise
+from gateway.mcp.session import Sessions, valid_upstream_id
+from gateway.mcp.strict import dumps
+from gateway.mcp.wire import PARAM_PREFIX, encoded, read
+from gateway.model import Arrival, Call, Intent, Principal, Reply, UpstreamError
+from gateway.reasons import Code
+from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
+from gateway.upstream.events import EventParser
+from gateway.upstream.registry import McpTarget
+from policies.model import AccessRequest
+
+Redact = Callable[[Any, frozenset[str]], Any]
+"""A tool's result without the values of these fields; raises `Refused` where that cannot be done."""
+
+SESSION_HEADER = "Mcp-Session-Id"
+WITHHELD = "[withheld by policy]"
+
+
+class Upstream(Protocol):
+    """A server that is not spoken to by HTTP: a child process, or the gateway itself."""
+
+    def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        """Messages for this call, the last one final; `headers` of a reply may hold the upstream's raw session id."""
+
+
+class McpRoad:
+    """Fills `Stages` for MCP: `parse`, `normalise`, `forward`, `filter`.
+
+    others    by server id: those that are not HTTP.
+    could     decides what a list shows (`lists.asking`).
+    redact    blanks fields in a tool's result.
+    """
+
+    def __init__(
+        self,
+        *,
+        targets: Mapping[str, McpTarget],
+        upstreams: Upstreams,
+        sessions: Sessions,
+        could: lists.Could,
+        redact: Redact,
+        others: Mapping[str, Upstream] | None = None,
+        json_depth: int = 64,
+        response_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        """ValueError for a target that nothing here can speak to."""
+        self._targets = dict(targets)
+        self._upstreams = upstreams
+        self._sessions = sessions
+        self._could = could
+        self._redact = redact
+        self._others = dict(others or {})
+        self._json_depth = json_depth
+        self._response_bytes = response_bytes
+        for target in self._targets.values():
+            if target.url is None and target.id not in self._others:
+                raise ValueError(f"mcp.{target.id}: nothing here speaks to it")
+
+    def parse(self, arrival: Arrival, principal: Principal) -> Call:
+        """One strictly read call, its session unsealed; `RpcRefused` otherwise, last of all for a server that is not there."""
+        call = read(arrival, self._json_depth)
+        sealed = arrival.header("mcp-session-id")
+        if sealed is not None and call.version not in MODERN and call.method != INITIALIZE:
+            try:
+                session = self._sessions.open(sealed, server=arrival.target, principal=principal)
+            except RpcRefused as refusal:
+                refusal.rpc_id = call.rpc_id
+                raise
+            call = replace(call, session=session)
+        if arrival.target not in self._targets:
+            raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
+        return call
+
+    def normalise(self, call: Call, principal: Principal) -> AccessRequest:
+        """The question that policy is asked."""
+        return normalise(call, principal)
+
+    async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        """The hop to the server.  Ends with the answer to this very call, or raises `UpstreamError`."""
+        call = intent.permit.call
+        here = _answered_here(call)
+        if here is not None:
+            yield here
+            return
+        other = self._others.get(call.target)
+        replies = other.forward(intent) if other is not None else self._http(intent)
+        async with aclosing(replies):
+            async for reply in replies:
+                yield reply
+
+    def filter(self, reply: Reply, intent: Intent) -> Reply:
+        """The bytes that are released.  Lists and capabilities shrink, results lose what a duty takes from them."""
+        permit = intent.permit
+        call, payload = permit.call, reply.payload
+        headers: tuple[tuple[str, str], ...] = ((WORKFLOW_HEADER, permit.principal.workflow),)
+        if payload is None:
+            return replace(reply, headers=headers)
+        for name, value in reply.headers:
+            if name == SESSION_HEADER and call.method == INITIALIZE:
+                headers += ((name, self._sessions.seal(value, server=call.target, principal=permit.principal)),)
+        if reply.is_final:
+            if "result" in payload:
+                reply = self._narrowed(reply, intent)
+            elif permit.redact:
+                said = {"code": payload["error"]["code"], "message": WITHHELD}
+                reply = replace(reply, payload={**payload, "error": said})
+        return replace(reply, body=dumps(reply.payload), headers=headers)
+
+    def _narrowed(self, reply: Reply, intent: Intent) -> Reply:
+        permit = intent.permit
+        call = permit.call
+        result = reply.payload["result"]
+        if call.method == CALL_TOOL:
+            reply = not_asked_for(reply, call)
+            if permit.redact:
+                narrowed = self._redact(reply.payload["result"], permit.redact)
+                reply = replace(reply, payload={**reply.payload, "result": narrowed})
+            return reply
+        if call.method == LIST_TOOLS:
+            modern = call.version in MODERN
+            result = lists.visible_tools(result, server=call.target, principal=permit.principal, could=self._could, modern=modern)
+        elif call.method == INITIALIZE:
+            result = lists.initialized(result)
+        elif call.method == DISCOVER:
+            result = lists.discovered(result)
+        return replace(reply, payload={**reply.payload, "result": result})
+
+    async def _http(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        call = intent.permit.call
+        response = await self._upstreams.send(self._request(call))
+        try:
+            kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+            if call.rpc_id is None:
+                if response.status not in {200, 202, 204}:
+                    raise UpstreamError("status", str(response.status))
+                await response.read(self._response_bytes)
+                yield Reply(None, is_final=True, status=202)
+            elif kind == b"text/event-stream" and response.status == 200:
+                async with aclosing(self._events(response, intent)) as replies:
+                    async for reply in replies:
+                        yield _with_session(reply, response)
+            elif kind == b"application/json":
+                body = await response.read(self._response_bytes)
+                yield _with_session(body_reply(body, call, response.status), response)
+            else:
+                raise UpstreamError("protocol" if response.status == 200 else "status", str(response.status))
+        finally:
+            await response.aclose()
+
+    async def _events(self, response: HttpResponse, intent: Intent) -> AsyncGenerator[Reply, None]:
+        parser = EventParser(self._response_bytes)
+        permit = intent.permit
+        async with aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
+                for data in parser.feed(chunk):
+                    reply = event_reply(data, permit.call)
+                    if reply is None or (permit.redact and not reply.is_final):
+                        continue  # what is said on the way cannot be searched for the fields that must not be seen
+                    if reply.is_final:
+                        response.leave()
+                        yield reply
+                        return
+                    yield reply
+        raise UpstreamError("closed", "the stream ended before the answer")
+
+    def _request(self, call: Call) -> HttpRequest:
+        """Made anew from what was checked: of the client's headers only checked `Mcp-Param-*` go on."""
+        target = self._targets[call.target]
+        if target.url is None:
+            raise UpstreamError("connect", "the server has no URL")
+        parent = child_traceparent(call.trace)
+        headers = [(b"traceparent", parent.encode())]
+        if call.trace.state:
+            headers.append((b"tracestate", call.trace.state.encode()))
+        if call.method != INITIALIZE:
+            headers.append((b"mcp-protocol-version", call.version.encode()))
+        if call.version in MODERN:
+            headers.append((b"mcp-method", call.method.encode()))
+            if call.name is not None:
+                headers.append((b"mcp-name", encoded(call.name).encode()))
+            headers += [
+                (name.encode(), value.strip(" \t").encode("latin-1"))
+                for name, value in call.arrival.headers
+                if name.startswith(PARAM_PREFIX)
+            ]
+        elif call.session is not None:
+            headers.append((b"mcp-session-id", call.session.encode()))
+        again = call.method in {LIST_TOOLS, DISCOVER}
+        return HttpRequest(target.url, dumps(message(call, parent)), tuple(headers), target.static, replay=again)
+
+
+def message(call: Call, traceparent: str) -> dict[str, Any]:
+    """What is sent: the checked message with the trace of this hop in `_meta` (SEP-414)."""
+    sent: dict[str, Any] = call.message
+    if call.rpc_id is None:
+        return sent
+    params = sent["params"]
+    meta = {**params.get("_meta", {}), "traceparent": traceparent}
+    if call.trace.state:
+        meta["tracestate"] = call.trace.state
+    return {**sent, "params": {**params, "_meta": meta}}
+
+
+def _answered_here(call: Call) -> Reply | None:
+    """`ping` concerns this hop alone; a cancellation of the stateless era is the hang-up, and the notice of it is dropped."""
+    if call.method == PING:
+        return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)
+    if call.method == CANCELLED and call.version in MODERN:
+        return Reply(None, is_final=True, status=202)
+    return None
+
+
+def _with_session(reply: Reply, response: HttpResponse) -> Reply:
+    raw = (response.header(b"mcp-session-id") or b"").decode("latin-1")
+    if not reply.is_final or not raw:
+        return reply
+    if not valid_upstream_id(raw):
+        raise UpstreamError("protocol", "session id")
+    return replace(reply, headers=((SESSION_HEADER, raw),))
