@@ -1,0 +1,115 @@
+"""Opening the store: migrations, permissions, and what happens when the database fails."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from gateway.model import Refused
+from gateway.problem import ProblemError
+from gateway.reasons import Code
+from gateway.state import State
+from gateway.state.database import open_engine
+from gateway.state.tables import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CLAIMER = """
+import asyncio, sys
+from gateway.state import State
+async def main():
+    state = State.open(sys.argv[1])
+    for n in range(10_000):
+        await state.tasks.claim("erp", f"t-{n}", "", "user:idp/paul", "acme", "wf", n)
+        print(n, flush=True)
+asyncio.run(main())
+"""
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_declares(url: str) -> None:
+    engine, _ = open_engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "state_version", "compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+    engine.dispose()
+
+
+async def test_replicas_that_start_together_migrate_once(url: str) -> None:
+    states = await asyncio.gather(*(asyncio.to_thread(State.open, url) for _ in range(4)))
+    await states[0].tasks.claim("erp", "t", "", "user:idp/paul", "acme", "wf", 1)
+    for state in states:
+        assert await state.tasks.owner("erp", "t") is not None
+        await state.close()
+
+
+async def test_what_was_confirmed_is_there_after_the_process_was_killed(url: str) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CLAIMER, url, stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    confirmed = [int(await process.stdout.readline()) for _ in range(25)]
+    process.kill()
+    confirmed += [int(line) for line in (await process.stdout.read()).splitlines() if line]
+    await process.wait()
+    state = await asyncio.to_thread(State.open, url)
+    for n in confirmed:
+        assert await state.tasks.owner("erp", f"t-{n}") is not None
+    await state.close()
+
+
+async def test_a_database_that_fails_refuses_the_call_and_shows_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    state = State.open(f"sqlite:///{path}")
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TABLE task_owners")
+    other.close()
+    with pytest.raises(Refused) as caught:
+        await state.tasks.claim("erp", "t-1", "", "user:idp/paul", "acme", "wf", 1)
+    assert caught.value.code is Code.INTERNAL_ERROR
+    assert "paul" not in str(caught.value)
+    with pytest.raises(Refused):
+        await state.tasks.owner("erp", "t-1")
+    await state.close()
+
+
+def test_the_file_and_its_folder_are_for_the_owner_alone(tmp_path: Path) -> None:
+    engine, _ = open_engine(f"sqlite:///{tmp_path}/data/state.db")
+    engine.dispose()
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "data").iterdir()} == {0o600}
+
+
+async def test_a_store_in_memory_serves_for_trying_out() -> None:
+    state = State.open("sqlite://")
+    await state.tasks.claim("erp", "t-1", "", "user:idp/paul", "acme", "wf", 1)
+    assert await state.tasks.owner("erp", "t-1") is not None
+    await state.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "nonsense",
+        "mysql://h/d",
+        "postgresql://h/d",
+        "postgresql+psycopg://someone:hush@127.0.0.1:1/db",
+        "sqlite:////proc/nowhere/x.db",
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_a_problem_without_its_password(bad: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        State.open(bad)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_text("this is not a database, and long enough to be looked at" * 20)
+    with pytest.raises(ProblemError, match="cannot be opened"):
+        State.open(f"sqlite:///{tmp_path}/state.db")
