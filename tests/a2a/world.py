@@ -79,12 +79,20 @@ class Ledger:
 
     entries: list[Entry] = field(default_factory=list)
     down: bool = False
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def append(self, entry: Entry) -> Receipt:
         if self.down:
             raise LedgerUnavailableError("down")
         self.entries.append(entry)
+        self.grown.set()
         return Receipt("log", entry.id, len(self.entries) - 1, b"")
+
+    async def holds(self, count: int) -> None:
+        """Return when there are so many entries."""
+        while len(self.entries) < count:
+            self.grown.clear()
+            await self.grown.wait()
 
     def kinds(self) -> list[str]:
         return [entry.kind for entry in self.entries]
