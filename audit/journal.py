@@ -1,0 +1,341 @@
+"""The way into the ledger: `append` returns when the record is durable, or raises.  There is no third way, and no best effort.
+
+One thread writes: it commits whatever queued up while its last commit ran, so nobody waits for a timer and a batch is as large
+as the load.  Another thread signs.  Both hold the interpreter briefly; the disk is waited for without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue as queues
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit import leaf
+from audit.checkpoint import Vkey
+from audit.leaf import Kind
+from audit.model import Entry, LedgerUnavailableError, Receipt
+from audit.privacy import SealBrokenError, SealKey
+from audit.signer import Signer, TamperedError
+from audit.store import OpenCall, Store, StoreError
+from audit.store_sql import SqlStore
+from audit.writer import Result, Writer, closing, orphaned, record_id
+
+_MAX_BATCH: Final = 1024
+_MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+_STALL_SECONDS: Final = 15.0
+
+
+class Health(NamedTuple):
+    """Whether records can be written now, and if not, why.  False in a condition when they cannot."""
+
+    ok: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class _Waiting:
+    """An entry on its way, and who waits for it."""
+
+    __slots__ = ("entry", "future", "weight")
+
+    def __init__(self, entry: Entry, future: asyncio.Future[Receipt] | None) -> None:
+        self.entry = entry
+        self.future = future
+        self.weight = sum(len(value.data) for value in entry.values)
+
+
+class Journal:
+    """One writer of one log.  Made by `open`; used in the event loop that opened it."""
+
+    def __init__(self, store: Store, writer: Writer, signer: Signer, clock: Callable[[], int], queue: int) -> None:
+        self._store = store
+        self._writer = writer
+        self._signer = signer
+        self._clock = clock
+        self._limit = queue
+        self._loop = asyncio.get_running_loop()
+        self._queue: queues.SimpleQueue[_Waiting | None] = queues.SimpleQueue()
+        self._waiting: set[_Waiting] = set()
+        self._bytes = 0
+        self._progress = 0
+        self._watch: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._stalled = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failure = ""  # of the last batch; the next good one clears it
+        self._tampered = ""  # for good: somebody has to look
+        self._unsigned = threading.Event()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.vkey = ""
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        url: str,
+        origin: str,
+        signing_key: Ed25519PrivateKey,
+        seal_key: bytes,
+        writer: str,
+        clock: Callable[[], int],
+        queue: int = 10_000,
+        checkpoint_seconds: float = 1.0,
+    ) -> Self:
+        """Open the log at `url` (made if there is none), check it against what was signed last, and start to write.
+
+        writer  this process's name among the log's writers; no two at a time have the same.
+        clock   UTC microseconds.
+        queue   how many records may wait; more are refused at once.
+
+        Calls that dead writers left open are closed by `call.orphaned` before this returns.  `LedgerUnavailableError` where the
+        store does not answer, another process writes under this name, the log has another name or key, or it was tampered with;
+        `ValueError` for arguments that can never be right.
+        """
+
+        vkey = Vkey.of(origin, signing_key)
+        seal = SealKey(origin, seal_key)
+        if queue < 1 or not writer or not writer.isascii() or len(writer) > 64:
+            msg = "a writer has a short ASCII name, and its queue has room"
+            raise ValueError(msg)
+        mono = time.monotonic_ns
+        store, made, signer = await asyncio.to_thread(
+            _begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, lambda: mono() // 1000), clock
+        )
+        journal = cls(store, made, signer, clock, queue)
+        journal.vkey = str(vkey)
+        journal._start(checkpoint_seconds)
+        return journal
+
+    @property
+    def healthy(self) -> Health:
+        """Whether records can be written now, as far as the last attempt shows."""
+        reason = self._tampered or self._failure or ("closed" if self._closed else "")
+        return Health(not reason, reason)
+
+    @property
+    def queued(self) -> int:
+        """How many records wait for their commit."""
+        return len(self._waiting)
+
+    async def append(self, entry: Entry) -> Receipt:
+        """Write one record: durable when this returns.
+
+        `LedgerUnavailableError` where it is not, or where that cannot be known; at once where too much waits already.
+        `ValueError` for an entry that is none.  A caller that is cancelled here may find its record in the log; a `call.start`
+        nobody was told of is closed by `call.orphaned`.
+        """
+        leaf.check(entry)
+        if self._closed or self._tampered or self._stalled:
+            raise LedgerUnavailableError(self.healthy.reason)
+        if len(self._waiting) >= self._limit or self._bytes > _MAX_QUEUED_BYTES:
+            raise LedgerUnavailableError("too many records wait to be written")
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        self._enqueue(_Waiting(entry, future))
+        return await future
+
+    async def shred(self, subject: str, *, request: str, approver: str) -> Receipt:
+        """Destroy a person's key, in one transaction with the `key.shred` record that names only the pseudonym.
+
+        What was sealed for them (and their name) cannot be opened any more, the log verifies as before.  They get a new pseudonym
+        when they come back.  `LookupError` where the log knows nobody of that name.
+        """
+        at = self._clock()
+        fields = {"request": request, "approver": approver}
+        return await self.append(Entry(Kind.KEY_SHRED, record_id(at), at, subject, fields))
+
+    async def close(self) -> None:
+        """Write what waits and `writer.stop`, sign, let go.  Never raises for a store that is gone."""
+        if self._closed:
+            return
+        self._closed = True  # nothing new comes in
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STALL_SECONDS):
+                await self._idle.wait()
+                at = self._clock()
+                stopped: asyncio.Future[Receipt] = self._loop.create_future()
+                self._enqueue(_Waiting(Entry(Kind.WRITER_STOP, record_id(at), at), stopped))
+                with contextlib.suppress(LedgerUnavailableError):
+                    await stopped
+        if self._watch is not None:
+            self._watch.cancel()
+        self._queue.put(None)
+        self._stop.set()
+        self._unsigned.set()
+        await asyncio.to_thread(self._finish)
+
+    def _start(self, checkpoint_seconds: float) -> None:
+        self._threads = [
+            threading.Thread(target=self._write_on, name="ledger-writer", daemon=True),
+            threading.Thread(target=self._sign_on, args=(checkpoint_seconds,), name="ledger-signer", daemon=True),
+        ]
+        self._unsigned.set()  # writer.start is there already
+        for thread in self._threads:
+            thread.start()
+
+    def _finish(self) -> None:
+        for thread in self._threads:
+            thread.join(_STALL_SECONDS)
+        if not any(thread.is_alive() for thread in self._threads):  # one that hangs in the store keeps its connection
+            self._sign()
+            self._store.close()
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        self._waiting.add(waiting)
+        self._bytes += waiting.weight
+        self._idle.clear()
+        if self._watch is None:
+            self._watch = self._loop.call_later(_STALL_SECONDS, self._look, self._progress)
+        self._queue.put(waiting)
+
+    def _resolve(self, batch: Sequence[_Waiting], results: Sequence[Result], failure: str) -> None:
+        """In the loop: tell everybody of a batch.  A start that nobody waits for any more will never be sent: it is closed."""
+        self._progress += 1
+        self._failure, self._stalled = failure, False
+        for waiting, result in zip(batch, results, strict=True):
+            self._waiting.discard(waiting)
+            self._bytes -= waiting.weight
+            if waiting.future is not None and not waiting.future.done():
+                if isinstance(result, Receipt):
+                    waiting.future.set_result(result)
+                else:
+                    waiting.future.set_exception(result)
+            elif isinstance(result, Receipt) and waiting.entry.kind == Kind.CALL_START:
+                self._enqueue(_Waiting(closing(waiting.entry, result.index, "nobody waited"), None))
+        if not self._waiting:
+            self._idle.set()
+
+    def _look(self, progress: int) -> None:
+        """In the loop, now and then while something waits: a store that hangs must not hang its callers."""
+        self._watch = None
+        if not self._waiting:
+            return
+        if self._progress == progress:
+            self._give_up("the store does not answer")
+        self._watch = self._loop.call_later(_STALL_SECONDS, self._look, self._progress)
+
+    def _give_up(self, reason: str) -> None:
+        self._failure, self._stalled = reason, True
+        for waiting in self._waiting:
+            if waiting.future is not None and not waiting.future.done():
+                waiting.future.set_exception(LedgerUnavailableError(reason))
+
+    def _write_on(self) -> None:
+        """The writing thread.  Should it ever die of a mistake of ours, everybody who waits is told."""
+        try:
+            while (first := self._queue.get()) is not None:
+                batch, last = self._drain(first)
+                results, failure = self._flush([waiting.entry for waiting in batch])
+                self._tell(self._resolve, batch, results, failure)
+                self._unsigned.set()
+                if last:
+                    return
+        finally:
+            self._tell(self._give_up, "the writer has ended")
+
+    def _drain(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        batch, size = [first], first.weight
+        while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES:
+            try:
+                waiting = self._queue.get_nowait()
+            except queues.Empty:
+                break
+            if waiting is None:
+                return batch, True
+            batch.append(waiting)
+            size += waiting.weight
+        return batch, False
+
+    def _flush(self, entries: Sequence[Entry]) -> tuple[Sequence[Result], str]:
+        """Write a batch; once more where the store failed (a server that restarted).  Results, and why there are none."""
+        if self._tampered:
+            return [LedgerUnavailableError(self._tampered)] * len(entries), ""
+        try:
+            try:
+                return self._writer.write(entries), ""
+            except StoreError:
+                return self._writer.write(entries), ""
+        except StoreError as error:
+            failure = str(error)
+        except TamperedError as error:
+            failure = self._tampered = f"the ledger was tampered with: {error}"
+        return [LedgerUnavailableError(failure) for _ in entries], failure
+
+    def _sign_on(self, seconds: float) -> None:
+        """The signing thread: at most one checkpoint in so many seconds, and only where something was written."""
+        while True:
+            self._unsigned.wait()
+            if self._stop.is_set():
+                return
+            self._unsigned.clear()
+            self._sign()
+            self._stop.wait(seconds)
+
+    def _sign(self) -> None:
+        try:
+            self._signer.sign()
+        except StoreError:
+            self._unsigned.set()  # nothing is lost: the next round tries again
+        except TamperedError as error:
+            self._tampered = f"the ledger was tampered with: {error}"
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended before us
+            self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _begin(
+    url: str,
+    vkey: Vkey,
+    key: Ed25519PrivateKey,
+    make_writer: Callable[[Store], Writer],
+    clock: Callable[[], int],
+) -> tuple[Store, Writer, Signer]:
+    """Open the store, check the log against what was signed, and write this boot's first records."""
+    store: Store | None = None
+    try:
+        store = SqlStore(url)
+        writer = make_writer(store)
+        claimed = store.claim(vkey.name, str(vkey))
+        if claimed != (vkey.name, str(vkey)):
+            raise LedgerUnavailableError(f"this is the log of {claimed[0]} with the key {claimed[1]}")
+        if not store.lease(writer.id):
+            raise LedgerUnavailableError(f"another process writes as {writer.id}")
+        signer = Signer(store, vkey.name, key)
+        signer.sign()
+        at = clock()
+        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey)})
+        writer.write([start, *_left_open(store, writer, at)])
+    except BaseException as error:
+        if store is not None:
+            store.close()
+        if isinstance(error, StoreError | TamperedError | SealBrokenError):
+            raise LedgerUnavailableError(str(error)) from error
+        raise
+    return store, writer, signer
+
+
+def _left_open(store: Store, writer: Writer, at: int) -> list[Entry]:
+    """Records that close what dead writers left open.  A writer is dead when nobody holds its name."""
+    dead: dict[str, bool] = {writer.id: True}  # its earlier boots: we hold the name
+
+    def is_dead(call: OpenCall) -> bool:
+        if call.writer not in dead:
+            dead[call.writer] = store.free(call.writer)
+        return dead[call.writer]
+
+    found = []
+    for call in filter(is_dead, store.open_calls()):
+        start = next(iter(store.leaves(call.index, call.index + 1)), None)
+        fields = leaf.parse(start.data) if start is not None else {}
+        found.append(orphaned(call.id, call.index, {**fields}, at, "the writer ended"))
+    return found

@@ -1,0 +1,15 @@
+"""Alembic's entry: runs the steps on the connection that `audit.store_sql.migrate` hands over, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from audit.store_tables import METADATA
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    version_table="ledger_version",  # the database may be shared with other tables of ours
+    transactional_ddl=False,  # the transaction is the caller's, so that a step and its version stand or fall together
+)
+context.run_migrations()

@@ -1,0 +1,210 @@
+"""Reading the ledger: records, the values behind them for whoever has the seal key, proofs.  Nothing is written.
+
+Every record that is handed out was hashed again; whether the log as a whole is what was signed, `audit/verify.py` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from audit import leaf, privacy, proof
+from audit.leaf import Commitment
+from audit.privacy import SealBrokenError, SealKey, SubjectKey
+from audit.signer import TamperedError
+from audit.store import StoredLeaf
+from audit.store_read import SqlReader
+from audit.tree import TILE_HEIGHT, leaf_hash, root_of
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: its place in the log, its bytes, what they say, the leaf hash."""
+
+    index: int
+    data: bytes
+    leaf: dict[str, Any]
+    hash: bytes
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return str(self.leaf["id"])
+
+    @property
+    def kind(self) -> str:
+        """One of `audit.leaf.Kind`."""
+        return str(self.leaf["kind"])
+
+    @property
+    def at(self) -> int:
+        """UTC microseconds."""
+        return int(self.leaf["ts"])
+
+    @property
+    def subject(self) -> str | None:
+        """The person's pseudonym."""
+        return self.leaf.get("subject")
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the values that the record commits to."""
+        return tuple(name for name in self.leaf if self.commitment(name) is not None)
+
+    def commitment(self, name: str) -> Commitment | None:
+        """What the record holds of a value."""
+        found = self.leaf.get(name)
+        if isinstance(found, dict) and found.keys() == {"c", "n", "op"}:
+            return Commitment(found["c"], found["n"], found["op"])
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Shredded:
+    """A value or a name that cannot be read any more: the person's key was destroyed."""
+
+    pseudonym: str
+
+    def __str__(self) -> str:
+        return "[erased]"
+
+
+class Ledger:
+    """A log, to be read.  Used by one thread at a time."""
+
+    def __init__(self, rows: SqlReader, seal: SealKey | None) -> None:
+        self._rows = rows
+        self._seal = seal
+        self.origin = rows.origin
+        self.vkey = rows.vkey
+
+    @classmethod
+    def open(cls, url: str, seal_key: bytes | None = None) -> Self:
+        """Open the log at the URL.  Without the seal key no value and no name can be read.
+
+        `StoreError` where there is no ledger, `ValueError` for another kind of URL or key.
+        """
+        rows = SqlReader(url)
+        try:
+            return cls(rows, None if seal_key is None else SealKey(rows.origin, seal_key))
+        except ValueError:
+            rows.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        """How many records there are now."""
+        return self._rows.head().size
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        """The records [start, stop) in order.  `TamperedError` at one that does not hash to what is stored with it."""
+        return map(_record, self._rows.leaves(start, stop))
+
+    def get(self, record: str) -> Record | None:
+        """The record of that id."""
+        found = self._rows.leaf(record)
+        return _record(found) if found is not None else None
+
+    def tail(self, count: int = 20) -> list[Record]:
+        """The newest records, oldest first."""
+        return [_record(stored) for stored in self._rows.last(count)]
+
+    def workflow(self, workflow: str) -> list[Record]:
+        """Every record of the workflow, in order.  Looks through the whole log."""
+        member = b'"workflow":' + orjson.dumps(workflow)
+        found = map(_record, self._rows.containing(member))
+        return [record for record in found if record.leaf.get("workflow") == workflow]
+
+    def open_value(self, record: Record, name: str) -> bytes | Shredded | None:
+        """A value as it was on the wire; None where the record has none of that name, or where we have no seal key.
+
+        What is returned is what the leaf commits to: `TamperedError` for an opening that is missing, exchanged or changed.
+        """
+        expected = record.commitment(name)
+        if expected is None or self._seal is None:
+            return None
+        pseudonym = record.subject or privacy.LOG
+        key = self._key(pseudonym)
+        if key is None:
+            return Shredded(pseudonym)
+        sealed = self._rows.opening(record.index, name)
+        if sealed is None:
+            msg = f"the opening of {name} in record {record.index} ({record.id}) is missing"
+            raise TamperedError(msg)
+        try:
+            return key.open(record.id, name, sealed, expected)
+        except SealBrokenError as error:
+            msg = f"{name} in record {record.index} ({record.id}): {error}"
+            raise TamperedError(msg) from error
+
+    def subject_name(self, pseudonym: str) -> str | Shredded | None:
+        """Whom a pseudonym stands for; None without the seal key."""
+        if self._seal is None:
+            return None
+        row = self._rows.subject(pseudonym)
+        key = self._key(pseudonym)
+        if row is None or key is None:
+            return Shredded(pseudonym)
+        try:
+            return key.open_name(row.name)
+        except SealBrokenError as error:
+            msg = f"the name behind {pseudonym}: {error}"
+            raise TamperedError(msg) from error
+
+    def checkpoint(self) -> str | None:
+        """The newest signed checkpoint, as the note that was signed."""
+        return self._rows.checkpoint()
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """The proof that record `index` is in the log of `size` records (RFC 9162 §2.1.3)."""
+        return proof.inclusion(index, size, self._node)
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """The proof that the log of `new` records begins with that of `old` (RFC 9162 §2.1.4)."""
+        return proof.consistency(old, new, self._node)
+
+    def close(self) -> None:
+        """Let the store go."""
+        self._rows.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _key(self, pseudonym: str) -> SubjectKey | None:
+        """The key behind a pseudonym, looked up each time: it may have been destroyed a moment ago."""
+        row = self._rows.subject(pseudonym)
+        if row is None or self._seal is None:
+            return None
+        try:
+            return self._seal.unwrap(row)
+        except SealBrokenError as error:
+            msg = f"the key of {pseudonym}: {error}"
+            raise TamperedError(msg) from error
+
+    def _node(self, height: int, index: int) -> bytes:
+        """The hash of a complete subtree, from the nearest stored level below it."""
+        level, above = divmod(height, TILE_HEIGHT)
+        first = index << above
+        stored = self._rows.hashes(level, first, first + (1 << above))
+        if len(stored) != 1 << above:
+            msg = f"hashes of level {level} from {first} on are missing"
+            raise TamperedError(msg)
+        return root_of(stored)
+
+
+def _record(stored: StoredLeaf) -> Record:
+    try:
+        if leaf_hash(stored.data) != stored.hash:
+            msg = "its bytes do not have its hash"
+            raise ValueError(msg)
+        return Record(stored.index, stored.data, leaf.parse(stored.data), stored.hash)
+    except ValueError as error:
+        msg = f"record {stored.index} ({stored.id}): {error}"
+        raise TamperedError(msg) from error

@@ -1,0 +1,145 @@
+"""What the ledger needs of a store, and what a store promises.  Trust: a store can lose or change everything; that must show.
+
+A thief of the store learns sizes, times, agents, tools and pseudonyms, but no person and no payload: those need the seal key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from audit.privacy import SubjectRow
+from audit.tree import TileNode
+
+
+class StoreError(Exception):
+    """The store did not do what was asked; whether a commit happened is unknown unless the next turn says so."""
+
+
+class DuplicateError(StoreError):
+    """A record with one of these ids is there already.  Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the log ends: its size, the tree's frontier, how often a key was destroyed (so that others drop it from memory)."""
+
+    size: int
+    frontier: bytes
+    erasures: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLeaf:
+    """A leaf as it is stored: nothing of it is checked."""
+
+    index: int
+    id: str
+    hash: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A call that was sent and has no end yet."""
+
+    id: str
+    index: int
+    writer: str
+    boot: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn writes, all of it or nothing."""
+
+    leaves: list[tuple[int, str, bytes, bytes]] = field(default_factory=list)  # index, id, hash, data
+    openings: list[tuple[int, str, bytes]] = field(default_factory=list)  # index, name, sealed
+    nodes: list[TileNode] = field(default_factory=list)
+    opened: list[OpenCall] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    subjects: list[SubjectRow] = field(default_factory=list)
+    destroyed: list[str] = field(default_factory=list)  # pseudonyms
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The last head that this log's key signed; kept apart from the leaves."""
+
+    size: int
+    frontier: bytes
+    note: str
+
+
+class Turn(Protocol):
+    """The log, locked: nobody else can append until the turn ends."""
+
+    @property
+    def head(self) -> Head:
+        """Where the log ends now."""
+
+    def subject(self, lookup: bytes) -> SubjectRow | None:
+        """The subject with this lookup."""
+
+    def existing(self, ids: list[str]) -> dict[str, StoredLeaf]:
+        """Those of the records that are in the log already."""
+
+    def is_open(self, call: str) -> bool:
+        """Whether the call has a start and no end."""
+
+    def write(self, batch: Batch, size: int, frontier: bytes) -> None:
+        """Write the batch; the log then ends at `size`.  `DuplicateError` where an id is taken."""
+
+
+class Signing(Protocol):
+    """The last signed head, locked: nobody else signs for this log until it is let go."""
+
+    @property
+    def last(self) -> Signed | None:
+        """What was signed last; None where nothing was, or where its keeper lost it."""
+
+    def save(self, signed: Signed) -> None:
+        """Durable on return.  Called before anybody sees the checkpoint."""
+
+
+class Store(Protocol):
+    """One log.  Every method may raise `StoreError`; one that does has changed nothing, except where it says otherwise.
+
+    A store is used by two threads at most: one that takes turns, and one that signs.  Each has a connection of its own.
+    """
+
+    def claim(self, origin: str, vkey: str) -> tuple[str, str]:
+        """Name the log if it has no name yet; (origin, vkey) as they stand."""
+
+    def turn(self) -> AbstractContextManager[Turn]:
+        """One transaction under the log's only lock.  Left without an exception: committed, synced, and still the file that was
+        opened.  `StoreError` on leaving: unknown."""
+
+    def lease(self, writer: str) -> bool:
+        """Whether this process now holds the name of the writer, until `close` or its death.  False: another process does."""
+
+    def free(self, writer: str) -> bool:
+        """Whether no process holds the name of the writer."""
+
+    def open_calls(self) -> list[OpenCall]:
+        """Calls without an end, in order."""
+
+    def head(self) -> Head:
+        """Where the log ends, without locking it."""
+
+    def leaves(self, start: int, stop: int) -> Iterator[StoredLeaf]:
+        """The stored leaves [start, stop) in order, as one consistent state; those that are missing are missing."""
+
+    def signing(self) -> AbstractContextManager[Signing]:
+        """Hold the last signed head."""
+
+    def checkpoint(self) -> tuple[int, str] | None:
+        """Size and note of the largest stored checkpoint."""
+
+    def add_checkpoint(self, size: int, note: str) -> None:
+        """Publish a checkpoint; one of that size that is there already stays."""
+
+    def close(self) -> None:
+        """Let everything go."""

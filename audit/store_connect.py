@@ -1,0 +1,108 @@
+"""How a ledger's database is reached: one engine for each URL, with the settings that make a commit durable."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
+
+from audit.store import StoreError
+
+_PAGE_SIZE: Final = 16_384  # a leaf fits one page: fewer bytes a record than with small pages
+_BUSY_SECONDS: Final = 5.0
+# A hung replica must not hold the head for ever, and a dead one must lose its locks soon.
+_POSTGRESQL_OPTIONS: Final = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "synchronous_commit=on",
+        "default_transaction_isolation=read\\ committed",
+        "statement_timeout=30s",
+        "lock_timeout=10s",
+        "idle_in_transaction_session_timeout=20s",
+        "tcp_keepalives_idle=10",
+        "tcp_keepalives_interval=5",
+        "tcp_keepalives_count=3",
+    )
+)
+
+
+def parse_url(url: str) -> URL:
+    """`sqlite:////absolute/path.db` or `postgresql+psycopg://…`; `ValueError` for anything else, a ledger in memory included."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        msg = "not the URL of a ledger"  # the URL may hold a password: it is not repeated
+        raise ValueError(msg) from None
+    if (
+        parsed.drivername in {"sqlite", "sqlite+pysqlite"}
+        and parsed.database
+        and parsed.database != ":memory:"
+        and not parsed.query
+    ):
+        return parsed
+    if parsed.drivername == "postgresql+psycopg":
+        return parsed
+    msg = "a ledger is in a SQLite file (sqlite:////path) or in PostgreSQL (postgresql+psycopg://…)"
+    raise ValueError(msg)
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of a SQLite URL; None for PostgreSQL."""
+    return Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
+
+
+def create_file(path: Path) -> None:
+    """Make an empty database, readable by its owner alone, unless there is a file already."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        msg = f"cannot make {path}: {error.strerror}"
+        raise StoreError(msg) from error
+
+
+def engine(url: URL, *, read_only: bool = False) -> Engine:
+    """An engine without a pool in autocommit: transactions are begun and ended in words, the same in both databases.
+
+    A SQLite file is never created: where it is gone, connecting fails.
+    """
+    path = sqlite_path(url)
+    if path is None:
+        options = _POSTGRESQL_OPTIONS + (" -c default_transaction_read_only=on" if read_only else "")
+        made = create_engine(
+            url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"connect_timeout": 5, "options": options, "application_name": "bailiwick-ledger"},
+        )
+    else:
+        uri = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
+
+        made = create_engine("sqlite://", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        event.listen(made, "connect", _read_pragmas if read_only else _write_pragmas)
+    return made
+
+
+def _write_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute(f"PRAGMA page_size={_PAGE_SIZE}")  # takes effect in an empty file alone
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL would lose acknowledged commits with the power
+    connection.execute("PRAGMA secure_delete=ON")  # a destroyed key must not stay in a free page
+    _read_pragmas(connection, _record)
+
+
+def _read_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA recursive_triggers=ON")  # INSERT OR REPLACE then meets the delete triggers
+    connection.execute("PRAGMA trusted_schema=OFF")

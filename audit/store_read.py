@@ -1,0 +1,121 @@
+"""Reading a ledger's database, with a connection that cannot write.  What it returns is as stored: nothing of it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.elements import ColumnElement
+from sqlmodel import col, select
+
+from audit.privacy import SubjectRow
+from audit.store import Head, StoredLeaf, StoreError
+from audit.store_connect import engine, parse_url
+from audit.store_sql import store_error
+from audit.store_tables import CheckpointRow, HeadRow, LeafRow, LogRow, NodeRow, OpeningRow, SubjectTableRow
+
+_CHUNK: Final = 500
+
+
+class SqlReader:
+    """The rows of one log.  Used by one thread at a time; `StoreError` where the database does not answer."""
+
+    def __init__(self, url: str) -> None:
+        """`ValueError` for a URL of another kind.  A SQLite file is never created."""
+        self._engine = engine(parse_url(url), read_only=True)
+        try:
+            self._connection = self._engine.connect()
+            row = self._rows(select(LogRow.origin, LogRow.vkey))
+        except SQLAlchemyError as error:
+            raise store_error(error) from error
+        if len(row) != 1:
+            msg = "there is no ledger"
+            raise StoreError(msg)
+        self.origin: str = row[0][0]
+        self.vkey: str = row[0][1]
+
+    def head(self) -> Head:
+        """Where the log ends now."""
+        return Head(*self._rows(select(HeadRow.size, HeadRow.frontier, HeadRow.erasures))[0])
+
+    def leaves(self, start: int = 0, stop: int | None = None) -> Iterator[StoredLeaf]:
+        """The leaves [start, stop) in order, a few at a time."""
+        while stop is None or start < stop:
+            rows = self._leaves(col(LeafRow.idx) >= start, stop=stop, limit=_CHUNK)
+            yield from rows
+            if not rows:
+                return
+            start = rows[-1].index + 1
+
+    def leaf(self, record: str) -> StoredLeaf | None:
+        """The leaf of the record."""
+        return next(iter(self._leaves(col(LeafRow.id) == record)), None)
+
+    def last(self, count: int) -> list[StoredLeaf]:
+        """The newest leaves, oldest first."""
+        size = self.head().size
+        return self._leaves(col(LeafRow.idx) >= size - count, stop=size, limit=count)
+
+    def containing(self, text: bytes) -> Iterator[StoredLeaf]:
+        """Leaves whose bytes contain the text: the whole log is looked through."""
+        for leaf in self.leaves():
+            if text in leaf.data:
+                yield leaf
+
+    def hashes(self, level: int, start: int, stop: int) -> list[bytes]:
+        """Hashes of the complete subtrees of height 8·level: [start, stop) of them, those that are stored."""
+        if level == 0:
+            where = select(LeafRow.hash).where(col(LeafRow.idx) >= start, col(LeafRow.idx) < stop).order_by(col(LeafRow.idx))
+        else:
+            where = select(NodeRow.hash).where(col(NodeRow.level) == level, col(NodeRow.idx) >= start, col(NodeRow.idx) < stop)
+            where = where.order_by(col(NodeRow.idx))
+        return [row[0] for row in self._rows(where)]
+
+    def opening(self, index: int, name: str) -> bytes | None:
+        """The sealed value of a leaf."""
+        rows = self._rows(select(OpeningRow.sealed).where(col(OpeningRow.idx) == index, col(OpeningRow.name) == name))
+        return rows[0][0] if rows else None
+
+    def subject(self, pseudonym: str) -> SubjectRow | None:
+        """The subject's row; None when it was destroyed, or never was."""
+        row = SubjectTableRow
+        found = self._rows(select(row.pseudonym, row.lookup, row.dek, row.name).where(col(row.pseudonym) == pseudonym))
+        return SubjectRow(*found[0]) if found else None
+
+    def checkpoint(self, size: int | None = None) -> str | None:
+        """The note of the newest checkpoint, or that of exactly this size."""
+        notes = select(CheckpointRow.note).order_by(col(CheckpointRow.size).desc()).limit(1)
+        rows = self._rows(notes if size is None else notes.where(col(CheckpointRow.size) == size))
+        return rows[0][0] if rows else None
+
+    def table(self, name: str, columns: Sequence[str], order: str) -> Iterator[tuple[Any, ...]]:
+        """Rows of any table, for the verifier; the names are its own."""
+        with self._engine.connect() as connection:
+            statement = f"SELECT {', '.join(columns)} FROM {name} ORDER BY {order}"  # noqa: S608  names of the verifier's
+            for row in connection.execution_options(yield_per=_CHUNK).exec_driver_sql(statement):
+                yield tuple(row)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _leaves(self, where: ColumnElement[bool], *, stop: int | None = None, limit: int = 1) -> list[StoredLeaf]:
+        statement = select(LeafRow.idx, LeafRow.id, LeafRow.hash, LeafRow.data).where(where)
+        if stop is not None:
+            statement = statement.where(col(LeafRow.idx) < stop)
+        return [StoredLeaf(*row) for row in self._rows(statement.order_by(col(LeafRow.idx)).limit(limit))]
+
+    def _rows(self, statement: Any) -> Sequence[Any]:
+        try:
+            return self._connection.execute(statement).all()
+        except SQLAlchemyError as error:
+            raise store_error(error) from error
