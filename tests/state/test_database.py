@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, text
 
 from gateway.model import Refused
 from gateway.problem import ProblemError
@@ -113,3 +114,29 @@ def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_text("this is not a database, and long enough to be looked at" * 20)
     with pytest.raises(ProblemError, match="cannot be opened"):
         State.open(f"sqlite:///{tmp_path}/state.db")
+
+
+async def test_connections_that_the_server_cuts_are_replaced(url: str) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("a file has no connections to cut")
+    state = await asyncio.to_thread(State.open, url)
+    await state.tasks.claim("erp", "t-1", "", "user:idp/paul", "acme", "wf", 1)
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        assert connection.execute(text(cut)).all()
+    admin.dispose()
+    assert (await state.tasks.claim("erp", "t-2", "", "user:idp/paul", "acme", "wf", 2)).subject == "user:idp/paul"
+    await state.close()
+
+
+def test_a_server_that_may_forget_what_it_confirmed_is_refused(url: str) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("said to a server only")
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
+    admin.dispose()
+    with pytest.raises(ProblemError, match="synchronous_commit"):
+        State.open(url)
