@@ -1,0 +1,97 @@
+"""What a run's own attestation proves: facts from inside the cage, checked against the kernel's word from outside.
+
+Every fact must be there and must be right; one that is missing or odd takes away the guarantees that rest on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sandbox.model import Guarantee, Limits, Strength
+
+_DENIED = (errno.EACCES, errno.EPERM)
+_HIDDEN = (errno.EACCES, errno.ENOENT)  # ENOENT where /proc hides other users' processes
+_SPARE_TASKS = 16  # the warden, and what lies between its watchdog and the kernel's bound
+_SPARE_MEMORY = 128 << 20
+_CODE_FDS = 5  # stdin, stdout, stderr and two pipes to the warden that close on exec
+
+
+def status_of(pid: int) -> Mapping[str, str]:
+    """/proc/<pid>/status by field; empty where it cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def attested(
+    facts: Any, warden: int, limits: Limits, uid: int | None, proven: Mapping[Guarantee, Strength]
+) -> Mapping[Guarantee, Strength]:
+    """Guarantee → strength for this run: what the probe proved, where this cage confirms it, and ABSENT elsewhere.
+
+    `facts` is what the warden sent; `warden` its pid; `uid` the run's own, None where it has the gateway's.  Blocks for /proc.
+    """
+    try:
+        checks = _checks(facts["warden"], facts["code"], limits, uid)
+        outside = _confirmed(facts["warden"]["pid"], facts["code"]["pid"], warden, uid)
+    except (KeyError, TypeError, ValueError, IndexError):
+        checks, outside = {}, False
+    return MappingProxyType({
+        name: strength if outside and checks.get(name, False) else Strength.ABSENT for name, strength in proven.items()
+    })  # fmt: skip
+
+
+def _checks(warden: Mapping[str, Any], code: Mapping[str, Any], limits: Limits, uid: int | None) -> dict[Guarantee, bool]:
+    both = (warden, code)
+    sealed = len(code["fds"]) == _CODE_FDS and all(side["seccomp"] == 2 and side["no_new_privs"] == 1 for side in both)
+    soft = {name: int(pair[0]) for name, pair in code["rlimits"].items()}
+    hard = {name: int(pair[1]) for name, pair in code["rlimits"].items()}
+    reads = all(side["read_outside"] in _DENIED and side["list_outside"] in _DENIED for side in both)
+    writes = all(side["write_outside"] in _DENIED for side in both)
+    sockets = all(len(side["sockets"]) >= 7 and set(side["sockets"]) == {errno.EPERM} for side in both)
+    signals = code["signal"] == errno.EPERM and code["proc"] in _HIDDEN
+    tasks_hard = uid is None or 0 < hard["RLIMIT_NPROC"] <= limits.processes + _SPARE_TASKS
+    return {
+        Guarantee.FS_READ: sealed and reads and code["proc"] in _HIDDEN,
+        Guarantee.FS_WRITE: sealed and writes,
+        Guarantee.NET_NONE: sealed and sockets,
+        Guarantee.PROCESS_ISOLATION: sealed and signals,
+        Guarantee.KILL_TREE: sealed and signals,
+        Guarantee.SYSCALL_SURFACE: sealed,
+        Guarantee.IDENTITY: sealed and all(_is_nobody_else(side, uid) for side in both),
+        Guarantee.MEMORY: sealed and 0 < hard["RLIMIT_AS"] <= limits.memory_bytes + _SPARE_MEMORY,
+        Guarantee.CPU: sealed and 0 < soft["RLIMIT_CPU"] <= limits.cpu_seconds and hard["RLIMIT_CPU"] == soft["RLIMIT_CPU"] + 1,
+        Guarantee.PIDS: sealed and hard["RLIMIT_NPROC"] > 0 and tasks_hard,
+        Guarantee.DISK: sealed and 0 < hard["RLIMIT_FSIZE"] <= limits.file_bytes and hard["RLIMIT_CORE"] == 0,
+    }
+
+
+def _is_nobody_else(side: Mapping[str, Any], uid: int | None) -> bool:
+    """No capability; and the run's uid and group alone, or the gateway's and not root."""
+    if set(side["capabilities"]) != {"0"}:
+        return False
+    ids = {*side["uids"], *side["gids"]}
+    if uid is not None:
+        return ids == {uid} and side["groups"] in ([], [uid])
+    return set(side["uids"]) == {os.getuid()} and 0 not in side["uids"]
+
+
+def _confirmed(warden: int, code: int, started: int, uid: int | None) -> bool:
+    """Whether the kernel, asked from outside, says the same of both processes."""
+    outer, inner = status_of(started), status_of(code)
+    if warden != started or inner.get("PPid") != str(started):
+        return False
+    wanted = str(os.getuid() if uid is None else uid)
+    return all(
+        side.get("Seccomp") == "2"
+        and side.get("NoNewPrivs") == "1"
+        and int(side["CapEff"], 16) == int(side["CapPrm"], 16) == int(side["CapAmb"], 16) == 0
+        and side["Uid"].split() == [wanted] * 4
+        for side in (outer, inner)
+    )

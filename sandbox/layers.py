@@ -1,0 +1,198 @@
+"""What isolation is truly in force here: attempts made outside, where they must succeed, and inside, where they must not.
+
+An attempt that fails outside too proves nothing; a guarantee with no attempt that succeeds outside is not proven.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sandbox.inside import attempts
+from sandbox.interpreter import ENVIRONMENT, identity
+from sandbox.model import Guarantee, Strength
+from sandbox.runner import Finding
+from sandbox.scratch import Folder, Scratch
+
+_SECONDS = 20
+_NAMES = ("secret", "mode", "victim", "removable")
+
+_LANDLOCK = (
+    "Landlock is needed: Linux 5.13 or later, `landlock` among the kernel's security modules, "
+    "and a container runtime that allows its system calls."
+)
+_SECCOMP = "Seccomp filters are needed (CONFIG_SECCOMP_FILTER)."
+_UID = "Run the gateway as root, or give its container SETUID and SETGID: each run then has a uid of its own."
+HELP: Mapping[Guarantee, str] = MappingProxyType({
+    Guarantee.FS_READ: _LANDLOCK,
+    Guarantee.FS_WRITE: _LANDLOCK,
+    Guarantee.NET_NONE: _SECCOMP,
+    Guarantee.PROCESS_ISOLATION: _LANDLOCK,
+    Guarantee.SYSCALL_SURFACE: _SECCOMP,
+    Guarantee.IDENTITY: _UID,
+    Guarantee.KILL_TREE: "Linux 6.12 or later ends a run in one stroke; so does a uid of the run's own. " + _UID,
+    Guarantee.MEMORY: "A hard bound for all processes together needs a memory cgroup, which this runner does not set up.",
+    Guarantee.CPU: "A hard bound for all processes together needs a CPU cgroup, which this runner does not set up.",
+    Guarantee.PIDS: _UID,
+    Guarantee.DISK: "A hard bound needs a quota or a file system of the run's own, which this runner does not set up.",
+    Guarantee.OWN_KERNEL: "This runner shares the host's kernel, and there is no runner here that does not.",
+})  # fmt: skip
+_BOUNDS = "rlimits attested from inside; all processes together by a watchdog every 50 ms"
+_BY_TRYING = (
+    Guarantee.FS_READ, Guarantee.FS_WRITE, Guarantee.NET_NONE, Guarantee.PROCESS_ISOLATION, Guarantee.SYSCALL_SURFACE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of all attempts: guarantee → attempt → `open` or the errno's name, outside and inside."""
+
+    outside: Mapping[str, Mapping[str, str]]
+    inside: Mapping[str, Mapping[str, str]]
+
+    def finding(self, name: Guarantee) -> Finding:
+        """HARD where nothing is open inside and something was outside, ABSENT otherwise."""
+        outside, inside = self.outside[name], self.inside[name]
+        evidence = [f"{attempt.replace('_', ' ')}: {outside[attempt]} outside, {inside[attempt]} inside" for attempt in outside]
+        kept = "open" in outside.values() and set(outside) == set(inside) and "open" not in inside.values()
+        return Finding(Strength.HARD if kept else Strength.ABSENT, tuple(evidence), "" if kept else HELP[name])
+
+
+def candidates(*, own_uid: bool, abi: int) -> Mapping[Guarantee, Strength]:
+    """The most that this runner could prove, before anything is tried."""
+    hard_if = {True: Strength.HARD, False: Strength.SOFT}
+    return {
+        **dict.fromkeys(_BY_TRYING, Strength.HARD),
+        Guarantee.IDENTITY: hard_if[own_uid],
+        Guarantee.KILL_TREE: hard_if[own_uid or abi >= 6],
+        Guarantee.PIDS: hard_if[own_uid],
+        Guarantee.MEMORY: Strength.SOFT,
+        Guarantee.CPU: Strength.SOFT,
+        Guarantee.DISK: Strength.SOFT,
+        Guarantee.OWN_KERNEL: Strength.ABSENT,
+    }
+
+
+def findings(tried: Tried, attested: Mapping[Guarantee, Strength], *, daemon_gone: bool) -> Mapping[Guarantee, Finding]:
+    """What the probe found: the attempts, and never more than the cage attested."""
+    found = {}
+    for name in Guarantee:
+        finding = tried.finding(name) if name in _BY_TRYING else Finding(attested.get(name, Strength.ABSENT), _evidence(name))
+        if name is Guarantee.KILL_TREE and not daemon_gone:
+            finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run",))
+        strength = min(finding.strength, attested.get(name, Strength.ABSENT))
+        found[name] = Finding(strength, finding.evidence, HELP[name] if strength < Strength.HARD else "")
+    return MappingProxyType(found)
+
+
+def _evidence(name: Guarantee) -> tuple[str, ...]:
+    if name is Guarantee.KILL_TREE:
+        return ("a detached daemon was gone when its run had ended",)
+    if name is Guarantee.IDENTITY:
+        return ("uid, groups, capabilities and no_new_privs attested from inside and confirmed from /proc",)
+    return () if name is Guarantee.OWN_KERNEL else (_BOUNDS,)
+
+
+class Bait:
+    """What the attempts go for: files, listeners and a process, all within the uid's reach.  Blocks; close it."""
+
+    def __init__(self, scratch: Scratch, uid: int | None, python: str) -> None:
+        self._stack = ExitStack()
+        self._uid, self._python = uid, python
+        self._abstract = f"bailiwick-{secrets.token_hex(8)}"
+        try:
+            self._folder = scratch.claim()
+            self._stack.callback(scratch.release, self._folder)
+            self._own(self._folder.path)
+            self._port = self._listen(socket.AF_INET, ("127.0.0.1", 0)).getsockname()[1]
+            self._listen(socket.AF_UNIX, "\0" + self._abstract)
+            self._victim = self._start_victim()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def folder(self) -> Folder:
+        """The claimed folder that holds the files."""
+        return self._folder
+
+    @property
+    def victim(self) -> int:
+        """Pid of a process with the run's uid outside its cage."""
+        return self._victim
+
+    def lay(self, name: str, *, caged: bool) -> str:
+        """A fresh set of files, and the program that goes for them."""
+        folder = self._folder.path / name
+        folder.mkdir(mode=0o755)
+        for each in _NAMES:
+            (folder / each).write_text(secrets.token_hex(8), encoding="ascii")
+            self._own(folder / each)
+        for kind, path in ((socket.SOCK_STREAM, "stream"), (socket.SOCK_DGRAM, "datagram")):
+            self._listen(socket.AF_UNIX, str(folder / path), kind)
+            self._own(folder / path)
+        self._own(folder)
+        params = {
+            "folder": str(folder), "victim": self._victim, "port": self._port, "abstract": self._abstract, "caged": caged,
+        }  # fmt: skip
+        source = Path(attempts.__file__).read_text(encoding="utf-8")
+        preset = f"PARAMS = __import__('json').loads({json.dumps(params)!r})\n"
+        marker = "from __future__ import annotations\n"
+        return source.replace(marker, marker + preset, 1)
+
+    def control(self) -> Mapping[str, Mapping[str, str]]:
+        """The attempts outside the cage, as the same uid."""
+        program = self.lay("control", caged=False)
+        work = self._folder.path / "work"
+        work.mkdir(mode=0o700)
+        self._own(work)
+        done = subprocess.run(  # noqa: S603  a proven interpreter, our own source
+            [self._python, "-I", "-S", "-B", "-X", "utf8", "-"],
+            input=program.encode(), env=ENVIRONMENT, cwd=work, capture_output=True, timeout=_SECONDS, check=True,
+            start_new_session=True, **identity(self._uid),
+        )  # fmt: skip
+        found: Mapping[str, Mapping[str, str]] = json.loads(done.stdout)
+        return found
+
+    def close(self) -> None:
+        """Take everything away again."""
+        self._stack.close()
+
+    def _own(self, path: Path) -> None:
+        if self._uid is not None:
+            os.chown(path, self._uid, self._uid, follow_symlinks=False)
+
+    def _listen(self, family: int, address: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        listener = self._stack.enter_context(socket.socket(family, kind))
+        listener.bind(address)
+        if kind == socket.SOCK_STREAM:
+            listener.listen(8)
+        return listener
+
+    def _start_victim(self) -> int:
+        process = subprocess.Popen(  # noqa: S603  a proven interpreter
+            [self._python, "-I", "-S", "-c", "import sys; sys.stdin.read()"],
+            env={**ENVIRONMENT, "SECRET": secrets.token_hex(8)}, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True, **identity(self._uid),
+        )  # fmt: skip
+        self._stack.callback(_end, process)
+        return process.pid
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(2)
+        return
+    process.kill()
+    process.wait()
