@@ -34,8 +34,12 @@ def open_engine(url: str) -> tuple[Engine, int]:
             engine, threads = _postgres(parsed), POSTGRES_CONNECTIONS
         else:
             raise _problem("the state store is SQLite or PostgreSQL", shown, "sqlite:///file.db or postgresql+psycopg://…")
-        with engine.begin() as connection:
-            _migrate(connection)
+        try:
+            with engine.begin() as connection:
+                _migrate(connection, shown)
+        except BaseException:
+            engine.dispose()
+            raise
     except SQLAlchemyError as error:
         raise _problem(f"the state store cannot be opened ({type(error).__name__})", shown) from None
     except (OSError, ModuleNotFoundError) as error:
@@ -69,7 +73,7 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgres(url: URL) -> Engine:
-    engine = create_engine(
+    return create_engine(
         url,
         hide_parameters=True,
         pool_size=POSTGRES_CONNECTIONS,
@@ -78,17 +82,13 @@ def _postgres(url: URL) -> Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": 5, "options": "-c statement_timeout=10000 -c lock_timeout=5000"},
     )
-    with engine.connect() as connection:
-        if connection.execute(text("SHOW synchronous_commit")).scalar_one() == "off":
-            help_text = "set synchronous_commit to on for this role"
-            raise _problem(
-                "the state store forgets what it has confirmed (synchronous_commit is off)", str(url.database), help_text
-            )
-    return engine
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: Connection, shown: str) -> None:
     if connection.dialect.name == "postgresql":
+        if connection.execute(text("SHOW synchronous_commit")).scalar_one() == "off":
+            message = "the state store forgets what it has confirmed (synchronous_commit is off)"
+            raise _problem(message, shown, "set synchronous_commit to on for this role")
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

@@ -28,17 +28,23 @@ def postgres_base() -> Iterator[str]:
     yield from module.start()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/data/state.db"
-    base: str = request.getfixturevalue("postgres_base")
+@pytest.fixture
+def postgres_url(postgres_base: str) -> str:
+    """A fresh database of the server."""
     name = f"state_{secrets.token_hex(6)}"
-    engine = create_engine(base, isolation_level="AUTOCOMMIT")
+    engine = create_engine(postgres_base, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f'CREATE DATABASE "{name}"'))
     engine.dispose()
     return engine.url.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/data/state.db"
+    server: str = request.getfixturevalue("postgres_url")
+    return server
 
 
 @pytest.fixture

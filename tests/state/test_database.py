@@ -116,27 +116,25 @@ def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
         State.open(f"sqlite:///{tmp_path}/state.db")
 
 
-async def test_connections_that_the_server_cuts_are_replaced(url: str) -> None:
-    if url.startswith("sqlite"):
-        pytest.skip("a file has no connections to cut")
-    state = await asyncio.to_thread(State.open, url)
+@pytest.mark.postgres
+async def test_connections_that_the_server_cuts_are_replaced(postgres_url: str) -> None:
+    state = await asyncio.to_thread(State.open, postgres_url)
     await state.tasks.claim("erp", "t-1", "", "user:idp/paul", "acme", "wf", 1)
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        assert connection.execute(text(cut)).all()
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        assert connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")).all()
     admin.dispose()
     assert (await state.tasks.claim("erp", "t-2", "", "user:idp/paul", "acme", "wf", 2)).subject == "user:idp/paul"
     await state.close()
 
 
-def test_a_server_that_may_forget_what_it_confirmed_is_refused(url: str) -> None:
-    if url.startswith("sqlite"):
-        pytest.skip("said to a server only")
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+@pytest.mark.postgres
+def test_a_server_that_may_forget_what_it_confirmed_is_refused(postgres_url: str) -> None:
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         name = connection.execute(text("SELECT current_database()")).scalar_one()
         connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
     admin.dispose()
     with pytest.raises(ProblemError, match="synchronous_commit"):
-        State.open(url)
+        State.open(postgres_url)
