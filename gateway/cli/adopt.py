@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
+from pydantic import HttpUrl
+
 from gateway.problem import Problem
 
 Dialect = Literal["claude-desktop", "claude-code", "cursor", "vscode"]
@@ -60,6 +62,7 @@ class Adoption:
 
     secrets    file below the folder, as `secrets/erp-token`, to the text that belongs in it.
     variables  environment variables that the gateway will read.
+    left_out   names of the servers that could not be carried over; a note says why.
     notes      everything that was changed or could not be carried over.
     """
 
@@ -67,6 +70,7 @@ class Adoption:
     servers: list[Server] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
     variables: set[str] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
 
 
@@ -78,7 +82,10 @@ def adopt(client: Mapping[str, object], file: str) -> Adoption | None:
     adoption = Adoption(dialect)
     taken = {"sandbox"}  # the built-in server's
     for name, entry in entries.items():
+        before = len(adoption.servers)
         _Entry(adoption, name, entry if isinstance(entry, dict) else {}, file, taken).carry()
+        if len(adoption.servers) == before:
+            adoption.left_out.append(name)
     return adoption
 
 
@@ -122,7 +129,7 @@ class _Entry:
         url, command = self.entry.get("url", self.entry.get("serverUrl")), self.entry.get("command")
         if self.entry.get("disabled") is True:
             self._note("server-disabled", "is disabled in the client and was left out")
-        elif kind == "sse" or (not kind and isinstance(url, str) and urlsplit(url).path.rstrip("/").endswith("/sse")):
+        elif kind == "sse" or (not kind and isinstance(url, str) and _path(url).endswith("/sse")):
             self._note(
                 "sse-unsupported",
                 "speaks the HTTP+SSE transport of 2024, which is not supported; it was left out",
@@ -150,8 +157,12 @@ class _Entry:
         return slug
 
     def _remote(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "${" in url:
+        try:
+            HttpUrl(url)
+            parts = urlsplit(url)
+        except ValueError:  # pydantic's own is one too
+            parts = None
+        if parts is None or "${" in url:
             self._note("unusable-url", "has a url that is not plain http or https; it was left out")
             return
         if (
@@ -239,6 +250,10 @@ class _Entry:
             path = f"{base}-{number}"
         self.adoption.secrets[path] = rest
         return Reference(file=path, prefix=prefix)
+
+
+def _path(url: str) -> str:
+    return url.partition("?")[0].partition("#")[0].rstrip("/")
 
 
 def _text(value: bool | float | str) -> str:

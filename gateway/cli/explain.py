@@ -118,7 +118,7 @@ def _tell(request: AccessRequest, decision: Decision) -> None:
         "ALLOWED" if decision.allowed else f"DENIED  {decision.reason.value}",
         style="bold green" if decision.allowed else "bold red",
     )
-    out.print(printable(sentence(request, decision)))
+    out.print(printable(sentence(request, decision).partition("\n")[0]))  # the rest of it stands below, in columns
     for answer in decision.answers:
         asked = answer.question
         out.print(f"\n{'yes' if answer.allowed else 'no '}", style="green" if answer.allowed else "red", end="")

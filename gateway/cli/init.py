@@ -57,6 +57,8 @@ def init(
             {
                 "folder": str(folder),
                 "written": written,
+                "servers": {server.slug: server.name for server in adoption.servers} if adoption else {},
+                "left_out": adoption.left_out if adoption else [],
                 "notes": [note.to_dict() for note in adoption.notes] if adoption else [],
                 "variables": sorted(adoption.variables) if adoption else [],
                 "client": json.loads(plan.files["client.json"]) if adoption else None,
