@@ -17,6 +17,8 @@ _LEGACY_NOT_FOUND = -32002
 
 def event_reply(data: bytes, call: Call) -> Reply | None:
     """One event of a stream; None for what is not passed on.  The answer to this call is final."""
+    if not data:
+        return None  # opens a stream and carries an id to resume at
     message = _message(data)
     if "method" not in message:
         return final_reply(message, call, 200)

@@ -71,11 +71,11 @@ class Upstreams:
                 if not (again and reused and error.kind == "closed" and connection.silent):
                     raise
                 again = False
-            except BaseException:
-                connection.abort(response)
-                raise
             else:
                 return response
+            finally:
+                if not response.head:  # failed or cancelled: the upstream shall notice
+                    connection.abort(response)
 
     async def fetch(
         self, url: str | Url, *, allow_private: bool = False, limit: int = _FETCH_BYTES, seconds: float = _FETCH_SECONDS
@@ -163,18 +163,24 @@ class _Pool:
             raise UpstreamError("connect", "too many calls wait for a connection")
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        taken = False
         try:
             async with asyncio.timeout(self._owner.connect_seconds):
                 connection = await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._give_back(waiter.result())  # it was ours in the very moment we left
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
-            if isinstance(error, TimeoutError):
-                raise UpstreamError("timeout", "no connection became free") from None
-            raise
+            taken = True
+        except TimeoutError:
+            raise UpstreamError("timeout", "no connection became free") from None
+        finally:
+            if not taken:
+                self._forgo(waiter)
         return connection if connection is not None else await self._connect()
+
+    def _forgo(self, waiter: asyncio.Future[Connection | None]) -> None:
+        """Leave the queue; what was ours in the very moment we left goes to the next."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self._give_back(waiter.result())
 
     def close(self) -> None:
         """Drop everything; who waits is told."""
@@ -220,14 +226,16 @@ class _Pool:
 
     async def _connect(self) -> Connection:
         """A new connection; it is counted already."""
+        standing = False
         try:
             async with asyncio.timeout(self._owner.connect_seconds):
                 connection = await self._first_that_answers()
-        except BaseException as error:
-            self._room()
-            if isinstance(error, TimeoutError):
-                raise UpstreamError("timeout", "connect") from None
-            raise
+            standing = True
+        except TimeoutError:
+            raise UpstreamError("timeout", "connect") from None
+        finally:
+            if not standing:
+                self._room()
         if self._closed:
             connection.abort()
             raise UpstreamError("closed", "the client is closed")

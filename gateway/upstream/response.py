@@ -68,6 +68,7 @@ class HttpResponse:
 
     async def read(self, limit: int) -> bytes:
         """The whole body; `UpstreamError("too-large")` beyond `limit` bytes.  The connection is free afterwards, or gone."""
+        complete = False
         try:
             if self.length is not None and self.length > limit:
                 raise UpstreamError("too-large", "body")
@@ -81,9 +82,10 @@ class HttpResponse:
                 raise self._error
             if self._held > limit:
                 raise UpstreamError("too-large", "body")
-        except BaseException:
-            self._drop()
-            raise
+            complete = True
+        finally:
+            if not complete:
+                self._drop()
         chunks = self._chunks
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -1,0 +1,249 @@
+"""A gateway with the MCP road on a real socket: real tokens, real upstreams in processes of their own; policy is a table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from audit.model import Entry, LedgerUnavailableError, Receipt
+from gateway.asgi import HostGuard
+from gateway.identity.authenticate import Authenticator
+from gateway.identity.devissuer import DevIssuer
+from gateway.mcp import lists
+from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.road import McpRoad
+from gateway.mcp.session import Sessions
+from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
+from gateway.obligations import fulfil as duties
+from gateway.obligations.redact import redact
+from gateway.pipeline import Stages
+from gateway.record import Recorder
+from gateway.settings import Delegation, Limits  # noqa: F401  Delegation documents what is left at its default
+from gateway.upstream.client import Upstreams, Url
+from gateway.upstream.credentials import block
+from gateway.upstream.registry import McpTarget
+from policies.model import AccessRequest, Decision, Effect, Obligation, Reason
+
+REFERENCE = Path(__file__).parent.parent / "upstreams" / "mcp_reference.py"
+MODERN = "2026-07-28"
+FIXED = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
+ALLOW = Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0")
+DENY = Decision(Effect.DENY, Reason.USER_LACKS_RIGHT, "sha256:0")
+HIDDEN = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, "sha256:0", visible=False)
+
+
+def allow_with(kind: str, **params: Any) -> Decision:
+    """An allow with one duty."""
+    return Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0", obligations=(Obligation(kind, kind, params),))
+
+
+@contextmanager
+def reference_server(*arguments: str) -> Iterator[str]:
+    """The reference server as a process of its own; gives its URL."""
+    environment = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, str(REFERENCE), "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            word, port = process.stdout.readline().split()
+            assert word == "ready"
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def serving(app: Callable[..., Any], sock: socket.socket) -> AsyncIterator[None]:
+    """An ASGI application on a real socket."""
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:  # noqa: ASYNC110  uvicorn has a flag and no event
+        await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@dataclass
+class Ledger:
+    """Keeps entries in memory and wakes who waits for one; `down` makes it fail."""
+
+    entries: list[Entry] = field(default_factory=list)
+    down: bool = False
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def append(self, entry: Entry) -> Receipt:
+        if self.down:
+            raise LedgerUnavailableError("down")
+        self.entries.append(entry)
+        self.grown.set()
+        return Receipt("log", entry.id, len(self.entries) - 1, b"")
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.entries]
+
+    async def until(self, kind: str) -> Entry:
+        """The first entry of that kind, now or later."""
+        while True:
+            self.grown.clear()
+            for entry in self.entries:
+                if entry.kind == kind:
+                    return entry
+            await self.grown.wait()
+
+
+@dataclass
+class World:
+    """verdicts: by (subject, resource) or ("*", resource); allowed where nothing is said.  `known` registers tools."""
+
+    url: str
+    issuer: DevIssuer
+    ledger: Ledger
+    client: httpx.AsyncClient
+    upstreams: Upstreams
+    verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
+    asked: list[AccessRequest] = field(default_factory=list)
+
+    def decide(self, request: AccessRequest) -> Decision:
+        self.asked.append(request)
+        for key in ((request.subject, request.resource), ("*", request.resource)):
+            if key in self.verdicts:
+                return self.verdicts[key]
+        return ALLOW
+
+    def token(self, person: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.issuer.issue(person, ())}"}
+
+    async def post(
+        self, person: str | None, body: bytes | dict[str, Any], *, server: str = "ref", headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """One POST with exactly these headers besides the usual ones."""
+        sent = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        sent |= (self.token(person) if person else {}) | dict(headers or {})
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.client.post(f"/mcp/{server}", content=content, headers=sent)
+
+    async def modern(
+        self, person: str | None, method: str, *, server: str = "ref", rpc_id: Any = 1, meta: Any = None, **params: Any
+    ) -> httpx.Response:
+        """A well-formed request of the stateless era."""
+        return await self.post(
+            person, modern_body(method, rpc_id, meta, **params), server=server, headers=modern_headers(method, **params)
+        )
+
+    async def legacy(
+        self, person: str | None, method: str, *, server: str = "ref", rpc_id: Any = 1, session: str = "", **params: Any
+    ) -> httpx.Response:
+        """A well-formed request of the era of handshakes."""
+        headers = {"mcp-protocol-version": "2025-11-25"} | ({"mcp-session-id": session} if session else {})
+        body = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if rpc_id is None else {"id": rpc_id})
+        return await self.post(person, body, server=server, headers=headers)
+
+    async def handshake(self, person: str, server: str = "ref") -> str:
+        """A legacy session's id."""
+        info = {"name": "test", "version": "1"}
+        answer = await self.legacy(
+            person, "initialize", server=server, protocolVersion="2025-11-25", capabilities={}, clientInfo=info
+        )
+        assert answer.status_code == 200, answer.text
+        session = answer.headers.get("mcp-session-id", "")
+        await self.legacy(person, "notifications/initialized", server=server, rpc_id=None, session=session)
+        return str(session)
+
+
+def modern_body(method: str, rpc_id: Any = 1, meta: Any = None, **params: Any) -> dict[str, Any]:
+    base = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+    return {"jsonrpc": "2.0", "id": rpc_id, "method": method, "params": {**params, "_meta": base | (meta or {})}}
+
+
+def modern_headers(method: str, **params: Any) -> dict[str, str]:
+    return {"mcp-protocol-version": MODERN, "mcp-method": method} | ({"mcp-name": params["name"]} if "name" in params else {})
+
+
+def answer_of(response: httpx.Response) -> dict[str, Any]:
+    """The JSON-RPC answer, whether it came as JSON or as the last event of a stream."""
+    message: dict[str, Any]
+    if response.headers["content-type"].startswith("text/event-stream"):
+        events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+        message = json.loads(events[-1])
+    else:
+        message = response.json()
+    return message
+
+
+@asynccontextmanager
+async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **options: Any) -> AsyncIterator[World]:
+    """options: `others`, `limits`, `heartbeat`, `credentials` (header lines towards every HTTP server), `upstreams`."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    issuer = DevIssuer(folder, f"{url}/dev", url)
+    authenticator = Authenticator(
+        tenant="acme", public_url=url, issuers=(issuer.settings(),), agents={}, delegations=options.get("delegations")
+    )
+    upstreams = options.get("upstreams") or Upstreams()
+    ledger = Ledger()
+    recorder = Recorder(ledger.append, wall_clock)
+    static = block(options.get("credentials", ()), FIXED)
+    targets = {
+        name: where
+        if isinstance(where, McpTarget)
+        else McpTarget(name, "http", url=Url.parse(where, allow_private=True), static=static)
+        for name, where in servers.items()
+    }
+    limits = options.get("limits", Limits())
+
+    def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
+        pass
+
+    async def fulfil(permit: Any) -> Any:
+        return duties(permit)
+
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        world = World(url, issuer, ledger, client, upstreams)
+        could = lists.asking(world.decide, wall_clock)
+        road = McpRoad(
+            targets=targets,
+            upstreams=upstreams,
+            sessions=Sessions(secrets.token_bytes(32)),
+            could=could,
+            redact=redact,
+            others=options.get("others"),
+            json_depth=limits.json_depth,
+            response_bytes=limits.response_bytes,
+        )
+        stages = Stages(
+            authenticate=authenticator,
+            parse=road.parse,
+            normalise=road.normalise,
+            decide=world.decide,
+            fulfil=fulfil,
+            record_intent=recorder.intent,
+            forward=road.forward,
+            filter=road.filter,
+            record_outcome=recorder.outcome,
+            record_refusal=recorder.refusal,
+            observe=observe,
+        )
+        heartbeat = options.get("heartbeat", 15.0)
+        endpoint = McpEndpoint(stages, guard=HostGuard(url), limits=limits, public_url=url, could=could, heartbeat=heartbeat)
+        try:
+            async with serving(endpoint, sock):
+                yield world
+        finally:
+            await upstreams.aclose()
