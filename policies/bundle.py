@@ -9,10 +9,11 @@ from pathlib import Path
 
 from policies.casbinmodel import check_model
 from policies.finding import BundleError, Finding, Report
+from policies.membership import Membership, read_roles
 from policies.model import Obligation
 from policies.reading import read_folder
 from policies.registry import Condition, Registry, ToolSpec, read_registry
-from policies.rules import Membership, Rule, read_grants, read_roles
+from policies.rules import Rule, read_grants
 
 __all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule", "ToolSpec", "load"]
 
@@ -21,7 +22,7 @@ __all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule"
 class Bundle:
     """What a folder of policy says.
 
-    digest       `sha256:<hex>` over the names and bytes of every file that decides (line ends normalised; tests/ and README.md do not).
+    digest       `sha256:<hex>` over the names and texts of all files that decide: not of tests/ and README.md.
     tools        by full name, `erp.write_po`.
     sets         `set:<name>` → tool names.
     obligations  by name; conditions likewise.

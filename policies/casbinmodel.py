@@ -48,9 +48,7 @@ def check_model(text: str, report: Report) -> None:
             if section not in SECTIONS:
                 report.add(
                     "odd-model",
-                    FILE,
-                    number,
-                    1,
+                    (FILE, number, 1),
                     f"unknown section {line[:60]}",
                     suggest(section, SECTIONS) or f"known are {', '.join(SECTIONS)}",
                 )
@@ -59,14 +57,12 @@ def check_model(text: str, report: Report) -> None:
         if not equals or line.endswith("\\") or key not in SECTIONS.get(section, ()):
             report.add(
                 "odd-model",
-                FILE,
-                number,
-                1,
+                (FILE, number, 1),
                 f"'{line[:60]}' does not belong here",
                 "one 'name = value' a line; r, p, g, g2, e and m, each once",
             )
         elif key in found:
-            report.add("odd-model", FILE, number, 1, f"'{key}' stands here twice", "Casbin would ignore one of them")
+            report.add("odd-model", (FILE, number, 1), f"'{key}' stands here twice", "Casbin would ignore one of them")
         else:
             found[key] = (value, number)
     _fixed(found, report)
@@ -77,17 +73,19 @@ def check_model(text: str, report: Report) -> None:
 def _fixed(found: dict[str, tuple[str, int]], report: Report) -> None:
     for key, wanted in [*FIXED.items(), ("m", "")]:
         if key not in found:
-            report.add("odd-model", FILE, 0, 0, f"'{key}' is missing", f"write '{key} = {wanted or '…'}'")
+            report.add("odd-model", (FILE, 0, 0), f"'{key}' is missing", f"write '{key} = {wanted or '…'}'")
             continue
         value, number = found[key]
         same = re.sub(r"\s+", "", value) == re.sub(r"\s+", "", wanted)
         if wanted and not same:
-            report.add("odd-model", FILE, number, 1, f"'{key}' must be '{wanted}'", "anything else can fail open without a word")
+            report.add(
+                "odd-model", (FILE, number, 1), f"'{key}' must be '{wanted}'", "anything else can fail open without a word"
+            )
 
 
 def _matcher(value: str, number: int, report: Report) -> None:
     def wrong(message: str, help_: str = "") -> None:
-        report.add("odd-model", FILE, number, 1, f"the matcher {message}", help_)
+        report.add("odd-model", (FILE, number, 1), f"the matcher {message}", help_)
 
     if len(value) > 4000 or re.search(r"[#!\\']|\beval\b", value):
         wrong("is too long, or holds '#', '!', a backslash, a single quote or eval", "Casbin rewrites such text silently")

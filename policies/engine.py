@@ -59,6 +59,7 @@ class Engine:
         self._matches = {
             r.id: Match(r.id, r.effect, r.source, bundle.conditions[r.when].say if r.when else None) for r in bundle.rules
         }
+        self._agents = {(m.member, m.tenant): Asker.of(m.member, self._closure.of(m.member, m.tenant)) for m in bundle.roles}
         self._duties = {r.id: bundle.obligations[r.must] for r in bundle.rules if r.must}
         self._servers: dict[str, tuple[str, ...]] = {}
         for spec in bundle.tools.values():
@@ -87,7 +88,7 @@ class Engine:
         if not answers:
             msg = "nobody was asked"
             raise RuntimeError(msg)
-        if all([answer.allowed for answer in answers]):
+        if all([answer.allowed for answer in answers]):  # noqa: C419  a list is faster than a generator here
             return Decision(
                 Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ()
             )
@@ -105,10 +106,11 @@ class Engine:
 
     def _asker(self, question: Question, request: AccessRequest) -> Asker:
         """The principal with its roles; only the subject has groups."""
-        name = question.principal
+        name, tenant = question.principal, request.tenant
         if question.role is Role.SUBJECT:
-            return Asker.of(name, self._closure.of_subject(name, request.groups, request.tenant))
-        return Asker.of(name, self._closure.of(name, request.tenant))
+            return Asker.of(name, self._closure.of_subject(name, request.groups, tenant))
+        known = self._agents.get((name, tenant))
+        return known if known is not None else Asker.of(name, self._closure.of(name, tenant))
 
     def _obligations(self, answers: Sequence[Answer]) -> tuple[Obligation, ...]:
         """The duties of every require line that spoke for anybody, each once, in the order in which they were heard."""
@@ -157,7 +159,7 @@ class Engine:
     # --- what could be called
 
     def _could(self, request: AccessRequest, types: Mapping[str, str], resource: str, action: str) -> bool:
-        """Whether some arguments would be allowed: an allow line counts unless it surely fails, a deny line only if it surely holds."""
+        """Whether some arguments would be allowed: allow lines count unless they surely fail, deny lines if they surely hold."""
         ask = _Ask(self._conditions, request, types, hypothetical=True)
         for question in questions(request.subject, request.actors, action):
             ask.hits = []
@@ -191,7 +193,7 @@ class _Ask:
     probing       which rules would cover this, whatever their conditions?
     """
 
-    __slots__ = ("_conditions", "_facts", "_known", "hits", "hypothetical", "probing")
+    __slots__ = ("_conditions", "_facts", "_known", "_request", "_types", "hits", "hypothetical", "probing")
 
     def __init__(
         self,
@@ -203,14 +205,9 @@ class _Ask:
         probing: bool = False,
     ) -> None:
         self._conditions = conditions
-        self._facts = Facts(
-            arguments=None if hypothetical else request.arguments,
-            types=types,
-            subject=request.subject,
-            groups=request.groups,
-            context=request.context,
-            at=request.at,
-        )
+        self._request = request
+        self._types = types
+        self._facts: Facts | None = None
         self._known: dict[str, object] = {}
         self.hits: list[str] = []
         self.hypothetical = hypothetical
@@ -222,17 +219,30 @@ class _Ask:
             return True
         value = self._known.get(condition)
         if value is None:
-            value = self._known[condition] = self._conditions[condition](self._facts)
+            value = self._known[condition] = self._conditions[condition](self._facts or self._gather())
         if (effect == "allow") is self.hypothetical:
             return value is not False
         return value is True
+
+    def _gather(self) -> Facts:
+        """What conditions may read; most questions meet no condition."""
+        request = self._request
+        self._facts = Facts(
+            arguments=None if self.hypothetical else request.arguments,
+            types=self._types,
+            subject=request.subject,
+            groups=request.groups,
+            context=request.context,
+            at=request.at,
+        )
+        return self._facts
 
 
 def _well_formed(request: AccessRequest) -> None:
     """A principal that is named like a role would have its rights.  Raises ValueError."""
     if (
         not request.subject.startswith(("user:", "svc:"))
-        or not all([actor.startswith("agent:") for actor in request.actors])
+        or not all([actor.startswith("agent:") for actor in request.actors])  # noqa: C419  a list is faster here
         or (request.action not in ACTIONS and request.action != "list")
     ):
         msg = "the question is not well formed"

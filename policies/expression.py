@@ -1,7 +1,7 @@
 """The condition language: total, three-valued, typed against the tools' arguments; user text is parsed, never run.
 
-Names: args.* user.id user.groups agent.* ctx.* time.now time.hour time.weekday.  `and`, `or`, `not`, one comparison at a time, `in`,
-and under(), host_in(), ip_in(), like(), len(), lower(), has(), date().  Nothing can be called, assigned or looked into but these.
+Names: args.* user.id user.groups agent.* ctx.* time.now time.hour time.weekday; and, or, not, one comparison at a time, in;
+under(), host_in(), ip_in(), like(), len(), lower(), has(), date().  Nothing else can be called, assigned or looked into.
 """
 
 from __future__ import annotations

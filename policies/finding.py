@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MAX_FINDINGS = 200
+Place = tuple[str, int, int]
+"""File, line and column; (file, 0, 0) for a whole file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,9 @@ class Report:
         """From now on findings in this file carry their line."""
         self._lines[file] = text.split("\n")
 
-    def add(self, code: str, file: str, line: int, column: int, message: str, help: str = "") -> None:  # noqa: A002  the field's name
+    def add(self, code: str, place: Place, message: str, help: str = "") -> None:  # noqa: A002  the field's name
         """Note a finding; the same one is noted once."""
+        file, line, column = place
         if len(self._found) >= MAX_FINDINGS:
             return
         lines = self._lines.get(file, [])

@@ -22,7 +22,7 @@ from casbin.rbac import RoleManager
 from policies.membership import Closure
 
 MAX_REMEMBERED = 20_000
-_EFFECTS = {"allow": Effector.ALLOW, "deny": Effector.DENY}
+_BITS = {"allow": 1, "deny": 2}
 _order = attrgetter("order")
 
 
@@ -96,7 +96,7 @@ class Row:
     sub: str
     cond: str
     eft: str
-    effect: int
+    bit: int
     id: str
     values: list[str]
 
@@ -117,7 +117,7 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         super().__init__(self.new_model(text=model))
         if not isinstance(self.eft, AllowAndDenyEffector):
             msg = "the policy effect must be deny-override"
-            raise RuntimeError(msg)  # noqa: TRY004  a model's fault, not a type's
+            raise RuntimeError(msg)
         self.set_effector(Exhaustive(self.eft))
         self.model["p"]["p"].policy = [list(row) for row in rows]
         for name, roles in (("g", FrozenRoles(closure)), ("g2", FrozenSets(sets_of))):
@@ -125,6 +125,7 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         self._local = threading.local()
         self.add_function("when", lambda cond, eft, asking: asking.holds(cond, eft))
         self.add_function("hit", self._hit)
+        self._says = _verdicts(self.eft)
         self._index: Index | None = None
         self.path, self.path_reason = "stock", "asked for"
         if stock:
@@ -150,14 +151,20 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
             answer, rule = super().enforce_ex(*rvals)
             return bool(answer), rule
         asker, tenant, resource, action, asking = rvals
-        effects = set()
+        effects = 0
         last: list[str] = []
         for row in self._index.candidates(asker, tenant, resource, action):
             if asking.holds(row.cond, row.eft):
                 asking.hits.append(row.id)
-                effects.add(row.effect)
+                effects |= row.bit
                 last = row.values
-        return effect_to_bool(self.eft.final_effect(effects)), last
+        return self._says[effects], last
+
+
+def _verdicts(effector: Effector) -> tuple[bool, ...]:
+    """What Casbin's effector says of each set of effects: nothing, allow, deny, both (a `require` is indeterminate to Casbin)."""
+    allow, deny, none = Effector.ALLOW, Effector.DENY, Effector.INDETERMINATE
+    return tuple(bool(effect_to_bool(effector.final_effect(effects))) for effects in ({none}, {allow}, {deny}, {allow, deny}))
 
 
 # --- the index
@@ -295,7 +302,7 @@ class Index:
         self._plans: dict[tuple[str, str, str], tuple[Bucket, ...]] = {}
         for order, values in enumerate(policy):
             sub, dom, obj, act, cond, eft, rule = values
-            row = Row(order, sub, cond, eft, _EFFECTS.get(eft, Effector.INDETERMINATE), rule, values)
+            row = Row(order, sub, cond, eft, _BITS.get(eft, 0), rule, values)
             self._buckets.setdefault((dom, obj, act), {}).setdefault(sub, []).append(row)
             self._objects.add(obj)
             self._doms.add(dom)

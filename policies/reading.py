@@ -6,7 +6,7 @@ A file is read once: what is checked, what is hashed and what decides are the sa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from policies.finding import Report
+from policies.finding import Place, Report
 
 REQUIRED = ("model.conf", "roles.csv", "tools.yaml", "conditions.yaml", "obligations.yaml")
 IGNORED = ("README.md",)
@@ -36,16 +36,21 @@ _TAG = "tag:yaml.org,2002:"
 class Row:
     """One line of a table: its cells, trimmed, and the column each starts at."""
 
+    file: str
     line: int
     cells: tuple[str, ...]
     columns: tuple[int, ...]
 
+    def place(self, cell: int) -> Place:
+        """Where a cell stands."""
+        return self.file, self.line, self.columns[cell]
+
 
 def read_folder(folder: Path, report: Report) -> dict[str, str]:
-    """Every file that says something, as relative name → text.  Each stray, missing, oversized or unreadable file is a finding."""
+    """Every file that says something, as relative name → text.  A stray, missing, oversized or unreadable file is a finding."""
     texts: dict[str, str] = {}
     if not folder.is_dir():
-        report.add("no-bundle", str(folder), 0, 0, "there is no such folder", "name the folder that holds model.conf")
+        report.add("no-bundle", (str(folder), 0, 0), "there is no such folder", "name the folder that holds model.conf")
         return texts
     count = 0
     for path in sorted(folder.iterdir()):
@@ -61,16 +66,16 @@ def read_folder(folder: Path, report: Report) -> dict[str, str]:
             count += 1
             _take(path, path.name, texts, report)
         if count > MAX_FILES:
-            report.add("too-large", path.name, 0, 0, f"more than {MAX_FILES} files", "join small grant files")
+            report.add("too-large", (path.name, 0, 0), f"more than {MAX_FILES} files", "join small grant files")
             break
     for name in REQUIRED:
         if not (folder / name).exists():
             report.add(
-                "missing-file", name, 0, 0, "this file is missing", "a bundle is never used in part; an empty file is enough"
+                "missing-file", (name, 0, 0), "this file is missing", "a bundle is never used in part; an empty file is enough"
             )
     if not (folder / "grants").is_dir():
         report.add(
-            "missing-file", "grants", 0, 0, "this folder is missing", "grants/*.csv hold the rules; no rules deny everything"
+            "missing-file", ("grants", 0, 0), "this folder is missing", "grants/*.csv hold the rules; no rules deny everything"
         )
     return texts
 
@@ -80,27 +85,27 @@ def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
     if name.startswith("workflows/"):
         if not path.name.startswith(".."):
             report.add(
-                "workflow-rules", name, 0, 0, "workflow rules are not enforced by this version; remove the file",
+                "workflow-rules", (name, 0, 0), "workflow rules are not enforced by this version; remove the file",
                 "a rule that looks as if it were enforced is worse than none",
             )  # fmt: skip
         return
     if name.startswith("grants/..") or (name not in REQUIRED and not re.fullmatch(r"grants/[A-Za-z0-9_-]+\.csv", name)):
         if not name.startswith("grants/.."):
             help_ = f"a bundle holds {', '.join(REQUIRED)}, grants/*.csv and tests/; move the file elsewhere"
-            report.add("stray-file", name, 0, 0, "this file is not part of a bundle", help_)
+            report.add("stray-file", (name, 0, 0), "this file is not part of a bundle", help_)
         return
     limit = MAX_CSV_BYTES if name.endswith(".csv") else MAX_YAML_BYTES
     try:
         if not path.is_file():
-            report.add("stray-file", name, 0, 0, "this is not a file", "")
+            report.add("stray-file", (name, 0, 0), "this is not a file", "")
             return
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        report.add("unreadable", name, 0, 0, f"the file cannot be read: {error.strerror}", "")
+        report.add("unreadable", (name, 0, 0), f"the file cannot be read: {error.strerror}", "")
         return
     if len(data) > limit:
-        report.add("too-large", name, 0, 0, f"the file is larger than {limit} bytes", "")
+        report.add("too-large", (name, 0, 0), f"the file is larger than {limit} bytes", "")
         return
     text = _decode(name, data, report)
     if text is not None:
@@ -109,13 +114,13 @@ def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
 
 def _decode(name: str, data: bytes, report: Report) -> str | None:
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        report.add("byte-order-mark", name, 1, 1, "the file starts with a byte order mark", "save it as UTF-8 without one")
+        report.add("byte-order-mark", (name, 1, 1), "the file starts with a byte order mark", "save it as UTF-8 without one")
         return None
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        report.add("not-utf8", name, line, 1, "the file is not UTF-8", "save it as UTF-8")
+        report.add("not-utf8", (name, line, 1), "the file is not UTF-8", "save it as UTF-8")
         return None
     text = text.replace("\r\n", "\n")
     report.show(name, text)
@@ -123,7 +128,9 @@ def _decode(name: str, data: bytes, report: Report) -> str | None:
     for match in _CONTROL.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         column = match.start() - (text.rfind("\n", 0, match.start()) + 1) + 1
-        report.add("invisible-character", name, line, column, f"the character U+{ord(match[0]):04X} cannot be seen", "remove it")
+        report.add(
+            "invisible-character", (name, line, column), f"the character U+{ord(match[0]):04X} cannot be seen", "remove it"
+        )
         clean = False
         break
     return text if clean else None
@@ -133,12 +140,12 @@ def _decode(name: str, data: bytes, report: Report) -> str | None:
 
 
 def read_rows(name: str, text: str, kind: str, header: tuple[str, ...], report: Report) -> Iterator[Row]:
-    """The lines of a table that start with `kind`; blank lines and lines that start with `#` are comments, all else is a finding."""
+    """The lines of a table that start with `kind`; blank lines and `#` lines are comments, all else is a finding."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if len(line) > MAX_LINE:
-            report.add("too-large", name, number, 1, f"the line is longer than {MAX_LINE} characters")
+            report.add("too-large", (name, number, 1), f"the line is longer than {MAX_LINE} characters")
             continue
         cells, columns, at = [], [], 0
         for raw in line.split(","):
@@ -147,31 +154,31 @@ def read_rows(name: str, text: str, kind: str, header: tuple[str, ...], report: 
             at += len(raw) + 1
         if cells[0] != kind:
             report.add(
-                "unknown-line", name, number, columns[0], f"line starts with '{cells[0]}'",
+                "unknown-line", (name, number, columns[0]), f"line starts with '{cells[0]}'",
                 f"every line of this file starts with '{kind}'; a comment starts with '#'",
             )  # fmt: skip
             continue
         if len(cells) != len(header) + 1:
             report.add(
-                "wrong-column-count", name, number, 1, f"the line has {len(cells)} columns, {len(header) + 1} are needed",
+                "wrong-column-count", (name, number, 1), f"the line has {len(cells)} columns, {len(header) + 1} are needed",
                 f"the columns are {kind}, {', '.join(header)}; write '-' where there is nothing to say",
             )  # fmt: skip
             continue
-        if _plain(name, number, cells, columns, header, report):
-            yield Row(number, tuple(cells[1:]), tuple(columns[1:]))
+        row = Row(name, number, tuple(cells[1:]), tuple(columns[1:]))
+        if _plain(row, header, report):
+            yield row
 
 
-def _plain(name: str, number: int, cells: list[str], columns: list[int], header: tuple[str, ...], report: Report) -> bool:
+def _plain(row: Row, header: tuple[str, ...], report: Report) -> bool:
     plain = True
-    for cell, column, title in zip(cells[1:], columns[1:], header, strict=True):
+    for index, (cell, title) in enumerate(zip(row.cells, header, strict=True)):
         if not cell:
-            report.add(
-                "empty-cell", name, number, column, f"the column '{title}' is empty", "write '-' where there is nothing to say"
-            )
+            help_ = "write '-' where there is nothing to say"
+            report.add("empty-cell", row.place(index), f"the column '{title}' is empty", help_)
             plain = False
         elif any(mark in cell for mark in "\"'#\t`"):
             help_ = "cells are plain words without quotes; a comment stands on a line of its own"
-            report.add("odd-character", name, number, column, f"the column '{title}' holds a quote, a tab or a '#'", help_)
+            report.add("odd-character", row.place(index), f"the column '{title}' holds a quote, a tab or a '#'", help_)
             plain = False
     return plain
 
@@ -218,17 +225,17 @@ def read_yaml(name: str, text: str, report: Report) -> Item:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
-        report.add("not-yaml", name, line, column, f"this is not YAML: {error.problem or error.context}", "")
+        report.add("not-yaml", (name, line, column), f"this is not YAML: {error.problem or error.context}", "")
         return empty
     except (YAMLError, RecursionError, ValueError) as error:
-        report.add("not-yaml", name, 0, 0, f"this is not YAML: {type(error).__name__}", "")
+        report.add("not-yaml", (name, 0, 0), f"this is not YAML: {type(error).__name__}", "")
         return empty
     if node is None:
         return empty
     item = _Reader(name, report).item(node, 0)
     if not item.is_mapping:
         report.add(
-            "wrong-type", name, item.line, item.column, "the file must hold names and their values", "write 'name: value' lines"
+            "wrong-type", (name, item.line, item.column), "the file must hold names and their values", "write 'name: value' lines"
         )
         return empty
     return item
@@ -299,7 +306,4 @@ class _Reader:
         return None
 
     def _wrong(self, code: str, line: int, column: int, message: str, help_: str = "") -> None:
-        self._report.add(code, self._name, line, column, message, help_)
-
-
-Frozen = Mapping[str, object]
+        self._report.add(code, (self._name, line, column), message, help_)

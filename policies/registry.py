@@ -87,7 +87,7 @@ class _Fields:
         self.fields = {key: (place, value) for key, place, value in item.entries()}
 
     def wrong(self, code: str, item: Item, message: str, help_: str = "") -> None:
-        self.report.add(code, self.file, item.line, item.column, message, help_)
+        self.report.add(code, (self.file, item.line, item.column), message, help_)
 
     def only(self, *known: str) -> None:
         for key, (place, _) in self.fields.items():
@@ -222,9 +222,7 @@ def _conditions(texts: Mapping[str, str], report: Report) -> dict[str, Condition
         except ExpressionError as error:
             report.add(
                 "bad-condition",
-                file,
-                where.line,
-                where.column + error.column - 1,
+                (file, where.line, where.column + error.column - 1),
                 f"condition '{name}': {error.message}",
                 error.help,
             )

@@ -1,4 +1,4 @@
-"""A decision in English, for people who may read policy: who asked whom for what, what came of it, by which line, and what was missing."""
+"""A decision in English, for people who may read policy: who asked whom for what, what came of it, and by which line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIMIT = 200
 
 
 def explain(request: AccessRequest, decision: Decision) -> str:
-    """One sentence for the decision, one for each principal of the chain, one for the duties: a line each, no trailing newline."""
+    """A line each for the decision, every principal of the chain, and the duties; no trailing newline."""
     lines = [_opening(request, decision)]
     lines += [f"  {_answer(request, answer)}" for answer in decision.answers]
     if decision.obligations:
@@ -28,10 +28,7 @@ def explain(request: AccessRequest, decision: Decision) -> str:
 def _opening(request: AccessRequest, decision: Decision) -> str:
     chain = [_clean(request.subject), *(_clean(actor) for actor in request.actors)]
     wish = f"{_ASKED.get(request.action, _clean(request.action))} {_clean(request.resource)} in tenant {_clean(request.tenant)}"
-    if len(chain) == 1:
-        asked = f"{chain[0]} asked to {wish}"
-    else:
-        asked = f"{chain[0]} asked {', which asked '.join(chain[1:])} to {wish}"
+    asked = f"{chain[0]} asked {', which asked '.join(chain[1:])}{' ' if chain[1:] else ''}to {wish}"
     if request.arguments is None:
         asked += ", arguments unknown"
     return f"{asked}: {'allowed' if decision.allowed else _refused(decision)}."

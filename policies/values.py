@@ -68,7 +68,7 @@ class Facts:
 
 
 def kind(value: Value) -> str | None:
-    """`number`, `string`, `boolean`, `moment`, or None for what cannot be compared (floats, null, NaN and structures among it)."""
+    """`number`, `string`, `boolean`, `moment`; None for what cannot be compared: floats, null, NaN, structures."""
     exact = type(value)
     if exact is str:
         return "string"

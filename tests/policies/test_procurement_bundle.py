@@ -72,9 +72,11 @@ def test_a_confused_deputy_is_explained_by_naming_the_person_whose_right_is_miss
     chain = "campaign-reporter > procurement-analyst > erp-integration"
     question = request({"who": "mia", "via": chain, "tool": "erp.write_po", "args": {"supplier": "S-77", "amount": 500}})
     assert explain(question, engine.decide(question)).splitlines() == [
-        "user:dev/mia asked agent:campaign-reporter, which asked agent:procurement-analyst, which asked agent:erp-integration "
-        "to call erp.write_po in tenant acme: denied (user-lacks-right), because the person on whose behalf it is asked has no "
-        "right to it.",
+        (
+            "user:dev/mia asked agent:campaign-reporter, which asked agent:procurement-analyst, "
+            "which asked agent:erp-integration to call erp.write_po in tenant acme: denied (user-lacks-right), "
+            "because the person on whose behalf it is asked has no right to it."
+        ),
         "  user:dev/mia, on whose behalf it is asked, may call: no; no rule grants call on erp.write_po to user:dev/mia.",
         "  agent:campaign-reporter, which passes the request on, may relay: yes, by AGT-13 (grants/agents.csv:16).",
         "  agent:procurement-analyst, which passes the request on, may relay: yes, by AGT-3 (grants/agents.csv:6).",
