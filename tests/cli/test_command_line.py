@@ -1,0 +1,84 @@
+"""The frame that every verb stands in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import cli
+from gateway.cli import version
+
+from .conftest import Run
+
+
+def test_every_verb_has_help_with_an_example_and_a_json_answer(run: Run) -> None:
+    for verb in ("init", "check", "explain", "version"):
+        ran = run(verb, "--help")
+        assert ran.code == 0
+        assert f"bailiwick {verb}" in ran.out
+        assert "Example" in ran.out
+        assert "--json" in ran.out
+
+
+def test_the_list_of_verbs_is_what_help_shows(run: Run) -> None:
+    out = run("--help").out
+    assert all(f" {verb} " in out for verb in cli.VERBS)
+
+
+def test_the_version_is_told_to_people_and_to_programs(run: Run) -> None:
+    assert run("version").out.startswith("bailiwick ")
+    assert set(run("version", "--json").json) == {"bailiwick", "python", "pycasbin", "a2a-sdk", "opentelemetry"}
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("version", "--nonsense"), ("init", "a", "b"), ()])
+def test_a_command_that_makes_no_sense_exits_with_2(words: tuple[str, ...], run: Run) -> None:
+    assert run(*words).code == 2
+
+
+def test_problems_are_one_json_document_when_asked(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    ran = run("init", tmp_path, "--json")
+    assert ran.code == 1
+    assert [p["code"] for p in ran.json["problems"]] == ["file-exists"]
+
+
+def test_a_defect_is_one_line_that_shows_no_value(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> dict[str, str]:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr(version, "facts_of_this_installation", fail)
+    ran = run("version")
+    assert ran.code == cli.DEFECT
+    assert ran.err == "bailiwick: unexpected RuntimeError; BAILIWICK_DEBUG=1 shows where\n"
+
+
+def test_a_developer_gets_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> dict[str, str]:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(version, "facts_of_this_installation", fail)
+    monkeypatch.setenv("BAILIWICK_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.main(["version"])
+
+
+def test_a_small_command_imports_neither_the_judge_nor_the_server_nor_the_sdk() -> None:
+    script = (
+        "import sys\nfrom gateway.cli import main\ntry: main(['version'])\nexcept SystemExit: pass\n"
+        "heavy = {'casbin', 'uvicorn', 'fastapi', 'sqlmodel', 'opentelemetry.sdk', 'a2a', 'ruamel.yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_file_says_cannot_dress_up_the_terminal(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bailiwick.yaml"
+    path.write_text('"[red]\\e[31mx": 1\n')
+    ran = run("check", "--config", path)
+    assert ran.code == 1
+    assert "\x1b" not in ran.out
+    assert "[red]" in ran.out
