@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import leaf
 from audit.checkpoint import Vkey
 from audit.leaf import Kind
-from audit.model import Entry, LedgerUnavailableError, Receipt
+from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.privacy import SealBrokenError, SealKey
-from audit.signer import Signer, TamperedError
+from audit.signer import Signer
 from audit.store import OpenCall, Store, StoreError
 from audit.store_sql import SqlStore
 from audit.writer import Result, Writer, closing, orphaned, record_id
@@ -119,13 +119,18 @@ class Journal:
     @property
     def healthy(self) -> Health:
         """Whether records can be written now, as far as the last attempt shows."""
-        reason = self._tampered or self._failure or ("closed" if self._closed else "")
+        reason = self._tampered or ("closed" if self._closed else self._failure)
         return Health(not reason, reason)
 
     @property
     def queued(self) -> int:
         """How many records wait for their commit."""
         return len(self._waiting)
+
+    def checkpoint(self) -> str | None:
+        """The latest signed head of the log (C2SP signed note), None before the first.  Reads the store: not for the event loop."""
+        found = self._store.checkpoint()
+        return found[1] if found else None
 
     async def append(self, entry: Entry) -> Receipt:
         """Write one record: durable when this returns.

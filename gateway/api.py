@@ -35,7 +35,6 @@ class Doors:
 
     public_url: str
     issuers: tuple[str, ...]
-    targets: Mapping[str, frozenset[str]]
     faults: Callable[[], Mapping[str, str]]
     metrics: Callable[[], bytes]
     checkpoint: Callable[[], Awaitable[str | None]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from policies.bundle import Bundle
@@ -140,7 +141,8 @@ class Engine:
             reason,
             self.bundle.digest,
             answers,
-            visible=request.arguments is not None and self._could(request, types, request.resource, request.action),
+            visible=request.arguments is not None
+            and self._could(request, types, request.resource, questions(request.subject, request.actors, request.action)),
             missing=tuple(dict.fromkeys(answer.question.principal for answer in answers if not answer.allowed)),
         )
 
@@ -158,10 +160,10 @@ class Engine:
 
     # --- what could be called
 
-    def _could(self, request: AccessRequest, types: Mapping[str, str], resource: str, action: str) -> bool:
+    def _could(self, request: AccessRequest, types: Mapping[str, str], resource: str, asked: Iterable[Question]) -> bool:
         """Whether some arguments would be allowed: allow lines count unless they surely fail, deny lines if they surely hold."""
         ask = _Ask(self._conditions, request, types, hypothetical=True)
-        for question in questions(request.subject, request.actors, action):
+        for question in asked:
             ask.hits = []
             asker = self._asker(question, request)
             if not self._enforcer.enforce_ex(asker, request.tenant, resource, question.action, ask)[0]:
@@ -169,13 +171,18 @@ class Engine:
         return True
 
     def _list(self, request: AccessRequest) -> Decision:
-        """A server may be listed by whoever could call one of its tools."""
+        """A server may be approached by whoever makes the call, if that principal could call one of its tools.
+
+        Only the acting principal is asked: an agent connects to its servers before it knows for what.  Whose rights count for a
+        tool is asked at each tool, when it is listed and when it is called.
+        """
+        acting = questions(request.subject, request.actors, "list")[-1:]
+        asked = [replace(question, action="call") for question in acting]
         for tool in self.tools_of(request.resource):
             resource = f"{request.resource}.{tool}"
             types = self._types(resource, request.tenant)
-            if types is not None and self._could(request, types, resource, "call"):
-                answers = tuple(Answer(q, allowed=True) for q in questions(request.subject, request.actors, "list"))
-                return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers)
+            if types is not None and self._could(request, types, resource, asked):
+                return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
         return self._unknown()
 
     def _types(self, resource: str, tenant: str) -> Mapping[str, str] | None:

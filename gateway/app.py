@@ -1,0 +1,338 @@
+"""The composition root: settings → stages → one ASGI application.  Read this second, after `pipeline.py`.
+
+The data plane's paths are taken before FastAPI sees them; everything a stage needs is made here, once, at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from fastapi import FastAPI, Request
+
+from audit.journal import Journal
+from audit.model import Entry, LedgerUnavailableError
+from gateway import obligations
+from gateway.a2a.cards import Cards
+from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.road import A2aRoad, Bounds, Peer
+from gateway.a2a.tasks import Ownership
+from gateway.api import Doors, make_api
+from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, make_arrival, send_json
+from gateway.bundles import read_bundle
+from gateway.identity.authenticate import Authenticator
+from gateway.identity.delegation import Delegations
+from gateway.identity.devissuer import PEOPLE, DevIssuer
+from gateway.identity.keyfiles import delegation_key, ledger_key, resolve, seal_key
+from gateway.mcp import lists
+from gateway.mcp.builtin import Builtin
+from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.road import McpRoad, Upstream
+from gateway.mcp.session import Sessions
+from gateway.mcp.stdio import Stdio
+from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, Reply, new_id, wall_clock
+from gateway.obligations.redact import redact
+from gateway.pipeline import Stages
+from gateway.problem import Problem, ProblemError
+from gateway.record import Recorder
+from gateway.sandboxed import Sandboxed
+from gateway.settings import Secret, Settings
+from gateway.state.store import State
+from gateway.telemetry import Telemetry
+from gateway.upstream.client import Upstreams
+from gateway.upstream.registry import agent_targets, mcp_targets
+from policies.engine import Engine
+
+log = logging.getLogger("gateway")
+
+MCP_PATH: Final = "/mcp/"
+A2A_PATH: Final = "/a2a/"
+LEDGER_FILE, STATE_FILE = "ledger.db", "state.db"
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What both protocols' roads are made of."""
+
+    settings: Settings
+    clock: Clock
+    engine: Engine
+    journal: Journal
+    state: State
+    upstreams: Upstreams
+    authenticator: Authenticator
+    delegations: Delegations
+    telemetry: Telemetry
+    recorder: Recorder
+    session_key: bytes
+    sandboxed: Sandboxed | None
+    environ: Mapping[str, str]
+
+
+class App:
+    """The gateway as an ASGI application.  It opens its stores at ASGI's lifespan startup and closes them at shutdown."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, clock: Clock = wall_clock) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self._failure: Exception | None = None
+        self._guard = HostGuard(settings.public_url, settings.server.allowed_hosts, settings.server.allowed_origins)
+        self._mcp: McpEndpoint | None = None
+        self._a2a: A2aEndpoint | None = None
+        self._api: FastAPI | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Data plane first; then the API; nothing before the stores are open."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        path: str = scope.get("path", "")
+        if self._mcp is not None and path.startswith(MCP_PATH):
+            await self._mcp(scope, receive, send)
+        elif self._a2a is not None and path.startswith(A2A_PATH):
+            await self._a2a(scope, receive, send)
+        elif self._api is not None and scope["type"] == "http":
+            await self._rest(self._api, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await send_json(send, 503, b'{"title":"starting"}')
+
+    def raise_failure(self) -> None:
+        """Raise what kept the gateway from starting, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._guard.check(scope)
+        except Refused:
+            await send_json(send, 403, b'{"title":"bad-origin"}', content_type="application/problem+json")
+            return
+        await api(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except (ProblemError, LedgerUnavailableError, ValueError, OSError) as error:
+                    await self._stack.aclose()
+                    self._failure = _as_problem(error)
+                    await send({"type": "lifespan.startup.failed", "message": type(error).__name__})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._stack.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def start(self) -> None:
+        """Open everything, in the order in which it is needed; what was opened is closed again where a later part fails."""
+        settings, clock, stack = self._settings, self._clock, self._stack
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        bundle = read_bundle(settings.policies)
+        engine = await asyncio.to_thread(Engine, bundle)  # building the index of a large bundle takes a while
+        log.info("policy bundle %s, %d rules, %s path (%s)", bundle.digest, len(bundle.rules), engine.path, engine.path_reason)
+        telemetry = Telemetry.start(self._environ, version("bailiwick"))
+        stack.callback(telemetry.shutdown)
+        seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
+        journal = await self._open_journal(seal)
+        telemetry.watch(
+            ledger_queue=lambda: journal.queued, ledger_healthy=lambda: bool(journal.healthy), bundle=lambda: bundle.digest
+        )
+        state = await asyncio.to_thread(State.open, settings.state.url or f"sqlite:///{settings.data / STATE_FILE}")
+        stack.push_async_callback(state.close)
+        limits = settings.limits
+        upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
+        stack.push_async_callback(upstreams.aclose)
+        dev = self._dev_issuer()
+        key = delegation_key(settings.data, settings.delegation.key, self._environ)
+        delegation = settings.delegation
+        delegations = Delegations(key, settings.public_url, delegation.lifetime_seconds, delegation.max_depth, clock)
+        authenticator = Authenticator(
+            tenant=settings.tenant,
+            public_url=settings.public_url,
+            issuers=settings.issuers,
+            agents=settings.agents,
+            delegations=delegations,
+            fetch=upstreams.fetch,
+            clock=clock,
+        )
+        sandboxed = await self._open_sandbox()
+        parts = _Parts(
+            settings, clock, engine, journal, state, upstreams, authenticator, delegations, telemetry,
+            Recorder(journal.append, clock), _derived(seal, b"mcp session"), sandboxed, self._environ,
+        )  # fmt: skip
+        slots = Slots(limits.concurrent_calls)
+        self._mcp = self._open_mcp(parts, slots)
+        self._a2a = self._open_a2a(parts, slots)
+        self._api = make_api(self._doors(parts, dev))
+        await journal.append(Entry("policy.activate", new_id(clock()), clock(), fields={"policy": bundle.digest}))
+
+    async def _open_journal(self, seal: bytes) -> Journal:
+        settings = self._settings
+        journal = await Journal.open(
+            url=settings.ledger.url or f"sqlite:///{settings.data / LEDGER_FILE}",
+            origin=settings.ledger.origin,
+            signing_key=ledger_key(settings.data, settings.ledger.key, self._environ),
+            seal_key=seal,
+            writer=f"{socket.gethostname()}:{settings.server.port}".encode("ascii", "replace").decode()[-64:],
+            clock=self._clock,
+            queue=settings.ledger.queue,
+        )
+        self._stack.push_async_callback(journal.close)
+        log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
+        return journal
+
+    def _dev_issuer(self) -> DevIssuer | None:
+        chosen = next((issuer for issuer in self._settings.issuers if issuer.development), None)
+        if chosen is None:
+            return None
+        log.warning("the development issuer is on: whoever reaches this port can be anybody")
+        return DevIssuer(self._settings.data, chosen.issuer, chosen.audience, self._clock)
+
+    async def _open_sandbox(self) -> Sandboxed | None:
+        if not self._settings.sandbox.enabled:
+            return None
+        sandboxed = await Sandboxed.open(self._settings.sandbox)
+        self._stack.push_async_callback(sandboxed.aclose)
+        return sandboxed
+
+    def _open_mcp(self, parts: _Parts, slots: Slots) -> McpEndpoint:
+        settings, limits = parts.settings, parts.settings.limits
+        targets = mcp_targets(settings, lambda secret: _bare(secret, parts.environ))
+        others: dict[str, Upstream] = {}
+        for name, target in targets.items():
+            if target.kind == "stdio":
+                child = Stdio(target, idle_seconds=limits.upstream_idle_seconds)
+                self._stack.push_async_callback(child.aclose)
+                others[name] = child
+            elif target.kind == "builtin" and parts.sandboxed is not None:
+                others[name] = Builtin(parts.sandboxed.run)
+        could = lists.asking(parts.engine.decide, parts.clock)
+        road = McpRoad(
+            targets=targets,
+            upstreams=parts.upstreams,
+            sessions=Sessions(parts.session_key),
+            could=could,
+            redact=redact,
+            others=others,
+            json_depth=limits.json_depth,
+            response_bytes=limits.response_bytes,
+        )
+
+        async def fulfil(permit: Permit) -> Permit:
+            return obligations.fulfil(permit)
+
+        stages = _stages(parts, road, fulfil)
+        return McpEndpoint(
+            stages, guard=self._guard, limits=limits, public_url=settings.public_url, could=could, slots=slots, clock=parts.clock
+        )
+
+    def _open_a2a(self, parts: _Parts, slots: Slots) -> A2aEndpoint:
+        settings, limits = parts.settings, parts.settings.limits
+        peers = {
+            name: Peer(name, agent.url, agent.headers, agent.delegation_header, agent.max_groups)
+            for name, agent in agent_targets(settings, lambda secret: _bare(secret, parts.environ)).items()
+        }
+        cards = Cards(settings.public_url, parts.clock)
+        self._stack.push_async_callback(cards.aclose)
+        road = A2aRoad(
+            peers=peers,
+            upstreams=parts.upstreams,
+            ownership=Ownership(parts.state.tasks, parts.state.contexts),
+            mint=parts.delegations.mint,
+            cards=cards,
+            bounds=Bounds(limits.response_bytes, limits.json_depth),
+        )
+
+        async def fulfil(permit: Permit) -> Permit:
+            return await road.fulfil(obligations.fulfil(permit))
+
+        return A2aEndpoint(_stages(parts, road, fulfil), guard=self._guard, limits=limits, slots=slots, clock=parts.clock)
+
+    def _doors(self, parts: _Parts, dev: DevIssuer | None) -> Doors:
+        async def whoami(request: Request) -> Principal:
+            scope = {**request.scope, "method": request.method}
+            arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=parts.clock)
+            return await parts.authenticator(arrival)
+
+        def faults() -> Mapping[str, str]:
+            health = parts.journal.healthy
+            return {} if health else {"ledger": health.reason}
+
+        async def checkpoint() -> str | None:
+            return await asyncio.to_thread(parts.journal.checkpoint)
+
+        return Doors(
+            public_url=parts.settings.public_url,
+            issuers=tuple(issuer.issuer for issuer in parts.settings.issuers),
+            faults=faults,
+            metrics=parts.telemetry.render_prometheus,
+            checkpoint=checkpoint,
+            whoami=whoami,
+            issue=None if dev is None else lambda name: dev.issue(name, PEOPLE[name]),
+        )
+
+
+Road = McpRoad | A2aRoad
+
+
+def _stages(parts: _Parts, road: Road, fulfil: object) -> Stages:
+    """One protocol's stages: what is its own from `road`, the rest shared."""
+    telemetry, clock = parts.telemetry, parts.clock
+
+    async def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
+        with telemetry.in_flight(intent.permit.call.arrival):
+            async with aclosing(road.forward(intent)) as replies:
+                async for reply in replies:
+                    yield reply
+
+    def observe(arrival: Arrival, end: Intent | Refused, outcome: Outcome | None) -> None:
+        telemetry.observe(arrival, end, outcome, clock())
+
+    return Stages(
+        authenticate=parts.authenticator,
+        parse=road.parse,
+        normalise=road.normalise,
+        decide=parts.engine.decide,
+        fulfil=fulfil,  # type: ignore[arg-type]
+        record_intent=parts.recorder.intent,
+        forward=forward,
+        filter=road.filter,
+        record_outcome=parts.recorder.outcome,
+        record_refusal=parts.recorder.refusal,
+        observe=observe,
+    )
+
+
+def _bare(secret: Secret, environ: Mapping[str, str]) -> str:
+    """A secret without its prefix, which the header's maker adds."""
+    return resolve(secret.model_copy(update={"prefix": ""}), environ)
+
+
+def _derived(key: bytes, purpose: bytes) -> bytes:
+    """A key of its own for one purpose (RFC 5869): what opens sessions opens nothing of the ledger."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(key)
+
+
+def _as_problem(error: Exception) -> Exception:
+    if isinstance(error, ProblemError):
+        return error
+    code = "ledger-unavailable" if isinstance(error, LedgerUnavailableError) else "cannot-start"
+    detail = error.detail if isinstance(error, LedgerUnavailableError) else str(error)
+    where = f"{error.filename}" if isinstance(error, OSError) and isinstance(error.filename, str | Path) else ""
+    return ProblemError(Problem(code, detail, where))
