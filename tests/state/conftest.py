@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from gateway.state import State
 
-SERVER = Path(__file__).resolve().parents[1] / "postgres_server.py"
+_spec = importlib.util.spec_from_file_location(
+    "state_postgres_server", Path(__file__).resolve().parents[1] / "postgres_server.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+postgres_server: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(postgres_server)
 
 
 @pytest.fixture(scope="session")
-def postgres_base() -> Iterator[str]:
-    """URL of a running server's maintenance database."""
-    spec = importlib.util.spec_from_file_location("postgres_server", SERVER)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield from module.start()
+def postgres() -> Iterator[Any]:
+    """A running server of our own."""
+    with postgres_server.server() as running:
+        yield running
 
 
 @pytest.fixture
-def postgres_url(postgres_base: str) -> str:
+def postgres_url(postgres: Any) -> Iterator[str]:
     """A fresh database of the server."""
-    name = f"state_{secrets.token_hex(6)}"
-    engine = create_engine(postgres_base, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
-    engine.dispose()
-    return engine.url.set(database=name).render_as_string(hide_password=False)
+    with postgres_server.database(postgres) as database_url:
+        yield database_url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -138,3 +138,21 @@ def test_a_server_that_may_forget_what_it_confirmed_is_refused(postgres_url: str
     admin.dispose()
     with pytest.raises(ProblemError, match="synchronous_commit"):
         State.open(postgres_url)
+
+
+@pytest.mark.postgres
+async def test_what_was_confirmed_is_there_after_the_server_crashed(postgres, postgres_url: str) -> None:
+    state = await asyncio.to_thread(State.open, postgres_url)
+    for n in range(20):
+        await state.tasks.claim("erp", f"t-{n}", "", "user:idp/paul", "acme", "wf", n)
+    await asyncio.to_thread(postgres.stop, "immediate")
+    with pytest.raises(Refused) as caught:
+        await state.tasks.claim("erp", "while it is down", "", "user:idp/paul", "acme", "wf", 1)
+    assert caught.value.code is Code.INTERNAL_ERROR
+    await asyncio.to_thread(postgres.start)
+    fresh = await asyncio.to_thread(State.open, postgres_url)
+    for n in range(20):
+        assert await fresh.tasks.owner("erp", f"t-{n}") is not None
+    assert (await state.tasks.claim("erp", "afterwards", "", "user:idp/paul", "acme", "wf", 1)).tenant == "acme"
+    await state.close()
+    await fresh.close()
