@@ -53,3 +53,7 @@ class LedgerUnavailableError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class TamperedError(Exception):
+    """The stored ledger contradicts itself, or what was signed before.  Nothing is signed, appended or shown."""

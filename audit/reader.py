@@ -14,8 +14,8 @@ import orjson
 
 from audit import leaf, privacy, proof
 from audit.leaf import Commitment
+from audit.model import TamperedError
 from audit.privacy import SealBrokenError, SealKey, SubjectKey
-from audit.signer import TamperedError
 from audit.store import StoredLeaf
 from audit.store_read import SqlReader
 from audit.tree import TILE_HEIGHT, leaf_hash, root_of

@@ -10,12 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import checkpoint
 from audit.checkpoint import Checkpoint, CheckpointError, Vkey
+from audit.model import TamperedError
 from audit.store import Head, Signed, Store
 from audit.tree import Frontier, leaf_hash
-
-
-class TamperedError(Exception):
-    """The stored log contradicts itself, or what was signed before.  Nothing is signed, and nothing may be appended."""
 
 
 class Signer:
@@ -25,9 +22,11 @@ class Signer:
         self._store = store
         self._key = key
         self._vkey = Vkey.of(origin, key)
+        self.newest: str | None = None
+        """The newest published note that we have seen."""
 
-    def sign(self) -> Checkpoint | None:
-        """Sign the log as it stands and publish the checkpoint; None where nothing is new.
+    def sign(self) -> None:
+        """Sign the log as it stands, if it has grown, and publish the checkpoint.
 
         `TamperedError` where the log is not the one that was signed; `StoreError` where the store does not answer: try again.
         Crash story: saved as signed, then published.  A crash between the two leaves a signed head that the next run publishes.
@@ -38,17 +37,15 @@ class Signer:
             head = self._store.head()
             frontier = self._reread(head, last, published)
             if head.size == 0:
-                return None
-            made = Checkpoint(self._vkey.name, head.size, frontier.root())
+                return
             if last is None or last.size < head.size:
-                note = checkpoint.sign(made, self._key)
+                note = checkpoint.sign(Checkpoint(self._vkey.name, head.size, frontier.root()), self._key)
                 signing.save(Signed(head.size, frontier.encode(), note))
             else:
                 note = last.note
             if published is None or published[0] < head.size:
                 self._store.add_checkpoint(head.size, note)
-                return made
-            return None
+            self.newest = note
 
     def _reread(self, head: Head, last: Signed | None, published: tuple[int, str] | None) -> Frontier:
         """The frontier over the stored bytes, from what was signed last to the head."""

@@ -13,9 +13,8 @@ from typing import Final
 
 from audit import leaf
 from audit.leaf import Commitment, Kind, Stamp
-from audit.model import Entry, LedgerUnavailableError, Receipt
+from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.privacy import SealBrokenError, SealKey, SubjectKey
-from audit.signer import TamperedError
 from audit.store import Batch, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
 from audit.tree import Frontier, leaf_hash
 

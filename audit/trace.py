@@ -1,0 +1,301 @@
+"""What happened in one workflow, as a tree: the person, the agents, their calls, each with who decided what and why.
+
+A pure function of the workflow's records.  A call names the call that caused it; where it does not, the chain of principals and
+the order of the log say which call its agent was working on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from audit.leaf import Kind
+from audit.model import TamperedError
+from audit.reader import Record, Shredded
+
+_SHOWN: Final = 4000
+
+Open = Callable[[Record, str], bytes | Shredded | None]
+Name = Callable[[str], str | Shredded | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A value as it can be shown.
+
+    state  shown; sealed (no key at hand); erased (the person's key was destroyed); damaged (not what the leaf commits to).
+    size   in bytes; `cut` where `text` is only its beginning.
+    """
+
+    state: Literal["shown", "sealed", "erased", "damaged"]
+    size: int
+    text: str = ""
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule that spoke, and where it stands: `PRO-2`, `people.csv:14`."""
+
+    rule: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One principal of the chain, what it was asked, and what came of it; `near` are rules that almost applied."""
+
+    who: str
+    role: str
+    action: str
+    allowed: bool
+    rules: tuple[Rule, ...] = ()
+    near: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """One call, from its question to its outcome.
+
+    who         the chain, person first; `by` its last.
+    effect      of the decision; reason is its code, or why the gateway refused before or after deciding.
+    missing     the principals whose right is missing.
+    outcome     ok, tool-error, upstream-error, interrupted, internal-error; refused; orphaned (nobody knows); open (under way).
+    at          UTC microseconds; latency_us None where the call has no end.
+    index       of the record that opens it; end_index of the one that closes it.
+    """
+
+    id: str
+    index: int
+    at: int
+    who: tuple[str, ...]
+    proto: str
+    method: str
+    target: str
+    tool: str
+    action: str
+    resource: str
+    effect: Literal["allow", "deny"]
+    reason: str
+    outcome: str
+    detail: str = ""
+    policy: str = ""
+    asked: tuple[Asked, ...] = ()
+    missing: tuple[str, ...] = ()
+    obligations: tuple[str, ...] = ()
+    latency_us: int | None = None
+    end_index: int | None = None
+    request: Shown | None = None
+    response: Shown | None = None
+    explanation: Shown | None = None
+    trace: str = ""
+    span: str = ""
+
+    @property
+    def by(self) -> str:
+        """Who makes the call."""
+        return self.who[-1] if self.who else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The person, an agent, or a call; below it what it did or caused, in the order of the log."""
+
+    kind: Literal["user", "agent", "call"]
+    name: str
+    call: CallFacts | None = None
+    children: tuple[Node, ...] = ()
+
+    def walk(self) -> Iterable[Node]:
+        """This node and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A workflow: its tree, and a few numbers over it."""
+
+    workflow: str
+    root: Node
+    started: int
+    ended: int
+    allowed: int
+    denied: int
+    open: int
+
+    @property
+    def calls(self) -> tuple[CallFacts, ...]:
+        """Every call, in the order of the log."""
+        return tuple(sorted((node.call for node in self.root.walk() if node.call), key=lambda call: call.index))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` shows it."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Making:
+    """A node that still gets children."""
+
+    kind: Literal["user", "agent", "call"]
+    name: str
+    call: CallFacts | None = None
+    children: list[_Making] = field(default_factory=list)
+
+    def made(self) -> Node:
+        return Node(self.kind, self.name, self.call, tuple(child.made() for child in self.children))
+
+    def agent(self, name: str) -> _Making:
+        for child in self.children:
+            if child.kind == "agent" and child.name == name:
+                return child
+        self.children.append(_Making("agent", name))
+        return self.children[-1]
+
+
+def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name) -> Story | None:
+    """The story of one workflow from its records in order; None where there are none.
+
+    open_value, name  as `Ledger.open_value` and `Ledger.subject_name`; both may know nothing.
+    """
+    kept = sorted(records, key=lambda record: record.index)
+    if not kept:
+        return None
+    ends = {str(record.leaf.get("call")): record for record in kept if record.kind in {Kind.CALL_END, Kind.CALL_ORPHANED}}
+    names = _Names(name)
+    pseudonym = next((record.subject for record in kept if record.subject), None)
+    root = _Making("user", names.of(pseudonym) if pseudonym else "")
+    made: dict[str, _Making] = {}
+    for record in kept:
+        if record.kind in {Kind.CALL_START, Kind.DECISION_DENY}:
+            call = _facts(record, ends.get(record.id), open_value, names)
+            node = _Making("call", call.resource or ".".join(filter(None, (call.target, call.tool))) or call.method, call)
+            _parent(record, call, made, root).children.append(node)
+            made[record.id] = node
+    calls = [node.call for node in made.values() if node.call is not None]
+    return Story(
+        workflow,
+        root.made(),
+        kept[0].at,
+        kept[-1].at,
+        sum(call.effect == "allow" for call in calls),
+        sum(call.effect == "deny" for call in calls),
+        sum(call.outcome == "open" for call in calls),
+    )
+
+
+def _parent(record: Record, call: CallFacts, made: Mapping[str, _Making], root: _Making) -> _Making:
+    """The call that caused this one; else the person, through the agents of the chain."""
+    cause = made.get(str(record.leaf.get("caused_by") or ""))
+    if cause is not None:
+        return cause
+    if len(call.who) > 1:
+        for earlier in reversed(list(made.values())):
+            before = earlier.call
+            if before and before.effect == "allow" and before.who == call.who[:-1] and _plain(before.target) == _plain(call.by):
+                return earlier
+    at = root
+    for actor in call.who[1:]:
+        at = at.agent(actor)
+    return at
+
+
+def _plain(agent: str) -> str:
+    return agent.removeprefix("agent:")
+
+
+def _facts(record: Record, end: Record | None, open_value: Open, names: _Names) -> CallFacts:
+    leaf = record.leaf
+    decision, refused = _mapping(leaf.get("decision")), _mapping(leaf.get("refused"))
+    denied = record.kind == Kind.DECISION_DENY
+    asked = tuple(_asked(each, names) for each in _list(decision.get("asked")) if isinstance(each, dict))
+    outcome = _mapping(end.leaf.get("outcome")) if end is not None else {}
+    latency = outcome.get("latency_us")
+    if denied:
+        ended = "refused"
+    elif end is None:
+        ended = "open"
+    else:
+        ended = str(outcome.get("status", "")) if end.kind == Kind.CALL_END else "orphaned"
+    return CallFacts(
+        id=record.id,
+        index=record.index,
+        at=record.at,
+        who=tuple(names.of(str(link[1])) for link in _list(leaf.get("chain")) if isinstance(link, list) and len(link) > 1),
+        **{name: str(leaf.get(name) or "") for name in _TEXTS},
+        effect="deny" if denied else "allow",
+        reason=str(refused.get("code") or decision.get("reason") or ""),
+        outcome=ended,
+        detail=str(refused.get("detail") or outcome.get("detail") or (end.leaf.get("reason") if end else "") or ""),
+        policy=str(decision.get("policy") or ""),
+        asked=asked,
+        missing=tuple(each.who for each in asked if not each.allowed),
+        obligations=tuple(map(str, _list(decision.get("obligations")))),
+        latency_us=latency if isinstance(latency, int) else None,
+        end_index=end.index if end is not None else None,
+        request=_shown(record, "request", open_value),
+        response=_shown(end, "response", open_value) if end is not None else None,
+        explanation=_shown(record, "explanation", open_value),
+    )
+
+
+_TEXTS: Final = ("proto", "method", "target", "tool", "action", "resource", "trace", "span")
+
+
+def _asked(said: dict[str, Any], names: _Names) -> Asked:
+    return Asked(
+        who=names.of(str(said.get("who", ""))),
+        role=str(said.get("role", "")),
+        action=str(said.get("action", "")),
+        allowed=said.get("allow") is True,
+        rules=tuple(map(_rule, _list(said.get("rules")))),
+        near=tuple(map(_rule, _list(said.get("near")))),
+    )
+
+
+def _rule(text: object) -> Rule:
+    rule, _, source = str(text).partition(" ")
+    return Rule(rule, source)
+
+
+def _shown(record: Record, name: str, open_value: Open) -> Shown | None:
+    committed = record.commitment(name)
+    if committed is None:
+        return None
+    try:
+        value = open_value(record, name)
+    except TamperedError:
+        return Shown("damaged", committed.n)
+    if value is None or isinstance(value, Shredded):
+        return Shown("sealed" if value is None else "erased", committed.n)
+    beginning = value[: 4 * _SHOWN].decode("utf-8", "replace")  # no character is longer than four bytes
+    return Shown("shown", committed.n, beginning[:_SHOWN], cut=len(beginning) > _SHOWN or len(value) > 4 * _SHOWN)
+
+
+class _Names:
+    """Pseudonyms in clear, each looked up once; one that cannot be read stands for itself."""
+
+    def __init__(self, name: Name) -> None:
+        self._name = name
+        self._known: dict[str, str] = {}
+
+    def of(self, who: str) -> str:
+        if not who.startswith("s_"):
+            return who
+        if who not in self._known:
+            try:
+                self._known[who] = str(self._name(who) or who)
+            except TamperedError:
+                self._known[who] = who
+        return self._known[who]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
