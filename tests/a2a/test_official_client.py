@@ -17,7 +17,7 @@ def message(message_id: str, text: str = "hello") -> pb.SendMessageRequest:
 
 
 async def events_of(world: World, person: str, message_id: str, *, streaming: bool) -> list[pb.StreamResponse]:
-    async with httpx.AsyncClient(headers=world.token(person), timeout=30, trust_env=False) as http:
+    async with httpx.AsyncClient(headers=world.token(person), timeout=30, trust_env=False, verify=False) as http:
         factory = ClientFactory(ClientConfig(streaming=streaming, httpx_client=http))
         client = await factory.create_from_url(f"{world.url}/a2a/ref/")
         return [event async for event in client.send_message(message(message_id, f"from {person}"))]
@@ -48,7 +48,7 @@ async def test_a_task_that_needs_input_ends_its_stream(world: World) -> None:
 
 async def test_the_owner_reads_its_task(world: World) -> None:
     (event,) = await events_of(world, "paul", "plain-2", streaming=False)
-    async with httpx.AsyncClient(headers=world.token("paul"), timeout=30, trust_env=False) as http:
+    async with httpx.AsyncClient(headers=world.token("paul"), timeout=30, trust_env=False, verify=False) as http:
         client = await ClientFactory(ClientConfig(httpx_client=http)).create_from_url(f"{world.url}/a2a/ref/")
         task = await client.get_task(pb.GetTaskRequest(id=event.task.id))
     assert task.id == event.task.id
