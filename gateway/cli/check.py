@@ -140,7 +140,7 @@ def _secret_file(configuration: Configuration, path: Steps, file: Path) -> Itera
 def _private_keys(data: Path) -> Iterator[Found]:
     """Keys that the gateway has made for itself: theirs alone to read."""
     for file in sorted(data.glob("*")) if data.is_dir() else ():
-        if file.suffix in (".pem", ".key") and file.is_file() and file.stat().st_mode & 0o077:
+        if file.name.endswith((".pem", "-key")) and file.is_file() and file.stat().st_mode & 0o077:
             mode = file.stat().st_mode & 0o777
             text = f"others than its owner may read or write this key (mode {mode:04o})"
             yield Found("error", Problem("open-secret", text, str(file), f"chmod 600 {file}"))

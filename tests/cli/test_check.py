@@ -69,14 +69,14 @@ def test_a_secret_that_does_not_resolve_is_an_error(run: Run, folder: Path, monk
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
 def test_a_key_or_secret_that_others_can_read_is_an_error(run: Run, folder: Path) -> None:
     (folder / "data").mkdir()
-    for name in ("secret", "data/ledger.pem"):
+    for name in ("secret", "data/ledger-key.pem", "data/seal-key"):
         (folder / name).write_text("x")
         (folder / name).chmod(0o644)
     path = _config(folder, "delegation: {key: {file: secret}}\n")
     found = run("check", "--config", path, "--json")
     assert found.code == 1
-    assert [p["code"] for p in found.json["problems"] if p["severity"] == "error"] == ["open-secret", "open-secret"]
-    for name in ("secret", "data/ledger.pem"):
+    assert [p["code"] for p in found.json["problems"] if p["severity"] == "error"] == ["open-secret"] * 3
+    for name in ("secret", "data/ledger-key.pem", "data/seal-key"):
         (folder / name).chmod(0o600)
     assert run("check", "--config", path).code == 0
 
