@@ -1,4 +1,4 @@
-"""A `text/event-stream` taken apart as it comes (WHATWG HTML §9.2), bounded, and never buffered beyond one event."""
+"""The events of one answer, with a look ahead: whether an event was the last one is known only by what follows it."""
 
 from __future__ import annotations
 
@@ -6,65 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from enum import Enum, auto
 
-from gateway.model import UpstreamError
-
-
-class EventParser:
-    """Bytes in, the data of whole events out.  Comments, ids and names are dropped; an event without data is none."""
-
-    __slots__ = ("_buffer", "_data", "_limit", "_scanned", "_size", "_started")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._buffer = bytearray()
-        self._scanned = 0  # of the buffer, known to hold no line end
-        self._data: list[bytes] = []
-        self._size = 0
-        self._started = False
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that this chunk completes; `UpstreamError("too-large")` for one beyond the limit."""
-        self._buffer += chunk
-        found: list[bytes] = []
-        while (line := self._line()) is not None:
-            if line:
-                self._field(line)
-            elif self._data:
-                found.append(b"\n".join(self._data))
-                self._data = []
-                self._size = 0
-        if len(self._buffer) + self._size > self._limit:
-            raise UpstreamError("too-large", "event")
-        return found
-
-    def _line(self) -> bytes | None:
-        buffer = self._buffer
-        feed = buffer.find(b"\n", self._scanned)
-        turn = buffer.find(b"\r", self._scanned, feed if feed >= 0 else len(buffer))
-        end = turn if turn >= 0 else feed
-        if end < 0:
-            self._scanned = len(buffer)
-            return None
-        width = 1
-        if buffer[end] == 0x0D:
-            if end + 1 == len(buffer):  # CR or CRLF: the next byte will tell
-                self._scanned = end
-                return None
-            width = 2 if buffer[end + 1] == 0x0A else 1
-        line = bytes(buffer[:end])
-        del buffer[: end + width]
-        self._scanned = 0
-        if not self._started:
-            self._started = True
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        return line
-
-    def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            value = value.removeprefix(b" ")
-            self._data.append(value)
-            self._size += len(value) + 1
+from gateway.upstream.events import EventParser
 
 
 class Ahead(Enum):

@@ -24,8 +24,11 @@ from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, to_jso
 from gateway.asgi import WORKFLOW_HEADER, child_traceparent
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
 from gateway.reasons import Code
-from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, Url, header_block
+from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.registry import AgentTarget
 from policies.model import AccessRequest
+
+Peer = AgentTarget
 
 GRACE_SECONDS = 0.25
 """How long a stream that seems to be over may take to end, before its last event is released without its end."""
@@ -35,22 +38,6 @@ _OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b
 
 Mint = Callable[[Principal, str, str, int], str]
 """Principal, agent, call id, most groups → the token by which the agent goes on for this principal; may raise `Refused`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """An agent behind the gateway.
-
-    url                where its JSON-RPC binding answers.
-    headers            the gateway's own credentials towards it, resolved.
-    delegation_header  lower-case name of the header by which it gets the delegation token.
-    """
-
-    id: str
-    url: Url
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    delegation_header: bytes = b"authorization"
-    max_groups: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +51,13 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
+    """A peer, with what can be worked out before any call."""
+
     peer: Peer
     static: HeaderBlock
     card_static: HeaderBlock
     bearer: bytes
+    hidden: tuple[str, ...]
 
 
 class A2aRoad:
@@ -146,7 +136,7 @@ class A2aRoad:
         call = intent.permit.call
         target = self._targets[call.target]
         if call.method == CARD:
-            card = await self._cards.get(call.target, lambda: self._fetch_card(target), _hidden(target))
+            card = await self._cards.get(call.target, lambda: self._fetch_card(target), target.hidden)
             yield Reply(card, is_final=True)
             return
         response = await self._upstreams.send(self._request(intent, target))
@@ -270,11 +260,6 @@ def _released_card(card: Card, arrival: Arrival, headers: tuple[tuple[str, str],
     return Reply(card, is_final=True, body=card.body, headers=headers)
 
 
-def _hidden(target: _Target) -> tuple[str, ...]:
-    url = target.peer.url
-    return url.authority.decode(), f"{url.host}:{url.port}"
-
-
 def _target(peer: Peer) -> _Target:
     taken = {name.lower() for name, _ in peer.headers}
     clash = taken & (_OURS | {peer.delegation_header})
@@ -283,4 +268,5 @@ def _target(peer: Peer) -> _Target:
         raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
     bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
     card_static = header_block((*peer.headers, (b"accept", b"application/json")))
-    return _Target(peer, header_block((*peer.headers, *_STATIC)), card_static, bearer)
+    hidden = (peer.url.authority.decode(), f"{peer.url.host}:{peer.url.port}")
+    return _Target(peer, header_block((*peer.headers, *_STATIC)), card_static, bearer, hidden)

@@ -159,7 +159,14 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     ledger = Ledger()
     recorder = Recorder(ledger.append, wall_clock)
     peers = {
-        agent: Peer(agent, Url.parse(where, allow_private=True), **options.get("peers", {}).get(agent, {}))
+        agent: Peer(
+            agent,
+            Url.parse(where, allow_private=True),
+            **(
+                {"headers": (), "delegation_header": b"authorization", "max_groups": 200}
+                | options.get("peers", {}).get(agent, {})
+            ),
+        )
         for agent, where in agents.items()
     }
     cards = Cards(url, wall_clock)
