@@ -424,6 +424,7 @@ DELEGATION_ATTACKS: dict[str, str] = {
     "a delegation with the access token's typ": remade(header={"typ": "at+jwt"}),
     "a delegation called JWT": remade(header={"typ": "JWT"}),
     "another gateway's": elsewhere("https://other.example", NOW),
+    "of another issuer": remade(iss="https://other.example"),
     "for another audience": remade(aud="https://other.example"),
     "another tenant's": DELEGATIONS.mint(replace(ANALYST, tenant="other"), "erp", "call"),
     "person changed, signature kept": swapped(sub="user:idp/root"),

@@ -35,6 +35,27 @@ def test_any_text_is_read_or_refused_as_a_bad_credential(text: str) -> None:
     assert code is Code.INVALID_CREDENTIAL
 
 
+HEADER, PAYLOAD = b64url(b'{"alg":"ES256","typ":"at+jwt","kid":"k"}'), b64url(b'{"a":"bcd"}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}.{PAYLOAD}.AB",  # the last bits of B belong to no byte
+        f"{HEADER}.{PAYLOAD[:-1]}{chr(ord(PAYLOAD[-1]) + 1)}.AA",
+        f"{HEADER}.{PAYLOAD}.AAAAA",
+        f"{HEADER}.{PAYLOAD}.AA\n",
+        f"{HEADER}.{PAYLOAD}.AA==",
+        f" {HEADER}.{PAYLOAD}.AA",
+        f"{HEADER}.{PAYLOAD}.",
+    ],
+)
+def test_one_token_has_one_spelling(text: str) -> None:
+    assert read(f"{HEADER}.{PAYLOAD}.AA").unverified_claims == {"a": "bcd"}
+    with pytest.raises(Refused):
+        read(text)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=80), st.binary(max_size=80))
 def test_any_bytes_in_header_and_payload_are_read_or_refused(header: bytes, payload: bytes) -> None:
