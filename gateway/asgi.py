@@ -150,7 +150,7 @@ class HostGuard:
     Origin: absent, the public URL's, the very host the request names, or one of `allowed_origins`.
     """
 
-    __slots__ = ("_hosts", "_origins")
+    __slots__ = ("_any_port", "_exact", "_origins")
 
     def __init__(self, public_url: str, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()) -> None:
         public = urlsplit(public_url)
@@ -158,7 +158,9 @@ class HostGuard:
         if public.port in (None, _DEFAULT_PORTS.get(public.scheme)):
             bare = public.netloc.lower().removesuffix(f":{public.port}")
             authorities |= {bare, f"{bare}:{_DEFAULT_PORTS[public.scheme]}"}
-        self._hosts = frozenset(authorities | _LOOPBACK | {host.lower() for host in allowed_hosts})
+        allowed = {host.lower() for host in allowed_hosts}
+        self._any_port = _LOOPBACK | {host for host in allowed if _without_port(host) == host}
+        self._exact = frozenset(authorities | allowed | self._any_port)
         origins = {f"{public.scheme}://{authority}" for authority in authorities}
         self._origins = frozenset(origins | {origin.lower().rstrip("/") for origin in allowed_origins})
 
@@ -174,7 +176,7 @@ class HostGuard:
         if len(hosts) != 1 or len(origins) > 1:
             raise Refused(Code.BAD_ORIGIN, "one Host and at most one Origin are expected")
         host = hosts[0].decode("latin-1").lower()
-        if host not in self._hosts and _without_port(host) not in self._hosts:
+        if host not in self._exact and _without_port(host) not in self._any_port:
             raise Refused(Code.BAD_ORIGIN, "Host")
         if origins:
             origin = origins[0].decode("latin-1").lower()
