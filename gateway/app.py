@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -34,11 +35,11 @@ from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import delegation_key, ledger_key, resolve, seal_key
 from gateway.mcp import lists
-from gateway.mcp.builtin import Builtin
+from gateway.mcp.builtin import BuiltinServer
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream
 from gateway.mcp.session import Sessions
-from gateway.mcp.stdio import Stdio
+from gateway.mcp.stdio import StdioServer
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, Reply, new_id, wall_clock
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
@@ -47,6 +48,7 @@ from gateway.record import Recorder
 from gateway.sandboxed import Sandboxed
 from gateway.settings import Secret, Settings
 from gateway.state.store import State
+from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import agent_targets, mcp_targets
@@ -56,7 +58,6 @@ log = logging.getLogger("gateway")
 
 MCP_PATH: Final = "/mcp/"
 A2A_PATH: Final = "/a2a/"
-LEDGER_FILE, STATE_FILE = "ledger.db", "state.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class App:
         telemetry.watch(
             ledger_queue=lambda: journal.queued, ledger_healthy=lambda: bool(journal.healthy), bundle=lambda: bundle.digest
         )
-        state = await asyncio.to_thread(State.open, settings.state.url or f"sqlite:///{settings.data / STATE_FILE}")
+        state = await asyncio.to_thread(State.open, state_url_of(settings))
         stack.push_async_callback(state.close)
         limits = settings.limits
         upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
@@ -168,7 +169,7 @@ class App:
             issuers=settings.issuers,
             agents=settings.agents,
             delegations=delegations,
-            fetch=upstreams.fetch,
+            fetch=partial(upstreams.fetch, allow_private=True),  # the operator named the address; link-local stays refused
             clock=clock,
         )
         sandboxed = await self._open_sandbox()
@@ -185,7 +186,7 @@ class App:
     async def _open_journal(self, seal: bytes) -> Journal:
         settings = self._settings
         journal = await Journal.open(
-            url=settings.ledger.url or f"sqlite:///{settings.data / LEDGER_FILE}",
+            url=ledger_url_of(settings),
             origin=settings.ledger.origin,
             signing_key=ledger_key(settings.data, settings.ledger.key, self._environ),
             seal_key=seal,
@@ -217,11 +218,11 @@ class App:
         others: dict[str, Upstream] = {}
         for name, target in targets.items():
             if target.kind == "stdio":
-                child = Stdio(target, idle_seconds=limits.upstream_idle_seconds)
+                child = StdioServer(target, silence=limits.upstream_idle_seconds, line_bytes=limits.response_bytes)
                 self._stack.push_async_callback(child.aclose)
                 others[name] = child
             elif target.kind == "builtin" and parts.sandboxed is not None:
-                others[name] = Builtin(parts.sandboxed.run)
+                others[name] = BuiltinServer(parts.sandboxed.run)
         could = lists.asking(parts.engine.decide, parts.clock)
         road = McpRoad(
             targets=targets,

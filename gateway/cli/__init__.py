@@ -14,9 +14,11 @@ VERBS: tuple[str, ...] = (
     "init",
     "check",
     "explain",
-    "serve",
-    "token",
     "demo",
+    "serve",
+    "audit",
+    "sandbox",
+    "token",
     "version",
 )
 """Modules of this package, in the order of `--help`.  Each has `register(app: typer.Typer) -> None`, which adds the command (or

@@ -1,0 +1,159 @@
+"""`bailiwick audit`: what was recorded, as a list, a record, a tree; and whether anybody touched it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from gateway.cli.output import console, misuse, print_json, printable
+
+if TYPE_CHECKING:
+    from audit.reader import Ledger
+    from gateway.settings import Settings
+
+Config = Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")]
+LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+CONFIG = Path("bailiwick.yaml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of verbs."""
+    group = typer.Typer(help="Read and verify the ledger.", no_args_is_help=True)
+    group.command("tail")(tail)
+    group.command("show")(show)
+    group.command("trace")(trace)
+    group.command("verify")(verify)
+    app.add_typer(group, name="audit")
+
+
+def tail(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many.")] = 20,
+    config: Config = CONFIG,
+    ledger: LedgerFile = None,
+    as_json: Json = False,
+) -> None:
+    """The newest records, oldest first.
+
+    [bold]Example[/bold]   bailiwick audit tail -n 50
+    """
+    from gateway.cli.audit_views import summary  # noqa: PLC0415  the command line pays for what it uses
+
+    with _open(config, ledger) as log:
+        rows = [summary(record, log) for record in log.tail(count)]
+    if as_json:
+        print_json({"records": rows})
+        return
+    out = console()
+    for row in rows:
+        out.print(printable(f"{row['index']:>6}  {row['at']}  {row['kind']:<15} {row['what']:<28} {row['who']}  {row['id']}"))
+
+
+def show(
+    record: Annotated[str, typer.Argument(help="Id of a record: the decision id that a caller got.")],
+    config: Config = CONFIG,
+    ledger: LedgerFile = None,
+    as_json: Json = False,
+) -> None:
+    """One record, with what it carried, and the record of its end.
+
+    [bold]Example[/bold]   bailiwick audit show 019a7f3c-0000-7000-8000-000000000000
+    """
+    from gateway.cli.audit_views import full, render_record  # noqa: PLC0415
+
+    with _open(config, ledger) as log:
+        found = log.get(record)
+        if found is None:
+            _missing(f"there is no record {record}")
+        view = full(found, log)
+    if as_json:
+        print_json(view)
+    else:
+        console().print(printable(render_record(view)))
+
+
+def trace(
+    workflow: Annotated[str, typer.Argument(help="Id of the workflow: the header Bailiwick-Workflow.")],
+    config: Config = CONFIG,
+    ledger: LedgerFile = None,
+    values: Annotated[bool, typer.Option("--values/--no-values", help="Show what was received and returned.")] = True,
+    as_json: Json = False,
+) -> None:
+    """The tree of a workflow: person → agent → agent → tool, with each decision, what was received and returned.
+
+    [bold]Example[/bold]   bailiwick audit trace wf-0123456789abcdef0123456789
+    """
+    from audit.trace import build  # noqa: PLC0415
+    from gateway.cli.audit_tree import draw  # noqa: PLC0415
+
+    with _open(config, ledger) as log:
+        story = build(workflow, log.workflow(workflow), log.open_value, log.subject_name)
+    if story is None:
+        _missing(f"nothing of workflow {workflow} is recorded")
+    if as_json:
+        print_json(story.to_dict())
+    else:
+        console().print(draw(story, values=values))
+
+
+def verify(
+    config: Config = CONFIG,
+    ledger: LedgerFile = None,
+    key: Annotated[str, typer.Option("--key", help="The log's verifier key, got from elsewhere than the file.")] = "",
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A checkpoint you kept: the log must continue it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every record, the tree, the signatures and the sealed values.  Exits with 1 where anything does not fit.
+
+    Without --key, the key of the settings' data folder is used: good against everybody but its owner.
+
+    [bold]Example[/bold]   bailiwick audit verify --ledger copy.db --key 'demo.example/acme+1234abcd+AT…'
+    """
+    from audit.verify import describe, verify_sqlite  # noqa: PLC0415
+    from gateway.cli.audit_views import ledger_file, own_vkey  # noqa: PLC0415
+
+    try:
+        file = ledger if ledger is not None else ledger_file(_settings(config))
+        if file is None:
+            misuse("this ledger is not a SQLite file", help="copy it into one, or verify an export")
+        kept = checkpoint.read_text() if checkpoint is not None else None
+        report = verify_sqlite(file, key or own_vkey(_settings(config), os.environ), kept)
+    except (OSError, ValueError) as error:
+        misuse(f"the ledger cannot be verified: {error}")
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        console().print(printable(describe(report)))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _settings(config: Path) -> Settings:
+    from gateway.configuration import load  # noqa: PLC0415
+
+    return load(config, os.environ)
+
+
+def _open(config: Path, ledger: Path | None) -> Ledger:
+    """The ledger that the settings name, or another file, with the seal key where there is one."""
+    from audit.reader import Ledger as Log  # noqa: PLC0415
+    from audit.store import StoreError  # noqa: PLC0415
+    from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
+
+    settings = _settings(config)
+    url = ledger_url(settings, ledger)
+    try:
+        return Log.open(url, existing_seal_key(settings, os.environ))
+    except (StoreError, ValueError) as error:
+        misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")
+
+
+def _missing(message: str) -> NoReturn:
+    import sys  # noqa: PLC0415
+
+    print(f"bailiwick: {message}", file=sys.stderr)
+    raise typer.Exit(1)

@@ -1,0 +1,125 @@
+"""Records as people and programs see them; opened values are shown, everything else as it stands in the leaf."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audit.checkpoint import Vkey
+from audit.model import TamperedError
+from audit.reader import Ledger, Record, Shredded
+from gateway.identity.keyfiles import LEDGER_FILE, SEAL_FILE, ledger_key, seal_key
+from gateway.stores import ledger_url_of
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+
+def ledger_url(settings: Settings, ledger: Path | None) -> str:
+    """The ledger's URL: another file, or the one that the settings mean."""
+    return f"sqlite:///{ledger.resolve()}" if ledger is not None else ledger_url_of(settings)
+
+
+def existing_seal_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> bytes | None:
+    """The key that opens sealed values; None where this person has none.  Reading never makes one."""
+    if settings.ledger.seal_key is None and not (settings.data / SEAL_FILE).exists():
+        return None
+    return seal_key(settings.data, settings.ledger.seal_key, environ)
+
+
+def ledger_file(settings: Settings) -> Path | None:
+    """The ledger's file; None where it is another database."""
+    found = ledger_url_of(settings)
+    return Path(found.removeprefix("sqlite:///")) if found.startswith("sqlite:///") else None
+
+
+def own_vkey(settings: Settings, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The verifier key of the settings' own signing key; None where there is none yet.  Verifying never makes one."""
+    if settings.ledger.key is None and not (settings.data / LEDGER_FILE).exists():
+        return None
+    return str(Vkey.of(settings.ledger.origin, ledger_key(settings.data, settings.ledger.key, environ)))
+
+
+def when(at: int) -> str:
+    """UTC, to the millisecond."""
+    return datetime.fromtimestamp(at / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def who(record: Record, log: Ledger) -> str:
+    """The chain, person first, by name where the name may be read."""
+    links = record.leaf.get("chain") or []
+    names = [str(link[1]) for link in links if isinstance(link, list) and len(link) == 2]
+    return " > ".join(_name(name, log) for name in names)
+
+
+def summary(record: Record, log: Ledger) -> dict[str, Any]:
+    """One line of `tail`."""
+    leaf = record.leaf
+    refused, outcome = leaf.get("refused"), leaf.get("outcome")
+    what = leaf.get("resource") or leaf.get("target") or ""
+    if isinstance(refused, dict):
+        what = f"{what} {refused.get('code', '')}"
+    elif isinstance(outcome, dict):
+        what = f"{outcome.get('status', '')}"
+    return {
+        "index": record.index,
+        "at": when(record.at),
+        "kind": record.kind,
+        "what": str(what).strip(),
+        "who": who(record, log),
+        "workflow": leaf.get("workflow", ""),
+        "id": record.id,
+    }
+
+
+def full(record: Record, log: Ledger) -> dict[str, Any]:
+    """A record with its opened values and, for a call, the record of its end."""
+    view: dict[str, Any] = {
+        "index": record.index,
+        "leaf_hash": record.hash.hex(),
+        "who": who(record, log),
+        "record": record.leaf,
+        "values": {name: _value(record, name, log) for name in record.values},
+    }
+    if record.kind == "call.start":
+        ends = (found for found in log.workflow(str(record.leaf.get("workflow", ""))) if found.leaf.get("call") == record.id)
+        end = next(ends, None)
+        view["end"] = None if end is None else full(end, log)
+    return view
+
+
+def render_record(view: Mapping[str, Any], indent: str = "") -> str:
+    """For a terminal: who, the leaf, then what it carried."""
+    lines = [f"{indent}record {view['index']}  leaf hash {view['leaf_hash']}"]
+    if view["who"]:
+        lines.append(f"{indent}who     {view['who']}")
+    lines += [indent + line for line in json.dumps(view["record"], indent=2, ensure_ascii=False).splitlines()]
+    for name, text in view["values"].items():
+        lines.append(f"{indent}{name}:")
+        lines += [f"{indent}    {line}" for line in str(text).splitlines() or [""]]
+    if view.get("end"):
+        lines += ["", f"{indent}and its end:", render_record(view["end"], indent + "  ")]
+    return "\n".join(lines)
+
+
+def _value(record: Record, name: str, log: Ledger) -> str:
+    try:
+        value = log.open_value(record, name)
+    except TamperedError as error:
+        return f"[damaged: {error}]"
+    if value is None:
+        return "[sealed: no key at hand]"
+    return str(value) if isinstance(value, Shredded) else value.decode("utf-8", "replace")
+
+
+def _name(pseudonym: str, log: Ledger) -> str:
+    if not pseudonym.startswith("s_"):
+        return pseudonym
+    try:
+        return str(log.subject_name(pseudonym) or pseudonym)
+    except TamperedError:
+        return pseudonym
