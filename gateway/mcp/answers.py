@@ -24,6 +24,11 @@ def event_reply(data: bytes, call: Call) -> Reply | None:
         return final_reply(message, call, 200)
     if "id" in message:
         raise UpstreamError("protocol", "the server asks, which no client of this gateway has offered to answer")
+    return notice(message)
+
+
+def notice(message: dict[str, Any]) -> Reply | None:
+    """A notification that belongs to this call; None for one that is not passed on."""
     if message["method"] not in _RELAYED or not isinstance(message.get("params"), dict):
         return None
     return Reply({"jsonrpc": "2.0", "method": message["method"], "params": message["params"]}, is_final=False)

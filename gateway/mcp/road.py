@@ -15,8 +15,8 @@ from gateway.mcp.methods import CALL_TOOL, CANCELLED, DISCOVER, INITIALIZE, LIST
 from gateway.mcp.normalise import normalise
 from gateway.mcp.session import Sessions, valid_upstream_id
 from gateway.mcp.strict import dumps
-from gateway.mcp.wire import PARAM_PREFIX, encoded, read
-from gateway.model import Arrival, Call, Intent, Principal, Reply, UpstreamError
+from gateway.mcp.wire import PARAM_PREFIX, encoded, onward, read
+from gateway.model import Arrival, Call, Intent, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
 from gateway.upstream.events import EventParser
@@ -98,9 +98,13 @@ class McpRoad:
             return
         other = self._others.get(call.target)
         replies = other.forward(intent) if other is not None else self._http(intent)
-        async with aclosing(replies):
-            async for reply in replies:
-                yield reply
+        try:
+            async with aclosing(replies):
+                async for reply in replies:
+                    if reply.is_final or not intent.permit.redact:
+                        yield reply  # what is said on the way cannot be searched for the fields that must not be seen
+        except Refused as refusal:
+            raise _whose(refusal, intent) from None
 
     def filter(self, reply: Reply, intent: Intent) -> Reply:
         """The bytes that are released.  Lists and capabilities shrink, results lose what a duty takes from them."""
@@ -127,7 +131,10 @@ class McpRoad:
         if call.method == CALL_TOOL:
             reply = not_asked_for(reply, call)
             if permit.redact:
-                narrowed = self._redact(reply.payload["result"], permit.redact)
+                try:
+                    narrowed = self._redact(reply.payload["result"], permit.redact)
+                except Refused as refusal:
+                    raise _whose(refusal, intent) from None
                 reply = replace(reply, payload={**reply.payload, "result": narrowed})
             return reply
         if call.method == LIST_TOOLS:
@@ -163,13 +170,13 @@ class McpRoad:
 
     async def _events(self, response: HttpResponse, intent: Intent) -> AsyncGenerator[Reply, None]:
         parser = EventParser(self._response_bytes)
-        permit = intent.permit
+        call = intent.permit.call
         async with aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
                 for data in parser.feed(chunk):
-                    reply = event_reply(data, permit.call)
-                    if reply is None or (permit.redact and not reply.is_final):
-                        continue  # what is said on the way cannot be searched for the fields that must not be seen
+                    reply = event_reply(data, call)
+                    if reply is None:
+                        continue
                     if reply.is_final:
                         response.leave()
                         yield reply
@@ -182,7 +189,8 @@ class McpRoad:
         target = self._targets[call.target]
         if target.url is None:
             raise UpstreamError("connect", "the server has no URL")
-        parent = child_traceparent(call.trace)
+        sent = onward(call)
+        parent = child_traceparent(call.trace) if call.rpc_id is None else sent["params"]["_meta"]["traceparent"]
         headers = [(b"traceparent", parent.encode())]
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
@@ -200,19 +208,14 @@ class McpRoad:
         elif call.session is not None:
             headers.append((b"mcp-session-id", call.session.encode()))
         again = call.method in {LIST_TOOLS, DISCOVER}
-        return HttpRequest(target.url, dumps(message(call, parent)), tuple(headers), target.static, replay=again)
+        return HttpRequest(target.url, dumps(sent), tuple(headers), target.static, replay=again)
 
 
-def message(call: Call, traceparent: str) -> dict[str, Any]:
-    """What is sent: the checked message with the trace of this hop in `_meta` (SEP-414)."""
-    sent: dict[str, Any] = call.message
-    if call.rpc_id is None:
-        return sent
-    params = sent["params"]
-    meta = {**params.get("_meta", {}), "traceparent": traceparent}
-    if call.trace.state:
-        meta["tracestate"] = call.trace.state
-    return {**sent, "params": {**params, "_meta": meta}}
+def _whose(refusal: Refused, intent: Intent) -> Refused:
+    """A refusal that comes late, told as one of this call."""
+    refusal.call = refusal.call or intent.permit.call
+    refusal.principal = refusal.principal or intent.permit.principal
+    return refusal
 
 
 def _answered_here(call: Call) -> Reply | None:

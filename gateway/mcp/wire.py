@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from gateway.asgi import read_traceparent
+from gateway.asgi import child_traceparent, read_traceparent
 from gateway.mcp.errors import INVALID_PARAMS, PARSE_ERROR, RpcId, RpcRefused
 from gateway.mcp.methods import ASSUMED, CALL_TOOL, CAPABILITIES_KEY, INITIALIZE, LEGACY, METHODS, MODERN, VERSION_KEY, Method
 from gateway.mcp.strict import TooDeepError, UnreadableError, disguised, exact, loads
@@ -238,6 +238,18 @@ def _trace(arrived: Trace, meta: Mapping[str, Any]) -> Trace:
 
 def _bad_params(what: str, rpc_id: RpcId, status: int = 0) -> NoReturn:
     raise RpcRefused(Code.INVALID_PARAMS, what, rpc_code=INVALID_PARAMS, rpc_id=rpc_id, status=status)
+
+
+def onward(call: Call) -> dict[str, Any]:
+    """What is sent: the checked message, a request with the trace of this hop in `_meta` (SEP-414)."""
+    sent: dict[str, Any] = call.message
+    if call.rpc_id is None:
+        return sent
+    params = sent["params"]
+    meta = {**params.get("_meta", {}), "traceparent": child_traceparent(call.trace)}
+    if call.trace.state:
+        meta["tracestate"] = call.trace.state
+    return {**sent, "params": {**params, "_meta": meta}}
 
 
 def encoded(value: str) -> str:

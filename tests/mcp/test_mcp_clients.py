@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx2
 import pytest
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from tests.mcp.world import DENY, HIDDEN, MODERN, World
+from tests.mcp.world import DENY, HIDDEN, MODERN, World, connected
 
 ERAS = ["auto", "legacy", MODERN]
-
-
-@asynccontextmanager
-async def connected(world: World, mode: str, person: str = "anna", server: str = "ref") -> AsyncIterator[Client]:
-    async with httpx2.AsyncClient(headers=world.token(person), timeout=30, trust_env=False) as http:
-        transport = streamable_http_client(f"{world.url}/mcp/{server}", http_client=http)
-        async with Client(transport, mode=mode) as client:
-            yield client
 
 
 @pytest.mark.parametrize("mode", ERAS)

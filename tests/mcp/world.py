@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import uvicorn
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.asgi import HostGuard
@@ -31,7 +34,7 @@ from gateway.obligations import fulfil as duties
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
 from gateway.record import Recorder
-from gateway.settings import Delegation, Limits  # noqa: F401  Delegation documents what is left at its default
+from gateway.settings import Limits
 from gateway.upstream.client import Upstreams, Url
 from gateway.upstream.credentials import block
 from gateway.upstream.registry import McpTarget
@@ -247,3 +250,11 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
                 yield world
         finally:
             await upstreams.aclose()
+
+
+@asynccontextmanager
+async def connected(world: World, mode: str, person: str = "anna", server: str = "ref") -> AsyncIterator[Client]:
+    async with httpx2.AsyncClient(headers=world.token(person), timeout=30, trust_env=False) as http:
+        transport = streamable_http_client(f"{world.url}/mcp/{server}", http_client=http)
+        async with Client(transport, mode=mode) as client:
+            yield client
