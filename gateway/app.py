@@ -148,7 +148,7 @@ class App:
         engine = await asyncio.to_thread(Engine, bundle)  # building the index of a large bundle takes a while
         log.info("policy bundle %s, %d rules, %s path (%s)", bundle.digest, len(bundle.rules), engine.path, engine.path_reason)
         telemetry = Telemetry.start(self._environ, version("bailiwick"))
-        stack.callback(telemetry.shutdown)
+        stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)  # it waits for the collector
         seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
         journal = await self._open_journal(seal)
         telemetry.watch(
@@ -249,11 +249,14 @@ class App:
             name: Peer(name, agent.url, agent.headers, agent.delegation_header, agent.max_groups)
             for name, agent in agent_targets(settings, lambda secret: _bare(secret, parts.environ)).items()
         }
+        # an agent may work in silence for as long as a call may take at all
+        patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
+        self._stack.push_async_callback(patient.aclose)
         cards = Cards(settings.public_url, parts.clock)
         self._stack.push_async_callback(cards.aclose)
         road = A2aRoad(
             peers=peers,
-            upstreams=parts.upstreams,
+            upstreams=patient,
             ownership=Ownership(parts.state.tasks, parts.state.contexts),
             mint=parts.delegations.mint,
             cards=cards,

@@ -6,17 +6,17 @@ the leaf commits to them, and the openings stand beside.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import orjson
-from policies.sentence import explain
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway import model
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
 from policies.model import AccessRequest, Decision
+from policies.sentence import explain
 
 SUBJECT: Final = "@subject"
 """Stands for the person inside a leaf's fields; the ledger puts the pseudonym there."""
@@ -152,7 +152,8 @@ def _decided(decision: Decision) -> dict[str, object]:
                 "role": answer.question.role.value,
                 "action": answer.question.action,
                 "allow": answer.allowed,
-                "rules": [f"{match.rule} {match.source}" for match in answer.matched],
+                "rules": [f"{match.rule} {match.source}" for match in answer.matched if match.effect != "require"],
+                "duties": [f"{match.rule} {match.source}" for match in answer.matched if match.effect == "require"],
                 "near": [f"{match.rule} {match.source}" for match in answer.near],
             }
             for answer in decision.answers
@@ -174,4 +175,4 @@ def _facts(call: Call | None, request: AccessRequest | None) -> tuple[Value, ...
 
 def _plain(value: object) -> object:
     """Mappings and numbers that JSON does not know by name."""
-    return dict(value) if hasattr(value, "keys") else str(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)

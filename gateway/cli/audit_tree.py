@@ -56,7 +56,7 @@ def _details(call: CallFacts, *, values: bool) -> list[Text]:
     for asked in call.asked:
         rules = ", ".join(f"{rule.rule} {rule.source}" for rule in asked.rules)
         near = ", ".join(f"{rule.rule} {rule.source}" for rule in asked.near)
-        said = rules or "no rule grants it"
+        said = rules or ("" if asked.allowed else "no rule grants it")
         if near:
             said += f" (near: {near})"
         mark, style = ("✓", "green") if asked.allowed else ("✗", "bold red")
