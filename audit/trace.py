@@ -168,14 +168,11 @@ def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name
     names = _Names(name)
     pseudonym = next((record.subject for record in kept if record.subject), None)
     root = _Making("user", names.of(pseudonym) if pseudonym else "")
-    made: dict[str, _Making] = {}
+    tree, calls = _Tree(root), []
     for record in kept:
         if record.kind in {Kind.CALL_START, Kind.DECISION_DENY}:
-            call = _facts(record, ends.get(record.id), open_value, names)
-            node = _Making("call", call.resource or ".".join(filter(None, (call.target, call.tool))) or call.method, call)
-            _parent(record, call, made, root).children.append(node)
-            made[record.id] = node
-    calls = [node.call for node in made.values() if node.call is not None]
+            calls.append(_facts(record, ends.get(record.id), open_value, names))
+            tree.add(record, calls[-1])
     return Story(
         workflow,
         root.made(),
@@ -187,20 +184,27 @@ def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name
     )
 
 
-def _parent(record: Record, call: CallFacts, made: Mapping[str, _Making], root: _Making) -> _Making:
-    """The call that caused this one; else the person, through the agents of the chain."""
-    cause = made.get(str(record.leaf.get("caused_by") or ""))
-    if cause is not None:
-        return cause
-    if len(call.who) > 1:
-        for earlier in reversed(list(made.values())):
-            before = earlier.call
-            if before and before.effect == "allow" and before.who == call.who[:-1] and _plain(before.target) == _plain(call.by):
-                return earlier
-    at = root
-    for actor in call.who[1:]:
-        at = at.agent(actor)
-    return at
+class _Tree:
+    """Finds the place of each call, in the order of the log."""
+
+    def __init__(self, root: _Making) -> None:
+        self._root = root
+        self._made: dict[str, _Making] = {}
+        self._working: dict[tuple[tuple[str, ...], str], _Making] = {}  # chain, agent → the call that it last got through it
+
+    def add(self, record: Record, call: CallFacts) -> None:
+        """Below the call that caused it; else below the call its agent was working on; else the person, through the agents."""
+        node = _Making("call", call.resource or ".".join(filter(None, (call.target, call.tool))) or call.method, call)
+        cause = self._made.get(str(record.leaf.get("caused_by") or ""))
+        cause = cause or self._working.get((call.who[:-1], _plain(call.by)))
+        if cause is None:
+            cause = self._root
+            for actor in call.who[1:]:
+                cause = cause.agent(actor)
+        cause.children.append(node)
+        self._made[record.id] = node
+        if call.effect == "allow":
+            self._working[call.who, _plain(call.target)] = node
 
 
 def _plain(agent: str) -> str:

@@ -1,10 +1,12 @@
-"""The ledger's first schema: append-only leaves and checkpoints, guarded by triggers."""
+"""The ledger's first schema: append-only leaves and checkpoints, guarded by triggers.
+
+Written as text, not built: `audit/verify.py` compares what a SQLite file says of its schema with these very words.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "l0001"
@@ -12,52 +14,41 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+TABLES: Final = {
+    "ledger_log": "id INTEGER NOT NULL PRIMARY KEY, origin TEXT NOT NULL, vkey TEXT NOT NULL",
+    "ledger_head": "id INTEGER NOT NULL PRIMARY KEY, size BIG NOT NULL, frontier BYTES NOT NULL, erasures BIG NOT NULL",
+    "ledger_leaves": "idx BIG NOT NULL PRIMARY KEY, id TEXT NOT NULL UNIQUE, hash BYTES NOT NULL, data BYTES NOT NULL",
+    "ledger_openings": "idx BIG NOT NULL, name TEXT NOT NULL, sealed BYTES NOT NULL, PRIMARY KEY (idx, name)",
+    "ledger_subjects": "pseudonym TEXT NOT NULL PRIMARY KEY, lookup BYTES NOT NULL UNIQUE, dek BYTES NOT NULL, name BYTES NOT NULL",
+    "ledger_open_calls": "id TEXT NOT NULL PRIMARY KEY, idx BIG NOT NULL, writer TEXT NOT NULL, boot TEXT NOT NULL",
+    "ledger_nodes": "level INTEGER NOT NULL, idx BIG NOT NULL, hash BYTES NOT NULL, PRIMARY KEY (level, idx)",
+    "ledger_checkpoints": "size BIG NOT NULL PRIMARY KEY, note TEXT NOT NULL",
+}
+CLUSTERED: Final = frozenset({"ledger_openings", "ledger_nodes"})  # in SQLite: one tree on disk instead of two
+# Beside SQLite the last signed head is a file.
+SIGNED: Final = "id INTEGER NOT NULL PRIMARY KEY, size BIGINT NOT NULL, frontier BYTEA NOT NULL, note TEXT NOT NULL"
+APPEND_ONLY: Final = ("ledger_leaves", "ledger_checkpoints", "ledger_nodes")
 
 
 def upgrade() -> None:
     """Make the tables, the head of an empty log, and the guards."""
-    _tables()
-    head = sa.table(
-        "ledger_head", sa.column("id"), sa.column("size"), sa.column("frontier", sa.LargeBinary), sa.column("erasures")
-    )
-    op.bulk_insert(head, [{"id": 1, "size": 0, "frontier": b"", "erasures": 0}])
-    if op.get_bind().dialect.name == "sqlite":
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    big, raw = ("INTEGER", "BLOB") if sqlite else ("BIGINT", "BYTEA")
+    for table, columns in TABLES.items():
+        without = " WITHOUT ROWID" if sqlite and table in CLUSTERED else ""
+        op.execute(f"CREATE TABLE {table} ({columns.replace('BIG', big).replace('BYTES', raw)}){without}")
+    empty = "x''" if sqlite else "''"
+    op.execute(f"INSERT INTO ledger_head (id, size, frontier, erasures) VALUES (1, 0, {empty}, 0)")  # noqa: S608  constants
+    if sqlite:
         _guard_sqlite()
     else:
+        op.execute(f"CREATE TABLE ledger_signed ({SIGNED})")
         _guard_postgresql()
-
-
-def _key(name: str, kind: sa.types.TypeEngine[Any]) -> sa.Column[Any]:
-    return sa.Column(name, kind, primary_key=True, autoincrement=False, nullable=False)
-
-
-def _tables() -> None:
-    def blob(name: str) -> sa.Column[bytes]:
-        return sa.Column(name, sa.LargeBinary, nullable=False)
-
-    def text(name: str, *, unique: bool = False) -> sa.Column[str]:
-        return sa.Column(name, sa.Text, nullable=False, unique=unique)
-
-    def big(name: str) -> sa.Column[int]:
-        return sa.Column(name, _BIG, nullable=False)
-
-    op.create_table("ledger_log", _key("id", sa.Integer()), text("origin"), text("vkey"))
-    op.create_table("ledger_head", _key("id", sa.Integer()), big("size"), blob("frontier"), big("erasures"))
-    op.create_table("ledger_leaves", _key("idx", _BIG), text("id", unique=True), blob("hash"), blob("data"))
-    op.create_table("ledger_openings", _key("idx", _BIG), _key("name", sa.Text()), blob("sealed"), sqlite_with_rowid=False)
-    lookup = sa.Column("lookup", sa.LargeBinary, nullable=False, unique=True)
-    op.create_table("ledger_subjects", _key("pseudonym", sa.Text()), lookup, blob("dek"), blob("name"))
-    op.create_table("ledger_open_calls", _key("id", sa.Text()), big("idx"), text("writer"), text("boot"))
-    op.create_table("ledger_nodes", _key("level", sa.Integer()), _key("idx", _BIG), blob("hash"), sqlite_with_rowid=False)
-    op.create_table("ledger_checkpoints", _key("size", _BIG), text("note"))
-    if op.get_bind().dialect.name != "sqlite":  # beside SQLite the last signed head is a file
-        op.create_table("ledger_signed", _key("id", sa.Integer()), big("size"), blob("frontier"), text("note"))
 
 
 def _guard_sqlite() -> None:
     """UPDATE and DELETE are refused.  INSERT OR REPLACE deletes without asking those triggers: the index rule stops it."""
-    for table in ("ledger_leaves", "ledger_checkpoints", "ledger_nodes"):
+    for table in APPEND_ONLY:
         for verb in ("UPDATE", "DELETE"):
             op.execute(
                 f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
@@ -80,7 +71,7 @@ def _guard_postgresql() -> None:
         "CREATE FUNCTION ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END $$"
     )
-    for table in ("ledger_leaves", "ledger_checkpoints", "ledger_nodes"):
+    for table in APPEND_ONLY:
         _always(table, "no_change", f"BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW")
         _always(table, "no_truncate", f"BEFORE TRUNCATE ON {table} FOR EACH STATEMENT")
     _always("ledger_openings", "no_change", "BEFORE UPDATE ON ledger_openings FOR EACH ROW")

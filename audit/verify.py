@@ -1,0 +1,730 @@
+#!/usr/bin/env python3
+"""Verify a Bailiwick ledger.  One file, standard library only (Python 3.9 or newer): read it, then run it.
+
+    python verify.py ledger.db --key 'example.org/log+1a2b3c4d+AT…'     the key as its operator published it, not as the file says
+    python verify.py ledger.db --key-file key.txt --checkpoint kept.txt --json
+
+What is shown when it finds nothing: every record's bytes are those that were hashed; the hashes are the tree (RFC 9162) whose
+root the checkpoints sign; no index is missing; each writer's own chain of records is unbroken; every sealed value that stands
+beside a record is the one that the record names; every call has one start and at most one end; no key was destroyed without its
+record.
+
+What it cannot show: a call that was never offered to the gateway, and a log that its own operator rewrote and signed again.
+Against the latter, keep checkpoints where the operator cannot reach them and give one with --checkpoint.
+
+Exit code: 0 nothing found, 1 findings, 2 misuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+MAX_FINDINGS = 1000
+MAX_LEAF = 16384
+SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
+KINDS = frozenset(
+    {
+        *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
+        *("sandbox.start", "sandbox.end", "writer.start", "writer.stop", "key.create", "key.shred"),
+        *("audit.read", "audit.verify", "audit.export"),
+    }
+)
+TABLES = {  # columns and order in which rows are read
+    "ledger_log": (("id", "origin", "vkey"), "id"),
+    "ledger_head": (("id", "size", "frontier", "erasures"), "id"),
+    "ledger_leaves": (("idx", "id", "hash", "data"), "idx"),
+    "ledger_openings": (("idx", "name", "sealed"), "idx, name"),
+    "ledger_nodes": (("level", "idx", "hash"), "level, idx"),
+    "ledger_checkpoints": (("size", "note"), "size"),
+    "ledger_subjects": (("pseudonym", "lookup", "dek", "name"), "pseudonym"),
+    "ledger_open_calls": (("id", "idx", "writer", "boot"), "id"),
+    "ledger_version": (("version_num",), "version_num"),
+}
+REVISION = "l0001"
+# Everything that the schema of this revision consists of, each with the beginning of SHA-256 of its SQL.
+SCHEMA: dict[str, str] = {
+    "index sqlite_autoindex_ledger_leaves_1": "3698f1a2af456620",
+    "index sqlite_autoindex_ledger_open_calls_1": "7b95b92bfc31cb46",
+    "index sqlite_autoindex_ledger_subjects_1": "f7febc636bdee5f1",
+    "index sqlite_autoindex_ledger_subjects_2": "f7febc636bdee5f1",
+    "index sqlite_autoindex_ledger_version_1": "9bcb37e623b3d199",
+    "table ledger_checkpoints": "b33242628a912d38",
+    "table ledger_head": "2abdb120bc8d6dc7",
+    "table ledger_leaves": "65ad84f2f586b918",
+    "table ledger_log": "32ed1333051aad11",
+    "table ledger_nodes": "ba54b8852c52f92b",
+    "table ledger_open_calls": "992fd9d71e5a0d0b",
+    "table ledger_openings": "45950929920e36bf",
+    "table ledger_subjects": "b0e341786330b877",
+    "table ledger_version": "63a2b3db2caebd3d",
+    "trigger ledger_checkpoints_no_delete": "82e5b34084292d64",
+    "trigger ledger_checkpoints_no_update": "9a45175697ccc709",
+    "trigger ledger_leaves_next": "91395d6e938bc38a",
+    "trigger ledger_leaves_no_delete": "93f68613b132ae3d",
+    "trigger ledger_leaves_no_update": "c86890934652d95e",
+    "trigger ledger_nodes_no_delete": "6abdbbbecb995031",
+    "trigger ledger_nodes_no_update": "6dc7a23698b324f1",
+    "trigger ledger_openings_no_update": "2809eb2693ec6f96",
+}
+
+
+# ---------------------------------------------------------------------------------------------------- what is reported
+
+
+@dataclass
+class Finding:
+    """Something that must not be.  index, id and kind name the record, where it is about one."""
+
+    message: str
+    index: int | None = None
+    id: str = ""
+    kind: str = ""
+
+    def __str__(self) -> str:
+        if self.index is None:
+            return self.message
+        name = " ".join(filter(None, (self.kind, self.id)))
+        return f"record {self.index} ({name}): {self.message}" if name else f"record {self.index}: {self.message}"
+
+
+@dataclass
+class Report:
+    """What the verification came to.  notes are no findings, but whoever relies on the log should read them."""
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    origin: str = ""
+    size: int = 0
+    root: str = ""
+    signed: int = 0
+    checkpoints: int = 0
+    open_calls: int = 0
+    key_given: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """As --json prints it."""
+        findings = [{"message": f.message, "index": f.index, "id": f.id, "kind": f.kind} for f in self.findings]
+        rest = {k: v for k, v in self.__dict__.items() if k != "findings"}
+        return {"ok": self.ok, "findings": findings, **rest}
+
+
+# ------------------------------------------------------------------------------------------------- RFC 9162: the tree
+
+
+def leaf_hash(data: bytes) -> bytes:
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+class Tree:
+    """Appends leaf hashes; knows the root of what it has, and the complete subtrees whose height is a multiple of eight."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.stack: list[bytes] = []
+        self.nodes: dict[tuple[int, int], bytes] = {}
+
+    def append(self, current: bytes) -> None:
+        height = 0
+        while self.size >> height & 1:
+            current = hashlib.sha256(b"\x01" + self.stack.pop() + current).digest()
+            height += 1
+            if height % 8 == 0:
+                self.nodes[height // 8, self.size >> height] = current
+        self.stack.append(current)
+        self.size += 1
+
+    def root(self) -> bytes:
+        if not self.stack:
+            return hashlib.sha256(b"").digest()
+        current = self.stack[-1]
+        for left in reversed(self.stack[:-1]):
+            current = hashlib.sha256(b"\x01" + left + current).digest()
+        return current
+
+
+# ------------------------------------------------------------------------------------------ RFC 8032: Ed25519, verify
+
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+ROOT_OF_MINUS_ONE = pow(2, (P - 1) // 4, P)
+Point = tuple[int, int, int, int]  # extended coordinates
+
+
+def _add(a: Point, b: Point) -> Point:
+    m, n = (a[1] - a[0]) * (b[1] - b[0]) % P, (a[1] + a[0]) * (b[1] + b[0]) % P
+    t, z = 2 * a[3] * b[3] * D % P, 2 * a[2] * b[2] % P
+    e, f, g, h = n - m, z - t, z + t, n + m
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def _sum_of_multiples(a: int, p: Point, b: int, q: Point) -> Point:
+    """a·p + b·q, doubling once for both (Straus)."""
+    both, result = _add(p, q), (0, 1, 1, 0)
+    for bit in range(max(a.bit_length(), b.bit_length()) - 1, -1, -1):
+        result = _add(result, result)
+        choice = (a >> bit & 1) | (b >> bit & 1) << 1
+        if choice:
+            result = _add(result, (p, q, both)[choice - 1])
+    return result
+
+
+def _decode(data: bytes) -> Point | None:
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & (1 << 255) - 1
+    if y >= P:
+        return None  # one spelling for each point
+    x2 = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(x2, (P + 3) // 8, P)
+    if (x * x - x2) % P:
+        x = x * ROOT_OF_MINUS_ONE % P
+    if (x * x - x2) % P or (x == 0 and sign):
+        return None
+    if x & 1 != sign:
+        x = P - x
+    return x, y, 1, x * y % P
+
+
+BASE_Y = 4 * pow(5, P - 2, P) % P
+
+
+def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> bool:
+    """RFC 8032 §5.1.7: [S]B = R + [k]A."""
+    a, r, base = _decode(public), _decode(signature[:32]), _decode(BASE_Y.to_bytes(32, "little"))
+    s = int.from_bytes(signature[32:], "little")
+    if len(public) != 32 or len(signature) != 64 or a is None or r is None or base is None or s >= L:
+        return False
+    k = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
+    x, y, z, _ = _sum_of_multiples(s, base, k, (P - a[0], a[1], 1, P - a[3]))
+    return (x - r[0] * z) % P == 0 and (y - r[1] * z) % P == 0
+
+
+# --------------------------------------------------------------------- c2sp.org/signed-note and tlog-checkpoint, strict
+
+
+def unbase64(text: str) -> bytes:
+    """The bytes; `ValueError` unless the text is their only spelling (padding bits included)."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        data = b""
+    if not data or base64.b64encode(data).decode() != text:
+        raise ValueError("not canonical base64")
+    return data
+
+
+@dataclass
+class Key:
+    """A verifier key, `name+id+base64`."""
+
+    name: str
+    id: bytes
+    public: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        parts = text.split("+", 2)
+        if len(parts) != 3:
+            raise ValueError("a verifier key is name+id+base64")
+        data = unbase64(parts[2])
+        key_id = hashlib.sha256(parts[0].encode() + b"\n" + data).digest()[:4]
+        if len(data) != 33 or data[:1] != b"\x01" or key_id.hex() != parts[1]:
+            raise ValueError("not an Ed25519 verifier key, or its id belongs to another")
+        return cls(parts[0], key_id, data[1:])
+
+
+@dataclass
+class Checkpoint:
+    """A parsed note; nothing of it is checked against a key yet."""
+
+    origin: str
+    size: int
+    root: bytes
+    text: bytes
+    signatures: list[tuple[str, bytes]]
+
+    @classmethod
+    def parse(cls, note: str) -> Checkpoint:
+        text, blank, signed = note.partition("\n\n")
+        lines, signatures = text.split("\n"), signed.split("\n")
+        if not blank or len(lines) != 3 or len(note) > 16384 or signatures.pop() != "" or not 1 <= len(signatures) <= 16:
+            raise ValueError("not three lines, an empty line and signature lines")
+        if not re.fullmatch(r"[!-*,-~]{1,200}", lines[0]) or not re.fullmatch(r"0|[1-9][0-9]{0,15}", lines[1]):
+            raise ValueError("origin or size is not in canonical form")
+        root = unbase64(lines[2])
+        if len(root) != 32:
+            raise ValueError("the root is not a SHA-256")
+        found = []
+        for line in signatures:
+            match = re.fullmatch("\u2014 ([!-*,-~]{1,200}) ([A-Za-z0-9+/]+={0,2})", line)
+            if match is None:
+                raise ValueError("a signature line is not in canonical form")
+            found.append((match[1], unbase64(match[2])))
+        return cls(lines[0], int(lines[1]), root, (text + "\n").encode(), found)
+
+    def signed_by(self, key: Key) -> bool:
+        ours = [data[4:] for name, data in self.signatures if name == key.name and data[:4] == key.id]
+        return self.origin == key.name and len(ours) == 1 and ed25519_verify(key.public, self.text, ours[0])
+
+
+# -------------------------------------------------------------------- RFC 8785 in the profile of records: canonical JSON
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs) or not all(key.isascii() for key in found):
+        raise ValueError("a key twice, or a key that is not ASCII")
+    return found
+
+
+def _integer(text: str) -> int:
+    number = int(text) if len(text) <= 17 else 2**53
+    if abs(number) >= 2**53:
+        raise ValueError("an integer beyond 2^53")
+    return number
+
+
+def _no_float(text: str) -> None:
+    raise ValueError(f"a number that is no integer: {text[:40]}")
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """The record in a leaf's bytes; `ValueError` unless they are its only spelling."""
+    try:
+        found = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_float=_no_float, parse_constant=_no_float
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    again = json.dumps(found, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    if not isinstance(found, dict) or again.encode("utf-8") != data:  # a lone surrogate is a UnicodeEncodeError: a ValueError
+        raise ValueError("not the canonical spelling of a record")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- where rows are
+
+
+class Rows:
+    """A ledger's tables.  `rows` yields a table's rows in the columns and order of `TABLES`."""
+
+    def rows(self, table: str) -> Iterator[tuple[Any, ...]]:
+        raise NotImplementedError
+
+    def schema(self) -> list[str]:
+        """What is wrong with the schema itself."""
+        return []
+
+
+class SqliteRows(Rows):
+    """A SQLite file, which is not written to, nor is anything made beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+        flags = "mode=ro"
+        if not index.exists():
+            if log.exists() and log.stat().st_size:  # left by a crash: SQLite would have to write before it can read
+                self._scratch = tempfile.TemporaryDirectory()
+                for file in (path, log):
+                    shutil.copy(file, self._scratch.name)
+                path, flags = Path(self._scratch.name) / path.name, "mode=rw"
+            else:
+                flags = "mode=ro&immutable=1"  # nobody has it open
+        self._connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{flags}", uri=True, isolation_level=None)
+        self._connection.text_factory = lambda data: data.decode("utf-8")
+        self._connection.execute("PRAGMA trusted_schema=OFF")
+        self._connection.execute("BEGIN")  # one state of the log, whatever is appended meanwhile
+
+    def rows(self, table: str) -> Iterator[tuple[Any, ...]]:
+        columns, order = TABLES[table]
+        yield from self._connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}")  # noqa: S608  constants
+
+    def schema(self) -> list[str]:
+        found = [f"SQLite: {row[0]}" for row in self._connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        there = {
+            f"{kind} {name}": hashlib.sha256(repr((table, sql)).encode()).hexdigest()[:16]
+            for kind, name, table, sql in self._connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
+        }
+        found += [f"the schema has an unexpected {name}" for name in sorted(there.keys() - SCHEMA.keys())]
+        found += [f"the schema lacks the {name}" for name in sorted(SCHEMA.keys() - there.keys())]
+        return found + [f"the {n} is not as it was made" for n in sorted(there.keys() & SCHEMA.keys()) if there[n] != SCHEMA[n]]
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+
+# ------------------------------------------------------------------------------------------------------------ the checks
+
+
+@dataclass
+class Boot:
+    """How far the chain of one run of a writer has come."""
+
+    writer: str
+    wseq: int = -1
+    last: str = ""
+    mono: int = 0
+    stopped: bool = False
+
+
+class Check:
+    """All checks, in one pass over the records."""
+
+    def __init__(self, source: Rows, key: str | None, kept: str | None) -> None:
+        self.source = source
+        self.report = Report(key_given=key is not None)
+        self.key = Key.parse(key) if key is not None else None
+        self.kept = Checkpoint.parse(kept) if kept is not None else None
+        self.tree = Tree()
+        self.boots: dict[str, Boot] = {}
+        self.open: dict[str, tuple[int, str, str]] = {}
+        self.keys: dict[str, str] = {}  # pseudonym → digest of its row
+        self.shredded: set[str] = set()
+        self.shredded_at_all: set[str] | None = None
+        self.checkpoints: dict[int, Checkpoint] = {}
+        self.where: tuple[int | None, str, str] = (None, "", "")
+
+    def found(self, message: str) -> None:
+        """A finding about the record at hand, or about the log."""
+        if len(self.report.findings) < MAX_FINDINGS:
+            self.report.findings.append(Finding(message, *self.where))
+        elif len(self.report.findings) == MAX_FINDINGS:
+            self.report.findings.append(Finding("there is more; only the beginning is listed"))
+
+    def run(self) -> Report:
+        for message in self.source.schema():
+            self.found(message)
+        if [row[0] for row in self.source.rows("ledger_version")] != [REVISION]:
+            self.found("the schema is of another revision than this verifier")
+        self.log()
+        self.read_checkpoints()
+        openings = Ahead(self.source.rows("ledger_openings"))
+        for row in self.source.rows("ledger_leaves"):
+            self.leaf(row, openings)
+        self.where = (None, "", "")
+        for index, name, _ in openings.rest():
+            self.found(f"there is an opening {name!r} of record {index}, which does not exist")
+        self.head()
+        self.nodes()
+        self.subjects()
+        self.calls()
+        self.signatures()
+        return self.report
+
+    # -- the log's own rows
+
+    def log(self) -> None:
+        rows = list(self.source.rows("ledger_log"))
+        if len(rows) != 1 or rows[0][0] != 1 or not all(isinstance(value, str) for value in rows[0][1:]):
+            self.found("the log does not name itself once")
+            return
+        _, self.report.origin, vkey = rows[0]
+        try:
+            own = Key.parse(vkey)
+        except ValueError as error:
+            self.found(f"the key that the log names is none: {error}")
+            return
+        if own.name != self.report.origin or (self.key is not None and own != self.key):
+            self.found(f"the log names another key than the one it is verified with: {vkey}")
+        if self.key is None:
+            self.key = own
+            self.report.notes.append(
+                "NO KEY WAS GIVEN: the signatures were checked against the key in the database itself, which proves nothing "
+                "about whoever can write there.  Get the key from the operator by another way and give it with --key."
+            )
+
+    def read_checkpoints(self) -> None:
+        for size, note in self.source.rows("ledger_checkpoints"):
+            try:
+                parsed = Checkpoint.parse(note if isinstance(note, str) else "")
+                if parsed.size != size or parsed.origin != self.report.origin:
+                    raise ValueError(f"it is of {parsed.origin} at {parsed.size}")
+                self.checkpoints[size] = parsed
+            except ValueError as error:
+                self.found(f"the checkpoint of {size} leaves: {error}")
+        self.report.checkpoints = len(self.checkpoints)
+        self.at_size()
+
+    def at_size(self) -> None:
+        """The tree has reached a size: does it have the root that was signed for it?"""
+        size = self.tree.size
+        for checkpoint, what in ((self.checkpoints.get(size), "the checkpoint"), (self.kept, "the checkpoint that you kept")):
+            if checkpoint is not None and checkpoint.size == size and checkpoint.root != self.tree.root():
+                self.found(f"the first {size} records are not those that {what} of that size signs")
+
+    # -- each record
+
+    def leaf(self, row: tuple[Any, ...], openings: Ahead) -> None:
+        index, record, stored, data = row
+        self.where = (index, str(record)[:128], "")
+        if index != self.tree.size:
+            self.found(f"{index - self.tree.size} records before this one are missing")
+        if not (isinstance(record, str) and isinstance(stored, bytes) and isinstance(data, bytes)):
+            self.found("the row has values of other types than were stored")
+            data = data if isinstance(data, bytes) else b""
+        if len(data) > MAX_LEAF:
+            self.found("the record is longer than records are")
+        digest = leaf_hash(data)
+        if digest != stored:
+            self.found("the bytes are not those that were hashed")
+        self.tree.append(digest)
+        sealed = {name: value for _, name, value in openings.of(index)}
+        try:
+            leaf = parse_record(data)
+            self.record(leaf, record, digest, sealed)
+        except ValueError as error:
+            self.found(f"the bytes are no record: {error}")
+        self.at_size()
+
+    def record(self, leaf: dict[str, Any], record: object, digest: bytes, sealed: dict[object, object]) -> None:
+        kind, writer = leaf.get("kind"), leaf.get("writer")
+        index = self.where[0] or 0
+        self.where = (index, self.where[1], str(kind)[:32])
+        if leaf.get("v") != 1 or leaf.get("id") != record or leaf.get("log") != self.report.origin:
+            self.found("the record is of another version, id or log than its row")
+        if not isinstance(kind, str) or kind not in KINDS or not isinstance(leaf.get("ts"), int):
+            self.found("the record is of no known kind, or has no time")
+        self.openings(leaf, sealed)
+        self.subject(leaf)
+        if not isinstance(writer, dict) or writer.keys() != {"id", "boot", "wseq", "wprev", "mono"}:
+            self.found("the record does not say who wrote it")
+            return
+        self.chain(leaf, writer, digest)
+        self.pairing(leaf, index, writer)
+
+    def openings(self, leaf: dict[str, Any], sealed: dict[object, object]) -> None:
+        """What stands sealed beside the record is what the record names; only a destroyed key excuses that it is gone."""
+        owner = leaf.get("subject", "log")
+        for name, value in leaf.items():
+            if isinstance(value, dict) and value.keys() == {"c", "n", "op"} and isinstance(value["n"], int):
+                there = sealed.pop(name, None)
+                if there is None:
+                    if owner not in self.shredded_ever():
+                        self.found(f"the sealed value of {name!r} is missing")
+                elif not isinstance(there, bytes) or value["op"] != "o_" + hashlib.sha256(there).hexdigest()[:32]:
+                    self.found(f"the sealed value of {name!r} is not the one that the record names")
+                elif len(there) != 12 + 16 + 16 + value["n"]:  # nonce, salt, tag
+                    self.found(f"the sealed value of {name!r} has another length than the record says")
+        for left in sealed:
+            self.found(f"there is a sealed value {left!r} that the record does not name")
+
+    def shredded_ever(self) -> set[str]:
+        """Pseudonyms whose key is destroyed by any record, also a later one; read ahead once it matters."""
+        if self.shredded_at_all is None:
+            self.shredded_at_all = set()
+            for row in self.source.rows("ledger_leaves"):
+                if isinstance(row[3], bytes) and b'"kind":"key.shred"' in row[3]:
+                    with contextlib.suppress(ValueError):
+                        self.shredded_at_all.add(str(parse_record(row[3]).get("subject")))
+        return self.shredded_at_all
+
+    def subject(self, leaf: dict[str, Any]) -> None:
+        """Every pseudonym has been given out by a record, and is not used after its end."""
+        if leaf.get("kind") == "key.create":
+            if leaf.get("of") in self.keys:
+                self.found("the pseudonym was given out already")
+            self.keys[str(leaf.get("of"))] = str(leaf.get("key"))
+        subject = leaf.get("subject")
+        if subject is not None:
+            if subject not in self.keys:
+                self.found("the pseudonym of the subject was never given out")
+            if subject in self.shredded:
+                self.found("the key of the subject had been destroyed before")
+            if leaf.get("kind") == "key.shred":
+                self.shredded.add(str(subject))
+
+    def chain(self, leaf: dict[str, Any], writer: dict[str, Any], digest: bytes) -> None:
+        """Each run of a writer counts its records and names the one before: an order that the log's order must keep."""
+        boot = self.boots.setdefault(str(writer["boot"]), Boot(str(writer["id"])))
+        if writer["wseq"] != boot.wseq + 1 or writer["wprev"] != boot.last or writer["id"] != boot.writer:
+            self.found(f"the chain of its writer is broken: {boot.wseq + 1} was to follow, {str(writer['wseq'])[:20]} is here")
+        if boot.wseq == -1 and leaf.get("kind") != "writer.start":
+            self.found("its writer did not start")
+        if boot.stopped:
+            self.found("its writer had stopped")
+        if not isinstance(writer["mono"], int) or writer["mono"] < boot.mono:
+            self.found("its writer's clock was set back")
+        boot.wseq = writer["wseq"] if isinstance(writer["wseq"], int) else boot.wseq + 1
+        boot.mono = writer["mono"] if isinstance(writer["mono"], int) else boot.mono
+        boot.last = digest.hex()
+        boot.stopped = leaf.get("kind") == "writer.stop"
+
+    def pairing(self, leaf: dict[str, Any], index: int, writer: dict[str, Any]) -> None:
+        kind = leaf.get("kind")
+        if kind == "call.start":
+            self.open[str(leaf.get("id"))] = (index, str(writer["id"]), str(writer["boot"]))
+        elif kind in ("call.end", "call.orphaned") and self.open.pop(str(leaf.get("call")), None) is None:
+            self.found(f"it ends the call {str(leaf.get('call'))[:128]}, which is not open")
+
+    # -- what stands beside the records
+
+    def head(self) -> None:
+        report, tree = self.report, self.tree
+        report.size, report.root = tree.size, base64.b64encode(tree.root()).decode()
+        expected = [(1, tree.size, b"".join(tree.stack), len(self.shredded))]
+        if repr(list(self.source.rows("ledger_head"))) != repr(expected):  # 1 and 1.0 are equal, and not the same
+            self.found("the head is not that of the records: its size, its tree or its count of destroyed keys")
+        for checkpoint in (*self.checkpoints.values(), *filter(None, [self.kept])):
+            if checkpoint.size > tree.size:
+                self.found(f"a checkpoint signs {checkpoint.size} records, and there are {tree.size}: the end of the log is gone")
+
+    def nodes(self) -> None:
+        nodes = dict(self.tree.nodes)
+        for level, index, digest in self.source.rows("ledger_nodes"):
+            if nodes.pop((level, index), None) != digest:
+                self.found(f"the stored hash of subtree {index} at level {level} is not that of its records")
+        for level, index in nodes:
+            self.found(f"the stored hash of subtree {index} at level {level} is missing")
+
+    def subjects(self) -> None:
+        """A subject's row is the one that was recorded; it is gone exactly when its key was destroyed."""
+        expected = {pseudonym: digest for pseudonym, digest in self.keys.items() if pseudonym not in self.shredded}
+        for row in self.source.rows("ledger_subjects"):
+            digest = ""
+            if isinstance(row[0], str) and all(isinstance(part, bytes) for part in row[1:]):
+                framed = b"".join(len(part).to_bytes(4, "big") + part for part in (row[0].encode(), *row[1:]))
+                digest = "sha256:" + hashlib.sha256(b"bailiwick/subject/v1\x00" + framed).hexdigest()
+            if expected.pop(row[0], None) != digest:
+                self.found(f"the stored key of {row[0]} is not the one that was recorded, or should be destroyed")
+        for pseudonym in expected:
+            self.found(f"the key of {pseudonym} is gone without a record that destroys it")
+
+    def calls(self) -> None:
+        stored = {row[0]: tuple(row[1:]) for row in self.source.rows("ledger_open_calls")}
+        for call in sorted(stored.keys() ^ self.open.keys(), key=str):
+            self.found(f"the list of open calls and the records differ about {str(call)[:128]}")
+        for call in sorted(stored.keys() & self.open.keys()):
+            if stored[call] != self.open[call]:
+                self.found(f"the list of open calls says something else about {call} than its record")
+        self.report.open_calls = len(self.open)
+        if self.open:
+            self.report.notes.append(f"{len(self.open)} calls have no end yet: they are under way, or their gateway died")
+
+    def signatures(self) -> None:
+        if self.key is None:
+            return
+        newest = sorted(self.checkpoints)[-SIGNATURES:]
+        for size in newest:
+            if self.checkpoints[size].signed_by(self.key):
+                self.report.signed = size
+            else:
+                self.found(f"the checkpoint of {size} records is not signed by {self.key.name}")
+        if len(newest) < len(self.checkpoints):
+            older = len(self.checkpoints) - len(newest)
+            self.report.notes.append(f"of {older} older checkpoints the roots were compared and the signatures were not checked")
+        if self.kept is not None and not self.kept.signed_by(self.key):
+            self.found("the checkpoint that you kept is not signed by this key")
+        unsigned = self.report.size - self.report.signed
+        if unsigned:
+            self.report.notes.append(f"the newest {unsigned} records are not under a signed checkpoint yet")
+
+
+class Ahead:
+    """Rows in order of their index, taken record by record."""
+
+    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+        self._stray: list[tuple[Any, ...]] = []
+
+    def of(self, index: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of a record; what belongs to none is kept for `rest`."""
+        while self._next is not None and not (isinstance(self._next[0], int) and self._next[0] > index):
+            row, self._next = self._next, next(self._rows, None)
+            if row[0] == index:
+                yield row
+            else:
+                self._stray.append(row)
+
+    def rest(self) -> Iterator[tuple[Any, ...]]:
+        """What belongs to no record."""
+        yield from self._stray
+        while self._next is not None:
+            row, self._next = self._next, next(self._rows, None)
+            yield row
+
+
+def verify_rows(source: Rows, key: str | None = None, kept: str | None = None) -> Report:
+    """Check a ledger's rows.  `ValueError` where the key or the kept checkpoint is none."""
+    check = Check(source, key, kept)
+    try:
+        return check.run()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        check.where = (None, "", "")
+        check.found(f"the database cannot be read: {error}")
+        return check.report
+
+
+def verify_sqlite(path: Path, key: str | None = None, kept: str | None = None) -> Report:
+    """Check the ledger in a SQLite file.  `ValueError` where key or kept checkpoint is none, `OSError` where there is no file."""
+    if key is not None:
+        Key.parse(key)
+    path.stat()
+    try:
+        source = SqliteRows(path)
+    except sqlite3.Error as error:
+        return Report(findings=[Finding(f"the database cannot be read: {error}")], key_given=key is not None)
+    try:
+        return verify_rows(source, key, kept)
+    finally:
+        source.close()
+
+
+def describe(report: Report) -> str:
+    """The report for people."""
+    lines = [f"{report.origin or 'the log'}: {report.size} records, root {report.root or '?'}"]
+    lines += [
+        f"  signed up to record {report.signed} ({report.checkpoints} checkpoints)" if report.signed else "  nothing is signed"
+    ]
+    lines += [f"  note: {note}" for note in report.notes]
+    lines += [f"  FOUND: {finding}" for finding in report.findings]
+    lines += ["nothing was found" if report.ok else f"{len(report.findings)} findings"]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="verify.py", description="Verify a Bailiwick ledger (a SQLite file).")
+    parser.add_argument("ledger", type=Path)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--key", help="verifier key of the log, got from elsewhere than the file")
+    group.add_argument("--key-file", type=Path, help="a file that holds it")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint that you kept: the log must continue it")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    options = parser.parse_args(arguments)
+    try:
+        key = options.key_file.read_text() if options.key_file else options.key
+        kept = options.checkpoint.read_text() if options.checkpoint else None
+        report = verify_sqlite(options.ledger, key.strip() if key else None, kept)
+    except (OSError, ValueError) as error:
+        print(f"verify.py: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(report.to_dict()) if options.json else describe(report))
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
