@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._deadline = self._loop.time() + self._idle
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:  # surplus after a complete answer is no fault of that answer
                 self._fault = self._fault or UpstreamError("protocol", type(error).__name__)
             self._keep = False
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
         response.status = self._status
         self._fault = self._fault or self._check(response)
         self._keep = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
-        response.head = True
+        response.head = self._fault is None
 
     def on_body(self, data: bytes) -> None:
         response = self._response
