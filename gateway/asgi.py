@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMap
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway import signals
 from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id
 from gateway.reasons import Code
 
@@ -109,8 +110,8 @@ def read_traceparent(text: str) -> tuple[str, str, str] | None:
 
 
 def child_traceparent(trace: Trace) -> str:
-    """The `traceparent` of one hop onwards: the same trace, a fresh span."""
-    return f"00-{trace.trace_id}-{os.urandom(8).hex()}-{trace.flags}"
+    """The `traceparent` of the hop onwards: the same trace, and as parent the CLIENT span that telemetry makes of this hop."""
+    return f"00-{trace.trace_id}-{signals.hop_span(trace.span_id)}-{signals.flags_onward(trace)}"
 
 
 def make_arrival(

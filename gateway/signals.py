@@ -5,6 +5,9 @@ People are named nowhere: no user id, no argument, no session id and no credenti
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.model import Arrival, Intent, Refused, Trace
@@ -65,10 +68,67 @@ OTEL_BOUNDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
 UPSTREAM_KINDS = frozenset({"connect", "timeout", "protocol", "too-large", "closed", "status"})
 _LONGEST = 128
 """Characters of a caller's text that a span keeps."""
+_HOP = 0x9E37_79B9_7F4A_7C15
+_NOT_SENT_ON = frozenset({"ping", "GetAgentCard"})
+"""Answered here, or from a card that is kept and was fetched for nobody in particular."""
+_SAMPLERS = frozenset({"always_on", "always_off", "traceidratio"})
+_ALL_TRACES = 1 << 64
+
+
+def exported(environ: Mapping[str, str], signal: str) -> bool:
+    """Whether TRACES or METRICS go to a collector, by the standard variables."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() == "none":
+        return False
+    return bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+
+
+def hop_span(span: str) -> str:
+    """Id of the span of a call's hop onwards, from the id of our own span of that call (both 16 hex digits, never all zeros).
+
+    It goes upstream before anything is known of the call's end, and is found again, without being kept, when the spans are made.
+    Ours is random, so this one is as unlikely to meet another.
+    """
+    return f"{(int(span, 16) ^ _HOP) or 1:016x}"
+
+
+def flags_onward(trace: Trace) -> str:
+    """The trace flags that go upstream: `sampled` as the sampler of the process's OTEL_TRACES_SAMPLER decides for our own spans.
+
+    Where no collector is named nothing is recorded here, and the flag goes on as it came (a new trace's is set).
+    """
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER")
+    if not sampler or not exported(os.environ, "TRACES"):
+        return trace.flags
+    caller_decides, bound = _sampling(sampler, os.environ.get("OTEL_TRACES_SAMPLER_ARG", ""))
+    if caller_decides and trace.parent:
+        return trace.flags
+    return "01" if int(trace.trace_id[16:], 16) < bound else "00"
+
+
+@lru_cache(maxsize=16)
+def _sampling(sampler: str, argument: str) -> tuple[bool, int]:
+    """Whether a caller's decision holds, and below which number the low half of a sampled trace's id lies; as the SDK has it."""
+    name = sampler.lower()
+    root = name.removeprefix("parentbased_")
+    if root not in _SAMPLERS:
+        return True, _ALL_TRACES
+    ratio = 0.0 if root == "always_off" else 1.0
+    if root == "traceidratio":
+        try:
+            given = float(argument)
+        except ValueError:
+            given = 1.0
+        ratio = given if 0.0 <= given <= 1.0 else 1.0
+    return root != name, round(ratio * _ALL_TRACES)
 
 
 class Seen(NamedTuple):
-    """What is kept of a call for its span: small, and nothing of its body but names."""
+    """What is kept of a call for its spans: small, and nothing of its body but names.
+
+    hop  when it was sent on and when that ended (UTC microseconds); None where it was not sent on.
+    """
 
     trace: Trace
     protocol: str
@@ -84,10 +144,16 @@ class Seen(NamedTuple):
     rpc_id: str | None = None
     actor: str = ""
     bundle: str = ""
+    hop: tuple[int, int] | None = None
 
 
-def seen_of(arrival: Arrival, road: Intent | Refused, status: str, code: str, finished: int) -> Seen:
-    """What is worth a span of a call that ended with this status and code at `finished` (UTC microseconds)."""
+def seen_of(
+    arrival: Arrival, road: Intent | Refused, status: str, code: str, finished: int, *, hop: tuple[int, int] | None = None
+) -> Seen:
+    """What is worth a span of a call that ended with this status and code at `finished` (UTC microseconds).
+
+    `hop` is when the forwarding stage began and ended, None where the call never came there.
+    """
     call, principal, decision = (
         (road.call, road.principal, road.decision)
         if isinstance(road, Refused)
@@ -116,6 +182,7 @@ def seen_of(arrival: Arrival, road: Intent | Refused, status: str, code: str, fi
         rpc_id,
         actor,
         bundle,
+        None if isinstance(road, Refused) or method in _NOT_SENT_ON else hop or (arrival.at, finished),
     )
 
 
@@ -150,6 +217,12 @@ def attributes(seen: Seen) -> dict[str, str]:
             found[GENAI_OPERATION] = "invoke_agent"
     found[ERROR_TYPE] = error_type(seen)
     return {key: value for key, value in found.items() if value}
+
+
+def hop_attributes(seen: Seen) -> dict[str, str]:
+    """The same of the hop onwards; to an agent the request goes under an id of the gateway's own."""
+    found = attributes(seen)
+    return found if seen.protocol == "mcp" else found | {RPC_ID: seen.id}
 
 
 def error_type(seen: Seen) -> str:

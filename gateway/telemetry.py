@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gateway import logs, prometheus, signals
-from gateway.model import Arrival, Intent, Outcome, OutcomeStatus, Refused
+from gateway.model import Arrival, Intent, Outcome, OutcomeStatus, Refused, wall_clock
 from gateway.prometheus import Family, Sample
 from gateway.signals import Seen
 
@@ -41,6 +41,7 @@ class Telemetry:
         self._flying = {"mcp": 0, "a2a": 0}
         self._dropped = 0
         self._queue: deque[Seen] = deque()
+        self._hops: dict[str, list[int]] = {}  # by call: when its forwarding began, and when it ended; until it is observed
         self._room = queue
         self._export: _Export | None = None
         self._ledger_queue: Callable[[], int] | None = None
@@ -54,7 +55,7 @@ class Telemetry:
         `environ` decides whether to export; how (sampler, headers, timeouts, resource) is read by the SDK from the process's own.
         """
         telemetry = cls(service_version, _positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048))
-        traces, metrics = _wanted(environ, "TRACES"), _wanted(environ, "METRICS")
+        traces, metrics = signals.exported(environ, "TRACES"), signals.exported(environ, "METRICS")
         if traces or metrics:
             telemetry._export = _Export(telemetry, environ, traces=traces, metrics=metrics)
         return telemetry
@@ -73,13 +74,20 @@ class Telemetry:
 
     @contextmanager
     def in_flight(self, arrival: Arrival) -> Iterator[None]:
-        """Counts a call for as long as it lasts, and lets its log records carry its trace."""
+        """Counts a call while it is being forwarded, lets its log records carry its trace, keeps the times for its hop's span.
+
+        `observe` of the same call comes afterwards, always.
+        """
         self._flying[arrival.protocol] += 1
         before = logs.CURRENT.get()
         logs.CURRENT.set(arrival.trace)
+        hop = [wall_clock()]
+        if self._export is not None:
+            self._hops[arrival.id] = hop
         try:
             yield
         finally:
+            hop.append(wall_clock())
             self._flying[arrival.protocol] -= 1
             logs.CURRENT.set(before)  # not a token: a stream may end in another context than it began in
 
@@ -102,21 +110,24 @@ class Telemetry:
         elapsed = max(finished_at_us - arrival.at, 0)
         row[bisect_left(signals.BOUNDS_US, elapsed)] += 1
         row[-1] += elapsed
-        if self._export is None:
+        export = self._export  # once: a stop may take it away meanwhile, in another thread
+        if export is None:
             return
+        times = self._hops.pop(arrival.id, ())
         if len(self._queue) >= self._room:
             self._dropped += 1
             return
-        self._queue.append(signals.seen_of(arrival, road, status, code, finished_at_us))
-        if len(self._queue) == self._export.batch:
-            self._export.wake.set()
+        hop = (times[0], times[-1]) if times else None
+        self._queue.append(signals.seen_of(arrival, road, status, code, finished_at_us, hop=hop))
+        if len(self._queue) == export.batch:
+            export.wake.set()
 
     def render_prometheus(self) -> bytes:
         """All metrics in text format 0.0.4.  Label values come from closed lists, our own version and the bundle's digest."""
         return prometheus.render(self._families())
 
     def shutdown(self) -> None:
-        """Export what is queued, bounded in time, and stop.  Counting goes on."""
+        """Export what is queued, bounded in time, and stop.  Counting goes on.  It blocks: not for the event loop's thread."""
         export, self._export = self._export, None
         if export is not None:
             export.shutdown()
@@ -169,14 +180,6 @@ class Telemetry:
         yield Family(
             signals.PROCESS_START, "gauge", "Start of this process, in seconds since the epoch.", [Sample({}, self._started)]
         )
-
-
-def _wanted(environ: Mapping[str, str], signal: str) -> bool:
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() == "none":
-        return False
-    return bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
 
 
 def _positive(environ: Mapping[str, str], name: str, default: int) -> int:
@@ -236,7 +239,7 @@ class _Export:
 
 
 class _Spans:
-    """Real SDK spans, sampled by the SDK, with the ids and the times that the calls had."""
+    """Real SDK spans, sampled by the SDK, with the ids and the times that the calls had: SERVER, and CLIENT for the hop."""
 
     def __init__(self, resource: Resource, version: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  see _Export
@@ -301,7 +304,19 @@ class _Spans:
         )
         if problem := signals.error_type(seen):
             span.set_status(Status(StatusCode.ERROR, problem))
-        span.end(max(seen.finished, seen.started) * 1000)
+        end = max(seen.finished, seen.started)
+        span.end(end * 1000)
+        if seen.hop is None:
+            return
+        began, ended = (min(max(at, seen.started), end) for at in seen.hop)  # the two clocks need not agree to the microsecond
+        self._ids.span_id = int(signals.hop_span(trace.span_id), 16)
+        onward = set_span_in_context(span, context)
+        hop = self._tracer.start_span(
+            signals.span_name(seen), onward, SpanKind.CLIENT, signals.hop_attributes(seen), start_time=began * 1000
+        )
+        if problem:
+            hop.set_status(Status(StatusCode.ERROR, problem))
+        hop.end(ended * 1000)
 
 
 class _Meters:

@@ -23,12 +23,14 @@ AT = 1_790_000_000_000_000
 
 @dataclass
 class Collector:
-    """What has arrived so far."""
+    """What has arrived so far; it answers while `open` is set, and sets `asked` when something comes."""
 
     url: str
     traces: list[ExportTraceServiceRequest] = field(default_factory=list)
     metrics: list[ExportMetricsServiceRequest] = field(default_factory=list)
     status: int = 200
+    open: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Event = field(default_factory=threading.Event)
 
     @property
     def spans(self) -> list[Span]:
@@ -51,6 +53,8 @@ def collector() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
+            found.asked.set()
+            found.open.wait()
             if found.status == 200 and self.path == "/v1/traces":
                 found.traces.append(ExportTraceServiceRequest.FromString(body))
             elif found.status == 200 and self.path == "/v1/metrics":
@@ -64,9 +68,11 @@ def collector() -> Iterator[Collector]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found = Collector(f"http://127.0.0.1:{server.server_port}")
+    found.open.set()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield found
+    found.open.set()
     server.shutdown()
     thread.join()
     server.server_close()

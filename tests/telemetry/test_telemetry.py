@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from gateway import logs, signals
+from gateway.asgi import child_traceparent
 from gateway.model import Outcome, OutcomeStatus, Refused, Trace
 from gateway.reasons import Code
 from gateway.telemetry import Telemetry
@@ -35,7 +39,7 @@ def test_a_span_has_the_ids_the_parent_and_the_times_of_the_call(collector, inte
     came = arrival()
     telemetry.observe(came, intent(came), OK, AT + 1500)
     telemetry.shutdown()
-    (span,) = collector.spans
+    span, _hop = collector.spans
     assert span.trace_id.hex() == TRACE.trace_id
     assert span.span_id.hex() == TRACE.span_id
     assert span.parent_span_id.hex() == TRACE.parent
@@ -50,7 +54,7 @@ def test_a_trace_that_starts_here_has_no_parent(collector, intent, monkeypatch) 
     came = arrival(trace=Trace("a" * 32, "b" * 16))
     telemetry.observe(came, intent(came), OK, AT)
     telemetry.shutdown()
-    (span,) = collector.spans
+    span, _hop = collector.spans
     assert (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id) == ("a" * 32, "b" * 16, b"")
 
 
@@ -59,7 +63,7 @@ def test_a_tool_call_has_the_names_of_the_mcp_conventions(collector, intent, mon
     came = arrival()
     telemetry.observe(came, intent(came), Outcome(OutcomeStatus.TOOL_ERROR), AT)
     telemetry.shutdown()
-    (span,) = collector.spans
+    span, _hop = collector.spans
     assert span.name == "tools/call write_po"
     assert _attributes(span) == {
         "mcp.method.name": "tools/call",
@@ -82,7 +86,7 @@ def test_an_agent_call_is_named_as_json_rpc(collector, intent, monkeypatch) -> N
     came = arrival("a2a", target="erp-integration")
     telemetry.observe(came, intent(came, "SendMessage", None), OK, AT)
     telemetry.shutdown()
-    (span,) = collector.spans
+    span, _hop = collector.spans
     found = _attributes(span)
     assert span.name == "SendMessage erp-integration"
     assert (found["rpc.method"], found["rpc.system.name"], found["gen_ai.operation.name"]) == (
@@ -128,6 +132,142 @@ def test_the_sampler_of_the_environment_holds(collector, intent, monkeypatch) ->
     assert collector.spans == []
 
 
+def test_the_span_that_an_upstream_gets_as_parent_reaches_the_collector_as_our_hop(collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival()
+    with telemetry.in_flight(came):
+        said = child_traceparent(TRACE)
+    telemetry.observe(came, intent(came), OK, AT + 1500)
+    telemetry.shutdown()
+    server, hop = collector.spans
+    assert said == f"00-{hop.trace_id.hex()}-{hop.span_id.hex()}-01"
+    assert hop.parent_span_id == server.span_id
+    assert hop.span_id != server.span_id
+    assert (hop.kind, hop.name) == (Span.SPAN_KIND_CLIENT, "tools/call write_po")
+    assert hop.trace_state == TRACE.state
+    assert server.start_time_unix_nano <= hop.start_time_unix_nano <= hop.end_time_unix_nano <= server.end_time_unix_nano
+    assert _attributes(hop) == _attributes(server)
+
+
+def test_a_hop_lasts_as_long_as_the_forwarding(collector, intent, monkeypatch) -> None:
+    moments = iter((AT + 400, AT + 900))
+    monkeypatch.setattr("gateway.telemetry.wall_clock", lambda: next(moments))
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival()
+    with telemetry.in_flight(came):
+        pass
+    telemetry.observe(came, intent(came), OK, AT + 1500)
+    telemetry.shutdown()
+    _server, hop = collector.spans
+    assert (hop.start_time_unix_nano, hop.end_time_unix_nano) == ((AT + 400) * 1000, (AT + 900) * 1000)
+
+
+def test_the_hop_to_an_agent_is_named_by_the_id_that_the_agent_sees(collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival("a2a", target="erp-integration")
+    telemetry.observe(came, intent(came, "SendMessage", None), OK, AT)
+    telemetry.shutdown()
+    server, hop = collector.spans
+    assert (hop.kind, hop.name) == (Span.SPAN_KIND_CLIENT, "SendMessage erp-integration")
+    assert _attributes(server)["jsonrpc.request.id"] == "7"
+    assert _attributes(hop) == {**_attributes(server), "jsonrpc.request.id": came.id}
+
+
+@pytest.mark.parametrize(("protocol", "method"), [("mcp", "ping"), ("a2a", "GetAgentCard")])
+def test_a_call_that_is_not_sent_on_has_no_hop(protocol, method, collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival(protocol)
+    with telemetry.in_flight(came):
+        pass
+    telemetry.observe(came, intent(came, method, None), OK, AT)
+    telemetry.shutdown()
+    assert [span.kind for span in collector.spans] == [Span.SPAN_KIND_SERVER]
+
+
+def test_a_hop_that_failed_says_how(collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival()
+    telemetry.observe(came, intent(came), Outcome(OutcomeStatus.UPSTREAM_ERROR, detail="connect: no"), AT)
+    telemetry.shutdown()
+    _server, hop = collector.spans
+    assert _attributes(hop)["error.type"] == "upstream_connect"
+    assert hop.status.code == Status.STATUS_CODE_ERROR
+
+
+@given(st.integers(min_value=1, max_value=(1 << 64) - 1))
+@example(0x9E37_79B9_7F4A_7C15)  # the one that would become zero
+def test_the_hops_span_is_valid_and_never_our_own(span: int) -> None:
+    hop = signals.hop_span(f"{span:016x}")
+    assert len(hop) == 16
+    assert int(hop, 16) not in (0, span)
+
+
+@pytest.mark.parametrize("argument", ["0.5", "0", "1", "7", "nan", "half", None])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        None,
+        "",
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "ParentBased_TraceIdRatio",
+        "made-up",
+    ],
+)
+def test_sampled_is_said_upstream_of_exactly_the_traces_that_are_sampled_here(
+    sampler, argument, collector, intent, monkeypatch
+) -> None:
+    given_ = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument, "OTEL_METRICS_EXPORTER": "none"}
+    telemetry = _exporting(collector, monkeypatch, **{name: value for name, value in given_.items() if value is not None})
+    low_halves = ("7fffffffffffffff", "8000000000000000", "0000000000000001", "f" * 16)
+    parents = (("", "01"), ("c" * 16, "00"), ("c" * 16, "01"))
+    traces = [Trace(f"{n:016x}{low}", "b" * 16, *parent) for low in low_halves for n, parent in enumerate(parents, 1)]
+    said = set()
+    for trace in traces:
+        came = arrival(trace=trace)
+        if child_traceparent(trace).endswith("-01"):
+            said.add(trace.trace_id)
+        telemetry.observe(came, intent(came), OK, AT)
+    telemetry.shutdown()
+    for kind in (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT):
+        assert {span.trace_id.hex() for span in collector.spans if span.kind == kind} == said
+
+
+def test_where_nothing_is_exported_the_callers_flag_goes_on_as_it_came(monkeypatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    assert child_traceparent(TRACE).endswith("-01")
+    assert child_traceparent(Trace("a" * 32, "b" * 16, "c" * 16, "00")).endswith("-00")
+
+
+def test_what_is_kept_of_a_call_in_flight_goes_when_it_is_observed(collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch, OTEL_BSP_MAX_QUEUE_SIZE="1", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="1000")
+    telemetry._export.batch = 1000  # the thread sleeps: the queue stays full
+    came = arrival()
+    for _ in range(3):
+        with telemetry.in_flight(came):
+            assert len(telemetry._hops) == 1
+        telemetry.observe(came, intent(came), OK, AT)
+        assert not telemetry._hops
+    telemetry.shutdown()
+
+
+async def test_a_stop_that_waits_for_the_collector_does_not_hold_up_the_event_loop(collector, intent, monkeypatch) -> None:
+    collector.open.clear()
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival()
+    telemetry.observe(came, intent(came), OK, AT)
+    stopping = asyncio.create_task(asyncio.to_thread(telemetry.shutdown))
+    await asyncio.to_thread(collector.asked.wait)
+    assert not stopping.done()  # and this line is reached
+    telemetry.observe(came, intent(came), OK, AT)
+    collector.open.set()
+    await stopping
+    assert len(collector.spans) == 2
+
+
 @pytest.mark.parametrize(
     "off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, {}]
 )
@@ -149,7 +289,7 @@ def test_one_signal_can_go_alone_to_its_own_endpoint(collector, intent, monkeypa
     came = arrival()
     telemetry.observe(came, intent(came), OK, AT)
     telemetry.shutdown()
-    assert len(collector.spans) == 1
+    assert len(collector.spans) == 2
     assert collector.metrics == []
 
 
@@ -184,7 +324,7 @@ def test_a_full_queue_drops_spans_and_says_so(collector, intent, monkeypatch) ->
         telemetry.observe(came, intent(came), OK, AT)
     assert b"bailiwick_spans_dropped_total 6\n" in telemetry.render_prometheus()
     telemetry.shutdown()
-    assert len(collector.spans) == 4
+    assert len(collector.spans) == 4 * 2
 
 
 def test_a_collector_that_fails_does_not_disturb_the_road_or_the_stop(collector, intent, monkeypatch) -> None:
