@@ -40,7 +40,7 @@ def attested(
     try:
         checks = _checks(facts["warden"], facts["code"], limits, uid)
         outside = _confirmed(facts["warden"]["pid"], facts["code"]["pid"], warden, uid)
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # not of the shape that a warden sends
         checks, outside = {}, False
     return MappingProxyType({
         name: strength if outside and checks.get(name, False) else Strength.ABSENT for name, strength in proven.items()

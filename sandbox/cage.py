@@ -171,7 +171,7 @@ class Cage:
             raise CageError(f"the warden has gone; {self._said()}") from error
 
     async def end(self, pool: Executor) -> None:
-        """End the warden, and with it everything in the cage.  Returns when it is gone."""
+        """End the warden, and with it everything in the cage.  Returns when it is gone; CageError where it would not go."""
         self._writer.close()  # it sees the end of its frames, kills all that is below it, and goes
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(pool, _await_end, self._process)
@@ -220,4 +220,7 @@ def _await_end(process: subprocess.Popen[bytes]) -> None:
         process.wait(END_SECONDS + 5)  # the warden itself gives up after five seconds
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(END_SECONDS)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise CageError("the warden does not end") from error

@@ -124,16 +124,15 @@ class LandlockRunner:
         """
         try:
             run = await self._in_cage(job, plan, folder, proven)
+        except CageError as error:
+            run = _failed(job, str(error))
         finally:
             amiss = await self._in_pool(self._clean_up, folder, frozenset(bystanders))
         return replace(run, reason=Reason.SANDBOX_ERROR, detail=amiss) if amiss else run
 
     async def _in_cage(self, job: Job, plan: Plan, folder: Folder, proven: Proven) -> Run:
         limits = job.profile.limits
-        try:
-            cage = await Cage.start(plan, folder, limits, self._pool)
-        except CageError as error:
-            return _failed(job, str(error))
+        cage = await Cage.start(plan, folder, limits, self._pool)
         try:
             facts = await cage.attestation()
             strengths = await self._in_pool(attested, facts, cage.pid, limits, folder.uid, proven)
@@ -145,8 +144,6 @@ class LandlockRunner:
             result, out, err = await cage.execute(job.code.encode("utf-8"), limits)
             layers = {**plan.layers(), "uid": str(os.getuid()) if folder.uid is None else f"{folder.uid}, its own"}
             return _finished(job, result, (out, err), strengths, layers)
-        except CageError as error:
-            return _failed(job, str(error))
         finally:
             await cage.end(self._pool)
 

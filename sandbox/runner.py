@@ -124,8 +124,10 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
         except IsolationUnprovenError as error:
             if closest is None or len(error.missing) < len(closest.missing):
                 closest = error
-            continue
-        return runner
+        else:
+            return runner
+        if runners is None:
+            await runner.aclose()
     if closest is None:
         wanted = profile.requires or {Guarantee.FS_WRITE: Strength.HARD}
         raise IsolationUnprovenError({name: (want, Strength.ABSENT) for name, want in wanted.items()}, "there is no runner here")

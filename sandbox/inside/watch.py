@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Ended = tuple[int, int, Any]
 """pid, wait status and resource usage of a process that was collected."""
 TICK, _DISK_TICK, _REAP_SECONDS = 0.05, 0.2, 5.0
-_MOST_ENTRIES = 20_000  # files and folders in scratch
+_MOST_ENTRIES = 10_000  # files and folders in scratch
 
 
 def descendants() -> dict[int, tuple[int, int]]:
@@ -215,7 +215,7 @@ class Watch:
             self.peak["scratch"] = max(self.peak["scratch"], size)
             if crowded or size > limits["scratch_bytes"]:
                 self.reason = "disk"
-            self.disk_at = time.monotonic() + max(_DISK_TICK, 10 * (time.monotonic() - now))
+            self.disk_at = time.monotonic() + max(_DISK_TICK, 3 * (time.monotonic() - now))
 
     def _verdict(self) -> tuple[str, int | None, int | None]:
         """(reason, exit code, signal)."""

@@ -1,0 +1,154 @@
+"""Boxes to run code in: as whoever runs the tests, and, where that is root, as a plain user too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+from sandbox.interpreter import choose, identity
+from sandbox.landlock import LandlockRunner
+from sandbox.model import Job, Limits, Profile
+from sandbox.profiles import load_profiles
+
+NOBODY = 65534
+SHIPPED = load_profiles()["no-network-512mb"]
+LIMITS = Limits(
+    cpu_seconds=2, wall_seconds=5, memory_bytes=128 << 20, processes=12, file_bytes=1 << 20, scratch_bytes=4 << 20,
+    output_bytes=1 << 16, open_files=32,
+)  # fmt: skip
+
+
+class Box:
+    """Somebody who runs code: `run` gives `Run.to_dict()`."""
+
+    def __init__(self, who: str, uid: int) -> None:
+        self.who, self.uid = who, uid
+
+    async def run(self, code: str, **limits: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def says(self, code: str, **limits: Any) -> str:
+        """What the code prints; it must end well."""
+        run = await self.run(code, **limits)
+        assert run["reason"] == "ok", run
+        return str(run["stdout"])
+
+
+class OwnBox(Box):
+    def __init__(self, runner: LandlockRunner) -> None:
+        super().__init__("whoever runs the tests", os.geteuid())
+        self._runner = runner
+
+    async def run(self, code: str, **limits: Any) -> dict[str, Any]:
+        profile = Profile("test", replace(LIMITS, **limits), requires=SHIPPED.requires)
+        return (await self._runner.run(Job("test", code, profile))).to_dict()
+
+
+class Driven(Box):
+    """A process of its own that runs the jobs."""
+
+    def __init__(self, process: subprocess.Popen[str], uid: int) -> None:
+        super().__init__("a plain user", uid)
+        self.process = process
+
+    async def ask(self, question: dict[str, Any]) -> Any:
+        def exchange() -> str:
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            return self.process.stdout.readline()
+
+        return json.loads(await asyncio.to_thread(exchange))
+
+    async def run(self, code: str, **limits: Any) -> dict[str, Any]:
+        requires = {str(name): strength.word for name, strength in SHIPPED.requires.items()}
+        answer = await self.ask({"code": code, "limits": replace(LIMITS, **limits).to_dict(), "requires": requires})
+        assert isinstance(answer, dict)
+        return answer
+
+
+class Drivers:
+    """Starts drivers; all of them are gone at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        shutil.copytree(Path(sandbox.__file__).parent, folder / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(Path(__file__).with_name("driver.py"), folder)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, uid: int | None, **options: Any) -> Driven:
+        python = choose(uid).path
+        process = subprocess.Popen(
+            [python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self._folder), "GATEWAY_SECRET": "canary"},
+            cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **identity(uid),
+        )  # fmt: skip
+        self._started.append(process)
+        return Driven(process, os.geteuid() if uid is None else uid)
+
+    def close(self) -> None:
+        for process in self._started:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.close()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def drivers() -> Iterator[Drivers]:
+    with tempfile.TemporaryDirectory(prefix="bailiwick-test-", dir="/tmp") as folder:
+        made = Drivers(Path(folder))
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def shared_runner() -> Iterator[LandlockRunner]:
+    runner = LandlockRunner()
+    yield runner
+    asyncio.run(runner.aclose())
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[LandlockRunner]:
+    made = LandlockRunner(concurrency=2, queue=2)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture(scope="session")
+def own_box(shared_runner: LandlockRunner) -> Box:
+    return OwnBox(shared_runner)
+
+
+@pytest.fixture(scope="session")
+def plain_box(drivers: Drivers) -> Box:
+    if os.geteuid() != 0:
+        pytest.skip("already a plain user")
+    return drivers.start(NOBODY)
+
+
+@pytest.fixture(params=["own", "plain"])
+def box(request: pytest.FixtureRequest) -> Box:
+    found = request.getfixturevalue(f"{request.param}_box")
+    assert isinstance(found, Box)
+    return found

@@ -1,0 +1,32 @@
+"""Runs jobs in a process of its own: as another user, or as a gateway that can be killed.  A job a line in, a run a line out."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from sandbox.landlock import LandlockRunner
+from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profile, Strength
+
+
+async def main() -> None:
+    options = json.loads(sys.argv[1])
+    base = Path(options["base"]) if options.get("base") else None
+    runner = LandlockRunner(base=base, landlock_abi=options.get("landlock_abi"))
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        asked = json.loads(line)
+        if asked.get("probe"):
+            answer = (await runner.probe()).to_dict()
+        else:
+            requires = {Guarantee(name): Strength[word.upper()] for name, word in asked["requires"].items()}
+            job = Job("driven", asked["code"], Profile("driven", Limits(**asked["limits"]), requires=requires))
+            try:
+                answer = (await runner.run(job)).to_dict()
+            except IsolationUnprovenError as error:
+                answer = {"refused": error.to_dict()}
+        print(json.dumps(answer), flush=True)
+    await runner.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

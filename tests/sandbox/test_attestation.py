@@ -1,0 +1,127 @@
+"""An attestation in which anything is missing or odd proves nothing of what rests on it."""
+
+# ruff: noqa: ASYNC240  looking at /proc and at folders in between is what these tests are about
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from sandbox.attestation import attested
+from sandbox.cage import Cage
+from sandbox.landlock import LandlockRunner
+from sandbox.layers import candidates
+from sandbox.model import Guarantee, IsolationUnprovenError, Job, Strength
+from sandbox.profiles import load_profiles
+
+SHIPPED = load_profiles()["no-network-512mb"]
+
+
+class Attested:
+    """The facts of one real cage, with the cage still there."""
+
+    def __init__(self, runner: LandlockRunner) -> None:
+        self.runner = runner
+
+    async def __aenter__(self) -> Attested:
+        self.plan = (await self.runner._knowledge()).plan
+        assert self.plan is not None
+        self.folder = await self.runner._claim()
+        self.cage = await Cage.start(self.plan, self.folder, SHIPPED.limits, self.runner._pool)
+        self.facts: Any = await self.cage.attestation()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cage.end(self.runner._pool)
+        assert self.runner._clean_up(self.folder, frozenset()) == ""
+
+    def proven(self, facts: Any) -> set[Guarantee]:
+        assert self.plan is not None
+        most = candidates(own_uid=self.folder.uid is not None, abi=self.plan.abi)
+        strengths = attested(facts, self.cage.pid, SHIPPED.limits, self.folder.uid, most)
+        return {name for name, strength in strengths.items() if strength is not Strength.ABSENT}
+
+
+ALL = set(Guarantee) - {Guarantee.OWN_KERNEL}
+
+
+def lies() -> list[Any]:
+    def both(name: str, value: Any) -> Callable[[Any], None]:
+        return lambda facts: [side.__setitem__(name, value) for side in facts.values()] and None
+
+    def code(name: str, value: Any) -> Callable[[Any], None]:
+        return lambda facts: facts["code"].__setitem__(name, value)
+
+    def limit(name: str, value: Any) -> Callable[[Any], None]:
+        return lambda facts: facts["code"]["rlimits"].__setitem__(name, value)
+
+    g = Guarantee
+    return [
+        pytest.param(both("seccomp", 0), ALL, id="no filter"),
+        pytest.param(code("seccomp", 1), ALL, id="another kind of filter"),
+        pytest.param(code("no_new_privs", 0), ALL, id="new privileges"),
+        pytest.param(code("fds", [0, 1, 2, 3, 4, 5]), ALL, id="one descriptor too many"),
+        pytest.param(code("read_outside", 0), {g.FS_READ}, id="reads outside"),
+        pytest.param(code("list_outside", 0), {g.FS_READ}, id="lists outside"),
+        pytest.param(code("read_outside", 2), {g.FS_READ}, id="nothing there to be read"),
+        pytest.param(code("write_outside", 0), {g.FS_WRITE}, id="writes outside"),
+        pytest.param(code("proc", 0), {g.FS_READ, g.PROCESS_ISOLATION, g.KILL_TREE}, id="reads the warden"),
+        pytest.param(code("signal", 0), {g.PROCESS_ISOLATION, g.KILL_TREE}, id="signals the warden"),
+        pytest.param(code("sockets", [1, 1, 1, 1, 1, 1, 0]), {g.NET_NONE}, id="one family"),
+        pytest.param(code("sockets", []), {g.NET_NONE}, id="no family tried"),
+        pytest.param(code("uids", [0, 0, 0]), {g.IDENTITY}, id="root"),
+        pytest.param(both("capabilities", "00200000" + "0" * 40), {g.IDENTITY}, id="a capability"),
+        pytest.param(limit("RLIMIT_AS", [-1, -1]), {g.MEMORY}, id="memory without limit"),
+        pytest.param(limit("RLIMIT_CPU", [10, -1]), {g.CPU}, id="cpu without limit"),
+        pytest.param(limit("RLIMIT_NPROC", [-1, -1]), {g.PIDS}, id="processes without limit"),
+        pytest.param(limit("RLIMIT_FSIZE", [-1, -1]), {g.DISK}, id="files without limit"),
+        pytest.param(code("pid", 1), ALL, id="another process"),
+        pytest.param(lambda facts: facts["code"].pop("signal"), ALL, id="a fact is missing"),
+        pytest.param(lambda facts: facts.pop("warden"), ALL, id="no warden"),
+        pytest.param(code("rlimits", "none"), ALL, id="not what it should be"),
+    ]
+
+
+async def test_an_honest_attestation_proves_everything_this_runner_gives(shared_runner: LandlockRunner) -> None:
+    async with Attested(shared_runner) as real:
+        assert real.proven(real.facts) == ALL
+        assert real.proven({**real.facts, "warden": {**real.facts["warden"], "pid": os.getpid()}}) == set()
+
+
+@pytest.mark.parametrize(("lie", "lost"), lies())
+async def test_an_attestation_that_is_amiss_proves_nothing_of_what_rests_on_it(
+    shared_runner: LandlockRunner, lie: Callable[[Any], None], lost: set[Guarantee]
+) -> None:
+    async with Attested(shared_runner) as real:
+        facts = copy.deepcopy(real.facts)
+        lie(facts)
+        proven = real.proven(facts)
+    assert not proven & lost
+    assert (ALL - proven) <= lost | ({Guarantee.IDENTITY} if Guarantee.SYSCALL_SURFACE in lost else set())
+
+
+async def test_a_claim_that_the_kernel_does_not_confirm_proves_nothing(shared_runner: LandlockRunner) -> None:
+    async with Attested(shared_runner) as real:
+        facts = copy.deepcopy(real.facts)
+        assert real.plan is not None
+        most = MappingProxyType(dict(candidates(own_uid=real.folder.uid is not None, abi=real.plan.abi)))
+        for pid in (os.getpid(), 1, 2**22 + 1):
+            facts["code"]["pid"] = pid
+            assert set(attested(facts, real.cage.pid, SHIPPED.limits, real.folder.uid, most).values()) == {Strength.ABSENT}
+
+
+async def test_a_cage_that_does_not_attest_enough_never_receives_the_code(shared_runner: LandlockRunner) -> None:
+    plan = (await shared_runner._knowledge()).plan
+    assert plan is not None
+    folder = await shared_runner._claim()
+    mark = Path(folder.path)
+    nothing = dict.fromkeys(Guarantee, Strength.ABSENT)
+    with pytest.raises(IsolationUnprovenError) as refused:
+        await shared_runner._caged(Job("1", "open('ran', 'w')", SHIPPED), plan, folder, nothing)
+    assert set(refused.value.missing) == set(SHIPPED.requires)
+    assert not mark.exists()
