@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import typer
 
-from gateway.cli.output import console, print_json, printable
+from gateway.cli.output import console, misuse, print_json, printable
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
     from gateway.configuration import Configuration, Steps
     from gateway.settings import Keys, Secret, Settings
     from policies.bundle import Bundle
+
+LIVE_SECONDS = 3.0
+_LIVE_BYTES = 64 * 1024
 
 Severity = Literal["error", "warning"]
 
@@ -35,13 +40,24 @@ def register(app: typer.Typer) -> None:
 def check(
     config: Annotated[Path, typer.Option("--config", help="The settings.")] = Path("bailiwick.yaml"),
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    live: Annotated[
+        str | None, typer.Option("--live", metavar="URL", help="Only ask this running gateway whether it is ready.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Validate settings and policies without starting anything.  Exits with 1 where something must be changed.
 
+    With --live neither is read: exits with 0 if the gateway there is ready, with 1 if it is not.
+
     [bold]Example[/bold]   bailiwick check --config bailiwick.yaml --strict
     """
-    found = list(findings(config, os.environ))
+    if live is not None:
+        _tell([Found("error", fault) for fault in faults(_base(live))], f"{live}: ready", strict=strict, as_json=as_json)
+    else:
+        _tell(list(findings(config, os.environ)), f"{config}: settings and policies are in order", strict=strict, as_json=as_json)
+
+
+def _tell(found: Sequence[Found], fine: str, *, strict: bool, as_json: bool) -> None:
     errors = sum(each.severity == "error" for each in found)
     failed = bool(errors or (strict and found))
     if as_json:
@@ -51,15 +67,77 @@ def check(
         for severity, problem in found:
             out.print(f"{severity}: ", style="bold red" if severity == "error" else "bold yellow", end="")
             out.print(printable(problem.render()), end="\n\n")
-        out.print(
-            f"{errors} errors, {len(found) - errors} warnings" if found else f"{config}: settings and policies are in order"
-        )
+        out.print(f"{errors} errors, {len(found) - errors} warnings" if found else printable(fine))
     raise typer.Exit(1 if failed else 0)
+
+
+def _base(url: str) -> str:
+    """The URL without a final slash.  Misuse unless it is a plain base URL; one with a user in it would show in process lists."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        plain = False
+    if not plain or set(url) & set("@?#\\") or not url.isascii() or not url.isprintable() or " " in url:
+        misuse("--live wants the base URL of a gateway", help="as --live http://127.0.0.1:8080")
+    return url.rstrip("/")
+
+
+def faults(base: str) -> list[Problem]:
+    """What keeps the gateway at `base` from working, by its own word (`GET /readyz`); empty: it is ready."""
+    import asyncio  # noqa: PLC0415  the command line pays for what it uses
+
+    import httpx  # noqa: PLC0415
+
+    where = f"{base}/readyz"
+    try:
+        status, body = asyncio.run(_ask(where))
+    except TimeoutError:
+        return [Problem("not-reachable", f"no whole answer within {LIVE_SECONDS:g} s", where)]
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return [Problem("not-reachable", f"no answer: {str(error) or type(error).__name__}", where)]
+    said = _parsed(body)
+    if said is None:
+        return [Problem("no-gateway", f"answered {status}, and not as a gateway does", where)]
+    found = [Problem("not-ready", f"{name}: {reason}", where) for name, reason in said["faults"].items()]
+    if not found and (status != 200 or said["ready"] is not True):
+        found.append(Problem("not-ready", "it is not ready and does not say why", where))
+    return found
+
+
+async def _ask(where: str) -> tuple[int, bytes]:
+    """Status and body; TimeoutError where the whole takes too long.  Of a body that is no gateway's, no more than the bound."""
+    import asyncio  # noqa: PLC0415  see above
+
+    import httpx  # noqa: PLC0415
+
+    headers = {"accept": "application/json", "accept-encoding": "identity"}
+    async with (
+        asyncio.timeout(LIVE_SECONDS),
+        httpx.AsyncClient(trust_env=False, timeout=LIVE_SECONDS, follow_redirects=False) as client,
+        client.stream("GET", where, headers=headers) as response,
+    ):
+        body = b""
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > _LIVE_BYTES:
+                break
+        return response.status_code, body[: _LIVE_BYTES + 1]
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(body) if len(body) <= _LIVE_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(said, dict) and "ready" in said and isinstance(said.get("faults"), dict)
+    return said if known else None
 
 
 def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
     """Everything found in the settings, in the policies and between them."""
-    from gateway.configuration import read  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.bundles import read_bundle  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.configuration import read  # noqa: PLC0415
 
     try:
         configuration = read(config, environ)
@@ -68,38 +146,12 @@ def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
         return
     yield from _secrets(configuration, environ)
     yield from _private_keys(configuration.settings.data)
-    bundle = None
-    for each in _bundle(configuration.settings.policies):
-        if isinstance(each, Found):
-            yield each
-        else:
-            bundle = each
-    if bundle is not None:
-        yield from _between(configuration, bundle)
-
-
-def bundle_problems(error: Exception, folder: Path) -> list[Problem]:
-    """Every finding of a `policies.bundle.BundleError` as a problem, its file below `folder`."""
-    return [
-        Problem(
-            f.code,
-            f.message,
-            f"{folder / f.file}:{f.line}:{f.column}" if f.line else f"{folder / f.file}",
-            f.help,
-            f.text,
-            f.column,
-        )
-        for f in getattr(error, "findings", ())
-    ]
-
-
-def _bundle(folder: Path) -> Iterator[Found | Bundle]:
-    from policies.bundle import BundleError, load  # noqa: PLC0415
-
     try:
-        yield load(folder)
-    except BundleError as error:
-        yield from (Found("error", problem) for problem in bundle_problems(error, folder))
+        bundle = read_bundle(configuration.settings.policies)
+    except ProblemError as error:
+        yield from (Found("error", problem) for problem in error.problems)
+        return
+    yield from _between(configuration, bundle)
 
 
 def _secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterator[Found]:

@@ -142,10 +142,9 @@ def _bundle(policies: Path | None, config: Path | None, *, as_json: bool) -> tup
     """The bundle and the settings' tenant.  A broken one is misuse here: there is no answer that 0 or 1 could stand for."""
     import os  # noqa: PLC0415
 
-    from gateway.cli.check import bundle_problems  # noqa: PLC0415
+    from gateway.bundles import read_bundle  # noqa: PLC0415
     from gateway.configuration import load as load_settings  # noqa: PLC0415
     from gateway.problem import ProblemError  # noqa: PLC0415
-    from policies.bundle import BundleError, load  # noqa: PLC0415
 
     tenant = ""
     try:
@@ -156,11 +155,9 @@ def _bundle(policies: Path | None, config: Path | None, *, as_json: bool) -> tup
             else:
                 settings = load_settings(config or default, os.environ)
                 policies, tenant = settings.policies, settings.tenant
-        return load(policies), tenant
+        return read_bundle(policies), tenant
     except ProblemError as error:
         print_problems(error.problems, as_json=as_json)
-    except BundleError as error:
-        print_problems(bundle_problems(error, policies or Path("policies")), as_json=as_json)
     raise typer.Exit(2)
 
 

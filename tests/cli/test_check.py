@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.identity import devissuer, keyfiles
+from gateway.identity.devissuer import DevIssuer
+
 from .conftest import PROCUREMENT, Run
 
 
@@ -79,6 +82,27 @@ def test_a_key_or_secret_that_others_can_read_is_an_error(run: Run, folder: Path
     for name in ("secret", "data/ledger-key.pem", "data/seal-key"):
         (folder / name).chmod(0o600)
     assert run("check", "--config", path).code == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_every_key_that_the_gateway_makes_for_itself_is_looked_at(run: Run, folder: Path) -> None:
+    data = folder / "data"
+    keyfiles.delegation_key(data)
+    keyfiles.ledger_key(data)
+    keyfiles.seal_key(data)
+    DevIssuer(data, "http://127.0.0.1:8080", "http://127.0.0.1:8080")
+    made = {keyfiles.DELEGATION_FILE, keyfiles.LEDGER_FILE, keyfiles.SEAL_FILE, devissuer.KEY_FILE}
+    assert {file.name for file in data.iterdir()} == made | {devissuer.JWKS_FILE}
+    path = _config(folder, "")
+    assert run("check", "--config", path).code == 0
+    for name in sorted(made):
+        (data / name).chmod(0o640)
+        found = run("check", "--config", path, "--json")
+        assert found.code == 1
+        assert [(p["code"], p["location"]) for p in found.json["problems"] if p["severity"] == "error"] == [
+            ("open-secret", str(data / name))
+        ]
+        (data / name).chmod(0o600)
 
 
 def test_an_agent_that_only_the_policies_know_is_a_warning(run: Run, folder: Path) -> None:
