@@ -31,7 +31,7 @@ _LANDLOCK = (
     "and a container runtime that allows its system calls."
 )
 _SECCOMP = "Seccomp filters are needed (CONFIG_SECCOMP_FILTER)."
-_UID = "Run the gateway as root, or give its container SETUID and SETGID: each run then has a uid of its own."
+_UID = "Run the gateway as root, with the capabilities that Docker gives by default: each run then has a uid of its own."
 HELP: Mapping[Guarantee, str] = MappingProxyType({
     Guarantee.FS_READ: _LANDLOCK,
     Guarantee.FS_WRITE: _LANDLOCK,

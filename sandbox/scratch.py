@@ -22,6 +22,12 @@ UIDS = range(60_900, 61_156)
 _SENTINEL = "outside"
 
 
+_NO_RIGHT = (
+    "this root has not the rights to give runs uids of their own: run the gateway as a plain user, "
+    "or give its container CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID and SETUID, as Docker does by default"
+)
+
+
 class ScratchError(Exception):
     """No folder could be made for a run."""
 
@@ -108,9 +114,14 @@ class Scratch:
         lock = _lock(path)
         if lock is None:
             return None
+        folder = Folder(path, lock, uid)
         if uid is not None:
-            os.chown(path, uid, uid)
-        return Folder(path, lock, uid)
+            try:
+                os.chown(path, uid, uid)
+            except OSError as error:
+                self.release(folder)
+                raise ScratchError(_NO_RIGHT) from error
+        return folder
 
 
 def processes_of(uid: int) -> list[int]:

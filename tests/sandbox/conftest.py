@@ -90,10 +90,11 @@ class Drivers:
             path.chmod(0o755 if path.is_dir() else 0o644)
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, uid: int | None, **options: Any) -> Driven:
+    def start(self, uid: int | None, through: tuple[str, ...] = (), **options: Any) -> Driven:
+        """A driver as `uid`, None for this one; `through` a program that starts another."""
         python = choose(uid).path
         process = subprocess.Popen(
-            [python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
+            [*through, python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self._folder), "GATEWAY_SECRET": "canary"},
             cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **identity(uid),
         )  # fmt: skip

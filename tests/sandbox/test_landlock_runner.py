@@ -166,6 +166,17 @@ async def test_a_base_folder_that_others_can_write_is_refused(tmp_path: Path) ->
     await runner.aclose()
 
 
+async def test_a_root_without_capabilities_is_refused_with_help(drivers: Any) -> None:
+    if os.geteuid() != 0 or not Path("/usr/bin/setpriv").exists():
+        pytest.skip("needs root, and setpriv to take its capabilities away")
+    box = drivers.start(None, through=("/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+    report = await box.ask({"probe": True})
+    assert "SETUID" in report["problem"]
+    answer = await box.run("print('ran')")
+    assert set(answer) == {"refused"}
+    assert "plain user" in answer["refused"]["help"]
+
+
 async def test_an_interpreter_whose_files_the_uid_cannot_read_is_passed_over(tmp_path: Path) -> None:
     hidden = tmp_path / "python3"
     hidden.write_text("#!/usr/bin/python3\n", encoding="ascii")
