@@ -15,12 +15,12 @@ from policies.registry import SLUG, Registry
 FILE = "roles.csv"
 _COLUMNS = ("member", "role", "tenant")
 _WHO: dict[str, re.Pattern[str]] = {
-    "user": re.compile(rf"user:{SLUG.pattern}/[!-~]{{1,255}}"),
+    "user": re.compile(rf"user:{SLUG.pattern}/[!-)+-~]{{1,255}}"),
     "agent": re.compile(rf"agent:{SLUG.pattern}"),
     "svc": re.compile(rf"svc:{SLUG.pattern}"),
     "role": re.compile(rf"role:{SLUG.pattern}"),
     "agents": re.compile(rf"agents:{SLUG.pattern}"),
-    "idp": re.compile(r"idp:[^\s].{0,199}"),
+    "idp": re.compile(r"idp:[^\s*][^*]{0,199}"),
 }
 _MEMBERS = {"role": ("user", "idp", "svc", "role", "agent"), "agents": ("agent", "agents")}
 
