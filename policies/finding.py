@@ -59,11 +59,16 @@ class Report:
     def add(self, code: str, place: Place, message: str, help: str = "") -> None:  # noqa: A002  the field's name
         """Note a finding; the same one is noted once."""
         file, line, column = place
-        if len(self._found) >= MAX_FINDINGS:
+        if self.full:
             return
         lines = self._lines.get(file, [])
         text = lines[line - 1].rstrip("\r")[:400] if 0 < line <= len(lines) else ""
         self._found[Finding(code, file, line, column, message, help, text)] = None
+
+    @property
+    def full(self) -> bool:
+        """Whether no further finding would be noted: reading on costs time and says nothing."""
+        return len(self._found) >= MAX_FINDINGS
 
     def __bool__(self) -> bool:
         return bool(self._found)

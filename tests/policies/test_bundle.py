@@ -266,6 +266,8 @@ def test_the_names_with_which_kubernetes_swaps_a_mounted_folder_are_read_over(wr
 
 def test_the_number_of_findings_is_bounded(findings: Find) -> None:
     assert len(findings({GRANT: "x\n" * 5000})) == 200
+    wrong = "".join(f"p, rule:buyer, acne, erp.wriite_po{n}, cal, alow, smal, -, X-{n}\n" for n in range(20_000))
+    assert len(findings({GRANT: wrong})) == 200
 
 
 def test_a_damaged_bundle_is_refused_with_findings_or_loads_and_never_fails_otherwise(write: Any) -> None:
