@@ -11,7 +11,7 @@ from gateway.model import Refused
 from gateway.reasons import Code
 from sandbox.model import IsolationUnprovenError, Job, Profile, SandboxBusyError
 from sandbox.profiles import load_profiles
-from sandbox.runner import Runner, best
+from sandbox.runner import Runner, best, shipped
 
 if TYPE_CHECKING:
     from gateway.settings import Sandbox
@@ -25,6 +25,7 @@ class Sandboxed:
     def __init__(self, profiles: Mapping[str, Profile], default: str) -> None:
         self._profiles = profiles
         self._default = default
+        self._shipped = shipped()  # one set for the process: their bounds on concurrent runs are the gateway's
         self._runners: dict[str, Runner] = {}
         self._choosing = asyncio.Lock()
 
@@ -65,12 +66,12 @@ class Sandboxed:
 
     async def aclose(self) -> None:
         """End every run."""
-        for runner in {id(runner): runner for runner in self._runners.values()}.values():
+        for runner in self._shipped:
             await runner.aclose()
 
     async def _runner(self, profile: Profile) -> Runner:
         async with self._choosing:
             runner = self._runners.get(profile.name)
             if runner is None:
-                runner = self._runners[profile.name] = await best(profile)
+                runner = self._runners[profile.name] = await best(profile, self._shipped)
             return runner

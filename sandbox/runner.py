@@ -117,7 +117,7 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
     Raises IsolationUnprovenError with the shortfall of the runner that came closest where none does.
     """
     closest: IsolationUnprovenError | None = None
-    for runner in runners if runners is not None else _shipped():
+    for runner in runners if runners is not None else shipped():
         report = await runner.probe()
         try:
             report.require(profile)
@@ -134,7 +134,8 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
     raise closest
 
 
-def _shipped() -> Sequence[Runner]:
+def shipped() -> Sequence[Runner]:
+    """A new runner of each backend that this package has, strongest first; whoever asks closes them."""
     from sandbox.landlock import LandlockRunner  # noqa: PLC0415  the backends are written against this module
 
     return (LandlockRunner(),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from gateway.cli.output import console, misuse, print_json, printable
 
 if TYPE_CHECKING:
     from sandbox.model import Profile
+    from sandbox.runner import Report
 
 ProfileName = Annotated[str, typer.Option("--profile", help="A profile; `bailiwick sandbox doctor` lists them.")]
 Profiles = Annotated[Path | None, typer.Option("--profiles", help="A folder of further profiles.")]
@@ -35,10 +37,18 @@ def doctor(profile: ProfileName = DEFAULT, profiles: Profiles = None, as_json: J
 
     [bold]Example[/bold]   bailiwick sandbox doctor --profile no-network-512mb
     """
-    from sandbox.runner import available  # noqa: PLC0415  the command line pays for what it uses
+    from sandbox.runner import shipped  # noqa: PLC0415  the command line pays for what it uses
 
     chosen = _profile(profile, profiles)
-    reports = [asyncio.run(runner.probe()) for runner in available()]
+
+    async def probes() -> list[Report]:
+        found = []
+        for runner in shipped():
+            found.append(await runner.probe())
+            await runner.aclose()
+        return found
+
+    reports = asyncio.run(probes())
     covered = any(not report.missing(chosen) for report in reports)
     if as_json:
         print_json({"profile": chosen.name, "covered": covered, "backends": [report.to_dict() for report in reports]})
@@ -52,7 +62,8 @@ def doctor(profile: ProfileName = DEFAULT, profiles: Profiles = None, as_json: J
             wanted = chosen.requires.get(guarantee)
             need = f"wanted {wanted.name.lower()}" if wanted is not None else "not asked for"
             line = f"  {guarantee.value:<20}{strength.name.lower():<8}{need:<16}"
-            out.print(line + printable(finding.evidence if finding else ""), style="bold red" if guarantee in missing else "")
+            evidence = _evidence(finding.evidence) if finding is not None else ""
+            out.print(line + printable(evidence), style="bold red" if guarantee in missing else "")
             if guarantee in missing and finding is not None and finding.help:
                 out.print(f"      help: {printable(finding.help)}")
     out.print(f"profile {chosen.name}: {'covered' if covered else 'NOT covered: code under it is refused here'}", style="bold")
@@ -96,6 +107,12 @@ def run(
         console(stderr=True).print(printable(str(result["stderr"])), end="")
         console(stderr=True).print(f"reason {result['reason']}, exit code {result['exit_code']}", style="dim")
     raise typer.Exit(0 if result["reason"] == "ok" else 1)
+
+
+def _evidence(attempts: Sequence[str]) -> str:
+    """The first attempt, and how many more there were; `--json` has them all."""
+    more = f"  (and {len(attempts) - 1} more attempts)" if len(attempts) > 1 else ""
+    return f"{attempts[0]}{more}" if attempts else ""
 
 
 def _profile(name: str, folder: Path | None) -> Profile:
