@@ -1,0 +1,60 @@
+"""`bailiwick sandbox`: what is proven here, and code under it; real cages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def bailiwick(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway.cli", "sandbox", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_doctor_proves_the_shipped_profile_and_shows_every_guarantee() -> None:
+    told = bailiwick("doctor", "--json")
+    report = json.loads(told.stdout)
+    assert (told.returncode, report["covered"]) == (0, True)
+    findings = report["backends"][0]["findings"]
+    assert {name: findings[name]["strength"] for name in ("fs_read", "fs_write", "net_none")} == dict.fromkeys(
+        ("fs_read", "fs_write", "net_none"), "hard"
+    )
+    assert all("outside" in line and "inside" in line for line in findings["fs_read"]["evidence"])
+
+
+def test_code_runs_and_its_output_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("print(6 * 7)\n")
+    ran = bailiwick("run", str(tmp_path / "code.py"))
+    assert (ran.returncode, ran.stdout) == (0, "42\n")
+
+
+def test_code_that_leaves_its_scope_fails_inside_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("open('/etc/passwd')\n")
+    ran = bailiwick("run", str(tmp_path / "code.py"), "--json")
+    result = json.loads(ran.stdout)
+    assert (ran.returncode, result["reason"]) == (1, "error")
+    assert "PermissionError" in result["stderr"]
+
+
+def test_a_profile_that_cannot_be_proven_here_is_refused_and_nothing_runs(tmp_path: Path) -> None:
+    shipped = Path(__file__).resolve().parents[2] / "sandbox" / "profiles" / "no-network-512mb.toml"
+    text = shipped.read_text().replace("no-network-512mb", "own-kernel")
+    text = text.replace("[requires]", '[requires]\nown_kernel = "hard"')
+    (tmp_path / "own-kernel.toml").write_text(text)
+    (tmp_path / "code.py").write_text("print('ran')\n")
+    ran = bailiwick("run", str(tmp_path / "code.py"), "--profile", "own-kernel", "--profiles", str(tmp_path))
+    assert ran.returncode == 1
+    assert "ran" not in ran.stdout
+    assert "own_kernel" in ran.stderr
+    assert bailiwick("doctor", "--profile", "own-kernel", "--profiles", str(tmp_path)).returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [("run", "/nonexistent.py"), ("doctor", "--profile", "nonsense")])
+def test_misuse_is_told_from_a_finding(arguments: tuple[str, ...]) -> None:
+    told = bailiwick(*arguments)
+    assert told.returncode == 2
+    assert "help" in told.stderr or "no file" in told.stderr
