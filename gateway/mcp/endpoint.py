@@ -24,15 +24,19 @@ from gateway.asgi import (
     send_json,
 )
 from gateway.mcp import errors
-from gateway.mcp.errors import Answer
+from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.lists import Could
 from gateway.mcp.wire import peek_id
 from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, new_id, wall_clock
 from gateway.pipeline import Stages, govern
+from gateway.reasons import Code
 from gateway.settings import Limits
 
 ROOT = "/mcp/"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+_LATE = frozenset({Code.LEDGER_UNAVAILABLE, Code.INTERNAL_ERROR})  # may befall a call that was sent, and carry nothing of it
 
 
 class McpEndpoint:
@@ -111,6 +115,8 @@ class McpEndpoint:
 
     def _refused(self, refusal: Refused, arrival: Arrival) -> Answer:
         principal = refusal.principal
+        if refusal.call is None and refusal.code in _LATE and not isinstance(refusal, RpcRefused):
+            refusal = RpcRefused(refusal.code, rpc_id=peek_id(arrival.body, self._limits.json_depth))
         knows = principal is not None and self._could(principal, arrival.target)
         challenge = f'Bearer resource_metadata="{self._metadata}{arrival.target}"'
         return errors.refused(refusal, arrival, arrival.id, knows=knows, challenge=challenge)

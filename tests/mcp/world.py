@@ -130,6 +130,13 @@ class World:
                 return self.verdicts[key]
         return ALLOW
 
+    def forget(self) -> None:
+        """As if nothing had been asked yet."""
+        self.verdicts.clear()
+        self.asked.clear()
+        self.ledger.entries.clear()
+        self.ledger.down = False
+
     def token(self, person: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.issuer.issue(person, ())}"}
 
@@ -217,7 +224,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     async def fulfil(permit: Any) -> Any:
         return duties(permit)
 
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False) as client:
         world = World(url, issuer, ledger, client, upstreams)
         could = lists.asking(world.decide, wall_clock)
         road = McpRoad(
