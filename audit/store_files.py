@@ -6,13 +6,18 @@ import base64
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import orjson
 
 from audit.store import Signed, StoreError
+
+_LOCK_SECONDS: Final = 10.0
+_LOCK_PAUSE: Final = 0.005
 
 
 class FileIdentity:
@@ -83,11 +88,13 @@ class Locks:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """The lock, for a block; `StoreError` where another has it."""
-        descriptor = self._try(name)
-        if descriptor is None:
-            msg = "another process holds the lock"
-            raise StoreError(msg)
+        """The lock, for a block; `StoreError` where another keeps it longer than anybody should."""
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while (descriptor := self._try(name)) is None:
+            if time.monotonic() > deadline:
+                msg = "another process holds the lock"
+                raise StoreError(msg)
+            time.sleep(_LOCK_PAUSE)  # flock cannot wait for a bounded time
         try:
             yield
         finally:

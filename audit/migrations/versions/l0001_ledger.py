@@ -19,7 +19,9 @@ TABLES: Final = {
     "ledger_head": "id INTEGER NOT NULL PRIMARY KEY, size BIG NOT NULL, frontier BYTES NOT NULL, erasures BIG NOT NULL",
     "ledger_leaves": "idx BIG NOT NULL PRIMARY KEY, id TEXT NOT NULL UNIQUE, hash BYTES NOT NULL, data BYTES NOT NULL",
     "ledger_openings": "idx BIG NOT NULL, name TEXT NOT NULL, sealed BYTES NOT NULL, PRIMARY KEY (idx, name)",
-    "ledger_subjects": "pseudonym TEXT NOT NULL PRIMARY KEY, lookup BYTES NOT NULL UNIQUE, dek BYTES NOT NULL, name BYTES NOT NULL",
+    "ledger_subjects": (
+        "pseudonym TEXT NOT NULL PRIMARY KEY, lookup BYTES NOT NULL UNIQUE, dek BYTES NOT NULL, name BYTES NOT NULL"
+    ),
     "ledger_open_calls": "id TEXT NOT NULL PRIMARY KEY, idx BIG NOT NULL, writer TEXT NOT NULL, boot TEXT NOT NULL",
     "ledger_nodes": "level INTEGER NOT NULL, idx BIG NOT NULL, hash BYTES NOT NULL, PRIMARY KEY (level, idx)",
     "ledger_checkpoints": "size BIG NOT NULL PRIMARY KEY, note TEXT NOT NULL",
