@@ -15,7 +15,7 @@ bench: install   ## side-by-side benchmarks against a plain proxy; prints ratios
 bench-peers: install  ## the same beside peers that pip can install, each in its own environment
 	@.venv/bin/python -m bench --peers
 docs: install    ## build the documentation strictly into site/
-	@.venv/bin/mkdocs build --strict --quiet
+	@.venv/bin/mkdocs build --strict
 lock: install    ## resolve the dependencies anew
 	@scripts/lock
 clean:           ## remove what the commands above made
