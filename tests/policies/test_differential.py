@@ -48,7 +48,7 @@ def test_a_model_that_the_index_does_not_understand_takes_the_stock_path_and_say
     assert "mixes fields" in engine.path_reason
 
 
-def test_theshipped_model_takes_the_indexed_path() -> None:
+def test_the_shipped_model_takes_the_indexed_path() -> None:
     assert Engine(campaign.base()).path == "indexed"
 
 
