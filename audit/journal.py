@@ -145,7 +145,13 @@ class Journal:
             raise LedgerUnavailableError("too many records wait to be written")
         future: asyncio.Future[Receipt] = self._loop.create_future()
         self._enqueue(_Waiting(entry, future))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if entry.kind == Kind.CALL_START and future.done() and not future.cancelled() and future.exception() is None:
+                # Cancelled in the very turn in which it was told: `_resolve` took it for delivered, and nobody will send it.
+                self._enqueue(_Waiting(closing(entry, future.result().index, "nobody waited"), None))
+            raise
 
     async def shred(self, subject: str, *, request: str, approver: str) -> Receipt:
         """Destroy a person's key, in one transaction with the `key.shred` record that names only the pseudonym.
