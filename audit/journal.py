@@ -346,6 +346,6 @@ def _left_open(store: Store, writer: Writer, at: int) -> list[Entry]:
     found = []
     for call in filter(is_dead, store.open_calls()):
         start = next(iter(store.leaves(call.index, call.index + 1)), None)
-        fields = leaf.parse(start.data) if start is not None else {}
-        found.append(orphaned(call.id, call.index, {**fields}, at, "the writer ended"))
+        fields = start.record() if start is not None else {}
+        found.append(orphaned(call.id, call.index, fields, at, "the writer ended"))
     return found

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -33,6 +34,7 @@ _TEXT_LIMITS: Final = (2048, 512, 128)
 
 _ID = re.compile(r"[!#-\[\]-~]{1,128}")  # printable ASCII without space, quote and backslash
 _VALUE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_MEANT: Final = b'"@subject"'
 # A whole value, never part of a text (where a quote is escaped) and never a key.  It begins with its literal: searching is quick.
 _SUBJECT_VALUE = re.compile(rb'"@subject"(?<=[\[,:]"@subject")(?=[,\]}])')
 _ORJSON: Final = (
@@ -136,12 +138,12 @@ def compose(
         "id": entry.id,
         "log": log,
         "ts": entry.at,
-        "writer": stamp._asdict(),
+        "writer": {"id": stamp.id, "boot": stamp.boot, "wseq": stamp.wseq, "wprev": stamp.wprev, "mono": stamp.mono},
     }
     if pseudonym is not None:
         own["subject"] = pseudonym
-    for name, commitment in (commitments or {}).items():
-        own[name] = commitment._asdict()
+    for name, (digest, length, opening) in (commitments or {}).items():
+        own[name] = {"c": digest, "n": length, "op": opening}
     leaf = {**own, **entry.fields}
     return _quick(leaf, pseudonym) or _careful(leaf, frozenset(own), pseudonym)
 
@@ -220,9 +222,10 @@ def _name(data: bytes, pseudonym: str | None) -> bytes:
     if pseudonym is None:
         return data
     name = b'"%s"' % pseudonym.encode()
-    if b'\\"@subject"' in data or b'"@subject":' in data:
+    parts = data.split(_MEANT)
+    if any(part.endswith(b"\\") or after.startswith(b":") for part, after in pairwise(parts)):
         return _SUBJECT_VALUE.sub(name, data)
-    return data.replace(b'"@subject"', name)
+    return name.join(parts)
 
 
 def _mark(whole: bytes, size: int) -> str:

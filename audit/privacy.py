@@ -139,6 +139,6 @@ def _aad(purpose: str, log: str, place: str, name: str = "") -> bytes:
 def _decrypt(aes: AESGCM, sealed: bytes, aad: bytes) -> bytes:
     try:
         return aes.decrypt(sealed[:_NONCE], sealed[_NONCE:], aad)
-    except (InvalidTag, ValueError):
+    except (InvalidTag, ValueError, TypeError):  # SQLite's columns take values of any type
         msg = "the seal does not open with this key at this place"
         raise SealBrokenError(msg) from None

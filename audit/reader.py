@@ -12,13 +12,13 @@ from typing import Any, Self
 
 import orjson
 
-from audit import leaf, privacy, proof
+from audit import privacy, proof
 from audit.leaf import Commitment
 from audit.model import TamperedError
 from audit.privacy import SealBrokenError, SealKey, SubjectKey
 from audit.store import StoredLeaf
 from audit.store_read import SqlReader
-from audit.tree import TILE_HEIGHT, leaf_hash, root_of
+from audit.tree import TILE_HEIGHT, root_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +200,4 @@ class Ledger:
 
 
 def _record(stored: StoredLeaf) -> Record:
-    try:
-        if leaf_hash(stored.data) != stored.hash:
-            msg = "its bytes do not have its hash"
-            raise ValueError(msg)
-        return Record(stored.index, stored.data, leaf.parse(stored.data), stored.hash)
-    except ValueError as error:
-        msg = f"record {stored.index} ({stored.id}): {error}"
-        raise TamperedError(msg) from error
+    return Record(stored.index, stored.data, stored.record(), stored.hash)

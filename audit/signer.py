@@ -12,7 +12,7 @@ from audit import checkpoint
 from audit.checkpoint import Checkpoint, CheckpointError, Vkey
 from audit.model import TamperedError
 from audit.store import Head, Signed, Store
-from audit.tree import Frontier, leaf_hash
+from audit.tree import Frontier
 
 
 class Signer:
@@ -58,7 +58,7 @@ class Signer:
         _compare(frontier, expected)
         index = frontier.size
         for leaf in self._store.leaves(index, head.size):
-            if leaf.index != index or leaf_hash(leaf.data) != leaf.hash:
+            if leaf.index != index or not leaf.intact:
                 msg = f"leaf {index} is not what was stored there"
                 raise TamperedError(msg)
             frontier.append(leaf.hash)

@@ -5,13 +5,16 @@ A thief of the store learns sizes, times, agents, tools and pseudonyms, but no p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from audit import leaf
+from audit.model import TamperedError
 from audit.privacy import SubjectRow
-from audit.tree import TileNode
+from audit.tree import Frontier, TileNode, leaf_hash
 
 
 class StoreError(Exception):
@@ -30,15 +33,38 @@ class Head:
     frontier: bytes
     erasures: int
 
+    def tree(self) -> Frontier:
+        """The tree's frontier; `TamperedError` where the head cannot be that of a tree."""
+        with contextlib.suppress(ValueError, TypeError):
+            return Frontier.decode(self.size, self.frontier)
+        msg = "the stored head is not that of a tree"
+        raise TamperedError(msg)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredLeaf:
-    """A leaf as it is stored: nothing of it is checked."""
+    """A leaf as it is stored: nothing of it is checked, not even (SQLite's columns take anything) its types."""
 
     index: int
     id: str
     hash: bytes
     data: bytes
+
+    @property
+    def intact(self) -> bool:
+        """Whether the bytes have the hash."""
+        try:
+            return leaf_hash(self.data) == self.hash
+        except TypeError:
+            return False
+
+    def record(self) -> dict[str, object]:
+        """What the bytes say; `TamperedError` unless they have the hash and are a record."""
+        if self.intact:
+            with contextlib.suppress(ValueError):
+                return leaf.parse(self.data)
+        msg = f"record {self.index} ({self.id}): its bytes are not those that were stored"
+        raise TamperedError(msg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from audit.store import StoreError
 
-_PAGE_SIZE: Final = 16_384  # a leaf fits one page: fewer bytes a record than with small pages
+_PAGE_SIZE: Final = 4096  # a commit writes whole pages, and touches half a dozen
 _BUSY_SECONDS: Final = 5.0
 # A hung replica must not hold the head for ever, and a dead one must lose its locks soon.
 _POSTGRESQL_OPTIONS: Final = " ".join(

@@ -90,13 +90,6 @@ class SqlReader:
         rows = self._rows(notes if size is None else notes.where(col(CheckpointRow.size) == size))
         return rows[0][0] if rows else None
 
-    def table(self, name: str, columns: Sequence[str], order: str) -> Iterator[tuple[Any, ...]]:
-        """Rows of any table, for the verifier; the names are its own."""
-        with self._engine.connect() as connection:
-            statement = f"SELECT {', '.join(columns)} FROM {name} ORDER BY {order}"  # noqa: S608  names of the verifier's
-            for row in connection.execution_options(yield_per=_CHUNK).exec_driver_sql(statement):
-                yield tuple(row)
-
     def close(self) -> None:
         """Let the connection go."""
         self._connection.close()

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 
 from sqlalchemy import Connection, inspect
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from audit.privacy import SubjectRow
-from audit.store import Batch, DuplicateError, Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
+from audit.store import Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
 from audit.store_connect import create_file, engine, parse_url, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
+from audit.store_turn import HEAD, Cursor, SqlTurn, Words
 
 REVISION: Final = "l0001"
 """The schema that this code speaks; the newest step in `audit/migrations/versions`."""
@@ -27,17 +27,7 @@ _MIGRATION_LOCK: Final = 0x6261_696C_6C65_6467  # any number that nobody else us
 _LOCK: Final = "hashtextextended('bailiwick ledger ' || current_schema() || ' ' || %s, 0)"
 """The number of an advisory lock: they are database-wide, and schemas may hold a log each."""
 
-_HEAD: Final = "SELECT size, frontier, erasures FROM ledger_head WHERE id = 1"
-_UPDATE_HEAD: Final = "UPDATE ledger_head SET size = ?, frontier = ?, erasures = erasures + ? WHERE id = 1"
-_SUBJECT: Final = "SELECT pseudonym, lookup, dek, name FROM ledger_subjects WHERE lookup = ?"
 _LEAVES: Final = "SELECT idx, id, hash, data FROM ledger_leaves WHERE idx >= ? AND idx < ? ORDER BY idx"
-_INSERTS: Final = {
-    "ledger_leaves": ("idx bigint", "id text", "hash bytea", "data bytea"),
-    "ledger_openings": ("idx bigint", "name text", "sealed bytea"),
-    "ledger_nodes": ("level int", "idx bigint", "hash bytea"),
-    "ledger_open_calls": ("id text", "idx bigint", "writer text", "boot text"),
-    "ledger_subjects": ("pseudonym text", "lookup bytea", "dek bytea", "name bytea"),
-}
 
 
 def migrate(url: str) -> None:
@@ -84,90 +74,10 @@ def _upgrade(connection: Connection) -> None:
         raise StoreError(msg) from error
 
 
-def store_error(error: SQLAlchemyError) -> StoreError:
+def store_error(error: Exception) -> StoreError:
     """What the driver says of a failure, without the statement: its parameters are records."""
-    return StoreError(str(getattr(error, "orig", None) or type(error).__name__).strip().split("\n")[0])
-
-
-class _Words:
-    """SQL in the spelling of one database."""
-
-    def __init__(self, *, sqlite: bool) -> None:
-        self.sqlite = sqlite
-        self.begin = "BEGIN IMMEDIATE" if sqlite else "BEGIN"
-        self.lock_head = _HEAD if sqlite else _HEAD + " FOR UPDATE"
-        self.update_head = self(_UPDATE_HEAD)
-        self.subject = self(_SUBJECT)
-        self.leaves = self(_LEAVES)
-        self._inserts = {table: self._insert(table, columns) for table, columns in _INSERTS.items()}
-
-    def __call__(self, statement: str) -> str:
-        return statement if self.sqlite else statement.replace("?", "%s")
-
-    def insert(self, connection: Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
-        """All rows in one statement (PostgreSQL: arrays, unnested) or one batch (SQLite)."""
-        if rows:
-            parameters = rows if self.sqlite else tuple(map(list, zip(*rows, strict=True)))
-            connection.exec_driver_sql(self._inserts[table], parameters)
-
-    def _insert(self, table: str, columns: tuple[str, ...]) -> str:
-        names = ", ".join(column.split()[0] for column in columns)
-        if self.sqlite:
-            return f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608  our own names
-        arrays = ", ".join(f"%{'b' if column.endswith('bytea') else 's'}::{column.split()[1]}[]" for column in columns)
-        return f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608  our own names
-
-
-class _SqlTurn:
-    """The locked head, and what may be done under it."""
-
-    __slots__ = ("_connection", "_words", "head")
-
-    def __init__(self, connection: Connection, words: _Words) -> None:
-        self._connection = connection
-        self._words = words
-        self.head = Head(*connection.exec_driver_sql(words.lock_head).one())
-
-    def subject(self, lookup: bytes) -> SubjectRow | None:
-        """See `Turn`."""
-        row = self._connection.exec_driver_sql(self._words.subject, (lookup,)).one_or_none()
-        return SubjectRow(*row) if row is not None else None
-
-    def existing(self, ids: list[str]) -> dict[str, StoredLeaf]:
-        """See `Turn`."""
-        found = {}
-        for at in range(0, len(ids), _CHUNK):
-            some = tuple(ids[at : at + _CHUNK])
-            statement = f"SELECT idx, id, hash, data FROM ledger_leaves WHERE id IN ({', '.join('?' * len(some))})"  # noqa: S608
-            for row in self._connection.exec_driver_sql(self._words(statement), some):
-                found[row[1]] = StoredLeaf(*row)
-        return found
-
-    def is_open(self, call: str) -> bool:
-        """See `Turn`."""
-        statement = self._words("SELECT count(*) FROM ledger_open_calls WHERE id = ?")
-        return bool(self._connection.exec_driver_sql(statement, (call,)).scalar())
-
-    def write(self, batch: Batch, size: int, frontier: bytes) -> None:
-        """See `Turn`."""
-        connection, words = self._connection, self._words
-        self._each("DELETE FROM ledger_subjects WHERE pseudonym = ?", batch.destroyed)
-        subjects = [(row.pseudonym, row.lookup, row.dek, row.name) for row in batch.subjects]
-        words.insert(connection, "ledger_subjects", subjects)
-        try:
-            words.insert(connection, "ledger_leaves", batch.leaves)
-        except IntegrityError as error:
-            raise DuplicateError(str(store_error(error))) from error
-        words.insert(connection, "ledger_openings", batch.openings)
-        words.insert(connection, "ledger_nodes", batch.nodes)
-        opened = [(call.id, call.index, call.writer, call.boot) for call in batch.opened]
-        words.insert(connection, "ledger_open_calls", opened)
-        self._each("DELETE FROM ledger_open_calls WHERE id = ?", batch.closed)
-        connection.exec_driver_sql(words.update_head, (size, frontier, len(batch.destroyed)))
-
-    def _each(self, statement: str, values: list[str]) -> None:
-        if values:
-            self._connection.exec_driver_sql(self._words(statement), [(value,) for value in values])
+    said = (getattr(error, "orig", None) or type(error).__name__) if isinstance(error, SQLAlchemyError) else error
+    return StoreError(str(said).strip().split("\n")[0])
 
 
 class SqlStore:
@@ -179,7 +89,10 @@ class SqlStore:
         parsed = parse_url(url)
         path = sqlite_path(parsed)
         self._engine = engine(parsed)
-        self._words = _Words(sqlite=path is not None)
+        driver = self._engine.dialect.loaded_dbapi
+        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, driver.Error)
+        self._words = Words(sqlite=path is not None, duplicate=driver.IntegrityError)
+        self._leaves = self._words(_LEAVES)
         self._connections: dict[str, Connection] = {}
         self._beside = _BesideFile(path) if path is not None else _BesidePostgres()
 
@@ -196,16 +109,24 @@ class SqlStore:
         """See `Store`."""
         with self._use("turn") as connection:
             self._beside.check()
-            connection.exec_driver_sql(self._words.begin)
             committed = False
             try:
-                yield _SqlTurn(connection, self._words)
-                connection.exec_driver_sql("COMMIT")
+                cursor = cast("Cursor", connection.connection.cursor())
+                cursor.execute(self._words.begin)
+                yield SqlTurn(cursor, self._words)
+                cursor.execute("COMMIT")
                 committed = True
             finally:
                 if not committed:
-                    self._drop("turn")  # rolls back, and lets go of the lock whatever went wrong
+                    self._abandon(connection)
             self._beside.check()  # a commit into a file that is gone is not durable
+
+    def _abandon(self, connection: Connection) -> None:
+        """Let go of the lock whatever went wrong.  To close alone would not do: an unfinished statement keeps it."""
+        try:
+            connection.exec_driver_sql("ROLLBACK")
+        except SQLAlchemyError:
+            self._drop("turn")
 
     def lease(self, writer: str) -> bool:
         """See `Store`."""
@@ -226,13 +147,13 @@ class SqlStore:
     def head(self) -> Head:
         """See `Store`."""
         with self._use("sign") as connection:
-            return Head(*connection.exec_driver_sql(_HEAD).one())
+            return Head(*connection.exec_driver_sql(HEAD).one())
 
     def leaves(self, start: int, stop: int) -> Iterator[StoredLeaf]:
         """See `Store`."""
         for at in range(start, stop, _CHUNK):
             with self._use("sign") as connection:
-                rows = connection.exec_driver_sql(self._words.leaves, (at, min(at + _CHUNK, stop))).all()
+                rows = connection.exec_driver_sql(self._leaves, (at, min(at + _CHUNK, stop))).all()
             for row in rows:
                 yield StoredLeaf(*row)
 
@@ -273,7 +194,7 @@ class SqlStore:
             if connection is None:
                 connection = self._connect(role)
             yield connection
-        except SQLAlchemyError as error:
+        except self._errors as error:
             self._drop(role)
             raise store_error(error) from error
 

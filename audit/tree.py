@@ -46,7 +46,8 @@ class Frontier:
 
     @classmethod
     def decode(cls, size: int, data: bytes) -> Frontier:
-        """From `encode`'s bytes."""
+        """From `encode`'s bytes; `TypeError` for anything that is not bytes."""
+        data = bytes(data)
         if len(data) != HASH_SIZE * size.bit_count():
             msg = f"not the frontier of a tree of {size} leaves"
             raise ValueError(msg)

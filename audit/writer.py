@@ -16,7 +16,7 @@ from audit.leaf import Commitment, Kind, Stamp
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.privacy import SealBrokenError, SealKey, SubjectKey
 from audit.store import Batch, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
-from audit.tree import Frontier, leaf_hash
+from audit.tree import leaf_hash
 
 _CACHED_KEYS: Final = 4096
 _START: Final = Kind.CALL_START.value
@@ -126,7 +126,7 @@ class Writer:
     def _one(self, draft: _Draft, entry: Entry, existing: Mapping[str, StoredLeaf]) -> Result:
         found = existing.get(entry.id)
         if found is not None:
-            kind = str(leaf.parse(found.data).get("kind"))
+            kind = str(found.record().get("kind"))
             if kind == entry.kind == Kind.CALL_START and not draft.turn.is_open(entry.id):
                 return LedgerUnavailableError(f"the call {entry.id} is closed already")
             return self._again(entry, found.index, found.hash, kind)
@@ -182,7 +182,7 @@ class _Draft:
         self._writer = writer
         self.turn = turn
         self.batch = Batch()
-        self.frontier = Frontier.decode(turn.head.size, turn.head.frontier)
+        self.frontier = turn.head.tree()
         self.wseq, self.wprev = writer._wseq, writer._wprev
         self.keys: dict[str | None, SubjectKey] = {}
         self.written: dict[str, tuple[int, bytes, str]] = {}

@@ -1,0 +1,144 @@
+"""One turn of the SQL store, in plain SQL by the driver's own cursor: what runs for every batch costs a handful of statements.
+
+In SQLite each step of a statement lets the interpreter go and asks for it back, so many rows are written by one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from audit.model import TamperedError
+from audit.privacy import SubjectRow
+from audit.store import Batch, DuplicateError, Head, StoredLeaf
+
+HEAD: Final = "SELECT size, frontier, erasures FROM ledger_head WHERE id = 1"
+_UPDATE_HEAD: Final = "UPDATE ledger_head SET size = ?, frontier = ?, erasures = erasures + ? WHERE id = 1"
+_SUBJECT: Final = "SELECT pseudonym, lookup, dek, name FROM ledger_subjects WHERE lookup = ?"
+_EXISTING: Final = "SELECT idx, id, hash, data FROM ledger_leaves WHERE id IN"
+_IS_OPEN: Final = "SELECT count(*) FROM ledger_open_calls WHERE id = ?"
+_CLOSE: Final = "DELETE FROM ledger_open_calls WHERE id IN"
+_DESTROY: Final = "DELETE FROM ledger_subjects WHERE pseudonym IN"
+_INSERTS: Final = {
+    "ledger_leaves": ("idx bigint", "id text", "hash bytea", "data bytea"),
+    "ledger_openings": ("idx bigint", "name text", "sealed bytea"),
+    "ledger_nodes": ("level int", "idx bigint", "hash bytea"),
+    "ledger_open_calls": ("id text", "idx bigint", "writer text", "boot text"),
+    "ledger_subjects": ("pseudonym text", "lookup bytea", "dek bytea", "name bytea"),
+}
+_LARGEST: Final = 128  # rows in one statement
+_Row = TypeVar("_Row")
+
+
+class Cursor(Protocol):
+    """What is needed of a driver's cursor (PEP 249)."""
+
+    def execute(self, statement: str, parameters: Any = ..., /) -> Any:
+        """Run one statement."""
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+
+
+class Words:
+    """SQL in the spelling of one database.
+
+    duplicate  what the driver raises where a row cannot stand beside those that are there.
+    """
+
+    def __init__(self, *, sqlite: bool, duplicate: type[Exception]) -> None:
+        self.sqlite = sqlite
+        self.duplicate = duplicate
+        self.begin = "BEGIN IMMEDIATE" if sqlite else "BEGIN"
+        self.lock_head = HEAD if sqlite else HEAD + " FOR UPDATE"
+        self.update_head = self(_UPDATE_HEAD)
+        self.subject = self(_SUBJECT)
+        self.is_open = self(_IS_OPEN)
+        self._inserts = {table: self._insert(table, columns) for table, columns in _INSERTS.items()}
+
+    def __call__(self, statement: str) -> str:
+        """The statement with the driver's own marks for parameters."""
+        return statement if self.sqlite else statement.replace("?", "%s")
+
+    def insert(self, cursor: Cursor, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """All rows, in few statements (PostgreSQL: one, of arrays)."""
+        if not rows:
+            return
+        if not self.sqlite:
+            cursor.execute(self._inserts[table], tuple(map(list, zip(*rows, strict=True))))
+            return
+        head, row = self._inserts[table], f"({', '.join('?' * len(rows[0]))})"
+        for some in _powers(rows):
+            cursor.execute(head + ", ".join((row,) * len(some)), [value for each in some for value in each])
+
+    def among(self, cursor: Cursor, statement: str, values: Sequence[str]) -> Iterator[Any]:
+        """Run a statement that ends in `IN` for all of the values, a few at a time; its rows."""
+        for some in _powers(values):
+            cursor.execute(self(f"{statement} ({', '.join('?' * len(some))})"), some)
+            yield from cursor.fetchall() if statement.startswith("SELECT") else ()
+
+    def _insert(self, table: str, columns: tuple[str, ...]) -> str:
+        names = ", ".join(column.split()[0] for column in columns)
+        if self.sqlite:
+            return f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608  our own names
+        arrays = ", ".join(f"%{'b' if column.endswith('bytea') else 's'}::{column.split()[1]}[]" for column in columns)
+        return f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608  our own names
+
+
+def _powers(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """The rows in pieces whose lengths are powers of two, so that few statements have to be prepared, and stay prepared."""
+    start = 0
+    while start < len(rows):
+        length = min(1 << (len(rows) - start).bit_length() - 1, _LARGEST)
+        yield rows[start : start + length]
+        start += length
+
+
+class SqlTurn:
+    """The locked head, and what may be done under it: a `Turn`."""
+
+    __slots__ = ("_cursor", "_words", "head")
+
+    def __init__(self, cursor: Cursor, words: Words) -> None:
+        self._cursor = cursor
+        self._words = words
+        cursor.execute(words.lock_head)
+        row = cursor.fetchone()
+        if row is None:
+            msg = "the log has no head"
+            raise TamperedError(msg)
+        self.head = Head(*row)
+
+    def subject(self, lookup: bytes) -> SubjectRow | None:
+        """See `Turn`."""
+        self._cursor.execute(self._words.subject, (lookup,))
+        row = self._cursor.fetchone()
+        return SubjectRow(*row) if row is not None else None
+
+    def existing(self, ids: list[str]) -> dict[str, StoredLeaf]:
+        """See `Turn`."""
+        return {row[1]: StoredLeaf(*row) for row in self._words.among(self._cursor, _EXISTING, ids)}
+
+    def is_open(self, call: str) -> bool:
+        """See `Turn`."""
+        self._cursor.execute(self._words.is_open, (call,))
+        return bool(self._cursor.fetchone()[0])
+
+    def write(self, batch: Batch, size: int, frontier: bytes) -> None:
+        """See `Turn`."""
+        cursor, words = self._cursor, self._words
+        list(words.among(cursor, _DESTROY, batch.destroyed))
+        subjects = [(row.pseudonym, row.lookup, row.dek, row.name) for row in batch.subjects]
+        words.insert(cursor, "ledger_subjects", subjects)
+        try:
+            words.insert(cursor, "ledger_leaves", batch.leaves)
+        except words.duplicate as error:
+            raise DuplicateError(str(error).strip().split("\n")[0]) from error
+        words.insert(cursor, "ledger_openings", batch.openings)
+        words.insert(cursor, "ledger_nodes", batch.nodes)
+        words.insert(cursor, "ledger_open_calls", [(call.id, call.index, call.writer, call.boot) for call in batch.opened])
+        list(words.among(cursor, _CLOSE, batch.closed))
+        cursor.execute(words.update_head, (size, frontier, len(batch.destroyed)))
