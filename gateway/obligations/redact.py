@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -28,8 +29,9 @@ def fulfil(permit: Permit, obligation: Obligation) -> Permit:
 def redact(result: Any, fields: frozenset[str]) -> Any:
     """A tool's result (`CallToolResult` as JSON) without the values of these fields.
 
-    Structured content is walked; text content must be JSON to be searched, and a text, image, audio or embedded blob that
-    cannot be searched is withheld whole (fail closed).  Raises `Refused(DUTY_FAILED)` for a result that is no object.
+    Structured content is walked, and so is JSON inside its texts; a text in it that names a field and is no JSON is withheld.
+    Text content must be JSON to be searched, and a text, image, audio or embedded blob that cannot be searched is withheld
+    whole (fail closed).  Raises `Refused(DUTY_FAILED)` for a result that is no object.
     """
     if not isinstance(result, dict):
         raise Refused(Code.DUTY_FAILED, "the result is not an object")
@@ -66,4 +68,25 @@ def _walk(value: Any, fields: frozenset[str], depth: int) -> Any:
         return {key: MARK if key.casefold() in fields else _walk(inner, fields, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
         return [_walk(inner, fields, depth + 1) for inner in value]
-    return value
+    return _inner(value, fields, depth) if isinstance(value, str) else value
+
+
+def _inner(text: str, fields: frozenset[str], depth: int) -> str:
+    """A text inside structured data: servers put whole JSON documents there, where a walk of keys alone would not see them."""
+    named = _names(text, fields)
+    if not named and "\\" not in text:  # an escape could hide a name
+        return text
+    try:
+        parsed = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return MARK if named or text.lstrip()[:1] in ("{", "[", '"') else text
+    if not isinstance(parsed, dict | list | str):
+        return text
+    walked = _walk(parsed, fields, depth + 1)
+    return text if walked == parsed else orjson.dumps(walked).decode()
+
+
+def _names(text: str, fields: frozenset[str]) -> bool:
+    """Whether one of the fields stands in the text as a word of its own."""
+    folded = text.casefold()
+    return any(name in folded and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", folded) for name in fields)
