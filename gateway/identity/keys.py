@@ -38,6 +38,7 @@ FRESH_SECONDS = 300.0
 STALE_SECONDS = 24 * 3600.0
 COOLDOWN_SECONDS = 30.0
 FETCH_SECONDS = 10.0
+LOOK_SECONDS = 1.0
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _CURVES: Mapping[str, tuple[type[ec.EllipticCurve], int, str]] = {
@@ -169,6 +170,7 @@ def es256_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 class KeySet:
     """The keys behind one `jwks` setting: a file, re-read when it changes, or a URL, fetched when it is needed.
 
+    A file is looked at once a second while its keys are in use, and at once for a kid that it did not hold.
     A URL's set is renewed in the background once it is 5 minutes old, fetched at most every 30 seconds for a kid that nobody
     knows, by one request at a time however many callers wait, and used for at most 24 hours after its last good fetch.
     """
@@ -192,7 +194,10 @@ class KeySet:
     async def get(self, kid: str) -> Key | None:
         """The key of that kid in the newest good set; None where there is none or the set is too old to be trusted."""
         if self._file is not None:
-            self._read_file(self._file)
+            now = self._monotonic()
+            if kid not in self._usable() or self._tried_at is None or not 0 <= now - self._tried_at < LOOK_SECONDS:
+                self._tried_at = now
+                self._read_file(self._file)
             return self._usable().get(kid)
         key = self._usable().get(kid)
         if key is None and self._may_try(COOLDOWN_SECONDS):

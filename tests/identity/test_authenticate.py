@@ -140,6 +140,7 @@ async def test_a_verified_token_dies_with_its_key(world) -> None:
     await world.bearer(token)
     other = es256_jwk(ec.generate_private_key(ec.SECP256R1()).public_key())
     world.issuer.jwks.write_text(json.dumps({"keys": [other]}) + " ")
+    world.clock.advance(1)  # a file of keys is looked at once a second
     assert (await refused(world.bearer(token))).code is Code.INVALID_CREDENTIAL
 
 

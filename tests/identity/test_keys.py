@@ -310,6 +310,9 @@ async def test_a_key_file_is_read_again_when_it_changes_and_a_broken_one_keeps_t
     assert await keys.get("a") is key  # an unchanged key stays the same, so what it verified stays verified
     write(b"{")
     assert await keys.get("a") is key
+    assert not keys.failure  # a file is looked at once a second
+    source.now += 1
+    assert await keys.get("a") is key
     assert keys.failure
     path.unlink()
     source.now += 24 * 3600 + 1
