@@ -305,8 +305,11 @@ class Disconnect:
             pass
         self.gone = True
 
-    async def guard(self, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` to its end, or cancel it when the client hangs up; that cancellation ends here, any other goes on."""
+    async def guard(self, receive: Receive, work: Coroutine[Any, Any, None], after: float = 0.0) -> None:
+        """Run `work` to its end, or cancel it when the client hangs up; that cancellation ends here, any other goes on.
+
+        Watching begins `after` so many seconds: work that is done before then is spared the cost of a watcher.
+        """
         task = asyncio.current_task()
         if task is None:  # pragma: no cover  an ASGI application always runs in a task
             msg = "guard needs a running task"
@@ -318,8 +321,16 @@ class Disconnect:
                 self._cancelled = True
                 task.cancel()
 
-        watcher = asyncio.create_task(self.watch(receive))
-        watcher.add_done_callback(left)
+        watcher: asyncio.Task[None] | None = None
+
+        def begin() -> None:
+            nonlocal watcher
+            watcher = asyncio.create_task(self.watch(receive))
+            watcher.add_done_callback(left)
+
+        start = asyncio.get_running_loop().call_later(after, begin) if after > 0 else None
+        if start is None:
+            begin()
         try:
             await work
         except asyncio.CancelledError:
@@ -328,6 +339,9 @@ class Disconnect:
             self._cancelled = False
         finally:
             self._over = True
-            watcher.cancel()
+            if start is not None:
+                start.cancel()
+            if watcher is not None:
+                watcher.cancel()
             if self._cancelled:  # the work ended before the cancellation reached it
                 task.uncancel()

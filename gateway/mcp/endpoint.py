@@ -36,6 +36,8 @@ ROOT = "/mcp/"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
+_WATCH_AFTER = 0.02
+"""Seconds: most calls are over before anybody needs to watch whether their client is still there."""
 _LATE = frozenset({Code.LEDGER_UNAVAILABLE, Code.INTERNAL_ERROR})  # may befall a call that was sent, and carry nothing of it
 
 
@@ -76,7 +78,7 @@ class McpEndpoint:
             with self._slots:
                 arrival = await self._arrive(scope, receive)
                 if errors.is_modern(arrival):
-                    await Disconnect().guard(receive, self._serve(arrival, send))
+                    await Disconnect().guard(receive, self._serve(arrival, send), _WATCH_AFTER)
                 else:
                     await self._serve(arrival, send)
         except Refused as refusal:

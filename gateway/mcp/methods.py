@@ -37,6 +37,11 @@ class Method:
     named: str = ""
     notification: bool = False
 
+    @property
+    def known(self) -> frozenset[str]:
+        """Every member of `params` that has a meaning here."""
+        return _KNOWN[self.name]
+
 
 METHODS: Final = {
     row.name: row
@@ -50,3 +55,4 @@ METHODS: Final = {
         Method(CALL_TOOL, modern=True, legacy=True, members=("name", "arguments"), named="name"),
     )
 }
+_KNOWN: Final = {row.name: frozenset((*row.members, "_meta")) for row in METHODS.values()}

@@ -122,7 +122,7 @@ class McpRoad:
             elif permit.redact:
                 said = {"code": payload["error"]["code"], "message": WITHHELD}
                 reply = replace(reply, payload={**payload, "error": said})
-        return replace(reply, body=dumps(reply.payload), headers=headers)
+        return Reply(reply.payload, reply.is_final, dumps(reply.payload), reply.status, headers, reply.failed)
 
     def _narrowed(self, reply: Reply, intent: Intent) -> Reply:
         permit = intent.permit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -98,11 +98,13 @@ def exact(value: Any) -> Any:
     return value
 
 
-def disguised(members: Mapping[str, Any], known: Iterable[str]) -> bool:
+def disguised(members: Mapping[str, Any], known: frozenset[str]) -> bool:
     """Whether a lenient reader could take some member for another one: a NUL in its name, or only case apart.
 
     Go's encoding/json compares names without case, C readers stop at NUL (CVE-2026-27896).
     """
+    if known.issuperset(members):
+        return False  # each is spelled as it is known, and known names differ in more than case
     folded = {name.casefold() for name in members}
     if len(folded) != len(members):
         return True

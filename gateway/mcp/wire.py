@@ -18,9 +18,22 @@ from gateway.model import Arrival, Call, Trace
 from gateway.reasons import Code
 
 PARAM_PREFIX = "mcp-param-"
-_ENVELOPE = ("jsonrpc", "id", "method", "params", "result", "error")
-_META = (VERSION_KEY, CAPABILITIES_KEY, "progressToken", "traceparent", "tracestate", "baggage")
-_ROUTING = ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id")
+_ENVELOPE = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
+_META = frozenset(
+    {
+        VERSION_KEY,
+        CAPABILITIES_KEY,
+        "io.modelcontextprotocol/clientInfo",
+        "io.modelcontextprotocol/logLevel",
+        "progressToken",
+        "traceparent",
+        "tracestate",
+        "baggage",
+    }
+)
+_ROUTING = frozenset({"mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id"})
+_READ = _ROUTING | {"content-type", "content-encoding", "accept"}
+_USUAL_ACCEPT = "application/json, text/event-stream"
 _LONGEST_NAME = 256
 _LONGEST_ID = 256
 _LONGEST_STATE = 512
@@ -51,7 +64,7 @@ def read(arrival: Arrival, depth: int) -> Call:
     if method is None or not (method.modern if modern else method.legacy) or method.notification != ("id" not in body):
         status = 0 if "id" in body else (404 if modern else 400)
         raise RpcRefused(Code.UNKNOWN_METHOD, name[:64], rpc_id=rpc_id, status=status)
-    _disguise(params, method.members, rpc_id)
+    _disguise(params, method.known, rpc_id)
     tool, arguments = _tool(params, rpc_id) if name == CALL_TOOL else (None, None)
     _param_headers(arrival, arguments, rpc_id)
     return Call(
@@ -71,6 +84,8 @@ def _headers(arrival: Arrival) -> dict[str, str]:
     """Headers that matter here; a routing header on two lines has two readings."""
     headers: dict[str, str] = {}
     for name, value in arrival.headers:
+        if name not in _READ:
+            continue
         if name in headers and name in _ROUTING:
             raise RpcRefused(Code.HEADER_MISMATCH, f"{name} is repeated")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value.strip(" \t")
@@ -78,13 +93,13 @@ def _headers(arrival: Arrival) -> dict[str, str]:
 
 
 def _media(headers: Mapping[str, str]) -> None:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    kind = headers.get("content-type", "")
+    if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
         raise RpcRefused(Code.MALFORMED, "content-type", status=415)
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise RpcRefused(Code.MALFORMED, "content-encoding", status=415)
     accept = headers.get("accept")
-    if accept is None:
+    if accept is None or accept == _USUAL_ACCEPT:
         return
     kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     if "*/*" in kinds:
@@ -131,8 +146,8 @@ def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:
     return meta
 
 
-def _disguise(members: Mapping[str, Any], known: tuple[str, ...], rpc_id: RpcId) -> None:
-    if disguised(members, (*known, "_meta")):
+def _disguise(members: Mapping[str, Any], known: frozenset[str], rpc_id: RpcId) -> None:
+    if disguised(members, known):
         raise RpcRefused(Code.MALFORMED, "a disguised member", rpc_id=rpc_id)
 
 
