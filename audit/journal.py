@@ -188,7 +188,6 @@ class Journal:
             threading.Thread(target=self._write_on, name="ledger-writer", daemon=True),
             threading.Thread(target=self._sign_on, args=(checkpoint_seconds,), name="ledger-signer", daemon=True),
         ]
-        self._unsigned.set()  # writer.start is there already
         for thread in self._threads:
             thread.start()
 
@@ -325,6 +324,7 @@ def _begin(
         at = clock()
         start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey)})
         writer.write([start, *_left_open(store, writer, at)])
+        signer.sign()  # no log without a checkpoint, however short its life
     except BaseException as error:
         if store is not None:
             store.close()

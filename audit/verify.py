@@ -9,8 +9,9 @@ root the checkpoints sign; no index is missing; each writer's own chain of recor
 beside a record is the one that the record names; every call has one start and at most one end; no key was destroyed without its
 record.
 
-What it cannot show: a call that was never offered to the gateway, and a log that its own operator rewrote and signed again.
-Against the latter, keep checkpoints where the operator cannot reach them and give one with --checkpoint.
+What it cannot show: a call that was never offered to the gateway, and a log that its own operator rewrote and signed again; nor,
+without the operator's key, that the newest records were taken away together with their checkpoints, or written anew within the
+minute after the newest checkpoint left.  Against these, keep checkpoints where nobody else can reach them: --checkpoint.
 
 Exit code: 0 nothing found, 1 findings, 2 misuse.
 """
@@ -36,6 +37,7 @@ from urllib.parse import quote
 
 MAX_FINDINGS = 1000
 MAX_LEAF = 16384
+UNSIGNED_SECONDS = 60  # a writer signs within about a second: more than this without a checkpoint means that one was taken away
 SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
 KINDS = frozenset(
     {
@@ -405,6 +407,7 @@ class Check:
         self.shredded: set[str] = set()
         self.shredded_at_all: set[str] | None = None
         self.checkpoints: dict[int, Checkpoint] = {}
+        self.tail: list[int] = []  # earliest and latest time of the records that no checkpoint covers
         self.where: tuple[int | None, str, str] = (None, "", "")
 
     def found(self, message: str) -> None:
@@ -507,6 +510,8 @@ class Check:
             self.found("the record is of another version, id or log than its row")
         if not isinstance(kind, str) or kind not in KINDS or not isinstance(leaf.get("ts"), int):
             self.found("the record is of no known kind, or has no time")
+        elif index >= max(self.checkpoints, default=0):
+            self.tail = [min([*self.tail, leaf["ts"]]), max([*self.tail, leaf["ts"]])]
         self.openings(leaf, sealed)
         self.subject(leaf)
         if not isinstance(writer, dict) or writer.keys() != {"id", "boot", "wseq", "wprev", "mono"}:
@@ -638,7 +643,12 @@ class Check:
         if self.kept is not None and not self.kept.signed_by(self.key):
             self.found("the checkpoint that you kept is not signed by this key")
         unsigned = self.report.size - self.report.signed
-        if unsigned:
+        if self.report.size and not self.report.signed:
+            self.found("no checkpoint signs any of the records: whoever can write to the database could have made them")
+        elif self.tail and self.tail[1] - self.tail[0] > UNSIGNED_SECONDS * 1_000_000:
+            seconds = (self.tail[1] - self.tail[0]) // 1_000_000
+            self.found(f"the newest {unsigned} records, of {seconds} seconds, are under no checkpoint: one is missing")
+        if unsigned > 0:
             self.report.notes.append(f"the newest {unsigned} records are not under a signed checkpoint yet")
 
 
