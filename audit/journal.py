@@ -28,11 +28,13 @@ from audit.writer import Result, Writer, closing, orphaned, record_id
 
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
-_STALL_SECONDS: Final = 15.0
 
 
 class Health(NamedTuple):
-    """Whether records can be written now, and if not, why.  False in a condition when they cannot."""
+    """Whether records can be written now, and if not, why.  False in a condition when they cannot.
+
+    A reason with `ok`: records are written, and no checkpoint can be signed over them.
+    """
 
     ok: bool
     reason: str = ""
@@ -55,12 +57,15 @@ class _Waiting:
 class Journal:
     """One writer of one log.  Made by `open`; used in the event loop that opened it."""
 
-    def __init__(self, store: Store, writer: Writer, signer: Signer, clock: Callable[[], int], queue: int) -> None:
+    def __init__(
+        self, store: Store, writer: Writer, signer: Signer, clock: Callable[[], int], *, queue: int, stall: float
+    ) -> None:
         self._store = store
         self._writer = writer
         self._signer = signer
         self._clock = clock
         self._limit = queue
+        self._stall = stall
         self._loop = asyncio.get_running_loop()
         self._queue: queues.SimpleQueue[_Waiting | None] = queues.SimpleQueue()
         self._waiting: set[_Waiting] = set()
@@ -72,6 +77,7 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failure = ""  # of the last batch; the next good one clears it
+        self._unsigned_why = ""  # the last checkpoint could not be signed
         self._tampered = ""  # for good: somebody has to look
         self._unsigned = threading.Event()
         self._stop = threading.Event()
@@ -90,12 +96,14 @@ class Journal:
         clock: Callable[[], int],
         queue: int = 10_000,
         checkpoint_seconds: float = 1.0,
+        stall_seconds: float = 15.0,
     ) -> Self:
         """Open the log at `url` (made if there is none), check it against what was signed last, and start to write.
 
         writer  this process's name among the log's writers; no two at a time have the same.
         clock   UTC microseconds.
         queue   how many records may wait; more are refused at once.
+        checkpoint_seconds, stall_seconds   at most one checkpoint in so long; a store that is silent for so long is given up on.
 
         Calls that dead writers left open are closed by `call.orphaned` before this returns.  `LedgerUnavailableError` where the
         store does not answer, another process writes under this name, the log has another name or key, or it was tampered with;
@@ -111,7 +119,7 @@ class Journal:
         store, made, signer = await asyncio.to_thread(
             _begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, lambda: mono() // 1000), clock
         )
-        journal = cls(store, made, signer, clock, queue)
+        journal = cls(store, made, signer, clock, queue=queue, stall=stall_seconds)
         journal.vkey = str(vkey)
         journal._start(checkpoint_seconds)
         return journal
@@ -120,7 +128,7 @@ class Journal:
     def healthy(self) -> Health:
         """Whether records can be written now, as far as the last attempt shows."""
         reason = self._tampered or ("closed" if self._closed else self._failure)
-        return Health(not reason, reason)
+        return Health(not reason, reason or self._unsigned_why)
 
     @property
     def queued(self) -> int:
@@ -169,7 +177,7 @@ class Journal:
             return
         self._closed = True  # nothing new comes in
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STALL_SECONDS):
+            async with asyncio.timeout(self._stall):
                 await self._idle.wait()
                 at = self._clock()
                 stopped: asyncio.Future[Receipt] = self._loop.create_future()
@@ -193,7 +201,7 @@ class Journal:
 
     def _finish(self) -> None:
         for thread in self._threads:
-            thread.join(_STALL_SECONDS)
+            thread.join(self._stall)
         if not any(thread.is_alive() for thread in self._threads):  # one that hangs in the store keeps its connection
             self._sign()
             self._store.close()
@@ -203,7 +211,7 @@ class Journal:
         self._bytes += waiting.weight
         self._idle.clear()
         if self._watch is None:
-            self._watch = self._loop.call_later(_STALL_SECONDS, self._look, self._progress)
+            self._watch = self._loop.call_later(self._stall, self._look, self._progress)
         self._queue.put(waiting)
 
     def _resolve(self, batch: Sequence[_Waiting], results: Sequence[Result], failure: str) -> None:
@@ -230,7 +238,7 @@ class Journal:
             return
         if self._progress == progress:
             self._give_up("the store does not answer")
-        self._watch = self._loop.call_later(_STALL_SECONDS, self._look, self._progress)
+        self._watch = self._loop.call_later(self._stall, self._look, self._progress)
 
     def _give_up(self, reason: str) -> None:
         self._failure, self._stalled = reason, True
@@ -292,7 +300,9 @@ class Journal:
     def _sign(self) -> None:
         try:
             self._signer.sign()
-        except StoreError:
+            self._unsigned_why = ""
+        except StoreError as error:
+            self._unsigned_why = f"no checkpoint can be signed: {error}"
             self._unsigned.set()  # nothing is lost: the next round tries again
         except TamperedError as error:
             self._tampered = f"the ledger was tampered with: {error}"

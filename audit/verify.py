@@ -389,6 +389,7 @@ class Boot:
     wseq: int = -1
     last: str = ""
     mono: int = 0
+    unsigned_since: int | None = None  # its clock at its first record that no checkpoint covers
     stopped: bool = False
 
 
@@ -407,7 +408,6 @@ class Check:
         self.shredded: set[str] = set()
         self.shredded_at_all: set[str] | None = None
         self.checkpoints: dict[int, Checkpoint] = {}
-        self.tail: list[int] = []  # earliest and latest time of the records that no checkpoint covers
         self.where: tuple[int | None, str, str] = (None, "", "")
 
     def found(self, message: str) -> None:
@@ -510,8 +510,6 @@ class Check:
             self.found("the record is of another version, id or log than its row")
         if not isinstance(kind, str) or kind not in KINDS or not isinstance(leaf.get("ts"), int):
             self.found("the record is of no known kind, or has no time")
-        elif index >= max(self.checkpoints, default=0):
-            self.tail = [min([*self.tail, leaf["ts"]]), max([*self.tail, leaf["ts"]])]
         self.openings(leaf, sealed)
         self.subject(leaf)
         if not isinstance(writer, dict) or writer.keys() != {"id", "boot", "wseq", "wprev", "mono"}:
@@ -574,6 +572,8 @@ class Check:
             self.found("its writer's clock was set back")
         boot.wseq = writer["wseq"] if isinstance(writer["wseq"], int) else boot.wseq + 1
         boot.mono = writer["mono"] if isinstance(writer["mono"], int) else boot.mono
+        if boot.unsigned_since is None and self.tree.size > max(self.checkpoints, default=0):
+            boot.unsigned_since = boot.mono
         boot.last = digest.hex()
         boot.stopped = leaf.get("kind") == "writer.stop"
 
@@ -645,8 +645,10 @@ class Check:
         unsigned = self.report.size - self.report.signed
         if self.report.size and not self.report.signed:
             self.found("no checkpoint signs any of the records: whoever can write to the database could have made them")
-        elif self.tail and self.tail[1] - self.tail[0] > UNSIGNED_SECONDS * 1_000_000:
-            seconds = (self.tail[1] - self.tail[0]) // 1_000_000
+        seconds = (
+            max((b.mono - b.unsigned_since for b in self.boots.values() if b.unsigned_since is not None), default=0) // 10**6
+        )
+        if self.report.signed and seconds > UNSIGNED_SECONDS:
             self.found(f"the newest {unsigned} records, of {seconds} seconds, are under no checkpoint: one is missing")
         if unsigned > 0:
             self.report.notes.append(f"the newest {unsigned} records are not under a signed checkpoint yet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import sqlite3
@@ -17,12 +18,14 @@ from sqlalchemy.engine import make_url
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError, Value
 from audit.privacy import SealKey
 from audit.reader import Ledger
+from audit.signer import Signer
 from audit.store import Batch, Head, StoreError, Turn
+from audit.store_connect import engine, parse_url
 from audit.store_sql import SqlStore
 from audit.verify_url import verify_url
 from audit.writer import Writer
 
-from .conftest import ORIGIN, SEAL_KEY, VKEY, Open, denial, end, start, tamper
+from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, start, tamper
 
 
 class Failing:
@@ -83,6 +86,7 @@ def store(url: str) -> Iterator[Failing]:
 def writer(store: Failing) -> Writer:
     writer = Writer(store, ORIGIN, SealKey(ORIGIN, SEAL_KEY), "gw-1", lambda: 5)
     writer.write([Entry("writer.start", "boot", 5)])
+    Signer(store, ORIGIN, SIGNING_KEY).sign()  # as a journal does at its start
     return writer
 
 
@@ -101,6 +105,10 @@ def remove(path: Path) -> None:
 
 def move(path: Path, to: Path) -> None:
     path.replace(to)
+
+
+def damage(path: Path) -> None:
+    path.with_name("ledger.db.signed").write_text("{}")
 
 
 def beside(path: Path) -> list[str]:
@@ -339,6 +347,52 @@ async def test_postgresql_refuses_to_change_what_was_written_even_for_a_superuse
     database = make_url(postgres_url).database
     with postgres.connect(database) as connection, pytest.raises(psycopg.errors.RaiseException, match="append-only"):
         connection.execute(statement)
+
+
+@contextlib.contextmanager
+def held(url: str) -> Iterator[None]:
+    """Somebody holds the log's lock and does not let go."""
+    reached = engine(parse_url(url))
+    with reached.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if reached.dialect.name == "sqlite" else "BEGIN")
+        connection.exec_driver_sql("UPDATE ledger_head SET size = size")
+        yield
+        connection.exec_driver_sql("ROLLBACK")
+
+
+async def test_a_store_that_hangs_does_not_hang_its_callers_and_what_nobody_waited_for_is_closed(
+    url: str, open_journal: Open
+) -> None:
+    journal = await open_journal(url, stall_seconds=0.1)
+    with held(url):
+        with pytest.raises(LedgerUnavailableError, match="does not answer"):
+            await journal.append(start("c1"))
+        assert not journal.healthy
+        with pytest.raises(LedgerUnavailableError, match="does not answer"):
+            await journal.append(denial("later"))
+    while not journal.healthy or journal.queued:
+        await asyncio.to_thread(in_log, url)
+    await journal.append(denial("d1"))
+    await journal.close()
+    assert in_log(url)[0] == "c1"
+    report = verify_url(url, VKEY)
+    assert (report.findings, report.open_calls) == ([], 0)
+
+
+async def test_a_checkpoint_that_cannot_be_signed_does_not_stop_records_and_is_reported(path: Path, open_journal: Open) -> None:
+    journal = await open_journal(checkpoint_seconds=0.0)
+    await journal.append(denial("d1"))
+    number = 0
+    while not journal.healthy.reason:
+        number += 1
+        damage(path)
+        await journal.append(denial(f"e{number}"))
+    assert journal.healthy, "records are written"
+    assert "no checkpoint can be signed" in journal.healthy.reason
+    remove(path.with_name("ledger.db.signed"))
+    while journal.healthy.reason:
+        number += 1
+        await journal.append(denial(f"e{number}"))
 
 
 @pytest.mark.postgres
