@@ -55,7 +55,9 @@ def serve(
             backlog=2048,
         )
     )
-    server.run()
-    app.raise_failure()
+    try:
+        server.run()
+    finally:  # uvicorn ends the process itself where it cannot start; why that is, is ours to tell
+        app.raise_failure()
     if not server.started:
         sys.exit(1)
