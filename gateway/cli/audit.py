@@ -114,16 +114,15 @@ def verify(
 
     [bold]Example[/bold]   bailiwick audit verify --ledger copy.db --key 'demo.example/acme+1234abcd+AT…'
     """
-    from audit.verify import describe, verify_sqlite  # noqa: PLC0415
-    from gateway.cli.audit_views import ledger_file, own_vkey  # noqa: PLC0415
+    from audit.verify import describe  # noqa: PLC0415
+    from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
+    from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
+    settings = _settings(config)
     try:
-        file = ledger if ledger is not None else ledger_file(_settings(config))
-        if file is None:
-            misuse("this ledger is not a SQLite file", help="copy it into one, or verify an export")
         kept = checkpoint.read_text() if checkpoint is not None else None
-        report = verify_sqlite(file, key or own_vkey(_settings(config), os.environ), kept)
-    except (OSError, ValueError) as error:
+        report = verify_url(ledger_url(settings, ledger), key or own_vkey(settings, os.environ), kept)
+    except (OSError, ValueError, StoreError) as error:
         misuse(f"the ledger cannot be verified: {error}")
     if as_json:
         print_json(report.to_dict())

@@ -31,12 +31,6 @@ def existing_seal_key(settings: Settings, environ: Mapping[str, str] = os.enviro
     return seal_key(settings.data, settings.ledger.seal_key, environ)
 
 
-def ledger_file(settings: Settings) -> Path | None:
-    """The ledger's file; None where it is another database."""
-    found = ledger_url_of(settings)
-    return Path(found.removeprefix("sqlite:///")) if found.startswith("sqlite:///") else None
-
-
 def own_vkey(settings: Settings, environ: Mapping[str, str] = os.environ) -> str | None:
     """The verifier key of the settings' own signing key; None where there is none yet.  Verifying never makes one."""
     if settings.ledger.key is None and not (settings.data / LEDGER_FILE).exists():
