@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MARKER = ".bailiwick-demo"
+INTERRUPTED = 130  # as shells say it; a story that was not told to its end did not go as told
 
 
 def register(app: typer.Typer) -> None:
@@ -42,9 +43,9 @@ def demo(
     out = console(stderr=as_json)
     try:
         steps = asyncio.run(run_demo(here, folder.resolve(), free_port(port), _Narrator(out), stay=not (once or as_json)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         out.print("\nended")
-        return
+        sys.exit(INTERRUPTED if once or as_json else 0)
     if as_json:
         print_json({"steps": [{"step": s.number, "told": s.told, "ok": s.ok, "seen": list(s.seen)} for s in steps]})
     sys.exit(0 if all(step.ok is not False for step in steps) else 1)

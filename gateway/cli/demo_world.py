@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -40,8 +41,9 @@ async def run_demo(here: Path, folder: Path, port: int, narrator: Narrator, *, s
     gateway, config = f"http://127.0.0.1:{port}", folder / "bailiwick.yaml"
     narrator.note(f"starting five tool servers and five agents, each a process of its own (logs: {folder / 'logs'})")
     world = world_module.World(gateway, folder / "logs")
+    starting = asyncio.create_task(world.start())
+    _end_in_order()
     try:
-        starting = asyncio.create_task(world.start())
         await asyncio.sleep(0)  # it binds every socket before it first waits, so all addresses are known now
         files = asyncio.create_task(_file_server(story, here, folder))
         absent = await files
@@ -59,7 +61,18 @@ async def run_demo(here: Path, folder: Path, port: int, narrator: Narrator, *, s
                 await asyncio.Event().wait()
             return steps
     finally:
+        starting.cancel()
         await world.stop()
+
+
+def _end_in_order() -> None:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does: by cancelling it, so that it ends its processes first."""
+    task = asyncio.current_task()
+    if task is None:
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def write_settings(here: Path, folder: Path, port: int, world: Any, *, with_files: bool) -> None:
