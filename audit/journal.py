@@ -28,6 +28,7 @@ from audit.writer import Result, Writer, closing, orphaned, record_id
 
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+_PROBE_SECONDS: Final = 1.0
 
 
 class Health(NamedTuple):
@@ -77,6 +78,7 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failure = ""  # of the last batch; the next good one clears it
+        self._failing = False  # the same, as the writing thread knows it
         self._unsigned_why = ""  # the last checkpoint could not be signed
         self._tampered = ""  # for good: somebody has to look
         self._unsigned = threading.Event()
@@ -249,15 +251,33 @@ class Journal:
     def _write_on(self) -> None:
         """The writing thread.  Should it ever die of a mistake of ours, everybody who waits is told."""
         try:
-            while (first := self._queue.get()) is not None:
+            while (first := self._next()) is not None:
                 batch, last = self._drain(first)
                 results, failure = self._flush([waiting.entry for waiting in batch])
+                self._failing = bool(failure)
                 self._tell(self._resolve, batch, results, failure)
                 self._unsigned.set()
                 if last:
                     return
         finally:
             self._tell(self._give_up, "the writer has ended")
+
+    def _next(self) -> _Waiting | None:
+        """What came first.  After a failure the store is asked now and then whether it is back: who is told that nothing can be
+        recorded sends no calls, so none may be needed to notice.
+        """
+        while True:
+            try:
+                return self._queue.get(timeout=_PROBE_SECONDS if self._failing else None)
+            except queues.Empty:
+                _, failure = self._flush([])
+                self._failing = bool(failure)
+                self._tell(self._looked, failure)
+                self._unsigned.set()  # an empty turn may close calls of a batch whose commit was not answered
+
+    def _looked(self, failure: str) -> None:
+        """In the loop: how the store answered when nobody waited."""
+        self._failure = failure
 
     def _drain(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         batch, size = [first], first.weight

@@ -11,17 +11,18 @@ import psycopg
 import pytest
 
 from tests.interaction.world import Gateway, Peers, done, new_trace
-from tests.postgres_server import database, server
+from tests.postgres_server import Server, database, server
 
 pytestmark = pytest.mark.postgres
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """Two processes of one installation."""
+    """Two processes of one installation, and the database server that both use."""
 
     one: Gateway
     two: Gateway
+    server: Server
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def replicas(upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iter
         try:
             one.start()
             two.start()
-            yield Replicas(one, two)
+            yield Replicas(one, two, running)
         finally:
             one.stop()
             two.stop()
@@ -122,6 +123,23 @@ def test_the_log_can_be_listed_shown_and_verified_where_it_is_in_postgresql(repl
     verdict = replicas.one.audit("verify")
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
     assert "nothing was found" in verdict.stdout
+
+
+def test_a_gateway_is_ready_again_by_itself_when_its_database_is_back(replicas: Replicas, peers: Peers) -> None:
+    """Whoever is told that it is not ready sends it no calls: it must not need one to notice."""
+    gateway, token, trace = replicas.one, replicas.one.token(), new_trace()
+    before = len(gateway.records())
+    replicas.server.stop()
+    try:
+        assert gateway.call("desk.read", token, trace=trace).status_code == 503
+        assert gateway.http.get("/readyz").status_code == 503
+        assert peers.of(trace) == []
+    finally:
+        replicas.server.start()
+    while gateway.http.get("/readyz").status_code != 200:
+        assert gateway.http.get("/healthz").status_code == 200
+    assert gateway.call("desk.read", token, trace=trace).json()["result"] == done("done")
+    assert [record.index for record in gateway.records()] == list(range(before + 2))
 
 
 def test_a_record_that_was_changed_in_postgresql_is_found(replicas: Replicas) -> None:
