@@ -309,13 +309,12 @@ class Journal:
 
     def _sign_on(self, seconds: float) -> None:
         """The signing thread: at most one checkpoint in so many seconds, and only where something was written."""
-        while True:
+        while not self._stop.wait(seconds):  # the log was signed when it was opened
             self._unsigned.wait()
             if self._stop.is_set():
                 return
             self._unsigned.clear()
             self._sign()
-            self._stop.wait(seconds)
 
     def _sign(self) -> None:
         try:
