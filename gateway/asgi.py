@@ -6,13 +6,13 @@ Nothing here decides about a call, and nothing here reads a body's meaning.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from gateway import signals
-from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id
+from gateway.deadline import Within
+from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id, random16
 from gateway.reasons import Code
 
 Scope = MutableMapping[str, Any]
@@ -59,7 +59,7 @@ async def read_body(receive: Receive, limit: int, seconds: float = BODY_SECONDS)
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(seconds):
+        with Within(seconds):
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
@@ -86,11 +86,11 @@ def headers_of(scope: Scope) -> Headers:
 
 def trace_of(headers: Headers) -> Trace:
     """The caller's trace with a fresh span of ours in it, or a new trace where no one valid `traceparent` is (W3C §3.2)."""
-    span = os.urandom(8).hex()
+    span = random16()[:8].hex()
     parents = [value for name, value in headers if name == "traceparent"]
     found = read_traceparent(parents[0]) if len(parents) == 1 else None
     if found is None:
-        return Trace(os.urandom(16).hex(), span)
+        return Trace(random16().hex(), span)
     state = ",".join(value for name, value in headers if name == "tracestate")
     if len(state) > _MAX_TRACESTATE or not state.isascii() or not state.isprintable():
         state = ""

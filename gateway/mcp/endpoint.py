@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import aclosing
 
@@ -23,6 +22,7 @@ from gateway.asgi import (
     read_body,
     send_json,
 )
+from gateway.deadline import Within
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.lists import Could
@@ -99,9 +99,10 @@ class McpEndpoint:
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             try:
-                async with asyncio.timeout(self._limits.call_seconds), aclosing(govern(arrival, self._stages)) as replies:
-                    async for reply in replies:
-                        await _release(reply, arrival, stream, send)
+                with Within(self._limits.call_seconds):
+                    async with aclosing(govern(arrival, self._stages)) as replies:
+                        async for reply in replies:
+                            await _release(reply, arrival, stream, send)
                 return
             except Refused as refusal:
                 workflow = refusal.principal.workflow if refusal.principal else ""
