@@ -19,7 +19,7 @@ from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError, V
 from audit.privacy import SealKey
 from audit.reader import Ledger
 from audit.signer import Signer
-from audit.store import Batch, Head, StoreError, Turn
+from audit.store import Batch, Head, StoredLeaf, StoreError, Turn
 from audit.store_connect import engine, parse_url
 from audit.store_sql import SqlStore
 from audit.verify_url import verify_url
@@ -64,6 +64,10 @@ class _FailingTurn:
     @property
     def head(self) -> Head:
         return self._real.head
+
+    def existing(self, ids: list[str]) -> dict[str, StoredLeaf]:
+        self._fail("while looking")
+        return self._real.existing(ids)
 
     def write(self, batch: Batch, size: int, frontier: bytes) -> None:
         self._fail("before writing")
@@ -171,6 +175,17 @@ def test_two_failures_in_a_row_change_nothing_of_that(url: str, store: Failing, 
             writer.write([denial("d1")])
     writer.write([denial("d1")])
     assert in_log(url) == ["d1"]
+    assert verify_url(url, VKEY).findings == []
+
+
+@pytest.mark.parametrize("where", [*PERSISTED, "before writing", "after writing", "before the commit"])
+def test_a_batch_is_not_forgotten_when_the_look_for_it_fails_too(url: str, store: Failing, writer: Writer, where: str) -> None:
+    store.faults |= {where: 1, "while looking": 1}
+    for record in ("d1", "d2"):
+        with pytest.raises(StoreError):
+            writer.write([denial(record)])
+    writer.write([denial("d3")])
+    assert in_log(url) == (["d1", "d3"] if where in PERSISTED else ["d3"])
     assert verify_url(url, VKEY).findings == []
 
 
