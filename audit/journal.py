@@ -68,7 +68,8 @@ class Journal:
         self._limit = queue
         self._stall = stall
         self._loop = asyncio.get_running_loop()
-        self._queue: queues.SimpleQueue[_Waiting | None] = queues.SimpleQueue()
+        self._fresh: list[_Waiting] = []  # of this turn of the loop: the writer is woken once for all of them
+        self._queue: queues.SimpleQueue[list[_Waiting] | None] = queues.SimpleQueue()
         self._waiting: set[_Waiting] = set()
         self._bytes = 0
         self._progress = 0
@@ -188,6 +189,7 @@ class Journal:
                     await stopped
         if self._watch is not None:
             self._watch.cancel()
+        self._hand_over()
         self._queue.put(None)
         self._stop.set()
         self._unsigned.set()
@@ -214,7 +216,14 @@ class Journal:
         self._idle.clear()
         if self._watch is None:
             self._watch = self._loop.call_later(self._stall, self._look, self._progress)
-        self._queue.put(waiting)
+        if not self._fresh:
+            self._loop.call_soon(self._hand_over)
+        self._fresh.append(waiting)
+
+    def _hand_over(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        if fresh:
+            self._queue.put(fresh)
 
     def _resolve(self, batch: Sequence[_Waiting], results: Sequence[Result], failure: str) -> None:
         """In the loop: tell everybody of a batch.  A start that nobody waits for any more will never be sent: it is closed."""
@@ -262,7 +271,7 @@ class Journal:
         finally:
             self._tell(self._give_up, "the writer has ended")
 
-    def _next(self) -> _Waiting | None:
+    def _next(self) -> list[_Waiting] | None:
         """What came first.  After a failure the store is asked now and then whether it is back: who is told that nothing can be
         recorded sends no calls, so none may be needed to notice.
         """
@@ -279,17 +288,17 @@ class Journal:
         """In the loop: how the store answered when nobody waited."""
         self._failure = failure
 
-    def _drain(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        batch, size = [first], first.weight
+    def _drain(self, batch: list[_Waiting]) -> tuple[list[_Waiting], bool]:
+        size = sum(waiting.weight for waiting in batch)
         while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES:
             try:
-                waiting = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except queues.Empty:
                 break
-            if waiting is None:
+            if more is None:
                 return batch, True
-            batch.append(waiting)
-            size += waiting.weight
+            batch += more
+            size += sum(waiting.weight for waiting in more)
         return batch, False
 
     def _flush(self, entries: Sequence[Entry]) -> tuple[Sequence[Result], str]:

@@ -22,6 +22,7 @@ LOG: Final = "log"
 """Stands where a pseudonym would: the key of records that are about nobody."""
 
 _NONCE: Final = 12
+SEAL_RANDOM: Final = SALT_SIZE + _NONCE
 
 
 class SealBrokenError(Exception):
@@ -58,9 +59,15 @@ class SubjectKey:
         self._log = log
         self._aes = AESGCM(dek)
 
-    def seal(self, record: str, name: str, value: bytes) -> tuple[Commitment, bytes]:
-        """The commitment for the leaf, and the sealed opening to be stored beside it."""
-        random = os.urandom(SALT_SIZE + _NONCE)
+    def seal(self, record: str, name: str, value: bytes, random: bytes = b"") -> tuple[Commitment, bytes]:
+        """The commitment for the leaf, and the sealed opening to be stored beside it.
+
+        `random` is `SEAL_RANDOM` fresh bytes of the kernel's generator, which whoever seals much draws for many values at once.
+        """
+        random = random or os.urandom(SEAL_RANDOM)
+        if len(random) != SEAL_RANDOM:
+            msg = "a value is sealed with fresh random bytes"
+            raise ValueError(msg)
         salt, nonce = random[:SALT_SIZE], random[SALT_SIZE:]
         sealed = nonce + self._aes.encrypt(nonce, salt + value, _aad("opening", self._log, record, name))
         return Commitment(commitment(salt, name, value), len(value), opening_id(sealed)), sealed

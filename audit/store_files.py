@@ -33,6 +33,11 @@ class FileIdentity:
         self._file = self._look(self._path)
         self._log: tuple[int, int] | None = None
 
+    def begin(self) -> None:
+        """Before a connection's first commit: which write-ahead log is its own.  Later ones are checked when they are made."""
+        if self._log is None:
+            self.check()
+
     def check(self) -> None:
         """`StoreError` where the file or its write-ahead log was removed or exchanged since the first check."""
         if self._look(self._path) != self._file:

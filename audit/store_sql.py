@@ -108,7 +108,7 @@ class SqlStore:
     def turn(self) -> Iterator[Turn]:
         """See `Store`."""
         with self._use("turn") as connection:
-            self._beside.check()
+            self._beside.begin()
             committed = False
             try:
                 cursor = cast("Cursor", connection.connection.cursor())
@@ -227,6 +227,9 @@ class _BesideFile:
     def connected(self, _connection: Connection) -> None:
         self._identity.reopened()
 
+    def begin(self) -> None:
+        self._identity.begin()
+
     def check(self) -> None:
         self._identity.check()
 
@@ -257,6 +260,9 @@ class _BesidePostgres:
             if not _try_lock(connection, f"writer {writer}"):
                 msg = f"another process writes as {writer}, or the session that was lost is not over yet"
                 raise StoreError(msg)
+
+    def begin(self) -> None:
+        """The server keeps its own files."""
 
     def check(self) -> None:
         """The server keeps its own files."""

@@ -14,7 +14,7 @@ from typing import Final
 from audit import leaf
 from audit.leaf import Commitment, Kind, Stamp
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
-from audit.privacy import SealBrokenError, SealKey, SubjectKey
+from audit.privacy import SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
 from audit.store import Batch, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
 from audit.tree import leaf_hash
 
@@ -79,7 +79,7 @@ class Writer:
         try:
             with self._store.turn() as turn:
                 late = self._settle(turn, {entry.id for entry in entries} if look else frozenset())
-                draft = _Draft(self, turn)
+                draft = _Draft(self, turn, sum(len(entry.values) for entry in entries))
                 for entry in late:
                     draft.add(entry, None)
                 existing = turn.existing([entry.id for entry in entries]) if look else {}
@@ -177,10 +177,12 @@ class Writer:
 class _Draft:
     """A batch in the making.  Nothing of it counts before its commit."""
 
-    __slots__ = ("_writer", "batch", "frontier", "keys", "starts", "turn", "wprev", "written", "wseq")
+    __slots__ = ("_random", "_writer", "batch", "frontier", "keys", "starts", "turn", "wprev", "written", "wseq")
 
-    def __init__(self, writer: Writer, turn: Turn) -> None:
+    def __init__(self, writer: Writer, turn: Turn, values: int) -> None:
         self._writer = writer
+        drawn = os.urandom(values * SEAL_RANDOM)  # once: each look at the kernel lets the interpreter go
+        self._random = [drawn[at : at + SEAL_RANDOM] for at in range(0, len(drawn), SEAL_RANDOM)]
         self.turn = turn
         self.batch = Batch()
         self.frontier = turn.head.tree()
@@ -195,7 +197,7 @@ class _Draft:
         commitments: dict[str, Commitment] = {}
         if key is not None:
             for value in entry.values:
-                commitments[value.name], sealed = key.seal(entry.id, value.name, value.data)
+                commitments[value.name], sealed = key.seal(entry.id, value.name, value.data, self._random.pop())
                 self.batch.openings.append((index, value.name, sealed))
         pseudonym = key.pseudonym if key is not None and entry.subject is not None else None
         stamp = Stamp(writer.id, writer.boot, self.wseq, self.wprev, writer._mono())
