@@ -97,7 +97,14 @@ class McpRoad:
             yield here
             return
         other = self._others.get(call.target)
-        replies = other.forward(intent) if other is not None else self._http(intent)
+        if other is not None:
+            replies = other.forward(intent)
+        else:
+            response = await self._upstreams.send(self._request(call))
+            if not _streams(response, call):
+                yield await self._whole(response, call)
+                return
+            replies = self._events(response, call)
         try:
             async with aclosing(replies):
                 async for reply in replies:
@@ -146,42 +153,38 @@ class McpRoad:
             result = lists.discovered(result)
         return replace(reply, payload={**reply.payload, "result": result})
 
-    async def _http(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        call = intent.permit.call
-        response = await self._upstreams.send(self._request(call))
+    async def _whole(self, response: HttpResponse, call: Call) -> Reply:
+        """The answer, where it comes in one piece."""
         try:
-            kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
             if call.rpc_id is None:
                 if response.status not in {200, 202, 204}:
                     raise UpstreamError("status", str(response.status))
                 await response.read(self._response_bytes)
-                yield Reply(None, is_final=True, status=202)
-            elif kind == b"text/event-stream" and response.status == 200:
-                async with aclosing(self._events(response, intent)) as replies:
-                    async for reply in replies:
-                        yield _with_session(reply, response)
-            elif kind == b"application/json":
-                body = await response.read(self._response_bytes)
-                yield _with_session(body_reply(body, call, response.status), response)
-            else:
+                return Reply(None, is_final=True, status=202)
+            if _kind(response) != b"application/json":
                 raise UpstreamError("protocol" if response.status == 200 else "status", str(response.status))
+            body = await response.read(self._response_bytes)
+            return _with_session(body_reply(body, call, response.status), response)
         finally:
             await response.aclose()
 
-    async def _events(self, response: HttpResponse, intent: Intent) -> AsyncGenerator[Reply, None]:
+    async def _events(self, response: HttpResponse, call: Call) -> AsyncGenerator[Reply, None]:
+        """The messages of an event stream that concern this call, to the answer."""
         parser = EventParser(self._response_bytes)
-        call = intent.permit.call
-        async with aclosing(response.chunks()) as chunks:
-            async for chunk in chunks:
-                for data in parser.feed(chunk):
-                    reply = event_reply(data, call)
-                    if reply is None:
-                        continue
-                    if reply.is_final:
-                        response.leave()
+        try:
+            async with aclosing(response.chunks()) as chunks:
+                async for chunk in chunks:
+                    for data in parser.feed(chunk):
+                        reply = event_reply(data, call)
+                        if reply is None:
+                            continue
+                        if reply.is_final:
+                            response.leave()
+                            yield _with_session(reply, response)
+                            return
                         yield reply
-                        return
-                    yield reply
+        finally:
+            await response.aclose()
         raise UpstreamError("closed", "the stream ended before the answer")
 
     def _request(self, call: Call) -> HttpRequest:
@@ -225,6 +228,15 @@ def _answered_here(call: Call) -> Reply | None:
     if call.method == CANCELLED and call.version in MODERN:
         return Reply(None, is_final=True, status=202)
     return None
+
+
+def _kind(response: HttpResponse) -> bytes:
+    return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+
+
+def _streams(response: HttpResponse, call: Call) -> bool:
+    """Whether the answer is a stream of events; to a notification none is expected."""
+    return call.rpc_id is not None and response.status == 200 and _kind(response) == b"text/event-stream"
 
 
 def _with_session(reply: Reply, response: HttpResponse) -> Reply:
