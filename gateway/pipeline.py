@@ -95,11 +95,9 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
         raise
     except Exception as error:
         tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, type(error).__name__
-        raise Refused(Code.INTERNAL_ERROR, type(error).__name__) from error
+        raise _of(Refused(Code.INTERNAL_ERROR, type(error).__name__), intent.permit.principal, intent.permit.call) from error
     finally:
-        outcome = tally.outcome(held)
-        stages.observe(arrival, intent, outcome)
-        await _shielded(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
+        await _close(arrival, intent, tally.outcome(held), stages)
     yield held
 
 
@@ -124,9 +122,27 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
         raise failure from error
 
 
+async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Stages) -> None:
+    stages.observe(arrival, intent, outcome)
+    try:
+        await _shielded(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
+    except Refused as refusal:
+        raise _of(refusal, intent.permit.principal, intent.permit.call) from None
+
+
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
     stages.observe(arrival, refusal, None)
-    await _shielded(stages.record_refusal(arrival, refusal))
+    try:
+        await _shielded(stages.record_refusal(arrival, refusal))
+    except Refused as failure:
+        raise _of(failure, refusal.principal, refusal.call) from None
+
+
+def _of(refusal: Refused, principal: Principal | None, call: Call | None) -> Refused:
+    """Whose call it befell: a stranger's is told apart from everybody else's by that alone."""
+    refusal.principal = refusal.principal or principal
+    refusal.call = refusal.call or call
+    return refusal
 
 
 class _Tally:

@@ -109,11 +109,12 @@ def argument(name: str) -> Evaluate:
 
 
 def inside(outer: Evaluate, key: str) -> Evaluate:
-    """Reads a member of an object."""
+    """Reads a member of an object; unknown where another one differs in case alone, as a tool could read that one."""
+    folded = key.casefold()
 
     def read(facts: Facts) -> Value:
         value = outer(facts)
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or any(type(k) is str and k != key and k.casefold() == folded for k in value):
             return UNKNOWN
         found = value.get(key)
         return UNKNOWN if found is None else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
 
 from a2a.types import a2a_pb2 as pb
@@ -33,6 +34,7 @@ from gateway.pipeline import Stages, govern
 from gateway.settings import Limits
 
 _ROOT = "/a2a/"
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class A2aEndpoint:
@@ -77,6 +79,8 @@ class A2aEndpoint:
     async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
         headers = headers_of(scope)
         target, slash, rest = scope["path"].partition(_ROOT)[2].partition("/")
+        if _SLUG.fullmatch(target) is None:
+            target = ""  # no agent can be called that, and the record of a stranger's call does not repeat it
         body = await read_body(receive, self._limits.body_bytes)
         path = slash + rest if rest else ""
         return make_arrival(scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers)

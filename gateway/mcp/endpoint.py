@@ -118,7 +118,7 @@ class McpEndpoint:
 
     def _refused(self, refusal: Refused, arrival: Arrival) -> Answer:
         principal = refusal.principal
-        if refusal.call is None and refusal.code in _LATE and not isinstance(refusal, RpcRefused):
+        if principal is not None and refusal.call is None and refusal.code in _LATE and not isinstance(refusal, RpcRefused):
             refusal = RpcRefused(refusal.code, rpc_id=peek_id(arrival.body, self._limits.json_depth))
         knows = principal is not None and self._could(principal, arrival.target)
         challenge = f'Bearer resource_metadata="{self._metadata}{arrival.target}"'

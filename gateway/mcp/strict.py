@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+MAX_NODES = 100_000
+"""Lists, objects and what stands in them, of one request: a walk through them holds up everybody else's calls."""
 _INFINITE = frozenset({float("inf"), float("-inf")})
 
 
@@ -22,11 +24,11 @@ class UnreadableError(ValueError):
 
 
 class TooDeepError(UnreadableError):
-    """Nested deeper than the limit."""
+    """Nested deeper than the limit, or made of more pieces."""
 
 
 def loads(body: bytes, depth: int) -> Any:
-    """One JSON value, nested at most `depth` deep; `UnreadableError` otherwise.
+    """One JSON value, nested at most `depth` deep and of at most `MAX_NODES` pieces; `UnreadableError` otherwise.
 
     Refused besides what is no JSON: a member that stands twice in its object, also where escapes hide that it does; a number
     that is infinite as an IEEE double.  Numbers are what `dumps` will write: 64-bit integers and doubles.
@@ -35,6 +37,10 @@ def loads(body: bytes, depth: int) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise UnreadableError("not JSON") from None
+    if len(body) > MAX_NODES and body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_NODES:
+        plain = _STRING.sub(b"", body)
+        if plain.count(b",") + plain.count(b"[") + plain.count(b"{") > MAX_NODES:  # each of them begins a piece
+            raise TooDeepError("too many pieces")
     members = _members(value, depth)
     # Each member has one colon outside strings.  More colons than members: some stood twice and only the last was kept.
     if body.count(b":") != members and _STRING.sub(b"", body).count(b":") != members:

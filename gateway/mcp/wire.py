@@ -195,14 +195,25 @@ def _tool(params: Mapping[str, Any], rpc_id: RpcId) -> tuple[str, Mapping[str, o
 
 
 def _param_headers(arrival: Arrival, arguments: Mapping[str, object] | None, rpc_id: RpcId) -> None:
-    """`Mcp-Param-*` repeat arguments for those who read no bodies; one that repeats none of them is a lie (SEP-2243)."""
+    """`Mcp-Param-*` repeat arguments for those who read no bodies; one that repeats none of them is a lie (SEP-2243).
+
+    One that is called like an argument must say that very argument, and not another's value.
+    """
     repeated = [(name, value) for name, value in arrival.headers if name.startswith(PARAM_PREFIX)]
     if not repeated:
         return
     said = set(_scalars(arguments or {}))
-    names = [name for name, _ in repeated]
-    if len(set(names)) != len(names) or any(decoded(value.strip(" \t")) not in said for _, value in repeated):
+    named = {_param(argument): set(_scalars(value)) for argument, value in (arguments or {}).items()}
+    names = [_param(name) for name, _ in repeated]
+    if len(set(names)) != len(names) or any(
+        decoded(value.strip(" \t")) not in named.get(name, said) for name, (_, value) in zip(names, repeated, strict=True)
+    ):
         raise RpcRefused(Code.HEADER_MISMATCH, "mcp-param", rpc_id=rpc_id)
+
+
+def _param(name: str) -> str:
+    """A header's or an argument's name as a reader of headers might compare them."""
+    return name.removeprefix(PARAM_PREFIX).casefold().replace("_", "-")
 
 
 def _scalars(value: object) -> Iterator[str]:
@@ -248,7 +259,7 @@ def _trace(arrived: Trace, meta: Mapping[str, Any]) -> Trace:
     state = meta.get("tracestate", "")
     if not isinstance(state, str) or len(state) > _LONGEST_STATE or not state.isascii() or not state.isprintable():
         state = ""
-    return Trace(found[0], arrived.span_id, parent=found[1], flags=found[2], state=state)
+    return Trace(found[0], arrived.span_id, parent=found[1], flags=found[2], state=state.strip(" "))
 
 
 def _bad_params(what: str, rpc_id: RpcId, status: int = 0) -> NoReturn:
