@@ -173,9 +173,11 @@ class App:
             clock=clock,
         )
         sandboxed = await self._open_sandbox()
+        recorder = Recorder(journal.append, clock)
+        stack.push_async_callback(recorder.close)
         parts = _Parts(
             settings, clock, engine, journal, state, upstreams, authenticator, delegations, telemetry,
-            Recorder(journal.append, clock), _derived(seal, b"mcp session"), sandboxed, self._environ,
+            recorder, _derived(seal, b"mcp session"), sandboxed, self._environ,
         )  # fmt: skip
         slots = Slots(limits.concurrent_calls)
         self._mcp = self._open_mcp(parts, slots)

@@ -6,6 +6,7 @@ the leaf commits to them, and the openings stand beside.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -28,7 +29,7 @@ class Recorder:
     """Writes one protocol's records.  Every method is durable on return, or raises `Refused(LEDGER_UNAVAILABLE)`.
 
     Refusals of strangers are bounded: at most `strangers_per_second` of them are records of their own, the others are counted
-    and the count stands in the next one, so that whoever has no credential cannot fill the disk.
+    and the count stands in the next one (at `close`, in that of the last of them): no stranger can fill the disk.
     """
 
     def __init__(self, append: Append, clock: Clock, *, strangers_per_second: int = 20) -> None:
@@ -38,6 +39,14 @@ class Recorder:
         self._second = 0
         self._seen = 0
         self._suppressed = 0
+        self._last: tuple[Arrival, Refused] | None = None  # of those that were only counted
+
+    async def close(self) -> None:
+        """Write out what is only counted so far.  Never raises: a ledger that is gone has said so to every caller."""
+        if self._last is not None and self._suppressed:
+            self._suppressed -= 1  # the last one gets a record of its own
+            with contextlib.suppress(Refused):
+                await self._write_stranger(*self._last)
 
     async def intent(self, permit: Permit) -> Intent:
         """Record that the call is about to be sent; the returned `Intent` is what may be."""
@@ -93,7 +102,11 @@ class Recorder:
         self._seen += 1
         if self._seen > self._strangers_per_second:
             self._suppressed += 1
+            self._last = arrival, refusal
             return
+        await self._write_stranger(arrival, refusal)
+
+    async def _write_stranger(self, arrival: Arrival, refusal: Refused) -> None:
         fields = _what(arrival, None, None) | {"refused": {"code": refusal.code.value, "detail": refusal.detail[:256]}}
         fields["peer"] = arrival.peer
         suppressed, self._suppressed = self._suppressed, 0
