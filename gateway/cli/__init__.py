@@ -24,6 +24,9 @@ VERBS: tuple[str, ...] = (
 """Modules of this package, in the order of `--help`.  Each has `register(app: typer.Typer) -> None`, which adds the command (or
 the group of commands) of the module's name, and imports what is heavy inside its functions."""
 
+ANSWERING = frozenset({"audit", "sandbox", "token"})
+"""Verbs whose 1 is an answer, as "the ledger was changed": settings that cannot be read are none, and so end them with 2."""
+
 DEFECT = 70
 """EX_SOFTWARE of sysexits.h: neither a finding nor misuse, and never to be mistaken for an answer."""
 
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="bailiwick")
     except ProblemError as error:
         print_problems(error.problems, as_json="--json" in arguments)
-        sys.exit(1)
+        sys.exit(2 if wanted in ANSWERING else 1)
     except Exception as error:
         # The boundary of the program: a person gets one line, a developer the traceback.
         if os.environ.get("BAILIWICK_DEBUG") == "1":

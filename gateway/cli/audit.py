@@ -18,6 +18,7 @@ Config = Annotated[Path, typer.Option("--config", help="The settings, which say 
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 CONFIG = Path("bailiwick.yaml")
+WIDE = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -96,7 +97,8 @@ def trace(
     if as_json:
         print_json(story.to_dict())
     else:
-        console().print(draw(story, values=values))
+        out = console()
+        out.print(draw(story, values=values), width=None if out.is_terminal else WIDE)  # a pipe has no edge to cut at
 
 
 def verify(
@@ -118,10 +120,14 @@ def verify(
     from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
-    settings = _settings(config)
+    if ledger is not None and key:  # a stranger has a copy and a key, and no settings
+        url, vkey = f"sqlite:///{ledger.resolve()}", key
+    else:
+        settings = _settings(config)
+        url, vkey = ledger_url(settings, ledger), key or own_vkey(settings, os.environ) or ""
     try:
         kept = checkpoint.read_text() if checkpoint is not None else None
-        report = verify_url(ledger_url(settings, ledger), key or own_vkey(settings, os.environ), kept)
+        report = verify_url(url, vkey or None, kept)
     except (OSError, ValueError, StoreError) as error:
         misuse(f"the ledger cannot be verified: {error}")
     if as_json:

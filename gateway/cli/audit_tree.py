@@ -60,7 +60,7 @@ def _details(call: CallFacts, *, values: bool) -> list[Text]:
         if near:
             said += f" (near: {near})"
         mark, style = ("✓", "green") if asked.allowed else ("✗", "bold red")
-        lines.append(Text.assemble((mark, style), printable(f" {asked.who} may {asked.action}? {said}")))
+        lines.append(Text.assemble((mark, style), printable(f" {asked.who} may {asked.action}? {said}").rstrip()))
     if call.obligations:
         lines.append(Text(f"duties: {', '.join(call.obligations)}", style="dim"))
     if call.explanation is not None and call.explanation.state == "shown":

@@ -82,3 +82,17 @@ def test_what_a_file_says_cannot_dress_up_the_terminal(run: Run, tmp_path: Path)
     assert ran.code == 1
     assert "\x1b" not in ran.out
     assert "[red]" in ran.out
+
+
+@pytest.mark.parametrize("words", [("audit", "verify"), ("audit", "tail"), ("token", "--user", "paul")])
+def test_settings_that_cannot_be_read_are_never_mistaken_for_an_answer(words: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    ran = run(*words, "--config", tmp_path / "none.yaml")
+    assert ran.code == 2
+    assert "none.yaml" in ran.err
+
+
+def test_a_stranger_verifies_a_copy_without_any_settings(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run("audit", "verify", "--ledger", "none.db", "--key", "x+00000000+AA")
+    assert ran.code == 2
+    assert "bailiwick.yaml" not in ran.err
