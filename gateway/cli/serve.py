@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from gateway.problem import Problem
 
 
 def register(app: typer.Typer) -> None:
@@ -23,21 +26,16 @@ def serve(
     [bold]Example[/bold]   bailiwick serve --config bailiwick.yaml
     """
     import gc  # noqa: PLC0415  the command line pays for what it uses
-    import logging  # noqa: PLC0415
     import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
 
     import uvicorn  # noqa: PLC0415
 
-    from gateway import logs  # noqa: PLC0415
     from gateway.app import App  # noqa: PLC0415
     from gateway.configuration import load  # noqa: PLC0415
+    from gateway.problem import ProblemError  # noqa: PLC0415
 
-    handler = logs.handler(sys.stderr, as_json=log_json or as_json)
-    for name in ("gateway", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
+    _log(as_json=log_json or as_json)
     settings = load(config, os.environ)
     app = App(settings, os.environ)
 
@@ -68,7 +66,29 @@ def serve(
     )
     try:
         server.run()
-    finally:  # uvicorn ends the process itself where it cannot start; why that is, is ours to tell
+    except SystemExit:  # uvicorn's own way out where it cannot start, with codes of its own; why that is, is ours to tell
         app.raise_failure()
+        raise ProblemError(_deaf(settings.server.host, settings.server.port)) from None
+    app.raise_failure()
     if not server.started:
         sys.exit(1)
+
+
+def _log(*, as_json: bool) -> None:
+    import logging  # noqa: PLC0415  the command line pays for what it uses
+    import sys  # noqa: PLC0415
+
+    from gateway import logs  # noqa: PLC0415
+
+    handler = logs.handler(sys.stderr, as_json=as_json)
+    for name in ("gateway", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def _deaf(host: str, port: int) -> Problem:
+    from gateway.problem import Problem  # noqa: PLC0415
+
+    text = f"the gateway cannot listen on {host}:{port}"
+    return Problem("cannot-listen", text, "server", "the log says why; another program may have the port: choose another `port`")
