@@ -68,21 +68,35 @@ class _Narrator:
         ]
         self._out.print(f"\nStep {step.number}", style="bold", end="  ")
         self._out.print(verdict, style=style)
-        self._out.print(printable(step.told), style="italic")
-        for line in step.seen:
-            self._out.print(f"   {printable(line)}")
+        self._out.print(printable(step.told), style="italic", soft_wrap=not self._out.is_terminal)
+        for seen in step.seen:
+            for line in printable(seen).split("\n"):
+                self._seen(f"   {line}")
+
+    def _seen(self, line: str) -> None:
+        """Whole for a program; for a person wrapped below its own beginning, and a tree's branch cut at the edge."""
+        if not self._out.is_terminal:
+            self._out.print(line)
+        elif line.lstrip()[:1] in ("│", "├", "└"):
+            self._out.print(line, soft_wrap=False, no_wrap=True, overflow="ellipsis")
+        else:
+            from rich.padding import Padding  # noqa: PLC0415
+
+            text = line.lstrip(" ")
+            self._out.print(Padding(text, (0, 0, 0, len(line) - len(text))), soft_wrap=False)
 
     def next(self, gateway: str, config: Path, workflows: dict[str, str]) -> None:
         """What to try, now that it runs."""
         settings = f"--config {_near(config)}"
         steered = workflows.get("steered", "WORKFLOW")
         self._out.print("\nIt goes on serving.  In another terminal:", style="bold")
-        mia = "--for user:dev/mia --groups marketing-managers"
+        mia = "--for user:dev/mia --groups marketing-managers --via campaign-reporter,procurement-analyst,erp-integration"
+        order = """'{"supplier": "S-77", "amount": 500, "currency": "EUR"}'"""
         for what, *commands in (
             ("the tree of Mia's steered workflow", f".venv/bin/bailiwick audit trace {steered} {settings}"),
             ("what was recorded last", f".venv/bin/bailiwick audit tail {settings}"),
             ("check the ledger as a stranger would", f"python3 audit/verify.py {_near(config.parent)}/data/ledger.db"),
-            ("why may Mia not?", f".venv/bin/bailiwick explain {mia} --call erp.write_po {settings}"),
+            ("why may Mia not?", f".venv/bin/bailiwick explain {mia} --call erp.write_po --args {order} {settings}"),
             (
                 "who does the gateway think that I am?",
                 f"TOKEN=$(.venv/bin/bailiwick token --user paul {settings})",
