@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,7 @@ def explain(
     if as_json:
         print_json(evaluation(request, decision))
     else:
-        _tell(request, decision)
+        _tell(request, decision, bundle.tools)
     raise typer.Exit(0 if decision.allowed else 1)
 
 
@@ -110,7 +111,19 @@ def _match(match: Match) -> dict[str, object]:
     return {"rule": match.rule, "effect": match.effect, "source": str(match.source), "condition": match.condition}
 
 
-def _tell(request: AccessRequest, decision: Decision) -> None:
+def _hint(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> str:
+    """What the person who asks may have forgotten; "" where nothing suggests it."""
+    from policies.finding import suggest  # noqa: PLC0415
+
+    if decision.reason.value == "unknown-resource" and (likely := suggest(request.resource, tools)):
+        return likely
+    spoke = [match for answer in decision.answers for match in (*answer.matched, *answer.near)]
+    if not decision.allowed and not request.arguments and any(match.condition for match in spoke):
+        return "No --args were given, so conditions on arguments could not be decided: an allow line waits, a deny line holds."
+    return ""
+
+
+def _tell(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> None:
     from policies.sentence import explain as sentence  # noqa: PLC0415
 
     out = console()
@@ -129,6 +142,8 @@ def _tell(request: AccessRequest, decision: Decision) -> None:
             out.print(printable(f"       {'nearly':<8}{match.rule:<10}{match.source}{_because(match)}"))
         if not answer.matched and not answer.near:
             out.print("       no rule speaks of it")
+    if hint := _hint(request, decision, tools):
+        out.print("\n" + printable(hint))
     if decision.obligations:
         out.print("\nDuties: " + printable(", ".join(f"{duty.name} ({duty.type})" for duty in decision.obligations)))
     out.print(f"\nPolicy bundle {decision.bundle}", style="dim")

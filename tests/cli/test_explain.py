@@ -165,3 +165,15 @@ def test_the_settings_name_the_bundle_and_the_tenant(run: Run, tmp_path: Path) -
     ran = run("explain", "--config", config, "--for", "user:dev/mia", "--call", "erp.read", "--json")
     assert ran.json["context"]["request"]["tenant"] == "acme"
     assert ran.code == 1
+
+
+def test_a_tool_that_is_spelt_wrong_gets_a_suggestion(run: Run) -> None:
+    ran = _explain(run, "--for", "user:dev/paul", "--call", "erp.wirte_po")
+    assert ran.code == 1
+    assert "did you mean 'erp.write_po'?" in ran.out
+
+
+def test_conditions_that_had_no_arguments_to_decide_by_are_said(run: Run) -> None:
+    words = ("--for", "user:dev/paul", "--groups", "procurement-managers", "--call", "erp.write_po")
+    assert "No --args were given" in _explain(run, *words).out
+    assert "No --args were given" not in _explain(run, *words, "--args", ORDER).out
