@@ -81,9 +81,10 @@ def adopt(client: Mapping[str, object], file: str) -> Adoption | None:
         return None
     adoption = Adoption(dialect)
     taken = {"sandbox"}  # the built-in server's
+    fit = frozenset(name for name in entries if slug_of(name) == name)  # these keep their names, whatever stands before them
     for name, entry in entries.items():
         before = len(adoption.servers)
-        _Entry(adoption, name, entry if isinstance(entry, dict) else {}, file, taken).carry()
+        _Entry(adoption, name, entry if isinstance(entry, dict) else {}, file, taken, fit).carry()
         if len(adoption.servers) == before:
             adoption.left_out.append(name)
     return adoption
@@ -123,6 +124,7 @@ class _Entry:
     entry: dict[str, object]
     file: str
     taken: set[str]
+    fit: frozenset[str]
 
     def carry(self) -> None:
         kind = str(self.entry.get("type", "")).lower()
@@ -148,7 +150,7 @@ class _Entry:
     def _slug(self) -> str:
         wanted = slug = slug_of(self.name)
         number = 1
-        while slug in self.taken:
+        while slug in self.taken or (slug in self.fit and slug != self.name):
             number += 1
             slug = f"{wanted[: 62 - len(str(number))]}-{number}"
         self.taken.add(slug)
@@ -162,7 +164,14 @@ class _Entry:
             parts = urlsplit(url)
         except ValueError:  # pydantic's own is one too
             parts = None
-        if parts is None or "${" in url:
+        if "${" in url:
+            self._note(
+                "unusable-url",
+                "has a placeholder in its url, and the gateway expands none there; it was left out",
+                "write the url out, and give its secrets as `headers`",
+            )
+            return
+        if parts is None:
             self._note("unusable-url", "has a url that is not plain http or https; it was left out")
             return
         if (

@@ -67,8 +67,12 @@ def _tell(found: Sequence[Found], fine: str, *, strict: bool, as_json: bool) -> 
         for severity, problem in found:
             out.print(f"{severity}: ", style="bold red" if severity == "error" else "bold yellow", end="")
             out.print(printable(problem.render()), end="\n\n")
-        out.print(f"{errors} errors, {len(found) - errors} warnings" if found else printable(fine))
+        out.print(f"{_count(errors, 'error')}, {_count(len(found) - errors, 'warning')}" if found else printable(fine))
     raise typer.Exit(1 if failed else 0)
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number} {of}{'' if number == 1 else 's'}"
 
 
 def _base(url: str) -> str:

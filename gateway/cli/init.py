@@ -145,7 +145,9 @@ def _tell(folder: Path, plan: _Plan, adoption: Adoption | None) -> None:
         _tell_adopted(adoption, plan)
     where = "" if folder == Path() else f" --config {folder / 'bailiwick.yaml'}"
     out.print("\nNext", style="bold")
-    out.print("  1. name your identity provider under `issuers:` in bailiwick.yaml")
+    out.print(
+        "  1. name your identity provider under `issuers:` in bailiwick.yaml, or first try it with the development issuer there"
+    )
     out.print("  2. register tools in policies/tools.yaml and grant them in policies/grants/")
     out.print(f"  3. bailiwick check{where}")
     out.print(f"  4. bailiwick serve{where}")
@@ -153,7 +155,8 @@ def _tell(folder: Path, plan: _Plan, adoption: Adoption | None) -> None:
 
 def _tell_adopted(adoption: Adoption, plan: _Plan) -> None:
     out = console()
-    out.print(f"\n{len(adoption.servers)} servers are now behind the gateway", style="bold")
+    number = len(adoption.servers)
+    out.print(f"\n{number} server{' is' if number == 1 else 's are'} now behind the gateway", style="bold")
     for server in adoption.servers:
         out.print(printable(f"  {server.name} → {_BASE}/mcp/{server.slug}"))
     if adoption.notes:

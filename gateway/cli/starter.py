@@ -24,6 +24,12 @@ issuers: []
 #    audience: https://gateway.example.com
 #    jwks: {{url: https://login.example.com/.well-known/jwks.json}}
 #    groups_claim: groups                         # groups are `idp:<group>` in policies
+#  - alias: dev                                   # to try it on this machine alone: lets anybody be paul, mia or fiona
+#    development: true                            # a token: `bailiwick token --user paul`
+#    issuer: http://127.0.0.1:8080/dev
+#    audience: http://127.0.0.1:8080
+#    jwks: {{file: data/dev-jwks.json}}
+#    direct_clients: [bailiwick-cli]
 
 # Agents: those behind the gateway (url), and those that call (auth, client_ids).
 agents: {{}}

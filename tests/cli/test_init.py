@@ -261,3 +261,9 @@ def test_no_secret_reaches_a_text_and_every_text_is_valid(tmp_path: Path, server
     assert len({server.slug for server in adoption.servers}) == len(adoption.servers)
     assert sorted([server.name for server in adoption.servers] + adoption.left_out) == sorted(servers)
     assert len(adoption.notes) >= len(adoption.left_out)
+
+
+def test_a_name_that_is_an_id_already_is_kept_whatever_stands_before_it() -> None:
+    found = adopt.adopt({"mcpServers": {"my server": {"url": "http://a/mcp"}, "my-server": {"url": "http://b/mcp"}}}, "mcp.json")
+    assert found is not None
+    assert {server.name: server.slug for server in found.servers} == {"my server": "my-server-2", "my-server": "my-server"}
