@@ -18,7 +18,6 @@ Config = Annotated[Path, typer.Option("--config", help="The settings, which say 
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 CONFIG = Path("bailiwick.yaml")
-WIDE = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -97,8 +96,7 @@ def trace(
     if as_json:
         print_json(story.to_dict())
     else:
-        out = console()
-        out.print(draw(story, values=values), width=None if out.is_terminal else WIDE)  # a pipe has no edge to cut at
+        console().print(draw(story, values=values))
 
 
 def verify(

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from gateway.problem import Problem
 
 
+WIDE = 1000
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console that never interprets markup or emoji in what it is given, so that input cannot dress itself up."""
     from rich.console import Console  # noqa: PLC0415  only where something is printed for people
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    out = Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    if not out.is_terminal:  # a pipe has no edge to cut at
+        out.width = WIDE
+    return out
 
 
 def print_json(value: Mapping[str, object] | list[object]) -> None:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.tree import Tree
 
 from gateway import cli
 from gateway.cli import version
+from gateway.cli.output import console
 
 from .conftest import Run
 
@@ -96,3 +98,11 @@ def test_a_stranger_verifies_a_copy_without_any_settings(run: Run, tmp_path: Pat
     ran = run("audit", "verify", "--ledger", "none.db", "--key", "x+00000000+AA")
     assert ran.code == 2
     assert "bailiwick.yaml" not in ran.err
+
+
+def test_nothing_is_cut_off_on_its_way_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "word " * 100 + "end"
+    tree = Tree("root")
+    tree.add(long)
+    console().print(tree)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == ["root", f"└── {long}"]
