@@ -84,7 +84,11 @@ def parse(text: str, types: Mapping[str, str] | None = None) -> Expression:
     try:
         tree = ast.parse(" ".join(text.split("\n")).strip(), mode="eval")
     except SyntaxError as error:
-        raise ExpressionError("this is no condition", error.offset or 1, "see the condition language's page") from None
+        raise ExpressionError(
+            "this is no condition",
+            error.offset or 1,
+            f"it is made of names, comparisons, and, or, not, in and {', '.join(FUNCTIONS)}",
+        ) from None
     except (ValueError, RecursionError, MemoryError):
         raise ExpressionError("this is no condition") from None
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES * 2:
@@ -182,7 +186,7 @@ class _Parser:
             raise self.wrong(
                 node,
                 f"'{root}' is no name that a condition knows",
-                suggest(root, [*ROOTS, *FUNCTIONS]) or "text stands in quotes",
+                suggest(root, [*ROOTS, *FUNCTIONS]) or f"an argument is written args.{root}; text stands in quotes",
             )
         if root == "args":
             return self.argument(node, path)
@@ -246,6 +250,9 @@ class _Parser:
     # --- functions
 
     def call(self, node: ast.Call, depth: int) -> Typed:
+        if isinstance(node.func, ast.Attribute):
+            help_ = f'known are {", ".join(f"{name}(…)" for name in FUNCTIONS)}, as like(args.name, "a*")'
+            raise self.wrong(node, f"nothing is called on a value, as '.{node.func.attr}()' is", help_)
         function = node.func.id if isinstance(node.func, ast.Name) else ""
         if function not in FUNCTIONS or node.keywords:
             raise self.wrong(

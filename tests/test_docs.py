@@ -15,6 +15,9 @@ from gateway.cli import VERBS
 from gateway.model import OutcomeStatus
 from gateway.reasons import PROSE, Code
 from gateway.settings import Settings
+from policies.expression import FUNCTIONS
+from policies.registry import RISKS, TYPES
+from policies.values import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -74,3 +77,10 @@ def test_the_documentation_names_no_place_of_work() -> None:
         if word in (ROOT / name).read_text(errors="replace")
     ]
     assert found == []
+
+
+def test_every_part_of_the_condition_language_stands_in_its_page() -> None:
+    text = (DOCS / "reference/conditions.md").read_text()
+    assert [name for name in FUNCTIONS if f"`{name}(" not in text] == []
+    assert [name for name in (".".join(key) for key in NAMES) if f"`{name}`" not in text] == []
+    assert [name for name in (*TYPES, *RISKS) if f"`{name}`" not in text] == []
