@@ -54,8 +54,13 @@ class Slots:
         self._free += 1
 
 
-async def read_body(receive: Receive, limit: int, seconds: float = BODY_SECONDS) -> bytes:
-    """The whole body; `Refused(TOO_LARGE)` beyond `limit` bytes, `Refused(MALFORMED)` where it takes longer than `seconds`."""
+async def read_body(
+    receive: Receive, limit: int, seconds: float = BODY_SECONDS, taken: Callable[[int], None] | None = None
+) -> bytes:
+    """The whole body; `Refused(TOO_LARGE)` beyond `limit` bytes, `Refused(MALFORMED)` where it takes longer than `seconds`.
+
+    `taken` is told the size of each piece that is kept while more is to come.
+    """
     chunks: list[bytes] = []
     size = 0
     try:
@@ -72,6 +77,8 @@ async def read_body(receive: Receive, limit: int, seconds: float = BODY_SECONDS)
                     chunks.append(chunk)
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                if taken is not None:
+                    taken(len(chunk))
     except TimeoutError:
         raise Refused(Code.MALFORMED, "the body did not come in time") from None
 
@@ -79,9 +86,15 @@ async def read_body(receive: Receive, limit: int, seconds: float = BODY_SECONDS)
 def headers_of(scope: Scope) -> Headers:
     """The request's headers in order, names lower-case; `Refused(TOO_LARGE)` beyond 128 of them or 64 KiB."""
     raw = scope["headers"]
-    if len(raw) > MAX_HEADERS or sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
+    if len(raw) > MAX_HEADERS:
         raise Refused(Code.TOO_LARGE, "headers")
-    return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
+    size, headers = 0, []
+    for name, value in raw:
+        size += len(name) + len(value)
+        headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+    if size > MAX_HEADER_BYTES:
+        raise Refused(Code.TOO_LARGE, "headers")
+    return tuple(headers)
 
 
 def trace_of(headers: Headers) -> Trace:
@@ -192,11 +205,12 @@ def _without_port(host: str) -> str:
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Header lines as ASGI wants them.  A line break in a value would become a header of somebody else's choice."""
-    lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    for _, value in lines:
-        if b"\r" in value or b"\n" in value:
+    lines = []
+    for name, value in headers:
+        if "\r" in value or "\n" in value:
             msg = "a header value must not contain a line break"
             raise ValueError(msg)
+        lines.append((name.lower().encode("latin-1"), value.encode("latin-1")))
     return lines
 
 
@@ -209,11 +223,11 @@ async def send_json(
 ) -> None:
     """One whole answer.  It is not cacheable unless `headers` says so; an empty body has no content type."""
     lines = _encoded(headers)
-    lines.append((b"content-length", str(len(body)).encode()))
+    if b"cache-control" not in dict(lines):
+        lines.append((b"cache-control", b"no-store"))
+    lines.append((b"content-length", b"%d" % len(body)))
     if body:
         lines.append((b"content-type", content_type.encode()))
-    if not any(name == b"cache-control" for name, _ in lines):
-        lines.append((b"cache-control", b"no-store"))
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
 

@@ -26,9 +26,9 @@ from gateway.asgi import (
     Slots,
     headers_of,
     make_arrival,
-    read_body,
     send_json,
 )
+from gateway.bodies import Bodies
 from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, new_id, wall_clock
 from gateway.pipeline import Stages, govern
 from gateway.settings import Limits
@@ -57,6 +57,7 @@ class A2aEndpoint:
         self._guard = guard
         self._limits = limits
         self._slots = slots or Slots(limits.concurrent_calls)
+        self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
 
@@ -67,8 +68,8 @@ class A2aEndpoint:
             return
         try:
             self._guard.check(scope)
+            arrival = await self._arrive(scope, receive)
             with self._slots:
-                arrival = await self._arrive(scope, receive)
                 await Disconnect().guard(receive, self._serve(arrival, send))
         except Refused as refusal:
             decision = new_id(self._clock())
@@ -81,7 +82,7 @@ class A2aEndpoint:
         target, slash, rest = scope["path"].partition(_ROOT)[2].partition("/")
         if _SLUG.fullmatch(target) is None:
             target = ""  # no agent can be called that, and the record of a stranger's call does not repeat it
-        body = await read_body(receive, self._limits.body_bytes)
+        body = await self._bodies.read(receive)
         path = slash + rest if rest else ""
         return make_arrival(scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers)
 

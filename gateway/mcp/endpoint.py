@@ -19,9 +19,9 @@ from gateway.asgi import (
     Slots,
     headers_of,
     make_arrival,
-    read_body,
     send_json,
 )
+from gateway.bodies import Bodies
 from gateway.deadline import Within
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
@@ -65,6 +65,7 @@ class McpEndpoint:
         self._metadata = f"{public_url.rstrip('/')}/.well-known/oauth-protected-resource{ROOT}"
         self._could = could
         self._slots = slots or Slots(limits.concurrent_calls)
+        self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
 
@@ -75,8 +76,8 @@ class McpEndpoint:
             return
         try:
             self._guard.check(scope)
+            arrival = await self._arrive(scope, receive)
             with self._slots:
-                arrival = await self._arrive(scope, receive)
                 if errors.is_modern(arrival):
                     await Disconnect().guard(receive, self._serve(arrival, send), _WATCH_AFTER)
                 else:
@@ -89,7 +90,7 @@ class McpEndpoint:
 
     async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
         headers = headers_of(scope)
-        body = await read_body(receive, self._limits.body_bytes)
+        body = await self._bodies.read(receive)
         target = scope["path"].partition(ROOT)[2]
         if _SLUG.fullmatch(target) is None:
             target = ""  # no server can be called that, and the path is not repeated in an answer
