@@ -52,7 +52,9 @@ class _Waiting:
     def __init__(self, entry: Entry, future: asyncio.Future[Receipt] | None) -> None:
         self.entry = entry
         self.future = future
-        self.weight = sum(len(value.data) for value in entry.values)
+        self.weight = 0
+        for value in entry.values:
+            self.weight += len(value.data)
 
 
 class Journal:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -114,14 +115,21 @@ def check(entry: Entry) -> None:
     if not RESERVED.isdisjoint(entry.fields):
         msg = f"reserved names among the fields: {', '.join(sorted(RESERVED & entry.fields.keys()))}"
         raise ValueError(msg)
+    if not entry.values:
+        return
     names = [value.name for value in entry.values]
     if len(set(names)) != len(names) or len(names) > MAX_VALUES:
         msg = "the values of a record have distinct names, and are few"
         raise ValueError(msg)
     for name in names:
-        if not _VALUE_NAME.fullmatch(name) or name in RESERVED or name in entry.fields:
+        if name in entry.fields or not _names_a_value(name):
             msg = f"not the name of a value: {name!r}"
             raise ValueError(msg)
+
+
+@lru_cache(maxsize=64)  # few are ever used
+def _names_a_value(name: str) -> bool:
+    return _VALUE_NAME.fullmatch(name) is not None and name not in RESERVED
 
 
 def compose(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -40,7 +40,7 @@ from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream
 from gateway.mcp.session import Sessions
 from gateway.mcp.stdio import StdioServer
-from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, Reply, new_id, wall_clock
+from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, new_id, wall_clock
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
 from gateway.problem import Problem, ProblemError
@@ -301,13 +301,14 @@ def _stages(parts: _Parts, road: Road, fulfil: object) -> Stages:
     """One protocol's stages: what is its own from `road`, the rest shared."""
     telemetry, clock = parts.telemetry, parts.clock
 
-    async def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
-        with telemetry.in_flight(intent.permit.call.arrival):
-            async with aclosing(road.forward(intent)) as replies:
-                async for reply in replies:
-                    yield reply
+    async def record_intent(permit: Permit) -> Intent:
+        intent = await parts.recorder.intent(permit)
+        telemetry.set_out(permit.call.arrival)  # every intent is observed, once
+        return intent
 
     def observe(arrival: Arrival, end: Intent | Refused, outcome: Outcome | None) -> None:
+        if isinstance(end, Intent):
+            telemetry.came_back(arrival)
         telemetry.observe(arrival, end, outcome, clock())
 
     return Stages(
@@ -316,8 +317,8 @@ def _stages(parts: _Parts, road: Road, fulfil: object) -> Stages:
         normalise=road.normalise,
         decide=parts.engine.decide,
         fulfil=fulfil,  # type: ignore[arg-type]
-        record_intent=parts.recorder.intent,
-        forward=forward,
+        record_intent=record_intent,
+        forward=road.forward,
         filter=road.filter,
         record_outcome=parts.recorder.outcome,
         record_refusal=parts.recorder.refusal,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
@@ -162,7 +162,7 @@ class _Tally:
 
     def outcome(self, last: Reply | None) -> Outcome:
         body = (last.body or b"") if last else b""
-        return replace(Outcome(self.status), body=body, detail=self.detail, events=self.events, bytes=self.bytes)
+        return Outcome(self.status, body, self.detail, self.events, self.bytes)
 
 
 async def _shielded(work: Coroutine[Any, Any, None] | Awaitable[None]) -> None:

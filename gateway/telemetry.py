@@ -74,22 +74,26 @@ class Telemetry:
 
     @contextmanager
     def in_flight(self, arrival: Arrival) -> Iterator[None]:
-        """Counts a call while it is being forwarded, lets its log records carry its trace, keeps the times for its hop's span.
-
-        `observe` of the same call comes afterwards, always.
-        """
-        self._flying[arrival.protocol] += 1
-        before = logs.CURRENT.get()
-        logs.CURRENT.set(arrival.trace)
-        hop = [wall_clock()]
-        if self._export is not None:
-            self._hops[arrival.id] = hop
+        """`set_out`, and `came_back` in any case.  `observe` of the same call comes afterwards, always."""
+        self.set_out(arrival)
         try:
             yield
         finally:
+            self.came_back(arrival)
+
+    def set_out(self, arrival: Arrival) -> None:
+        """A call is being forwarded: it counts, its log records carry its trace, the time is kept for its hop's span."""
+        self._flying[arrival.protocol] += 1
+        logs.CURRENT.set(arrival.trace)
+        if self._export is not None:
+            self._hops[arrival.id] = [wall_clock()]
+
+    def came_back(self, arrival: Arrival) -> None:
+        """The call is not being forwarded any more; once for each `set_out`, and before its `observe`."""
+        self._flying[arrival.protocol] -= 1
+        logs.CURRENT.set(None)  # not a token: a stream may end in another context than it began in
+        if (hop := self._hops.get(arrival.id)) is not None:
             hop.append(wall_clock())
-            self._flying[arrival.protocol] -= 1
-            logs.CURRENT.set(before)  # not a token: a stream may end in another context than it began in
 
     def observe(self, arrival: Arrival, road: Intent | Refused, outcome: Outcome | None, finished_at_us: int) -> None:
         """One call has ended: as `road` says, refused; else forwarded, with this outcome.  Never blocks, never raises."""

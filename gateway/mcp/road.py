@@ -18,7 +18,7 @@ from gateway.mcp.strict import dumps
 from gateway.mcp.wire import PARAM_PREFIX, encoded, onward, read
 from gateway.model import Arrival, Call, Intent, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
-from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
+from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
 from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget
 from policies.model import AccessRequest
@@ -66,6 +66,7 @@ class McpRoad:
         self._others = dict(others or {})
         self._json_depth = json_depth
         self._response_bytes = response_bytes
+        self._static: dict[tuple[str, str], HeaderBlock] = {}
         for target in self._targets.values():
             if target.url is None and target.id not in self._others:
                 raise ValueError(f"mcp.{target.id}: nothing here speaks to it")
@@ -101,8 +102,9 @@ class McpRoad:
             replies = other.forward(intent)
         else:
             response = await self._upstreams.send(self._request(call))
-            if not _streams(response, call):
-                yield await self._whole(response, call)
+            kind = _kind(response)
+            if call.rpc_id is None or response.status != 200 or kind != b"text/event-stream":
+                yield await self._whole(response, kind, call)
                 return
             replies = self._events(response, call)
         try:
@@ -153,7 +155,7 @@ class McpRoad:
             result = lists.discovered(result)
         return replace(reply, payload={**reply.payload, "result": result})
 
-    async def _whole(self, response: HttpResponse, call: Call) -> Reply:
+    async def _whole(self, response: HttpResponse, kind: bytes, call: Call) -> Reply:
         """The answer, where it comes in one piece."""
         try:
             if call.rpc_id is None:
@@ -161,7 +163,7 @@ class McpRoad:
                     raise UpstreamError("status", str(response.status))
                 await response.read(self._response_bytes)
                 return Reply(None, is_final=True, status=202)
-            if _kind(response) != b"application/json":
+            if kind != b"application/json":
                 raise UpstreamError("protocol" if response.status == 200 else "status", str(response.status))
             body = await response.read(self._response_bytes)
             return _with_session(body_reply(body, call, response.status), response)
@@ -187,6 +189,14 @@ class McpRoad:
             await response.aclose()
         raise UpstreamError("closed", "the stream ended before the answer")
 
+    def _versioned(self, target: McpTarget, version: str) -> HeaderBlock:
+        """The header lines that every request to this server in this version of the protocol has; versions are a closed list."""
+        block = self._static.get((target.id, version))
+        if block is None:
+            line = header_block([(b"mcp-protocol-version", version.encode())])
+            block = self._static[target.id, version] = HeaderBlock(target.static + line)
+        return block
+
     def _request(self, call: Call) -> HttpRequest:
         """Made anew from what was checked: of the client's headers only checked `Mcp-Param-*` go on."""
         target = self._targets[call.target]
@@ -197,8 +207,7 @@ class McpRoad:
         headers = [(b"traceparent", parent.encode())]
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
-        if call.method != INITIALIZE:
-            headers.append((b"mcp-protocol-version", call.version.encode()))
+        static = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
         if call.version in MODERN:
             headers.append((b"mcp-method", call.method.encode()))
             if call.name is not None:
@@ -211,7 +220,7 @@ class McpRoad:
         elif call.session is not None:
             headers.append((b"mcp-session-id", call.session.encode()))
         again = call.method in {LIST_TOOLS, DISCOVER}
-        return HttpRequest(target.url, dumps(sent), tuple(headers), target.static, replay=again)
+        return HttpRequest(target.url, dumps(sent), tuple(headers), static, replay=again)
 
 
 def _whose(refusal: Refused, intent: Intent) -> Refused:
@@ -232,11 +241,6 @@ def _answered_here(call: Call) -> Reply | None:
 
 def _kind(response: HttpResponse) -> bytes:
     return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-
-
-def _streams(response: HttpResponse, call: Call) -> bool:
-    """Whether the answer is a stream of events; to a notification none is expected."""
-    return call.rpc_id is not None and response.status == 200 and _kind(response) == b"text/event-stream"
 
 
 def _with_session(reply: Reply, response: HttpResponse) -> Reply:
