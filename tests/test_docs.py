@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from audit.leaf import Kind
 from gateway.cli import VERBS
+from gateway.identity.agents import AgentCredentials
 from gateway.model import OutcomeStatus
 from gateway.reasons import PROSE, Code
-from gateway.settings import Settings
+from gateway.settings import Agent, Settings
 from policies.expression import FUNCTIONS
 from policies.registry import RISKS, TYPES
 from policies.values import NAMES
@@ -84,3 +85,13 @@ def test_every_part_of_the_condition_language_stands_in_its_page() -> None:
     assert [name for name in FUNCTIONS if f"`{name}(" not in text] == []
     assert [name for name in (".".join(key) for key in NAMES) if f"`{name}`" not in text] == []
     assert [name for name in (*TYPES, *RISKS) if f"`{name}`" not in text] == []
+
+
+def test_the_secret_that_the_page_makes_is_accepted() -> None:
+    text = (DOCS / "how-to/deploy.md").read_text()
+    commands = re.search(r"^ *(SECRET=.*)\n *(printf.*)$", text, re.MULTILINE)
+    assert commands is not None
+    script = f'{commands[1]}\n{commands[2]}\nprintf %s "$SECRET"'
+    printed = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    agent = Agent.model_validate({"auth": {"secret_sha256": [printed[0]]}})
+    assert AgentCredentials({"researcher": agent}, "https://gateway.example.com").by_secret(printed[-1]) == "researcher"

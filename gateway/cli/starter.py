@@ -35,7 +35,7 @@ issuers: []
 agents: {{}}
 #  researcher:
 #    url: http://127.0.0.1:9001/
-#    auth: {{secret_sha256: [<sha256 of a random secret, hex>]}}
+#    auth: {{secret_sha256: [<sha256 of a random secret, hex>]}}   # the secret: bws_researcher_ and 43 characters of base64url
 
 # MCP servers: by url (Streamable HTTP) or as a child process (command).
 {mcp}
