@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -37,7 +37,7 @@ def demo(
     import sys  # noqa: PLC0415
 
     here = _example()
-    _prepare(folder)
+    mark = _prepare(folder)
     from gateway.cli.demo_world import free_port, run_demo  # noqa: PLC0415
 
     out = console(stderr=as_json)
@@ -46,6 +46,8 @@ def demo(
     except (KeyboardInterrupt, asyncio.CancelledError):
         out.print("\nended")
         sys.exit(INTERRUPTED if once or as_json else 0)
+    finally:
+        mark.close()
     if as_json:
         print_json({"steps": [{"step": s.number, "told": s.told, "ok": s.ok, "seen": list(s.seen)} for s in steps]})
     sys.exit(0 if all(step.ok is not False for step in steps) else 1)
@@ -130,13 +132,26 @@ def _example() -> Path:
     return folder
 
 
-def _prepare(folder: Path) -> None:
-    """An empty folder: made, or one of an earlier demo made anew; anything else is left alone."""
+def _prepare(folder: Path) -> TextIO:
+    """An empty folder: made, or one of an earlier demo made anew; anything else is left alone.
+
+    It is this demo's while what is returned is open.
+    """
+    import fcntl  # noqa: PLC0415
     import shutil  # noqa: PLC0415
 
     if folder.exists():
         if not (folder / MARKER).is_file():
             misuse(f"{folder} exists and was not made by a demo", help="name another folder: --folder DIR")
-        shutil.rmtree(folder)
+        with (folder / MARKER).open() as earlier:
+            try:
+                fcntl.flock(earlier, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                misuse(f"a demo is running in {folder}", help="end it, or name another folder: --folder DIR")
+            shutil.rmtree(folder)
     folder.mkdir(mode=0o700, parents=True)
-    (folder / MARKER).write_text("Made by `bailiwick demo`, which makes this folder anew each time.\n")
+    mark = (folder / MARKER).open("w")
+    fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    mark.write("Made by `bailiwick demo`, which makes this folder anew each time.\n")
+    mark.flush()
+    return mark

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 from rich.console import Console
 
 from gateway.cli import demo
+
+from .conftest import Run
 
 STEP = SimpleNamespace(
     number="1",
@@ -40,3 +43,15 @@ def test_a_pipe_gets_every_line_whole() -> None:
     lines = _told(terminal=False)
     assert STEP.told in lines
     assert f"   {STEP.seen[0]}" in lines
+
+
+def test_a_running_demo_keeps_its_folder(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    with demo._prepare(folder):
+        (folder / "ledger").write_text("in use")
+        ran = run("demo", "--once", "--folder", folder)
+        assert ran.code == 2
+        assert "a demo is running in" in ran.err
+        assert (folder / "ledger").exists()
+    with demo._prepare(folder):
+        assert [path.name for path in folder.iterdir()] == [demo.MARKER]
