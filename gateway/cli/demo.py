@@ -105,7 +105,10 @@ class _Narrator:
                 f'curl -s {gateway}/api/whoami -H "Authorization: Bearer $TOKEN"',
             ),
             ("health, metrics, API", f"{gateway}/readyz  {gateway}/metrics  {gateway}/api/openapi.json"),
-            ("edit the rules, and ask `explain` again (the next demo begins with the example's)", f"{_near(config.parent)}/policies"),
+            (
+                "edit the rules, and ask `explain` again (the next demo begins with the example's)",
+                f"{_near(config.parent)}/policies",
+            ),
         ):
             self._out.print(f"  {what}", style="dim")
             for command in commands:
