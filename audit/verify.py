@@ -563,7 +563,11 @@ class Check:
         """Each run of a writer counts its records and names the one before: an order that the log's order must keep."""
         boot = self.boots.setdefault(str(writer["boot"]), Boot(str(writer["id"])))
         if writer["wseq"] != boot.wseq + 1 or writer["wprev"] != boot.last or writer["id"] != boot.writer:
-            self.found(f"the chain of its writer is broken: {boot.wseq + 1} was to follow, {str(writer['wseq'])[:20]} is here")
+            if writer["wseq"] != boot.wseq + 1:
+                why = f"{boot.wseq + 1} was to follow, {str(writer['wseq'])[:20]} is here"
+            else:
+                why = "it does not name the record that is before it"
+            self.found(f"the chain of its writer is broken: {why}")
         if boot.wseq == -1 and leaf.get("kind") != "writer.start":
             self.found("its writer did not start")
         if boot.stopped:
@@ -713,7 +717,7 @@ def describe(report: Report) -> str:
     ]
     lines += [f"  note: {note}" for note in report.notes]
     lines += [f"  FOUND: {finding}" for finding in report.findings]
-    lines += ["nothing was found" if report.ok else f"{len(report.findings)} findings"]
+    lines += ["nothing was found" if report.ok else f"{len(report.findings)} finding{'s' if len(report.findings) > 1 else ''}"]
     return "\n".join(lines)
 
 

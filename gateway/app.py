@@ -132,7 +132,7 @@ class App:
                 except (ProblemError, LedgerUnavailableError, ValueError, OSError) as error:
                     await self._stack.aclose()
                     self._failure = _as_problem(error)
-                    await send({"type": "lifespan.startup.failed", "message": type(error).__name__})
+                    await send({"type": "lifespan.startup.failed", "message": ""})  # said in full by whoever runs us
                     return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
@@ -339,7 +339,11 @@ def _derived(key: bytes, purpose: bytes) -> bytes:
 def _as_problem(error: Exception) -> Exception:
     if isinstance(error, ProblemError):
         return error
-    code = "ledger-unavailable" if isinstance(error, LedgerUnavailableError) else "cannot-start"
-    detail = error.detail if isinstance(error, LedgerUnavailableError) else str(error)
-    where = f"{error.filename}" if isinstance(error, OSError) and isinstance(error.filename, str | Path) else ""
-    return ProblemError(Problem(code, detail, where))
+    if isinstance(error, LedgerUnavailableError):
+        hint = "is another gateway running with this ledger, and can it be reached and read?"
+        return ProblemError(Problem("ledger-unavailable", f"the ledger cannot be opened: {error.detail}", "ledger", hint))
+    if isinstance(error, OSError):
+        where = f"{error.filename}" if isinstance(error.filename, str | Path) else "data"
+        text = f"the gateway cannot start: {error.strerror or error}"
+        return ProblemError(Problem("cannot-start", text, where, "can the gateway write its data folder and read its files?"))
+    return ProblemError(Problem("cannot-start", str(error)))

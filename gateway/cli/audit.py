@@ -48,8 +48,11 @@ def tail(
         print_json({"records": rows})
         return
     out = console()
+    out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<14} {'id, for show':<36}  what, by whom", style="bold")
     for row in rows:
-        out.print(printable(f"{row['index']:>6}  {row['at']}  {row['kind']:<15} {row['what']:<28} {row['who']}  {row['id']}"))
+        by = str(row["who"]).rpartition(" > ")[2]
+        line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<14} {row['id']}  {row['what']}"
+        out.print(printable(f"{line}  {by}" if by else line))
 
 
 def show(

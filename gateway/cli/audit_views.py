@@ -54,19 +54,21 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
     """One line of `tail`."""
     leaf = record.leaf
     refused, outcome = leaf.get("refused"), leaf.get("outcome")
-    what = leaf.get("resource") or leaf.get("target") or ""
+    begun = log.get(str(leaf["call"])) if "call" in leaf else None  # an end names the call that it ends
+    whose = begun or record
+    what = whose.leaf.get("resource") or whose.leaf.get("target") or ""
     if isinstance(refused, dict):
         what = f"{what} {refused.get('code', '')}"
     elif isinstance(outcome, dict):
-        what = f"{outcome.get('status', '')}"
+        what = f"{what} {outcome.get('status', '')}"
     return {
         "index": record.index,
         "at": when(record.at),
         "kind": record.kind,
         "what": str(what).strip(),
-        "who": who(record, log),
+        "who": who(whose, log),
         "workflow": leaf.get("workflow", ""),
-        "id": record.id,
+        "id": whose.id,
     }
 
 
@@ -87,14 +89,15 @@ def full(record: Record, log: Ledger) -> dict[str, Any]:
 
 
 def render_record(view: Mapping[str, Any], indent: str = "") -> str:
-    """For a terminal: who, the leaf, then what it carried."""
+    """For a terminal: who, why, what it carried, and last the record itself."""
     lines = [f"{indent}record {view['index']}  leaf hash {view['leaf_hash']}"]
     if view["who"]:
         lines.append(f"{indent}who     {view['who']}")
-    lines += [indent + line for line in json.dumps(view["record"], indent=2, ensure_ascii=False).splitlines()]
-    for name, text in view["values"].items():
+    for name, text in sorted(view["values"].items(), key=lambda item: item[0] != "explanation"):
         lines.append(f"{indent}{name}:")
         lines += [f"{indent}    {line}" for line in str(text).splitlines() or [""]]
+    lines.append(f"{indent}the record:")
+    lines += [f"{indent}    {line}" for line in json.dumps(view["record"], indent=2, ensure_ascii=False).splitlines()]
     if view.get("end"):
         lines += ["", f"{indent}and its end:", render_record(view["end"], indent + "  ")]
     return "\n".join(lines)

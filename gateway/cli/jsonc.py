@@ -28,6 +28,7 @@ def read(path: Path) -> dict[str, object]:
     try:
         text = plain(data.decode("utf-8-sig"))
         value = json.loads(text, object_pairs_hook=_once)
+        json.dumps(value, ensure_ascii=False).encode()  # an escape may spell what no file can hold
     except json.JSONDecodeError as error:
         raise ProblemError(Problem("not-json", f"not JSON: {error.msg}", f"{path}:{error.lineno}:{error.colno}")) from error
     except _TwiceError as error:
@@ -36,6 +37,8 @@ def read(path: Path) -> dict[str, object]:
         raise ProblemError(Problem("too-deep", "nested deeper than is accepted", str(path))) from error
     except UnicodeDecodeError as error:
         raise ProblemError(Problem("not-utf8", "not UTF-8 text", str(path))) from error
+    except UnicodeEncodeError as error:
+        raise ProblemError(Problem("not-utf8", "an escape like \\ud800 that stands alone is no character", str(path))) from error
     if not isinstance(value, dict):
         raise ProblemError(Problem("wrong-type", "not a JSON object", str(path)))
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 from collections import deque
@@ -20,12 +21,15 @@ from gateway.mcp.methods import CANCELLED, PING
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
 from gateway.model import UpstreamError
 
+log = logging.getLogger("gateway.mcp")
+
 STOP_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 0.2
 _INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 _NOTICES = 256
 _UNREAD_BYTES = 8 * 1024 * 1024
-_ERROR_LINES = 50
-_ERROR_LINE_BYTES = 500
+_ERROR_BYTES = 16 * 1024
+_ERROR_LINE = 500
 
 
 class _Pending:
@@ -44,12 +48,13 @@ class _Pending:
 class Child:
     """A running server process, shared by the requests of one session alone."""
 
-    def __init__(self, process: asyncio.subprocess.Process, silence: float) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, silence: float, program: str = "") -> None:
         self._process = process
+        self._program = program
         self._silence = silence
         self._numbers = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
-        self._errors: deque[bytes] = deque(maxlen=_ERROR_LINES)
+        self._errors = b""
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._drain()))
         self._stopping: asyncio.Task[None] | None = None
         self.last_used = asyncio.get_running_loop().time()
@@ -77,7 +82,7 @@ class Child:
             )
         except OSError as error:
             raise UpstreamError("connect", type(error).__name__) from None
-        return cls(process, silence)
+        return cls(process, silence, Path(command[0]).name)
 
     @property
     def alive(self) -> bool:
@@ -96,7 +101,7 @@ class Child:
 
     def last_words(self) -> str:
         """The end of what it wrote to standard error, for an operator."""
-        return b"\n".join(self._errors).decode("utf-8", "replace")
+        return self._errors.decode("utf-8", "replace")
 
     async def request(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Send one request; its notifications as they come, then its answer, all with the ids of `message`.
@@ -175,7 +180,14 @@ class Child:
         finally:
             for pending in self._pending.values():
                 pending.wake.set()
+            if self._stopping is None:  # nobody told it to end
+                asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._report)
             self.stop()
+
+    def _report(self) -> None:
+        """What an operator needs to know: how it ended, and the last line that it said.  More of it may be nobody's business."""
+        last = self.last_words().strip().rpartition("\n")[2][:_ERROR_LINE]
+        log.warning("the server %s ended by itself (exit code %s): %s", self._program, self._process.returncode, last)
 
     def _take(self, line: bytes) -> None:
         """One line; what is no message (servers print to standard output by mistake) is none."""
@@ -220,7 +232,7 @@ class Child:
         if stderr is None:
             return
         while chunk := await stderr.read(4096):
-            self._errors.extend(line[:_ERROR_LINE_BYTES] for line in chunk.splitlines())
+            self._errors = (self._errors + chunk)[-_ERROR_BYTES:]
 
     async def _stop(self) -> None:
         process = self._process

@@ -215,6 +215,14 @@ def test_a_file_that_is_no_client_configuration_is_refused(text: str, run: Run, 
     assert not (tmp_path / "gate").exists()
 
 
+def test_half_a_surrogate_pair_is_refused_with_words(run: Run, tmp_path: Path) -> None:
+    path = _source(tmp_path, '{"mcpServers": {"a\\ud800b": {"url": "http://h/"}}}')
+    told = run("init", "--from", path, tmp_path / "new")
+    assert told.code == 1
+    assert "is no character" in told.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_comments_inside_text_are_text(tmp_path: Path) -> None:
     path = _source(tmp_path, '{"a": "http://x/ /* no */ // no", /* yes */ "b": [1, 2, /* , */ ], } // ,}')
     assert jsonc.read(path) == {"a": "http://x/ /* no */ // no", "b": [1, 2]}

@@ -132,6 +132,17 @@ async def test_a_child_that_dies_fails_its_calls_and_its_session_is_unknown_afte
         assert again.status_code == 404
 
 
+async def test_how_a_child_ended_and_its_last_words_are_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    command = (sys.executable, "-c", "import not_a_module_of_anybody")
+    async with child_gateway(tmp_path, command) as (world, _):
+        answer = (await world.legacy("anna", "initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={})).json()
+        assert answer["error"]["code"] == -31502
+        async with asyncio.timeout(10):
+            while not caplog.records:  # noqa: ASYNC110  a log record wakes nobody
+                await asyncio.sleep(0.02)
+    assert "ended by itself (exit code 1): ModuleNotFoundError: No module named 'not_a_module_of_anybody'" in caplog.text
+
+
 async def test_a_line_beyond_its_bound_ends_the_child(tmp_path: Path) -> None:
     async with child_gateway(tmp_path, speaker(tmp_path), line_bytes=65536) as (world, _):
         session = await world.handshake("anna")
