@@ -204,10 +204,11 @@ class McpRoad:
             raise UpstreamError("connect", "the server has no URL")
         sent = onward(call)
         parent = child_traceparent(call.trace) if call.rpc_id is None else sent["params"]["_meta"]["traceparent"]
-        headers = [(b"traceparent", parent.encode())]
+        headers: list[tuple[bytes, bytes]] = []
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
-        static = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
+        fixed = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
+        static = HeaderBlock(b"%btraceparent: %b\r\n" % (fixed, parent.encode()))  # hexadecimal digits of our own writing
         if call.version in MODERN:
             headers.append((b"mcp-method", call.method.encode()))
             if call.name is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import NewType
 from urllib.parse import urlsplit
 
+from gateway.frozen import quickly_made
+
 HeaderBlock = NewType("HeaderBlock", bytes)
 """Checked header lines, each ended by CRLF; made by `header_block` alone."""
 
@@ -96,6 +98,7 @@ class Url:
         return self.scheme, self.host, self.port, self.allow_private
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """One request.
