@@ -231,9 +231,8 @@ def _name(data: bytes, pseudonym: str | None) -> bytes:
         return data
     name = b'"%s"' % pseudonym.encode()
     parts = data.split(_MEANT)
-    for part, after in pairwise(parts):
-        if part[-1:] == b"\\" or after[:1] == b":":
-            return _SUBJECT_VALUE.sub(name, data)
+    if any(part.endswith(b"\\") or after.startswith(b":") for part, after in pairwise(parts)):
+        return _SUBJECT_VALUE.sub(name, data)
     return name.join(parts)
 
 

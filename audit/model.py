@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from msgspec import Struct
 
-
-class Value(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Value:
     """Something received or returned: the leaf holds a salted commitment, the opening stands beside, sealed for its subject.
 
     name is the leaf's field, as `args`; data the raw bytes as they were on the wire.
@@ -17,7 +17,8 @@ class Value(Struct, frozen=True):
     data: bytes
 
 
-class Entry(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """One thing to record.  The journal adds log, writer, writer chain and the commitments of `values`.
 
     kind     dotted, from the closed list in `audit/leaf.py`.
@@ -32,11 +33,12 @@ class Entry(Struct, frozen=True):
     id: str
     at: int
     subject: str | None = None
-    fields: Mapping[str, object] = {}
+    fields: Mapping[str, object] = field(default_factory=dict)
     values: tuple[Value, ...] = ()
 
 
-class Receipt(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Receipt:
     """Durable: where the record stands.  `index` is the leaf's index in the log, `leaf_hash` RFC 9162's."""
 
     log: str

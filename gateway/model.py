@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from gateway.frozen import quickly_made
 from policies.model import NOTHING, AccessRequest, Decision, Effect
 
 if TYPE_CHECKING:
@@ -50,7 +49,6 @@ def new_id(at: int) -> str:
     return f"{time_part[:8]}-{time_part[8:]}-7{rand[:3]}-{variant}{rand[4:7]}-{rand[7:19]}"
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Trace:
     """W3C trace context of one call: what came in, and our own span in it.
@@ -65,7 +63,6 @@ class Trace:
     state: str = ""
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One framed request, before anything in its body is trusted.
@@ -95,7 +92,6 @@ class Arrival:
         return ", ".join(values) if values else None
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Principal:
     """On whose behalf, and through whom (RFC 8693: subject and actors).
@@ -129,7 +125,6 @@ class Principal:
         return self.actors[-1] if self.actors else self.subject
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Call:
     """What the caller asks for, parsed strictly; `message` is what will be sent on, never the bytes that came.
@@ -155,7 +150,6 @@ class Call:
     session: str | None = None
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Permit:
     """A decision that allowed the call, on its way through its duties.
@@ -203,7 +197,6 @@ class Intent:
             raise TypeError(msg)
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One message back: a progress event, or the final word.
@@ -230,7 +223,6 @@ class OutcomeStatus(StrEnum):
     INTERNAL_ERROR = "internal-error"
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What is recorded of a forwarded call's end.  `events` counts all released messages, `bytes` their length."""

@@ -5,13 +5,14 @@ Read this file first.  What a stage does for MCP and for A2A stands in `gateway/
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
-from gateway.uninterrupted import Uninterrupted
 from policies.model import AccessRequest, Decision
 
 
@@ -124,7 +125,7 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
 async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Stages) -> None:
     stages.observe(arrival, intent, outcome)
     try:
-        await Uninterrupted(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
+        await _shielded(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
     except Refused as refusal:
         raise _of(refusal, intent.permit.principal, intent.permit.call) from None
 
@@ -132,7 +133,7 @@ async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Sta
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
     stages.observe(arrival, refusal, None)
     try:
-        await Uninterrupted(stages.record_refusal(arrival, refusal))
+        await _shielded(stages.record_refusal(arrival, refusal))
     except Refused as failure:
         raise _of(failure, refusal.principal, refusal.call) from None
 
@@ -162,3 +163,19 @@ class _Tally:
     def outcome(self, last: Reply | None) -> Outcome:
         body = (last.body or b"") if last else b""
         return Outcome(self.status, body, self.detail, self.events, self.bytes)
+
+
+async def _shielded(work: Coroutine[Any, Any, None] | Awaitable[None]) -> None:
+    """Await to the end even while this task is being cancelled; the cancellation is kept for afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

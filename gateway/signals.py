@@ -98,8 +98,6 @@ def flags_onward(trace: Trace) -> str:
 
     Where no collector is named nothing is recorded here, and the flag goes on as it came (a new trace's is set).
     """
-    if "OTEL_TRACES_SAMPLER" not in os.environ:
-        return trace.flags
     sampler = os.environ.get("OTEL_TRACES_SAMPLER")
     if not sampler or not exported(os.environ, "TRACES"):
         return trace.flags

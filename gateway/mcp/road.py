@@ -204,11 +204,10 @@ class McpRoad:
             raise UpstreamError("connect", "the server has no URL")
         sent = onward(call)
         parent = child_traceparent(call.trace) if call.rpc_id is None else sent["params"]["_meta"]["traceparent"]
-        headers: list[tuple[bytes, bytes]] = []
+        headers = [(b"traceparent", parent.encode())]
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
-        fixed = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
-        static = HeaderBlock(b"%btraceparent: %b\r\n" % (fixed, parent.encode()))  # hexadecimal digits of our own writing
+        static = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
         if call.version in MODERN:
             headers.append((b"mcp-method", call.method.encode()))
             if call.name is not None:

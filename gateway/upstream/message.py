@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import NewType
 from urllib.parse import urlsplit
 
-from gateway.frozen import quickly_made
-
 HeaderBlock = NewType("HeaderBlock", bytes)
 """Checked header lines, each ended by CRLF; made by `header_block` alone."""
 
@@ -98,7 +96,6 @@ class Url:
         return self.scheme, self.host, self.port, self.allow_private
 
 
-@quickly_made
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """One request.
