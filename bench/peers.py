@@ -28,12 +28,12 @@ async def main():
 
 uvloop.run(main())
 """
-"""Its best shape: one client that stays connected for all calls.  A proxy of a URL makes a new one for each call, ten times slower."""
+"""Its best shape: one client that stays connected.  A proxy of a URL makes a new one for each call, ten times slower."""
 
 
 def installed(folder: Path, to: Target, say: TextIO) -> Iterator[AbstractContextManager[Target]]:
     """Every peer that could be installed; one that could not is said so, loudly."""
-    print("not among the peers: ContextForge (a server, a database and an administrator's set-up; nothing here drives it)", file=say)
+    print("not among the peers: ContextForge (it wants a database and an administrator's set-up, which nothing here does)", file=say)
     for name, packages, start in (("fastmcp", FASTMCP, fastmcp),):
         try:
             python = environment(name, packages, say)

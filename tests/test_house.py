@@ -102,9 +102,6 @@ def intent_makers(files: Iterator[tuple[str, str]]) -> list[str]:
 
 
 RULES = (long_files, long_functions, vague_names, broad_excepts, undocumented, dangerous_calls, intent_makers)
-# code that is meant to run untrusted code, inside its cage
-ALLOWED = {"dangerous_calls": re.compile(r"^sandbox/warden\.py:\d+ calls exec$")}
-
 OFFENCES = {
     "long_files": ("gateway/big.py", '"""x."""\n' + "a = 1\n" * (FILE_LINES + 1)),
     "long_functions": ("gateway/big.py", '"""x."""\ndef f():\n' + "    a = 1\n" * (FUNCTION_LINES + 1)),
@@ -118,8 +115,7 @@ OFFENCES = {
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_code_keeps_the_house_rule(rule) -> None:
-    allowed = ALLOWED.get(rule.__name__)
-    assert [finding for finding in rule(sources()) if not (allowed and allowed.match(finding))] == []
+    assert rule(sources()) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
