@@ -266,8 +266,8 @@ class Journal:
                 batch, last = self._drain(first)
                 results, failure = self._flush([waiting.entry for waiting in batch])
                 self._failing = bool(failure)
-                self._tell(self._resolve, batch, results, failure)
                 self._unsigned.set()
+                self._tell(self._resolve, batch, results, failure)  # last: the loop wakes up, and wants the interpreter
                 if last:
                     return
         finally:

@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from audit.store import StoreError
 
 _PAGE_SIZE: Final = 4096  # a commit writes whole pages, and touches half a dozen
+_CHECKPOINT_PAGES: Final = 4096  # 16 MiB of write-ahead log: a page that fills up is copied into the file once, not at each turn
 _BUSY_SECONDS: Final = 5.0
 # A hung replica must not hold the head for ever, and a dead one must lose its locks soon.
 _POSTGRESQL_OPTIONS: Final = " ".join(
@@ -99,6 +100,7 @@ def _write_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute(f"PRAGMA page_size={_PAGE_SIZE}")  # takes effect in an empty file alone
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL would lose acknowledged commits with the power
+    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     connection.execute("PRAGMA secure_delete=ON")  # a destroyed key must not stay in a free page
     _read_pragmas(connection, _record)
 

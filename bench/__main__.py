@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 import tempfile
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import load, peers, targets
@@ -64,7 +66,9 @@ def summarise(samples: dict, flush: float, rss: dict[str, int], args: argparse.N
             for c, found in by_connections.items()
         }
     report = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": f"{platform.machine()}, {platform.release()}, Python {platform.python_version()}, gateway on one core",
+        "load_average": [round(value, 1) for value in os.getloadavg()],
         "load": load.GENERATOR,
         "rounds": args.rounds,
         "seconds": args.seconds,
@@ -109,7 +113,7 @@ def bars(report: dict) -> list[dict]:
 def render(report: dict) -> str:
     """A table for people."""
     lines = [
-        report["machine"],
+        f"{report['date']}; {report['machine']}; load average {' '.join(map(str, report['load_average']))}",
         f"fdatasync p50 {report['fdatasync_p50_us']:.0f} us; {report['rules']} rules; {report['load']}",
         "",
     ]
