@@ -33,7 +33,7 @@ uvloop.run(main())
 
 def installed(folder: Path, to: Target, say: TextIO) -> Iterator[AbstractContextManager[Target]]:
     """Every peer that could be installed; one that could not is said so, loudly."""
-    print("not among the peers: ContextForge (it wants a database and an administrator's set-up, which nothing here does)", file=say)
+    print("not among the peers: ContextForge (nothing here gives it its database and its administrator)", file=say)
     for name, packages, start in (("fastmcp", FASTMCP, fastmcp),):
         try:
             python = environment(name, packages, say)
