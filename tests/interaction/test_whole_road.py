@@ -204,6 +204,15 @@ def test_a_stranger_is_refused_and_recorded_and_reaches_nothing(gateway: Gateway
         assert peers.of(trace) == []
 
 
+def test_a_stranger_cannot_choose_the_address_that_is_recorded(gateway: Gateway) -> None:
+    before = len(gateway.records())
+    forged = {"X-Forwarded-For": "203.0.113.7", "Forwarded": "for=203.0.113.7", "X-Real-IP": "203.0.113.7"}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    assert gateway.http.post("/mcp/desk", json=message, headers=forged).status_code == 401
+    recorded = [record.leaf["peer"] for record in gateway.records()[before:] if record.kind == "auth.refused"]
+    assert recorded == ["127.0.0.1"]
+
+
 async def test_a_flood_of_strangers_leaves_few_records_that_account_for_all_of_them(own_gateway: Make) -> None:
     gateway, flood, message = own_gateway(), 500, {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     limits = httpx.Limits(max_connections=16)
