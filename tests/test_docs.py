@@ -67,7 +67,7 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 
 
 def test_no_file_names_a_folder_of_the_machine_that_it_was_written_on() -> None:
-    places = (f"{ROOT}/", f"{Path.home()}/")
+    places = [f"{place}/" for place in (ROOT, Path.home()) if len(place.parts) > 1]
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     texts = {name: (ROOT / name).read_text(errors="replace") for name in listed if name and (ROOT / name).is_file()}
     assert [f"{name}: {place}" for name, text in texts.items() for place in places if place in text] == []
