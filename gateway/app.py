@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -297,7 +297,7 @@ class App:
 Road = McpRoad | A2aRoad
 
 
-def _stages(parts: _Parts, road: Road, fulfil: object) -> Stages:
+def _stages(parts: _Parts, road: Road, fulfil: Callable[[Permit], Awaitable[Permit]]) -> Stages:
     """One protocol's stages: what is its own from `road`, the rest shared."""
     telemetry, clock = parts.telemetry, parts.clock
 
@@ -316,7 +316,7 @@ def _stages(parts: _Parts, road: Road, fulfil: object) -> Stages:
         parse=road.parse,
         normalise=road.normalise,
         decide=parts.engine.decide,
-        fulfil=fulfil,  # type: ignore[arg-type]
+        fulfil=fulfil,
         record_intent=record_intent,
         forward=road.forward,
         filter=road.filter,
