@@ -6,27 +6,30 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from policies.casbinmodel import check_model
 from policies.finding import BundleError, Finding, Report
 from policies.membership import Membership, read_roles
 from policies.model import Obligation
-from policies.reading import read_folder
-from policies.registry import Condition, Registry, ToolSpec, read_registry
+from policies.reading import REQUIRED, check_text, known_file, read_folder
+from policies.registry import Condition, ToolSpec, read_registry
 from policies.rules import Rule, read_grants
 
-__all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule", "ToolSpec", "load"]
+__all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule", "ToolSpec", "load", "load_texts"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
     """What a folder of policy says.
 
-    digest       `sha256:<hex>` over the names and texts of all files that decide: not of tests/ and README.md.
+    digest       `sha256:<hex>` over the names and texts of all files but tests/ and README.md, which decide nothing.
+    texts        every file that was read, tests included, by its name: `load_texts` makes the same bundle of them.
     tools        by full name, `erp.write_po`.
     sets         `set:<name>` → tool names.
     obligations  by name; conditions likewise.
     rules        in the order of files and lines.
+    shadow       rules that are watched and decide nothing.
     roles        who is a member of what.
     model        the text of model.conf.
     """
@@ -40,6 +43,8 @@ class Bundle:
     obligations: Mapping[str, Obligation]
     roles: tuple[Membership, ...]
     rules: tuple[Rule, ...]
+    shadow: tuple[Rule, ...]
+    texts: Mapping[str, str]
 
     def __repr__(self) -> str:
         return f"Bundle({self.digest}, {len(self.rules)} rules, {len(self.tools)} tools)"
@@ -51,19 +56,34 @@ def load(folder: Path) -> Bundle:
     texts = read_folder(Path(folder), report)
     if not texts:
         raise report.error()
+    return _load(texts, report)
+
+
+def load_texts(texts: Mapping[str, str]) -> Bundle:
+    """The bundle that these files are: a revision of a repository, an archive.  BundleError as `load`."""
+    report = Report()
+    for name in texts:
+        if not known_file(name):
+            report.add("stray-file", (name[:200], 0, 0), "this file is not part of a bundle")
+    for name in REQUIRED:
+        if name not in texts:
+            report.add("missing-file", (name, 0, 0), "this file is missing", "a bundle is never used in part")
+    checked = {name: text for name in sorted(texts) if (text := check_text(name, texts[name].encode(), report)) is not None}
+    if report:
+        raise report.error()
+    return _load(checked, report)
+
+
+def _load(texts: Mapping[str, str], report: Report) -> Bundle:
     if "model.conf" in texts:
         check_model(texts["model.conf"], report)
     registry = read_registry(texts, report)
     if "tools.yaml" not in texts:  # every line would be a finding of its own
         raise report.error()
     roles = read_roles(texts, registry, report)
-    rules = read_grants(texts, registry, roles, report)
+    rules, shadow = read_grants(texts, registry, roles, report)
     if report:
         raise report.error()
-    return _bundle(texts, registry, roles, rules)
-
-
-def _bundle(texts: Mapping[str, str], registry: Registry, roles: tuple[Membership, ...], rules: tuple[Rule, ...]) -> Bundle:
     return Bundle(
         digest=_digest(texts),
         model=texts["model.conf"],
@@ -74,6 +94,8 @@ def _bundle(texts: Mapping[str, str], registry: Registry, roles: tuple[Membershi
         obligations=registry.obligations,
         roles=roles,
         rules=rules,
+        shadow=shadow,
+        texts=MappingProxyType(dict(texts)),
     )
 
 
@@ -81,6 +103,8 @@ def _digest(texts: Mapping[str, str]) -> str:
     """Names and contents, each with its length before it, so that no two bundles read alike."""
     state = hashlib.sha256(b"bailiwick-bundle-v1\n")
     for name in sorted(texts):
+        if name.startswith("tests/"):
+            continue
         data = texts[name].encode()
         state.update(f"{name}\n{len(data)}\n".encode())
         state.update(data)

@@ -30,6 +30,7 @@ MAX_DIGITS = 60
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _TAG = "tag:yaml.org,2002:"
+_INNER = re.compile(r"(grants|shadow)/[A-Za-z0-9_-]+\.csv|tests/[A-Za-z0-9_-]+\.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,10 @@ def read_folder(folder: Path, report: Report) -> dict[str, str]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("..") or path.name in IGNORED:  # `..data` is how Kubernetes swaps a mounted folder
             continue
-        if path.name in ("grants", "workflows") and path.is_dir():
+        if path.name in ("grants", "shadow", "tests", "workflows") and path.is_dir():
             for inner in sorted(path.iterdir()):
                 count += 1
                 _take(inner, f"{path.name}/{inner.name}", texts, report)
-        elif path.name == "tests" and path.is_dir():
-            continue
         else:
             count += 1
             _take(path, path.name, texts, report)
@@ -89,12 +88,13 @@ def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
                 "a rule that looks as if it were enforced is worse than none",
             )  # fmt: skip
         return
-    if name.startswith("grants/..") or (name not in REQUIRED and not re.fullmatch(r"grants/[A-Za-z0-9_-]+\.csv", name)):
-        if not name.startswith("grants/.."):
-            help_ = f"a bundle holds {', '.join(REQUIRED)}, grants/*.csv and tests/; move the file elsewhere"
-            report.add("stray-file", (name, 0, 0), "this file is not part of a bundle", help_)
+    if path.name.startswith("..") and "/" in name:
         return
-    limit = MAX_CSV_BYTES if name.endswith(".csv") else MAX_YAML_BYTES
+    if not known_file(name):
+        help_ = f"a bundle holds {', '.join(REQUIRED)}, grants/*.csv, shadow/*.csv and tests/*.yaml; move the file elsewhere"
+        report.add("stray-file", (name, 0, 0), "this file is not part of a bundle", help_)
+        return
+    limit = _limit(name)
     try:
         if not path.is_file():
             report.add("stray-file", (name, 0, 0), "this is not a file", "")
@@ -104,12 +104,26 @@ def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
     except OSError as error:
         report.add("unreadable", (name, 0, 0), f"the file cannot be read: {error.strerror}", "")
         return
-    if len(data) > limit:
-        report.add("too-large", (name, 0, 0), f"the file is larger than {limit} bytes", "")
-        return
-    text = _decode(name, data, report)
+    text = check_text(name, data, report)
     if text is not None:
         texts[name] = text
+
+
+def known_file(name: str) -> bool:
+    """Whether a bundle may hold a file of this name."""
+    return name in REQUIRED or _INNER.fullmatch(name) is not None
+
+
+def check_text(name: str, data: bytes, report: Report) -> str | None:
+    """The text of one file's bytes; None, and a finding, where they are too many or no plain text."""
+    if len(data) > _limit(name):
+        report.add("too-large", (name, 0, 0), f"the file is larger than {_limit(name)} bytes", "")
+        return None
+    return _decode(name, data, report)
+
+
+def _limit(name: str) -> int:
+    return MAX_CSV_BYTES if name.endswith(".csv") else MAX_YAML_BYTES
 
 
 def _decode(name: str, data: bytes, report: Report) -> str | None:

@@ -42,17 +42,23 @@ class Rule:
     source: Source
 
 
-def read_grants(texts: Mapping[str, str], registry: Registry, roles: tuple[Membership, ...], report: Report) -> tuple[Rule, ...]:
-    """Read grants/*.csv in the order of their names; ids are unique over all files."""
+def read_grants(
+    texts: Mapping[str, str], registry: Registry, roles: tuple[Membership, ...], report: Report
+) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """Read grants/*.csv and shadow/*.csv in the order of their names: the rules in force, and those that are only watched.
+
+    Ids are unique over all files: a line keeps its own when it moves from shadow/ to grants/.
+    """
     grants = _Grants(registry, roles, report)
-    rules: list[Rule] = []
-    for name in sorted(n for n in texts if n.startswith("grants/")):
-        for row in read_rows(name, texts[name], "p", _COLUMNS, report):
-            rules.append(grants.rule(row))
-            if len(rules) > MAX_RULES:
-                report.add("too-large", (name, row.line, 1), f"more than {MAX_RULES} rules")
-                return ()
-    return tuple(rules)
+    read: dict[str, list[Rule]] = {"grants": [], "shadow": []}
+    for folder, rules in read.items():
+        for name in sorted(n for n in texts if n.startswith(f"{folder}/")):
+            for row in read_rows(name, texts[name], "p", _COLUMNS, report):
+                rules.append(grants.rule(row))
+                if len(rules) > MAX_RULES:
+                    report.add("too-large", (name, row.line, 1), f"more than {MAX_RULES} rules")
+                    return (), ()
+    return tuple(read["grants"]), tuple(read["shadow"])
 
 
 class _Grants:
