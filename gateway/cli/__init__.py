@@ -16,6 +16,7 @@ VERBS: tuple[str, ...] = (
     "explain",
     "demo",
     "serve",
+    "policy",
     "audit",
     "sandbox",
     "token",
@@ -24,7 +25,7 @@ VERBS: tuple[str, ...] = (
 """Modules of this package, in the order of `--help`.  Each has `register(app: typer.Typer) -> None`, which adds the command (or
 the group of commands) of the module's name, and imports what is heavy inside its functions."""
 
-ANSWERING = frozenset({"audit", "sandbox", "token"})
+ANSWERING = frozenset({"audit", "policy", "sandbox", "token"})
 """Verbs whose 1 is an answer, as "the ledger was changed": settings that cannot be read are none, and so end them with 2."""
 
 DEFECT = 70
