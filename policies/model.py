@@ -53,12 +53,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule that spoke."""
+    """A rule that spoke.  `text` is `RULE file:line`, made once when the rule is loaded and not at every call."""
 
     rule: str  # its id, as `PRO-2`
     effect: str  # allow | deny | require
     source: Source
     condition: str | None = None  # the condition's human sentence, where the rule has one
+    text: str = field(init=False, compare=False, repr=False, default="")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"{self.rule} {self.source}")
 
 
 @dataclass(frozen=True, slots=True)
