@@ -12,7 +12,7 @@ from policies.casbinmodel import check_model
 from policies.finding import BundleError, Finding, Report
 from policies.membership import Membership, read_roles
 from policies.model import Obligation
-from policies.reading import REQUIRED, check_text, known_file, read_folder
+from policies.reading import REQUIRED, SIGNATURE, check_text, known_file, read_folder
 from policies.registry import Condition, ToolSpec, read_registry
 from policies.rules import Rule, read_grants
 
@@ -23,7 +23,7 @@ __all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule"
 class Bundle:
     """What a folder of policy says.
 
-    digest       `sha256:<hex>` over the names and texts of all files but tests/ and README.md, which decide nothing.
+    digest       `sha256:<hex>` over the names and texts of all files that decide: not of tests/, README.md and the signature.
     texts        every file that was read, tests included, by its name: `load_texts` makes the same bundle of them.
     tools        by full name, `erp.write_po`.
     sets         `set:<name>` → tool names.
@@ -85,7 +85,7 @@ def _load(texts: Mapping[str, str], report: Report) -> Bundle:
     if report:
         raise report.error()
     return Bundle(
-        digest=_digest(texts),
+        digest=digest_of(texts),
         model=texts["model.conf"],
         tenants=registry.tenants,
         tools=registry.tools,
@@ -99,11 +99,11 @@ def _load(texts: Mapping[str, str], report: Report) -> Bundle:
     )
 
 
-def _digest(texts: Mapping[str, str]) -> str:
-    """Names and contents, each with its length before it, so that no two bundles read alike."""
+def digest_of(texts: Mapping[str, str]) -> str:
+    """Of names and contents, each with its length before it, so that no two bundles read alike."""
     state = hashlib.sha256(b"bailiwick-bundle-v1\n")
     for name in sorted(texts):
-        if name.startswith("tests/"):
+        if name.startswith("tests/") or name in SIGNATURE:
             continue
         data = texts[name].encode()
         state.update(f"{name}\n{len(data)}\n".encode())

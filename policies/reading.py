@@ -21,6 +21,8 @@ from policies.finding import Place, Report
 
 REQUIRED = ("model.conf", "roles.csv", "tools.yaml", "conditions.yaml", "obligations.yaml")
 IGNORED = ("README.md",)
+SIGNATURE = ("manifest.json", "manifest.jws")
+"""What signs a bundle (policies/manifest.py); it decides nothing, and the digest leaves it out."""
 MAX_FILES = 500
 MAX_YAML_BYTES = 1024 * 1024
 MAX_CSV_BYTES = 32 * 1024 * 1024
@@ -111,7 +113,7 @@ def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
 
 def known_file(name: str) -> bool:
     """Whether a bundle may hold a file of this name."""
-    return name in REQUIRED or _INNER.fullmatch(name) is not None
+    return name in REQUIRED or name in SIGNATURE or _INNER.fullmatch(name) is not None
 
 
 def check_text(name: str, data: bytes, report: Report) -> str | None:
