@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(msgspec.Struct, frozen=True, gc=False):
     """Something received or returned: the leaf holds a salted commitment, the opening stands beside, sealed for its subject.
 
     name is the leaf's field, as `args`; data the raw bytes as they were on the wire.
@@ -17,8 +17,7 @@ class Value:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One thing to record.  The journal adds log, writer, writer chain and the commitments of `values`.
 
     kind     dotted, from the closed list in `audit/leaf.py`.
@@ -33,12 +32,11 @@ class Entry:
     id: str
     at: int
     subject: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
+    fields: Mapping[str, object] = msgspec.field(default_factory=dict)
     values: tuple[Value, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Durable: where the record stands.  `index` is the leaf's index in the log, `leaf_hash` RFC 9162's."""
 
     log: str

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from a2a.types import a2a_pb2 as pb
+from msgspec.structs import replace
 
 from gateway.a2a import errors
 from gateway.a2a.answers import AgentSaysNo, pause_of, read_answer, says_failed

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NewType
 from urllib.parse import urlsplit
+
+import msgspec
 
 HeaderBlock = NewType("HeaderBlock", bytes)
 """Checked header lines, each ended by CRLF; made by `header_block` alone."""
@@ -53,8 +54,7 @@ def header_block(headers: Iterable[tuple[bytes, bytes]]) -> HeaderBlock:
     return HeaderBlock(b"".join(lines))
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(msgspec.Struct, frozen=True, gc=False):
     """Where requests go, taken apart and checked once.
 
     authority      as the Host header says it.
@@ -96,8 +96,7 @@ class Url:
         return self.scheme, self.host, self.port, self.allow_private
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request.
 
     static   headers that are the same in every request, checked when they were made.

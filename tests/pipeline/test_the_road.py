@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 
 from gateway import model
@@ -69,7 +70,7 @@ def stages(diary: Diary, *replies: Reply | Exception, decision: Decision = ALLOW
             diary.lines.append("upstream closed")
 
     def filtered(reply: Reply, intent: Intent) -> Reply:
-        return replace(reply, body=str(reply.payload).encode())
+        return msgspec.structs.replace(reply, body=str(reply.payload).encode())
 
     async def record_outcome(intent: Intent, outcome: Outcome) -> None:
         await asyncio.sleep(0)
@@ -175,7 +176,7 @@ async def test_an_upstream_error_is_recorded_and_passed_on() -> None:
 
 async def test_a_tool_error_is_an_outcome_of_its_own() -> None:
     diary = Diary()
-    await drive(diary, stages(diary, replace(FINAL, failed=True)))
+    await drive(diary, stages(diary, msgspec.structs.replace(FINAL, failed=True)))
     assert diary.outcomes[0].status is OutcomeStatus.TOOL_ERROR
 
 
@@ -193,7 +194,7 @@ async def test_a_result_that_the_filter_refuses_is_withheld_and_recorded() -> No
 
 async def test_a_stream_that_goes_on_after_a_final_looking_message_holds_back_only_the_last() -> None:
     diary = Diary()
-    seen = await drive(diary, stages(diary, FINAL, Reply("more", is_final=False), replace(FINAL, payload="last")))
+    seen = await drive(diary, stages(diary, FINAL, Reply("more", is_final=False), msgspec.structs.replace(FINAL, payload="last")))
     assert [reply.payload for reply in seen] == [{"ok": True}, "more", "last"]
     assert diary.lines[-2:] == ["outcome durable", "released"]
 
