@@ -1,0 +1,137 @@
+"""A question that was answered before, asked again: is the answer the same, and if not, which rules make the difference?
+
+What is compared is what a record can hold: verdicts and the texts of rules, never the rules themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from policies.model import Decision, Role
+
+
+class Direction(StrEnum):
+    """In which way an answer became another one; the first is the one to look at."""
+
+    GRANTED = "deny->allow"
+    TAKEN = "allow->deny"
+    DUTIES = "duties"  # allowed before and after, under other duties
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one principal's question came to; rules as `RULE file:line`.
+
+    who  the agent's name; "" for the person, whose name is no part of an answer.
+    """
+
+    who: str
+    role: str
+    action: str
+    allow: bool
+    rules: tuple[str, ...] = ()
+    duties: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision as a record holds it.  Equal verdicts are the same decision, made by the same bundle."""
+
+    effect: str
+    reason: str
+    bundle: str
+    asked: tuple[Asked, ...] = ()
+    obligations: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it let the call go on."""
+        return self.effect == "allow"
+
+    @classmethod
+    def of(cls, decision: Decision) -> Verdict:
+        """What a record would hold of this decision."""
+        return cls(
+            decision.effect.value,
+            decision.reason.value,
+            decision.bundle,
+            tuple(
+                Asked(
+                    "" if answer.question.role is Role.SUBJECT else answer.question.principal,
+                    answer.question.role.value,
+                    answer.question.action,
+                    answer.allowed,
+                    tuple(match.text for match in answer.matched if match.effect != "require"),
+                    tuple(match.text for match in answer.matched if match.effect == "require"),
+                    tuple(match.text for match in answer.near),
+                )
+                for answer in decision.answers
+            ),
+            tuple(obligation.name for obligation in decision.obligations),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An answer that became another one.
+
+    rules   the rules that speak in only one of the two answers, for the principals whose own answer changed; where there are
+            none, those that speak now.  As `RULE file:line`, or `(reason)` where no rule speaks at all.
+    before  the reason code then; `after` now.
+    """
+
+    direction: Direction
+    rules: tuple[str, ...]
+    before: str
+    after: str
+
+
+FIELDS: Final = ("effect", "reason", "bundle", "asked", "obligations")
+
+
+def differences(recorded: Verdict, again: Verdict) -> tuple[str, ...]:
+    """The parts of a verdict in which these two are not the same; none where they are identical."""
+    return tuple(name for name in FIELDS if getattr(recorded, name) != getattr(again, name))
+
+
+def change(before: Verdict, after: Verdict) -> Change | None:
+    """What became of an answer under other rules; None where it stayed.  Both must be answers to one question."""
+    if before.allowed != after.allowed:
+        direction = Direction.GRANTED if after.allowed else Direction.TAKEN
+        return Change(direction, _responsible(before, after), before.reason, after.reason)
+    if after.allowed and set(before.obligations) != set(after.obligations):
+        spoke = [text for asked in before.asked for text in asked.duties]
+        speaks = [text for asked in after.asked for text in asked.duties]
+        return Change(Direction.DUTIES, _only_one(spoke, speaks) or tuple(dict.fromkeys(speaks)), before.reason, after.reason)
+    return None
+
+
+def rule_of(text: str) -> str:
+    """The id in `RULE file:line`: a line keeps it when it moves."""
+    return text.partition(" ")[0]
+
+
+def _responsible(before: Verdict, after: Verdict) -> tuple[str, ...]:
+    """The rules behind a flip."""
+    then = before.asked or (None,) * len(after.asked)
+    now = after.asked or (None,) * len(before.asked)
+    spoke: list[str] = []
+    speaks: list[str] = []
+    for old, new in zip(then, now, strict=False):
+        if old is not None and new is not None and old.allow == new.allow:
+            continue
+        spoke += old.rules if old is not None else ()
+        speaks += new.rules if new is not None else ()
+    found = _only_one(spoke, speaks) or tuple(dict.fromkeys(speaks))
+    return found or (f"({after.reason if not after.allowed else before.reason})",)
+
+
+def _only_one(before: list[str], after: list[str]) -> tuple[str, ...]:
+    """The texts whose rule stands in one of the lists alone: those that came first, then those that went."""
+    old, new = {rule_of(text) for text in before}, {rule_of(text) for text in after}
+    came = [text for text in after if rule_of(text) not in old]
+    went = [text for text in before if rule_of(text) not in new]
+    return tuple(dict.fromkeys((*came, *went)))
