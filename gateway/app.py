@@ -10,7 +10,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,6 @@ from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import delegation_key, ledger_key, resolve, seal_key
-from gateway.mcp import lists
 from gateway.mcp.builtin import BuiltinServer
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream
@@ -43,6 +42,8 @@ from gateway.mcp.stdio import StdioServer
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, new_id, wall_clock
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
+from gateway.policy.in_force import InForce, Pair, Policy
+from gateway.policy.judging import could_by, decided_by
 from gateway.problem import Problem, ProblemError
 from gateway.record import Recorder
 from gateway.sandboxed import Sandboxed
@@ -66,7 +67,7 @@ class _Parts:
 
     settings: Settings
     clock: Clock
-    engine: Engine
+    in_force: InForce
     journal: Journal
     state: State
     upstreams: Upstreams
@@ -151,8 +152,11 @@ class App:
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)  # it waits for the collector
         seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
         journal = await self._open_journal(seal)
+        in_force = InForce(Policy(Pair(bundle, engine, clock())))
         telemetry.watch(
-            ledger_queue=lambda: journal.queued, ledger_healthy=lambda: bool(journal.healthy), bundle=lambda: bundle.digest
+            ledger_queue=lambda: journal.queued,
+            ledger_healthy=lambda: bool(journal.healthy),
+            bundle=lambda: in_force.current.active.digest,
         )
         state = await asyncio.to_thread(State.open, state_url_of(settings))
         stack.push_async_callback(state.close)
@@ -173,10 +177,10 @@ class App:
             clock=clock,
         )
         sandboxed = await self._open_sandbox()
-        recorder = Recorder(journal.append, clock)
+        recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
         parts = _Parts(
-            settings, clock, engine, journal, state, upstreams, authenticator, delegations, telemetry,
+            settings, clock, in_force, journal, state, upstreams, authenticator, delegations, telemetry,
             recorder, _derived(seal, b"mcp session"), sandboxed, self._environ,
         )  # fmt: skip
         slots = Slots(limits.concurrent_calls)
@@ -225,7 +229,7 @@ class App:
                 others[name] = child
             elif target.kind == "builtin" and parts.sandboxed is not None:
                 others[name] = BuiltinServer(parts.sandboxed.run)
-        could = lists.asking(parts.engine.decide, parts.clock)
+        could = could_by(parts.in_force.current, parts.clock)
         road = McpRoad(
             targets=targets,
             upstreams=parts.upstreams,
@@ -241,9 +245,17 @@ class App:
             return obligations.fulfil(permit)
 
         stages = _stages(parts, road, fulfil)
-        return McpEndpoint(
+        endpoint = McpEndpoint(
             stages, guard=self._guard, limits=limits, public_url=settings.public_url, could=could, slots=slots, clock=parts.clock
         )
+
+        def enforce(policy: Policy) -> None:
+            could = could_by(policy, parts.clock)
+            judged = replace(stages, filter=road.judged_by(could).filter)
+            endpoint.enforce(decided_by(policy, judged), could)
+
+        parts.in_force.follow(enforce)
+        return endpoint
 
     def _open_a2a(self, parts: _Parts, slots: Slots) -> A2aEndpoint:
         settings, limits = parts.settings, parts.settings.limits
@@ -268,7 +280,10 @@ class App:
         async def fulfil(permit: Permit) -> Permit:
             return await road.fulfil(obligations.fulfil(permit))
 
-        return A2aEndpoint(_stages(parts, road, fulfil), guard=self._guard, limits=limits, slots=slots, clock=parts.clock)
+        stages = _stages(parts, road, fulfil)
+        endpoint = A2aEndpoint(stages, guard=self._guard, limits=limits, slots=slots, clock=parts.clock)
+        parts.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages)))
+        return endpoint
 
     def _doors(self, parts: _Parts, dev: DevIssuer | None) -> Doors:
         async def whoami(request: Request) -> Principal:
@@ -315,7 +330,7 @@ def _stages(parts: _Parts, road: Road, fulfil: Callable[[Permit], Awaitable[Perm
         authenticate=parts.authenticator,
         parse=road.parse,
         normalise=road.normalise,
-        decide=parts.engine.decide,
+        decide=parts.in_force.current.active.engine.decide,
         fulfil=fulfil,
         record_intent=record_intent,
         forward=road.forward,

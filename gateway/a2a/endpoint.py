@@ -61,6 +61,10 @@ class A2aEndpoint:
         self._clock = clock
         self._heartbeat = heartbeat
 
+    def enforce(self, stages: Stages) -> None:
+        """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
+        self._stages = stages
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request.  What is refused before it is a call (host, size, load) has a decision id, but no record."""
         if scope["type"] != "http":

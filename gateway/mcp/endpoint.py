@@ -59,15 +59,18 @@ class McpEndpoint:
         clock: Clock = wall_clock,
         heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
-        self._stages = stages
+        self._in_force = stages, could
         self._guard = guard
         self._limits = limits
         self._metadata = f"{public_url.rstrip('/')}/.well-known/oauth-protected-resource{ROOT}"
-        self._could = could
         self._slots = slots or Slots(limits.concurrent_calls)
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
+
+    def enforce(self, stages: Stages, could: Could) -> None:
+        """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
+        self._in_force = stages, could
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request.  What is refused before it is a call (host, size, load) has a decision id, but no record."""
@@ -97,17 +100,18 @@ class McpEndpoint:
         return make_arrival(scope, body, protocol="mcp", target=target, path="", clock=self._clock, headers=headers)
 
     async def _serve(self, arrival: Arrival, send: Send) -> None:
+        stages, could = self._in_force
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             try:
                 with Within(self._limits.call_seconds):
-                    async with aclosing(govern(arrival, self._stages)) as replies:
+                    async with aclosing(govern(arrival, stages)) as replies:
                         async for reply in replies:
                             await _release(reply, arrival, stream, send)
                 return
             except Refused as refusal:
                 workflow = refusal.principal.workflow if refusal.principal else ""
-                answer = self._refused(refusal, arrival)
+                answer = self._refused(refusal, arrival, could)
             except UpstreamError as error:
                 answer = self._failed(error, arrival)
             except TimeoutError:
@@ -117,11 +121,11 @@ class McpEndpoint:
             else:
                 await _say(send, answer, arrival.id, workflow)
 
-    def _refused(self, refusal: Refused, arrival: Arrival) -> Answer:
+    def _refused(self, refusal: Refused, arrival: Arrival, could: Could) -> Answer:
         principal = refusal.principal
         if principal is not None and refusal.call is None and refusal.code in _LATE and not isinstance(refusal, RpcRefused):
             refusal = RpcRefused(refusal.code, rpc_id=peek_id(arrival.body, self._limits.json_depth))
-        knows = principal is not None and self._could(principal, arrival.target)
+        knows = principal is not None and could(principal, arrival.target)
         challenge = f'Bearer resource_metadata="{self._metadata}{arrival.target}"'
         return errors.refused(refusal, arrival, arrival.id, knows=knows, challenge=challenge)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -71,6 +72,12 @@ class McpRoad:
         for target in self._targets.values():
             if target.url is None and target.id not in self._others:
                 raise ValueError(f"mcp.{target.id}: nothing here speaks to it")
+
+    def judged_by(self, could: lists.Could) -> McpRoad:
+        """The same road, on which `could` decides what a list shows."""
+        other = copy.copy(self)
+        other._could = could
+        return other
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:
         """One strictly read call, its session unsealed; `RpcRefused` otherwise, last of all for a server that is not there."""

@@ -1,0 +1,1 @@
+"""Which bundle is in force, how another comes into force, and what became of every one that tried."""

@@ -1,0 +1,35 @@
+"""From a policy to the stages that it decides: every question of one call is answered by one bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gateway.mcp import lists
+from gateway.policy.canary import ByWorkflow
+
+if TYPE_CHECKING:
+    from gateway.model import Clock, Principal
+    from gateway.pipeline import Stages
+    from gateway.policy.in_force import Policy
+
+
+def decided_by(policy: Policy, stages: Stages) -> Stages:
+    """The same stages, decided by this policy: by one bundle, or by the one that the call's workflow belongs to."""
+    if policy.canary is None:
+        return replace(stages, decide=policy.active.engine.decide)
+    asked = ByWorkflow(stages.normalise, lambda workflow: policy.pair_of(workflow).engine.decide)
+    return replace(stages, normalise=asked.normalise, decide=asked.decide)
+
+
+def could_by(policy: Policy, clock: Clock) -> lists.Could:
+    """Who may know of what, by the very bundle that decides the call."""
+    active = lists.asking(policy.active.engine.decide, clock)
+    if policy.canary is None:
+        return active
+    canary = lists.asking(policy.canary.engine.decide, clock)
+
+    def could(principal: Principal, resource: str) -> bool:
+        return (canary if policy.pair_of(principal.workflow) is policy.canary else active)(principal, resource)
+
+    return could
