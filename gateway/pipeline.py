@@ -6,11 +6,11 @@ Read this file first.  What a stage does for MCP and for A2A stands in `gateway/
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
+from audit.model import LedgerUnavailableError
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from policies.model import AccessRequest, Decision
@@ -28,7 +28,7 @@ class Stages:
     record_intent   durable on return, or it raises: the only way to an `Intent`.
     forward         the upstream hop: messages, the last of them (and at least one) final.
     filter          what of a message is released; sets its bytes.
-    record_outcome  durable on return, or it raises.
+    record_outcome  under way when called, durable when awaited, or it raises.
     record_refusal  durable on return, or it raises.
     observe         metrics and spans, off the hot path; must not raise or block.
     """
@@ -41,7 +41,7 @@ class Stages:
     record_intent: Callable[[Permit], Awaitable[Intent]]
     forward: Callable[[Intent], AsyncGenerator[Reply, None]]
     filter: Callable[[Reply, Intent], Reply]
-    record_outcome: Callable[[Intent, Outcome], Awaitable[None]]
+    record_outcome: Callable[[Intent, Outcome], Awaitable[object]]
     record_refusal: Callable[[Arrival, Refused], Awaitable[None]]
     observe: Callable[[Arrival, Intent | Refused, Outcome | None], None]
 
@@ -49,17 +49,19 @@ class Stages:
 class _Bearings:
     """How far a call has come, so that a refusal can say whose it was and what it asked for."""
 
-    __slots__ = ("call", "principal", "request")
+    __slots__ = ("call", "decision", "principal", "request")
 
     def __init__(self) -> None:
         self.principal: Principal | None = None
         self.call: Call | None = None
         self.request: AccessRequest | None = None
+        self.decision: Decision | None = None
 
     def complete(self, refusal: Refused) -> Refused:
         refusal.principal = refusal.principal or self.principal
         refusal.call = refusal.call or self.call
         refusal.request = refusal.request or self.request
+        refusal.decision = refusal.decision or self.decision  # also of a call that was allowed and fell to a duty or an owner
         return refusal
 
 
@@ -108,7 +110,7 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
         principal = bearings.principal = await stages.authenticate(arrival)
         call = bearings.call = stages.parse(arrival, principal)
         request = bearings.request = stages.normalise(call, principal)
-        decision = stages.decide(request)
+        decision = bearings.decision = stages.decide(request)
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
         permit = await stages.fulfil(Permit.of(call, principal, request, decision))
@@ -128,6 +130,9 @@ async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Sta
         await _shielded(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
     except Refused as refusal:
         raise _of(refusal, intent.permit.principal, intent.permit.call) from None
+    except LedgerUnavailableError as error:
+        refusal = Refused(Code.LEDGER_UNAVAILABLE, error.detail)
+        raise _of(refusal, intent.permit.principal, intent.permit.call) from error
 
 
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
@@ -165,17 +170,17 @@ class _Tally:
         return Outcome(self.status, body, self.detail, self.events, self.bytes)
 
 
-async def _shielded(work: Coroutine[Any, Any, None] | Awaitable[None]) -> None:
+async def _shielded(work: Awaitable[object]) -> None:
     """Await to the end even while this task is being cancelled; the cancellation is kept for afterwards."""
-    task = asyncio.ensure_future(work)
+    future = asyncio.ensure_future(work)  # the ledger's own future stays what it is: no task is made for it
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
+    while not future.done():
         try:
-            await asyncio.shield(task)
+            await asyncio.shield(future)
         except asyncio.CancelledError as error:
-            if task.cancelled():
+            if future.cancelled():
                 raise
             cancelled = error
-    task.result()
+    future.result()
     if cancelled is not None:
         raise cancelled

@@ -304,3 +304,9 @@ def peek_id(body: bytes, depth: int) -> RpcId:
         return _envelope(loads(body, depth))[0]
     except (UnreadableError, RpcRefused):
         return None
+
+
+def peek_tool(body: bytes, depth: int) -> tuple[str, Mapping[str, object]]:
+    """Name and arguments of a tool call that was read before; `RpcRefused` where the bytes are none."""
+    rpc_id, _, params = _envelope(_json(body, depth))
+    return _tool(params, rpc_id)
