@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from policies import names
 from policies.bundle import Bundle
 from policies.index import Asker, IndexedEnforcer
 from policies.membership import Closure
@@ -25,11 +26,10 @@ from policies.model import (
     Role,
     questions,
 )
-from policies.registry import SLUG
 from policies.rules import NONE
 from policies.values import NO_TYPES, Evaluate, Facts
 
-ACTIONS: Final = frozenset({"call", "send", "read"})
+ACTIONS: Final = frozenset(names.ACTIONS)
 """What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
 
 
@@ -81,7 +81,7 @@ class Engine:
         _well_formed(request)
         if request.action == "list":
             return self._list(request)
-        types = self._types(request.resource, request.tenant)
+        types = self._types(request.resource, request.tenant, request.action)
         if types is None:
             return self._unknown()
         ask = _Ask(self._conditions, request, types, hypothetical=request.arguments is None)
@@ -180,17 +180,23 @@ class Engine:
         asked = [replace(question, action="call") for question in acting]
         for tool in self.tools_of(request.resource):
             resource = f"{request.resource}.{tool}"
-            types = self._types(resource, request.tenant)
+            types = self._types(resource, request.tenant, "call")
             if types is not None and self._could(request, types, resource, asked):
                 return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
         return self._unknown()
 
-    def _types(self, resource: str, tenant: str) -> Mapping[str, str] | None:
-        """Types of the arguments; None for what is not registered in this tenant.  Agents are not registered here."""
-        if resource.startswith("a2a:"):
-            return NO_TYPES if tenant in self.bundle.tenants and SLUG.fullmatch(resource, 4) else None
+    def _types(self, resource: str, tenant: str, action: str) -> Mapping[str, str] | None:
+        """Types of the arguments; None for what is unknown in this tenant, or has no such action.
+
+        Tools are registered; everything else is known by its form alone.
+        """
         spec = self.bundle.tools.get(resource)
-        return spec.args if spec is not None and tenant in spec.tenants else None
+        if spec is not None:
+            return spec.args if tenant in spec.tenants and action == "call" else None
+        kind = names.kind_of(resource)
+        if kind is None or kind is names.TOOLS or kind.instead or action not in kind.actions or tenant not in self.bundle.tenants:
+            return None
+        return NO_TYPES
 
 
 class _Ask:

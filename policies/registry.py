@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from policies import names
 from policies.expression import Expression, ExpressionError, parse
 from policies.finding import Report, suggest
 from policies.model import NOTHING, Obligation, Source
@@ -14,8 +15,7 @@ from policies.reading import Item, read_yaml
 
 TYPES = ("string", "number", "integer", "boolean", "array", "object")
 RISKS = ("low", "medium", "high")
-SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-TOOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.[A-Za-z0-9_./-]{1,128}")
+SLUG, TOOL = names.SLUG, names.TOOL
 ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 LABEL = re.compile(r"[a-z0-9-]{1,40}:[a-z0-9-]{1,40}")

@@ -10,15 +10,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from policies import names
 from policies.expression import ExpressionError, parse
 from policies.finding import Report, suggest
 from policies.membership import Membership, check_tenant, check_who
 from policies.model import Source
 from policies.reading import Row, read_rows
-from policies.registry import SLUG, Registry
+from policies.registry import Registry
 
 EFFECTS = ("allow", "deny", "require")
-ACTIONS = ("call", "send", "relay", "*")
+ACTIONS = (*names.ACTIONS, names.RELAY, "*")
 NONE = "-"
 MAX_RULES = 250_000
 
@@ -81,9 +82,8 @@ class _Grants:
         self._check_who(row, who, tenant)
         check_tenant(row, _CELL["tenant"], self._registry, self._report, everywhere=True)
         self._check_word(row, "effect", EFFECTS)
-        self._check_word(row, "action", ACTIONS)
-        covered = self._check_tool(row, tool)
-        self._check_verb(row, tool, action)
+        covered = self._check_object(row, tool)
+        self._check_action(row, tool, action)
         self._check_existence(row, tenant, tool, covered)
         self._check_condition(row, when, covered)
         self._check_duty(row, effect, must)
@@ -118,26 +118,38 @@ class _Grants:
             help_ = suggest(who, known) or "name its members in roles.csv"
             self._wrong("unknown-role", row, "who", f"nobody has '{who}' in tenant '{tenant}'", help_)
 
-    # --- tools
+    # --- objects and actions
 
-    def _check_tool(self, row: Row, tool: str) -> tuple[str, ...]:
-        """The registered tools that the rule covers."""
-        registry = self._registry
-        if tool == "*":
+    def _check_object(self, row: Row, name: str) -> tuple[str, ...]:
+        """What is wrong with an object; the registered tools that it covers."""
+        if name == "*":
             if row.cells[_CELL["effect"]] == "allow":
                 help_ = "write <server>.* for all tools of a server"
                 self._wrong("odd-tool", row, "tool", "an allow line names what it allows", help_)
-            return tuple(registry.tools)
-        if tool.startswith("a2a:"):
-            if tool != "a2a:*" and not SLUG.fullmatch(tool[4:]):
-                self._wrong("odd-tool", row, "tool", f"'{tool[:60]}' is no agent", "write a2a:<agent>, or a2a:* for all")
-            return ()
+            return tuple(self._registry.tools)
+        kind = names.kind_of_cell(name)
+        if kind is names.TOOLS:
+            return self._check_tool(row, name)
+        if kind is None:
+            help_ = suggest(name.split(":", 1)[0] + ":", names.PREFIXES) or f"known are {', '.join(names.PREFIXES)}, set:"
+            self._wrong("unknown-object", row, "tool", f"'{name[:60]}' is of no kind that is governed", help_)
+        elif kind.instead:
+            self._wrong("unknown-object", row, "tool", f"nothing is decided by '{name[:60]}' in this version", kind.instead)
+        elif not kind.has(name) and not kind.covers(name):
+            forms = " or ".join(form.strip("`") for form in (kind.written, *kind.patterns))
+            message = f"'{name[:60]}' is no {kind.name}, or not in its one form"
+            self._wrong("odd-tool", row, "tool", message, _one_form(name) or f"write {forms}")
+        return ()
+
+    def _check_tool(self, row: Row, tool: str) -> tuple[str, ...]:
+        """The registered tools that a tool's name, a set or a pattern covers."""
+        registry = self._registry
         if tool.startswith("set:"):
             if tool not in registry.sets:
                 help_ = suggest(tool, registry.sets) or "name it in tools.yaml"
                 self._wrong("unknown-set", row, "tool", f"there is no set '{tool[:60]}'", help_)
             return registry.sets.get(tool, ())
-        if tool.endswith(".*") and SLUG.fullmatch(tool[:-2]):
+        if names.TOOLS.covers(tool):
             covered = tuple(self._servers.get(tool[:-2], ()))
             if not covered:
                 help_ = suggest(tool, [f"{server}.*" for server in self._servers]) or "register its tools in tools.yaml"
@@ -151,11 +163,17 @@ class _Grants:
             self._wrong("unknown-tool", row, "tool", f"there is no tool '{tool[:60]}'", help_)
         return (tool,) if tool in registry.tools else ()
 
-    def _check_verb(self, row: Row, tool: str, action: str) -> None:
-        if tool.startswith("a2a:") and action == "call":
-            self._wrong("unknown-action", row, "action", "an agent is sent to, not called", "write 'send'")
-        if not tool.startswith("a2a:") and tool != "*" and action == "send":
-            self._wrong("unknown-action", row, "action", "a tool is called, not sent to", "write 'call'")
+    def _check_action(self, row: Row, name: str, action: str) -> None:
+        kind = None if name == "*" else names.kind_of_cell(name)
+        known = ACTIONS if kind is None else (*kind.actions, names.RELAY, "*")
+        if action in known or (kind is not None and kind.instead):
+            return
+        help_ = f"known are {', '.join(known)}"
+        if kind is not None and action in ACTIONS:
+            help_ = " or ".join(f"write '{each}'" for each in kind.actions)
+            self._wrong("unknown-action", row, "action", f"'{action}' is no action on '{name[:60]}'", help_)
+        else:
+            self._wrong("unknown-action", row, "action", f"action '{action[:60]}' is not known", suggest(action, known) or help_)
 
     def _check_existence(self, row: Row, tenant: str, tool: str, covered: tuple[str, ...]) -> None:
         specs = [self._registry.tools[name] for name in covered if name in self._registry.tools]
@@ -174,10 +192,9 @@ class _Grants:
             help_ = suggest(when, known) or "name it in conditions.yaml"
             self._wrong("unknown-condition", row, "when", f"there is no condition '{when[:60]}'", help_)
             return
-        tool, action = row.cells[_CELL["tool"]], row.cells[_CELL["action"]]
-        reaches_agents = tool.startswith("a2a:") or (tool == "*" and action != "call")
-        if condition.expression.arguments and reaches_agents:
-            message = f"condition '{when}' reads arguments, and a message to an agent has none"
+        bare = [kind for kind in names.reached(*_object_of(row)) if kind.name not in names.WITH_ARGUMENTS]
+        if condition.expression.arguments and bare:
+            message = f"condition '{when}' reads arguments, and a question about {_an(bare[0].name)} has none"
             self._wrong("unknown-argument", row, "when", message, "name the tools that it is about")
             return
         for each in covered:
@@ -212,3 +229,18 @@ class _Grants:
         elif must not in known:
             help_ = suggest(must, known) or "name it in obligations.yaml"
             self._wrong("unknown-duty", row, "must", f"there is no duty '{must[:60]}'", help_)
+
+
+def _object_of(row: Row) -> tuple[str, str]:
+    return row.cells[_CELL["tool"]], row.cells[_CELL["action"]]
+
+
+def _an(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+def _one_form(name: str) -> str:
+    """How a resource is written in its one form, where it has one that differs."""
+    server, slash, address = name.removeprefix("res:").partition("/")
+    form = names.resource(server, address) if slash and name.startswith("res:") and "*" not in name else None
+    return f"write '{form}'" if form is not None and form != name else ""

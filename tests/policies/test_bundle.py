@@ -90,7 +90,7 @@ def test_a_finding_has_its_line_and_points_at_the_cell(findings: Find) -> None:
 CELLS: list[tuple[dict[str, str | bytes | None], str, str]] = [
     (grant(effect="dney"), "unknown-effect", "did you mean 'deny'?"),
     (grant(action="cal"), "unknown-action", "did you mean 'call'?"),
-    (grant(action="list"), "unknown-action", "known are call, send, relay, *"),
+    (grant(action="list"), "unknown-action", "known are call, relay, *"),
     (grant(action="read"), "unknown-action", ""),
     (grant(who="role:buyr"), "unknown-role", "did you mean 'role:buyer'?"),
     (grant(who="role:buyer", tenant="other"), "unknown-role", ""),
