@@ -1,0 +1,187 @@
+"""`bailiwick policy test`: a bundle's own tables against its own rules, and what must hold before it may go live.
+
+Pure: a suite and an engine in, results out; no clock, no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from policies.bundle import Bundle, BundleError
+from policies.engine import Engine
+from policies.finding import MAX_FINDINGS, Finding, suggest
+from policies.invariants import Violation, violations
+from policies.membership import kind_of
+from policies.model import Decision, Effect, Reason, Source
+from policies.sentence import explain
+from policies.testfile import read_tests
+from policies.testsuite import Case, Invariant, Suite
+
+__all__ = [
+    "Case", "CaseResult", "Invariant", "InvariantResult", "Results", "Suite",
+    "check_for_activation", "proven_denial", "read_tests", "run",
+]  # fmt: skip
+
+_RULED = frozenset({Reason.USER_LACKS_RIGHT, Reason.AGENT_LACKS_RIGHT, Reason.GUARDRAIL})
+"""Denials that come of the rules, and of nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What came of a row.  `problems`: how it differs from what was expected, none where it passed."""
+
+    case: Case
+    decision: Decision
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything came as expected."""
+        return not self.problems
+
+    @property
+    def explanation(self) -> str:
+        """The decision in English."""
+        return explain(self.case.request, self.decision)
+
+
+@dataclass(frozen=True, slots=True)
+class InvariantResult:
+    """What came of an invariant: the ways in which it could be broken, none where it holds."""
+
+    invariant: Invariant
+    violations: tuple[Violation, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing whatever could break it."""
+        return not self.violations
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What came of a suite on one bundle."""
+
+    suite: Suite
+    bundle: Bundle
+    cases: tuple[CaseResult, ...] = ()
+    invariants: tuple[InvariantResult, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row and every invariant did."""
+        return all(case.passed for case in self.cases) and all(each.passed for each in self.invariants)
+
+
+def run(suite: Suite, engine: Engine) -> Results:
+    """Ask every question of a suite, and try to break every invariant."""
+    cases = tuple(_judged(case, engine.decide(case.request), engine.bundle) for case in suite.cases)
+    broken = violations(engine.bundle, suite.invariants)
+    invariants = tuple(InvariantResult(invariant, found) for invariant, found in zip(suite.invariants, broken, strict=True))
+    return Results(suite, engine.bundle, cases, invariants)
+
+
+def _judged(case: Case, decision: Decision, bundle: Bundle) -> CaseResult:
+    problems: list[str] = []
+    if decision.effect is not case.expect:
+        problems.append(f"expected {case.expect.value}, got {decision.effect.value} ({decision.reason.value})")
+    for because in case.because:
+        problems += _unexplained(because, case, decision, bundle)
+    if case.must is not None and decision.allowed:
+        heard = {duty.name for duty in decision.obligations}
+        problems += [f"expected the duty {name}, which no rule asks for" for name in sorted(case.must - heard)]
+        if case.exact:
+            problems += [f"got the duty {name}, which was not expected" for name in sorted(heard - case.must)]
+    return CaseResult(case, decision, tuple(problems))
+
+
+def _unexplained(because: str, case: Case, decision: Decision, bundle: Bundle) -> Iterator[str]:
+    """Why a decision is not because of this, if it is not."""
+    if because in {reason.value for reason in Reason}:
+        if decision.reason.value != because:
+            yield f"expected the reason {because}, got {decision.reason.value}"
+    elif kind_of(because) in ("user", "svc", "agent"):
+        if because not in decision.missing:
+            yield f"expected that {because}'s right is missing, got {_listed(decision.missing)}"
+    elif any(rule.id == because for rule in bundle.rules):
+        spoke = dict.fromkeys(m.rule for answer in decision.answers for m in (*answer.matched, *answer.near))
+        if because not in spoke:
+            yield f"expected rule {because} to speak, got {_listed(tuple(spoke))}"
+    elif because not in explain(case.request, decision):
+        hint = suggest(because, [*(rule.id for rule in bundle.rules[:5000]), *(reason.value for reason in Reason)])
+        yield f"expected '{because}' in the explanation" + (f"; {hint}" if hint else "")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if names else "nothing"
+
+
+# --- going live
+
+
+def proven_denial(results: Results) -> bool:
+    """Whether a passing row shows a denial that rules had a chance to get wrong.
+
+    The denied question must be reachable: a passing row allows the same tool to somebody else, through other agents or with other
+    arguments.  A bundle without any allow line reaches nothing; there a denial of what is registered is enough.
+    """
+    allowed = {_question(result.case) for result in results.cases if result.passed and result.case.expect is Effect.ALLOW}
+    grants = any(rule.effect == "allow" for rule in results.bundle.rules)
+    return any(
+        result.passed
+        and result.case.expect is Effect.DENY
+        and result.decision.reason in _RULED
+        and (not grants or _question(result.case) in allowed)
+        for result in results.cases
+    )
+
+
+def _question(case: Case) -> tuple[str, str, str]:
+    return case.request.tenant, case.request.action, case.request.resource
+
+
+def check_for_activation(bundle: Bundle, engine: Engine) -> list[Finding]:
+    """Everything that keeps a bundle from going live; nothing where its tests pass, its invariants hold and a denial is proven.
+
+    Never raises, and changes nothing.  `engine` is the one that would decide from then on.
+    """
+    if engine.bundle.digest != bundle.digest:
+        return [Finding("wrong-engine", "model.conf", 0, 0, "the engine decides by another bundle", "make one of this bundle")]
+    try:
+        suite = read_tests(bundle)
+    except BundleError as error:
+        return list(error.findings)
+    results = run(suite, engine)
+    found = [*_failures(results, bundle)][:MAX_FINDINGS]
+    if not found and not proven_denial(results):
+        found.append(_unproven(results))
+    return found
+
+
+def _failures(results: Results, bundle: Bundle) -> Iterator[Finding]:
+    for case in results.cases:
+        if not case.passed:
+            message = f"'{case.case.title}' fails: {'; '.join(case.problems)}"
+            yield _finding("test-failed", bundle, case.case.source, message, case.explanation)
+    for each in results.invariants:
+        for violation in each.violations:
+            message = f"'{each.invariant.title}' could be broken: {violation.sentence}"
+            yield _finding("invariant-broken", bundle, each.invariant.source, message, violation.help)
+
+
+def _finding(code: str, bundle: Bundle, source: Source, message: str, help_: str) -> Finding:
+    lines = bundle.texts.get(source.file, "").split("\n")
+    text = lines[source.line - 1][:400] if 0 < source.line <= len(lines) else ""
+    return Finding(code, source.file, source.line, source.column, message, help_, text)
+
+
+def _unproven(results: Results) -> Finding:
+    file = results.cases[0].case.source.file if results.cases else "tests"
+    denied = next((r.case.request.resource for r in results.cases if r.case.expect is Effect.DENY), None)
+    if denied is None:
+        message, help_ = "no test expects a denial", "add a row with 'expect: deny' to tests/*.yaml, and one that allows the same"
+    else:
+        message = "no test proves a denial: what is denied is allowed to nobody in these tests, so anything could deny it"
+        help_ = f"add a row that allows '{denied}' to somebody who may, so that the denial is the rules' own"
+    return Finding("no-proven-denial", file, 0, 0, message, help_)
