@@ -151,13 +151,7 @@ class Journal:
         `ValueError` for an entry that is none.  A caller that is cancelled here may find its record in the log; a `call.start`
         nobody was told of is closed by `call.orphaned`.
         """
-        leaf.check(entry)
-        if self._closed or self._tampered or self._stalled:
-            raise LedgerUnavailableError(self.healthy.reason)
-        if len(self._waiting) >= self._limit or self._bytes > _MAX_QUEUED_BYTES:
-            raise LedgerUnavailableError("too many records wait to be written")
-        future: asyncio.Future[Receipt] = self._loop.create_future()
-        self._enqueue(_Waiting(entry, future))
+        future = self.submit(entry)
         try:
             return await future
         except asyncio.CancelledError:
@@ -165,6 +159,20 @@ class Journal:
                 # Cancelled in the very turn in which it was told: `_resolve` took it for delivered, and nobody will send it.
                 self._enqueue(_Waiting(closing(entry, future.result().index, "nobody waited"), None))
             raise
+
+    def submit(self, entry: Entry) -> asyncio.Future[Receipt]:
+        """As `append`, for who waits in a way of their own: the entry is on its way, and its result will be in the future.
+
+        To cancel the future takes nothing back.  Not for `call.start`, whose waiter must be known to be there.
+        """
+        leaf.check(entry)
+        if self._closed or self._tampered or self._stalled:
+            raise LedgerUnavailableError(self.healthy.reason)
+        if len(self._waiting) >= self._limit or self._bytes > _MAX_QUEUED_BYTES:
+            raise LedgerUnavailableError("too many records wait to be written")
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        self._enqueue(_Waiting(entry, future))
+        return future
 
     async def shred(self, subject: str, *, request: str, approver: str) -> Receipt:
         """Destroy a person's key, in one transaction with the `key.shred` record that names only the pseudonym.

@@ -131,8 +131,8 @@ async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Sta
     except Refused as refusal:
         raise _of(refusal, intent.permit.principal, intent.permit.call) from None
     except LedgerUnavailableError as error:
-        refusal = Refused(Code.LEDGER_UNAVAILABLE, error.detail)
-        raise _of(refusal, intent.permit.principal, intent.permit.call) from error
+        failure = Refused(Code.LEDGER_UNAVAILABLE, error.detail)
+        raise _of(failure, intent.permit.principal, intent.permit.call) from error
 
 
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:

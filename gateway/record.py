@@ -16,24 +16,29 @@ from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway import model
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
-from policies.model import AccessRequest, Decision
+from policies.model import AccessRequest, Decision, Role
 from policies.sentence import explain
 
 SUBJECT: Final = "@subject"
 """Stands for the person inside a leaf's fields; the ledger puts the pseudonym there."""
 
+_PERSON: Final = ("user", SUBJECT)
+
 Append = Callable[[Entry], Awaitable[Receipt]]
+Submit = Callable[[Entry], Awaitable[Receipt]]
 
 
 class Recorder:
-    """Writes one protocol's records.  Every method is durable on return, or raises `Refused(LEDGER_UNAVAILABLE)`.
+    """Writes the records of calls: durable on return (`outcome` says how), or `Refused(LEDGER_UNAVAILABLE)` is raised.
 
     Refusals of strangers are bounded: at most `strangers_per_second` of them are records of their own, the others are counted
     and the count stands in the next one (at `close`, in that of the last of them): no stranger can fill the disk.
     """
 
-    def __init__(self, append: Append, clock: Clock, *, strangers_per_second: int = 20) -> None:
+    def __init__(self, append: Append, submit: Submit, clock: Clock, *, strangers_per_second: int = 20) -> None:
+        """`append` and `submit` are the journal's."""
         self._append = append
+        self._submit = submit
         self._clock = clock
         self._strangers_per_second = strangers_per_second
         self._second = 0
@@ -50,27 +55,29 @@ class Recorder:
 
     async def intent(self, permit: Permit) -> Intent:
         """Record that the call is about to be sent; the returned `Intent` is what may be."""
-        call = permit.call
-        fields = _whose(permit.principal) | _what(call.arrival, call, permit.request)
-        fields["decision"] = _decided(permit.decision) | {"fulfilled": list(permit.fulfilled)}
-        entry = Entry(
-            "call.start", call.arrival.id, call.arrival.at, permit.principal.subject, fields, _facts(call, permit.request)
-        )
-        receipt = await self._write(entry)
+        call, principal, request = permit.call, permit.principal, permit.request
+        arrival = call.arrival
+        fields = _about(arrival, principal, call, request)
+        fields["decision"] = decided = _decided(permit.decision)
+        decided["fulfilled"] = list(permit.fulfilled)
+        receipt = await self._write(Entry("call.start", arrival.id, arrival.at, principal.subject, fields, _facts(call, request)))
         return Intent(permit, receipt.index, model._RECORDED)
 
-    async def outcome(self, intent: Intent, outcome: Outcome) -> None:
-        """Record how the call ended, and what was (or would have been) released."""
+    def outcome(self, intent: Intent, outcome: Outcome) -> Awaitable[Receipt]:
+        """Record how the call ended, and what was (or would have been) released: on its way on return, durable when awaited.
+
+        `LedgerUnavailableError`, at once or when awaited, where it is not.
+        """
         permit = intent.permit
-        arrival = permit.call.arrival
+        arrival, principal = permit.call.arrival, permit.principal
         now = self._clock()
         fields: dict[str, object] = {
             "call": arrival.id,
             "start_index": intent.start_index,
-            "workflow": permit.principal.workflow,
+            "workflow": principal.workflow,
             "trace": permit.call.trace.trace_id,
             "outcome": {
-                "status": outcome.status.value,
+                "status": outcome.status._value_,
                 "detail": outcome.detail[:256],
                 "latency_us": max(now - arrival.at, 0),
                 "events": outcome.events,
@@ -78,7 +85,7 @@ class Recorder:
             },
         }
         values = (Value("response", outcome.body),) if outcome.body else ()
-        await self._write(Entry("call.end", new_id(now), now, permit.principal.subject, fields, values))
+        return self._submit(Entry("call.end", new_id(now), now, principal.subject, fields, values))
 
     async def refusal(self, arrival: Arrival, refusal: Refused) -> None:
         """Record a call that was not made, and why."""
@@ -86,7 +93,7 @@ class Recorder:
         if principal is None:
             await self._stranger(arrival, refusal)
             return
-        fields = _whose(principal) | _what(arrival, call, request)
+        fields = _about(arrival, principal, call, request)
         fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
         values = _facts(call, request) if call is not None else ()
         if decision is not None:
@@ -107,7 +114,7 @@ class Recorder:
         await self._write_stranger(arrival, refusal)
 
     async def _write_stranger(self, arrival: Arrival, refusal: Refused) -> None:
-        fields = _what(arrival, None, None) | {"refused": {"code": refusal.code.value, "detail": refusal.detail[:256]}}
+        fields = _about(arrival, None, None, None) | {"refused": {"code": refusal.code.value, "detail": refusal.detail[:256]}}
         fields["peer"] = arrival.peer
         suppressed, self._suppressed = self._suppressed, 0
         if suppressed:
@@ -125,19 +132,11 @@ class Recorder:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
 
 
-def _whose(principal: Principal) -> dict[str, object]:
-    """Who: the person by pseudonym, the agents by id, and how the caller proved itself."""
-    return {
-        "tenant": principal.tenant,
-        "workflow": principal.workflow,
-        "chain": [["user", SUBJECT], *(["agent", actor] for actor in principal.actors)],
-        "caused_by": principal.caused_by,
-        "auth": {"method": principal.method, "cred": principal.credential, "jti": principal.jti},
-    }
+def _about(arrival: Arrival, principal: Principal | None, call: Call | None, request: AccessRequest | None) -> dict[str, object]:
+    """Who (the person by pseudonym, the agents by id, and how the caller proved itself), and what was asked for.
 
-
-def _what(arrival: Arrival, call: Call | None, request: AccessRequest | None) -> dict[str, object]:
-    """What was asked for; of a message that could not be read, only where it went."""
+    Of a message that could not be read, only where it went.
+    """
     trace = call.trace if call is not None else arrival.trace
     fields: dict[str, object] = {
         "proto": arrival.protocol,
@@ -146,31 +145,44 @@ def _what(arrival: Arrival, call: Call | None, request: AccessRequest | None) ->
         "span": trace.span_id,
         "parent": trace.parent,
     }
+    if principal is not None:
+        fields["tenant"] = principal.tenant
+        fields["workflow"] = principal.workflow
+        fields["chain"] = [_PERSON, *[("agent", actor) for actor in principal.actors]]
+        fields["caused_by"] = principal.caused_by
+        fields["auth"] = {"method": principal.method, "cred": principal.credential, "jti": principal.jti}
     if call is not None:
-        fields |= {"proto_ver": call.version, "method": call.method, "tool": call.name or ""}
+        fields["proto_ver"], fields["method"], fields["tool"] = call.version, call.method, call.name or ""
     if request is not None:
-        fields |= {"action": request.action, "resource": request.resource}
+        fields["action"], fields["resource"] = request.action, request.resource
     return fields
 
 
 def _decided(decision: Decision) -> dict[str, object]:
     """The decision, so that it can be explained and reproduced: who was asked what, and which rule at which line spoke."""
-    return {
-        "effect": decision.effect.value,
-        "reason": decision.reason.value,
-        "policy": decision.bundle,
-        "asked": [
+    asked = []
+    for answer in decision.answers:
+        question = answer.question
+        rules: list[str] = []
+        duties: list[str] = []
+        for match in answer.matched:
+            (duties if match.effect == "require" else rules).append(match.text)
+        asked.append(
             {
-                "who": answer.question.principal if answer.question.role != "subject" else SUBJECT,
-                "role": answer.question.role.value,
-                "action": answer.question.action,
+                "who": SUBJECT if question.role is Role.SUBJECT else question.principal,
+                "role": question.role._value_,  # `value` is a property in Python, `_value_` a slot
+                "action": question.action,
                 "allow": answer.allowed,
-                "rules": [f"{match.rule} {match.source}" for match in answer.matched if match.effect != "require"],
-                "duties": [f"{match.rule} {match.source}" for match in answer.matched if match.effect == "require"],
-                "near": [f"{match.rule} {match.source}" for match in answer.near],
+                "rules": rules,
+                "duties": duties,
+                "near": [match.text for match in answer.near],
             }
-            for answer in decision.answers
-        ],
+        )
+    return {
+        "effect": decision.effect._value_,
+        "reason": decision.reason._value_,
+        "policy": decision.bundle,
+        "asked": asked,
         "obligations": [obligation.name for obligation in decision.obligations],
     }
 

@@ -157,7 +157,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     state = State.open(f"sqlite:///{folder / 'state.db'}")
     upstreams = Upstreams()
     ledger = Ledger()
-    recorder = Recorder(ledger.append, wall_clock)
+    recorder = Recorder(ledger.append, ledger.append, wall_clock)
     peers = {
         agent: Peer(
             agent,

@@ -208,7 +208,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     )
     upstreams = options.get("upstreams") or Upstreams()
     ledger = Ledger()
-    recorder = Recorder(ledger.append, wall_clock)
+    recorder = Recorder(ledger.append, ledger.append, wall_clock)
     static = block(options.get("credentials", ()), FIXED)
     targets = {
         name: where
