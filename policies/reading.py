@@ -5,6 +5,7 @@ A file is read once: what is checked, what is hashed and what decides are the sa
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ SIGNATURE = ("manifest.json", "manifest.jws")
 MAX_FILES = 500
 MAX_YAML_BYTES = 1024 * 1024
 MAX_CSV_BYTES = 32 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
+"""Of all files together: a bundle is kept in memory while another is read beside it."""
 MAX_LINE = 1000
 MAX_DEPTH = 12
 MAX_DIGITS = 60
@@ -55,19 +58,22 @@ def read_folder(folder: Path, report: Report) -> dict[str, str]:
     if not folder.is_dir():
         report.add("no-bundle", (str(folder), 0, 0), "there is no such folder", "name the folder that holds model.conf")
         return texts
-    count = 0
+    count, root = 0, folder.resolve()
     for path in sorted(folder.iterdir()):
         if path.name.startswith("..") or path.name in IGNORED:  # `..data` is how Kubernetes swaps a mounted folder
             continue
         if path.name in ("grants", "shadow", "tests", "workflows") and path.is_dir():
             for inner in sorted(path.iterdir()):
                 count += 1
-                _take(inner, f"{path.name}/{inner.name}", texts, report)
+                _take(inner, f"{path.name}/{inner.name}", root, texts, report)
         else:
             count += 1
-            _take(path, path.name, texts, report)
+            _take(path, path.name, root, texts, report)
         if count > MAX_FILES:
             report.add("too-large", (path.name, 0, 0), f"more than {MAX_FILES} files", "join small grant files")
+            break
+        if sum(map(len, texts.values())) > MAX_BYTES:
+            report.add("too-large", (path.name, 0, 0), f"the files are larger than {MAX_BYTES} bytes together", "")
             break
     for name in REQUIRED:
         if not (folder / name).exists():
@@ -81,7 +87,7 @@ def read_folder(folder: Path, report: Report) -> dict[str, str]:
     return texts
 
 
-def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
+def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Report) -> None:
     """Read one file if it belongs to a bundle."""
     if name.startswith("workflows/"):
         if not path.name.startswith(".."):
@@ -101,8 +107,13 @@ def _take(path: Path, name: str, texts: dict[str, str], report: Report) -> None:
         if not path.is_file():
             report.add("stray-file", (name, 0, 0), "this is not a file", "")
             return
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+        if not path.resolve().is_relative_to(root):
+            help_ = "put the file itself here: who may change a bundle is decided by its folder"
+            report.add("outside-link", (name, 0, 0), "this link leads out of the bundle", help_)
+            return
+        # Not to wait for a writer where a pipe has taken the file's place meanwhile.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123  a descriptor
+            data = file.read(limit + 1) or b""
     except OSError as error:
         report.add("unreadable", (name, 0, 0), f"the file cannot be read: {error.strerror}", "")
         return
