@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
+from policies import names
 from policies.bundle import Bundle, Condition, Rule
-from policies.engine import ACTIONS, Engine
+from policies.engine import Engine
 from policies.membership import Closure
 from policies.model import AccessRequest, Match, Role
+from policies.objects import Objects
 from policies.testsuite import Invariant
 from policies.values import Facts
 
@@ -48,13 +50,16 @@ def violations(bundle: Bundle, invariants: Sequence[Invariant]) -> tuple[tuple[V
 
 def _found(world: _World, bundle: Bundle, invariant: Invariant) -> tuple[Violation, ...]:
     found: list[Violation] = []
-    for tenant in sorted(bundle.tenants if invariant.tenant is None else {invariant.tenant}):
-        for tool in world.tools(invariant.tool, tenant):
-            violation = next(_broken(world, invariant, tenant, tool), None)
-            if violation is not None:
-                found.append(violation)
-                if len(found) >= MAX_VIOLATIONS:
-                    return tuple(found)
+    try:
+        for tenant in sorted(bundle.tenants if invariant.tenant is None else {invariant.tenant}):
+            for name, kind in world.objects.covered(invariant.tool, tenant):
+                violation = next(_broken(world, invariant, tenant, name, kind), None)
+                if violation is not None:
+                    found.append(violation)
+                    if len(found) >= MAX_VIOLATIONS:
+                        return tuple(found)
+    except ValueError as unproven:  # what cannot be tried is not proven to hold
+        found.append(Violation(f"{unproven}, so nothing is proven", "name fewer things at a time"))
     return tuple(found)
 
 
@@ -63,11 +68,11 @@ class _Place:
     """What could be asked for."""
 
     tenant: str
-    tool: str
+    name: str
     action: str
 
     def __str__(self) -> str:
-        return f"{self.action} {self.tool} in tenant {self.tenant}"
+        return f"{self.action} {self.name} in tenant {self.tenant}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +88,14 @@ Granted = tuple[tuple[str, tuple[Match, ...]], ...]
 """Who would be granted it, as said to people, and by which lines."""
 
 
-def _broken(world: _World, invariant: Invariant, tenant: str, tool: str) -> Iterator[Violation]:
-    """The ways for one tool, the plainest first."""
+def _broken(world: _World, invariant: Invariant, tenant: str, name: str, kind: names.Kind) -> Iterator[Violation]:
+    """The ways for one object, the plainest first."""
     people, agents = world.holders(invariant, tenant)
-    usual = "send" if tool.startswith("a2a:") else "call"
-    relaying = invariant.action == "relay"
-    asked = [invariant.action] if invariant.action and not relaying else sorted(ACTIONS, key=lambda a: (a != usual, a))
-    for action in asked:
-        place = _Place(tenant, tool, action)
+    relaying = invariant.action == names.RELAY
+    for action in kind.actions:
+        if invariant.action is not None and not relaying and action != invariant.action:
+            continue
+        place = _Place(tenant, name, action)
         through = world.through(place, invariant.via or ())
         if through is None:
             continue
@@ -104,7 +109,7 @@ def _broken(world: _World, invariant: Invariant, tenant: str, tool: str) -> Iter
             actor = world.some_actor(place) if relaying and somebody is not None else ("", ())
             if granted is not None and somebody is not None and actor is not None:
                 others = (granted, somebody, actor) if relaying else (granted, somebody)
-                yield _violation(replace(place, action="relay") if relaying else place, others, "")
+                yield _violation(replace(place, action=names.RELAY) if relaying else place, others, "")
 
 
 def _violation(place: _Place, granted: Granted, open_: str) -> Violation:
@@ -138,10 +143,9 @@ class _World:
         self._named = tuple(sorted(named))
         self._closure = Closure(bundle.roles, named)
         self._literal = tuple(sorted(set(literals)))
-        self._peers = sorted({n for n in (*(rule.tool for rule in loosest), *literals) if n.startswith("a2a:") and n != "a2a:*"})
+        self.objects = Objects(bundle.tools, bundle.sets, (rule.tool for rule in loosest), literals)
         self.stranger = _unused("user:any/stranger", named)
         self._agent = _unused("agent:stranger", named)
-        self._peer = _unused("a2a:stranger", self._peers)
         self._members: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self._candidates: dict[_Place, tuple[str, ...]] = {}
         self._somebody: dict[_Place, tuple[str, tuple[Match, ...]] | None] = {}
@@ -180,22 +184,6 @@ class _World:
         people += [_Way(n, frozenset(), open_) for n in names if n.startswith(("user:", "svc:"))]
         return people, [n for n in names if n.startswith("agent:")]
 
-    def tools(self, pattern: str, tenant: str) -> list[str]:
-        """Everything in a tenant that fits a pattern, and one agent that no rule names."""
-        bundle = self._bundle
-        here = [name for name, spec in bundle.tools.items() if tenant in spec.tenants]
-        if pattern == "*":
-            return [*here, *self._peers, self._peer]
-        if pattern == "a2a:*":
-            return [*self._peers, self._peer]
-        if pattern.startswith("a2a:"):
-            return [pattern]
-        if pattern in bundle.sets:
-            return [name for name in here if name in bundle.sets[pattern]]
-        return [
-            name for name in here if name == pattern or (pattern.endswith(".*") and bundle.tools[name].server == pattern[:-2])
-        ]
-
     def _candidates_for(self, place: _Place) -> tuple[str, ...]:
         """Whoever could be allowed it by being somebody: members of the names that the lines in question speak of."""
         if place not in self._candidates:
@@ -214,7 +202,7 @@ class _World:
     def _request(
         self, place: _Place, subject: str | None = None, groups: frozenset[str] = frozenset(), actors: tuple[str, ...] = ()
     ) -> AccessRequest:
-        return AccessRequest(subject or self.stranger, actors, place.tenant, place.action, place.tool, 0, groups)
+        return AccessRequest(subject or self.stranger, actors, place.tenant, place.action, place.name, 0, groups)
 
     def _granted(self, request: AccessRequest, at: int) -> tuple[Match, ...] | None:
         """The allow lines by which the principal at this place of the chain could be let through; None: never."""

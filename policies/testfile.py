@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from policies import names
 from policies.bundle import Bundle
-from policies.engine import ACTIONS
 from policies.finding import Report, suggest
 from policies.membership import kind_of
 from policies.model import AccessRequest, Effect, Reason, Source
+from policies.objects import Objects
 from policies.reading import Item, read_yaml
-from policies.registry import SLUG
 from policies.testfields import Fields
 from policies.testsuite import Case, Invariant, Suite
 
@@ -81,6 +81,7 @@ class _File:
         self._groups = frozenset(n[4:] for n in self._named if n.startswith("idp:"))
         self._roles = frozenset(m.role for m in bundle.roles)
         self._servers = frozenset(spec.server for spec in bundle.tools.values())
+        self._objects = Objects(bundle.tools, bundle.sets, (), ())
 
     def read_people(self, people: dict[str, _Person]) -> None:
         """Who is meant by a name; the names of all tables are known in all of them."""
@@ -118,7 +119,7 @@ class _File:
         groups = self._group_names(row)
         via = self._via(row) or ()
         tool = row.text("tool", needed="a row")
-        action = row.word("action", (*ACTIONS, "list")) or ("send" if (tool or "").startswith("a2a:") else "call")
+        action = self._action(row, tool or "")
         expect = row.word("expect", [effect.value for effect in Effect], needed="a row")
         because = row.texts("because") or ()
         tenant = self._tenant_of(row)
@@ -156,10 +157,10 @@ class _File:
         exact, some = row.texts("must"), row.texts("must_include")
         if exact is not None and some is not None:
             row.wrong("odd-duty", row.at("must_include"), "a row has 'must' or 'must_include'", "'must' names all duties")
-        for key, names in (("must", exact), ("must_include", some)):
-            if names is not None and expect == Effect.DENY.value:
+        for key, duties in (("must", exact), ("must_include", some)):
+            if duties is not None and expect == Effect.DENY.value:
                 row.wrong("odd-duty", row.at(key), "a denied call has no duties", f"take '{key}' out")
-            for name in names or ():
+            for name in duties or ():
                 if name not in self._bundle.obligations:
                     help_ = suggest(name, self._bundle.obligations) or "name it in obligations.yaml"
                     row.wrong("unknown-duty", row.at(key), f"there is no duty '{name[:60]}'", help_)
@@ -174,28 +175,41 @@ class _File:
                 row.wrong("unknown-key", row.at("context"), message, "write 'context: {agent: {assurance: bearer}}'")
         return context
 
+    def _action(self, row: Fields, tool: str) -> str:
+        """The action of a row, which may be left out where there is only one."""
+        action = row.word("action", (*names.ACTIONS, "list"))
+        kind = names.TOOLS if tool in self._bundle.tools else names.kind_of(tool)
+        if action is None and kind is not None and len(kind.actions) > 1 and "action" not in row.found:
+            row.wrong("missing-key", row.item, f"nothing says what is asked of '{tool[:60]}'", _actions(kind))
+        return action or next(iter((kind or names.TOOLS).actions))
+
     def _check_resource(self, row: Fields, tool: str, action: str, tenant: str, arguments: Mapping[str, object]) -> None:
         """Only what is there is a test of rules: a denial of a name that nobody has proves nothing."""
         bundle, place = self._bundle, row.at("tool")
-        if action == "list":
-            if tool not in self._servers:
-                row.wrong("unknown-tool", place, f"there is no server '{tool[:60]}'", suggest(tool, self._servers))
-            return
-        if tool.startswith("a2a:"):
-            if not SLUG.fullmatch(tool[4:]) or action == "call":
-                row.wrong("unknown-tool", place, f"one does not {action} '{tool[:60]}'", "an agent is sent to: a2a:<agent>")
-            return
+        kind = names.TOOLS if tool in bundle.tools else names.kind_of(tool)
         spec = bundle.tools.get(tool)
-        if spec is None or tenant not in spec.tenants:
-            help_ = suggest(tool, bundle.tools) or "to test that it is unknown, write 'because: unknown-resource'"
-            row.wrong("unknown-tool", place, f"there is no tool '{tool[:60]}' in tenant '{tenant}'", help_)
-        elif action == "send":
-            row.wrong("unknown-action", row.at("action"), "a tool is called, not sent to", "write 'call'")
+        if (
+            kind is None
+            or kind.instead
+            or (kind is names.SERVERS and tool not in self._servers)
+            or (kind is names.TOOLS and not spec)
+        ):
+            help_ = (
+                suggest(tool, [*bundle.tools, *self._servers]) or "to test that it is unknown, write 'because: unknown-resource'"
+            )
+            row.wrong("unknown-tool", place, f"there is no '{tool[:60]}'", help_)
+        elif spec is not None and tenant not in spec.tenants:
+            row.wrong(
+                "unknown-tool", place, f"there is no '{tool[:60]}' in tenant '{tenant}'", "tools.yaml names a tool's tenants"
+            )
+        elif action not in kind.actions:
+            row.wrong("unknown-action", row.at("action"), f"'{action}' is no action on '{tool[:60]}'", _actions(kind))
         else:
+            known = spec.args if spec is not None else {}
             for name in arguments:
-                if name not in spec.args:
-                    help_ = suggest(name, spec.args) or "tools.yaml names the arguments that conditions may read"
-                    row.wrong("unknown-argument", row.at("args"), f"'{tool}' has no argument '{name[:60]}'", help_)
+                if name not in known:
+                    help_ = suggest(name, known) or "tools.yaml names the arguments that conditions may read"
+                    row.wrong("unknown-argument", row.at("args"), f"'{tool[:60]}' has no argument '{name[:60]}'", help_)
 
     # --- never
 
@@ -207,16 +221,16 @@ class _File:
             return None
         kind = given[0]
         principal, groups = self._holder(row, kind)
-        action = row.word("action", (*ACTIONS, "relay"))
+        action = row.word("action", (*names.ACTIONS, names.RELAY))
         agents = kind == "agent" or (principal or "").startswith("agents:")
-        if action == "relay" and not agents:
+        if action == names.RELAY and not agents:
             row.wrong("unknown-action", row.at("action"), "only agents relay", "a person's chain is 'via: a > b'")
         via = self._via(row)
         if via is not None and agents:
             row.wrong("unknown-key", row.at("via"), "'via' goes with a person, a group or a role of people", "take it out")
         tenant = self._top.text("tenant") if "tenant" not in row.found else row.word("tenant", self._bundle.tenants)
         if tool is not None:
-            self._check_pattern(row, tool)
+            self._check_pattern(row, tool, action)
         if principal is None or tool is None:
             return None
         alone = row.flag("alone")
@@ -248,17 +262,16 @@ class _File:
             return None, None
         return role, None
 
-    def _check_pattern(self, row: Fields, tool: str) -> None:
-        bundle, place = self._bundle, row.at("tool")
-        if tool in ("*", "a2a:*") or tool in bundle.tools or tool in bundle.sets:
+    def _check_pattern(self, row: Fields, tool: str, action: str | None) -> None:
+        bundle = self._bundle
+        if not self._objects.known(tool):
+            known = [*bundle.tools, *bundle.sets, *(f"{server}.*" for server in self._servers), *names.PREFIXES]
+            help_ = suggest(tool, known) or "write a tool, <server>.*, set:<name>, a2a:<agent>, a2a:* or *"
+            row.wrong("unknown-tool", row.at("tool"), f"'{tool[:60]}' is no tool and no pattern of tools", help_)
             return
-        if tool.startswith("a2a:") and SLUG.fullmatch(tool[4:]):
-            return
-        if tool.endswith(".*") and tool[:-2] in self._servers:
-            return
-        known = [*bundle.tools, *bundle.sets, *(f"{server}.*" for server in self._servers), "a2a:*"]
-        help_ = suggest(tool, known) or "write a tool, <server>.*, set:<name>, a2a:<agent>, a2a:* or *"
-        row.wrong("unknown-tool", place, f"'{tool[:60]}' is no tool and no pattern of tools", help_)
+        kind = None if tool == "*" else names.kind_of_cell(tool)
+        if action is not None and kind is not None and action not in (*kind.actions, names.RELAY):
+            row.wrong("unknown-action", row.at("action"), f"'{action}' is no action on '{tool[:60]}'", _actions(kind))
 
     # --- principals
 
@@ -289,7 +302,7 @@ class _File:
         return agents if all([self._check_agent(row, "via", agent) for agent in agents]) else ()  # noqa: C419  every one is said
 
     def _check_agent(self, row: Fields, key: str, agent: str) -> bool:
-        if not SLUG.fullmatch(agent):
+        if not names.SLUG.fullmatch(agent):
             row.wrong("odd-name", row.at(key), f"'{agent[:60]}' is no agent", "agents are named by their ids, as 'a > b'")
             return False
         if agent not in self._agents and (help_ := suggest(agent, self._agents)):
@@ -325,3 +338,7 @@ _WHO_HELP = "name somebody of 'people:', or write user:<issuer>/<sub> or svc:<id
 
 def _source(file: str, item: Item) -> Source:
     return Source(file, item.line, item.column)
+
+
+def _actions(kind: names.Kind) -> str:
+    return f"known are {', '.join(kind.actions)}"

@@ -46,6 +46,7 @@ def test_its_examples_work_once_the_comment_marks_are_taken_away(tmp_path: Path)
                 line[2:] if line[:4] in ("# p,", "# g,") and "who," not in line and "member," not in line else line
                 for line in lines
             )
+        (tmp_path / path.relative_to(FOLDER)).parent.mkdir(exist_ok=True)
         (tmp_path / path.relative_to(FOLDER)).write_text(text)
     engine = Engine(load(tmp_path))
     call = {"code": "1", "network": False, "memory_mb": 64}
