@@ -28,7 +28,7 @@ from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
 from gateway.api import Doors, make_api
-from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, make_arrival, send_json
+from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
 from gateway.bundles import read_bundle
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
@@ -118,7 +118,7 @@ class App:
 
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._guard.check(scope)
+            self._guard.check(by_name(headers_of(scope)))
         except Refused:
             await send_json(send, 403, b'{"title":"bad-origin"}', content_type="application/problem+json")
             return

@@ -6,12 +6,11 @@ Nothing here decides about a call, and nothing here reads a body's meaning.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from gateway import signals
-from gateway.deadline import Within
 from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id, random16
 from gateway.reasons import Code
 
@@ -54,33 +53,27 @@ class Slots:
         self._free += 1
 
 
-async def read_body(
-    receive: Receive, limit: int, seconds: float = BODY_SECONDS, taken: Callable[[int], None] | None = None
-) -> bytes:
-    """The whole body; `Refused(TOO_LARGE)` beyond `limit` bytes, `Refused(MALFORMED)` where it takes longer than `seconds`.
+async def read_body(receive: Receive, limit: int, taken: Callable[[int], None] | None = None) -> bytes:
+    """The whole body, however long it takes; `Refused(TOO_LARGE)` beyond `limit` bytes.
 
     `taken` is told the size of each piece that is kept while more is to come.
     """
     chunks: list[bytes] = []
     size = 0
-    try:
-        with Within(seconds):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise ClientGoneError
-                chunk: bytes = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise Refused(Code.TOO_LARGE, "body")
-                if chunk:
-                    chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                if taken is not None:
-                    taken(len(chunk))
-    except TimeoutError:
-        raise Refused(Code.MALFORMED, "the body did not come in time") from None
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise Refused(Code.TOO_LARGE, "body")
+        if not message.get("more_body", False):
+            return b"".join((*chunks, chunk)) if chunks else chunk
+        if chunk:
+            chunks.append(chunk)
+        if taken is not None:
+            taken(len(chunk))
 
 
 def headers_of(scope: Scope) -> Headers:
@@ -97,17 +90,28 @@ def headers_of(scope: Scope) -> Headers:
     return tuple(headers)
 
 
-def trace_of(headers: Headers) -> Trace:
+def by_name(headers: Headers) -> Mapping[str, Sequence[str]]:
+    """The values of each header, in order."""
+    found: dict[str, list[str]] = {}
+    for name, value in headers:
+        if name in found:
+            found[name].append(value)
+        else:
+            found[name] = [value]
+    return found
+
+
+def trace_of(found: Mapping[str, Sequence[str]]) -> Trace:
     """The caller's trace with a fresh span of ours in it, or a new trace where no one valid `traceparent` is (W3C §3.2)."""
     span = random16()[:8].hex()
-    parents = [value for name, value in headers if name == "traceparent"]
-    found = read_traceparent(parents[0]) if len(parents) == 1 else None
-    if found is None:
+    parents = found.get("traceparent", ())
+    parent = read_traceparent(parents[0]) if len(parents) == 1 else None
+    if parent is None:
         return Trace(random16().hex(), span)
-    state = ",".join(value for name, value in headers if name == "tracestate")
+    state = ",".join(found.get("tracestate", ()))
     if len(state) > _MAX_TRACESTATE or not state.isascii() or not state.isprintable():
         state = ""
-    return Trace(found[0], span, parent=found[1], flags=found[2], state=state)
+    return Trace(parent[0], span, parent=parent[1], flags=parent[2], state=state)
 
 
 def read_traceparent(text: str) -> tuple[str, str, str] | None:
@@ -136,10 +140,13 @@ def make_arrival(
     path: str,
     clock: Clock,
     headers: Headers | None = None,
+    found: Mapping[str, Sequence[str]] | None = None,
 ) -> Arrival:
-    """Frame one request; `headers` spares a second reading where the endpoint has them already."""
+    """Frame one request; `headers`, and the same `by_name`, spare a second reading where the endpoint has them already."""
     if headers is None:
         headers = headers_of(scope)
+    if found is None:
+        found = by_name(headers)
     client = scope.get("client")
     at = clock()
     return Arrival(
@@ -149,11 +156,12 @@ def make_arrival(
         headers=headers,
         body=body,
         at=at,
-        trace=trace_of(headers),
+        trace=trace_of(found),
         path=path,
         http_method=scope["method"],
         peer=client[0] if client else "",
         query=scope.get("query_string", b"").decode("latin-1"),
+        found=found,
     )
 
 
@@ -178,22 +186,16 @@ class HostGuard:
         origins = {f"{public.scheme}://{authority}" for authority in authorities}
         self._origins = frozenset(origins | {origin.lower().rstrip("/") for origin in allowed_origins})
 
-    def check(self, scope: Scope) -> None:
+    def check(self, found: Mapping[str, Sequence[str]]) -> None:
         """`Refused(BAD_ORIGIN)` unless there is exactly one `Host`, at most one `Origin`, and both are ours."""
-        hosts: list[bytes] = []
-        origins: list[bytes] = []
-        for name, value in scope["headers"]:
-            if name == b"host":
-                hosts.append(value)
-            elif name == b"origin":
-                origins.append(value)
+        hosts, origins = found.get("host", ()), found.get("origin", ())
         if len(hosts) != 1 or len(origins) > 1:
             raise Refused(Code.BAD_ORIGIN, "one Host and at most one Origin are expected")
-        host = hosts[0].decode("latin-1").lower()
+        host = hosts[0].lower()
         if host not in self._exact and _without_port(host) not in self._any_port:
             raise Refused(Code.BAD_ORIGIN, "Host")
         if origins:
-            origin = origins[0].decode("latin-1").lower()
+            origin = origins[0].lower()
             if origin not in self._origins and origin not in {f"http://{host}", f"https://{host}"}:
                 raise Refused(Code.BAD_ORIGIN, "Origin")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.reasons import Code
 
 Protocol = Literal["mcp", "a2a"]
+NO_HEADERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 Clock = Callable[[], int]
 """UTC microseconds since the epoch."""
 
@@ -73,6 +75,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     headers  lower-case names, in order of arrival; a repeated header stands repeatedly.
     path     what follows the target, as "" or "/.well-known/agent-card.json".
     query    the raw query string, without "?"; only `A2A-Version` is ever read from it.
+    found    the same headers by name, so that nobody searches them again; empty where whoever framed it had no use for that.
     """
 
     id: str
@@ -86,11 +89,18 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     http_method: str = "POST"
     peer: str = ""
     query: str = ""
+    found: Mapping[str, Sequence[str]] = NO_HEADERS
+
+    def every(self, name: str) -> Sequence[str]:
+        """All values of a header, in order; none where it is absent."""
+        if self.found is NO_HEADERS:
+            return [value for key, value in self.headers if key == name]
+        return self.found.get(name, ())
 
     def header(self, name: str) -> str | None:
         """The only value of a header; None where it is absent.  A repeated one is joined by ", " (RFC 9110 §5.3)."""
-        values = [value for key, value in self.headers if key == name]
-        return ", ".join(values) if values else None
+        values = self.every(name)
+        return (values[0] if len(values) == 1 else ", ".join(values)) if values else None
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):

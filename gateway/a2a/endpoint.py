@@ -24,6 +24,7 @@ from gateway.asgi import (
     Scope,
     Send,
     Slots,
+    by_name,
     headers_of,
     make_arrival,
     send_json,
@@ -71,7 +72,6 @@ class A2aEndpoint:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            self._guard.check(scope)
             arrival = await self._arrive(scope, receive)
             with self._slots:
                 await Disconnect().guard(receive, self._serve(arrival, send))
@@ -83,12 +83,16 @@ class A2aEndpoint:
 
     async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
         headers = headers_of(scope)
+        found = by_name(headers)
+        self._guard.check(found)
         target, slash, rest = scope["path"].partition(_ROOT)[2].partition("/")
         if _SLUG.fullmatch(target) is None:
             target = ""  # no agent can be called that, and the record of a stranger's call does not repeat it
         body = await self._bodies.read(receive)
         path = slash + rest if rest else ""
-        return make_arrival(scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers)
+        return make_arrival(
+            scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers, found=found
+        )
 
     async def _serve(self, arrival: Arrival, send: Send) -> None:
         plain = arrival.http_method != "POST"

@@ -168,7 +168,7 @@ def _sha256(text: str) -> str:
 
 def _only(arrival: Arrival, name: str) -> str | None:
     """The only value of a header; a second one, even an equal one, is refused."""
-    values = [value for key, value in arrival.headers if key == name]
+    values = arrival.every(name)
     if len(values) > 1:
         refuse(f"header {name} stands twice")
     return values[0] if values else None

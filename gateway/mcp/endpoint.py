@@ -17,6 +17,7 @@ from gateway.asgi import (
     Scope,
     Send,
     Slots,
+    by_name,
     headers_of,
     make_arrival,
     send_json,
@@ -78,7 +79,6 @@ class McpEndpoint:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            self._guard.check(scope)
             arrival = await self._arrive(scope, receive)
             with self._slots:
                 if errors.is_modern(arrival):
@@ -93,11 +93,13 @@ class McpEndpoint:
 
     async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
         headers = headers_of(scope)
+        found = by_name(headers)
+        self._guard.check(found)
         body = await self._bodies.read(receive)
         target = scope["path"].partition(ROOT)[2]
         if _SLUG.fullmatch(target) is None:
             target = ""  # no server can be called that, and the path is not repeated in an answer
-        return make_arrival(scope, body, protocol="mcp", target=target, path="", clock=self._clock, headers=headers)
+        return make_arrival(scope, body, protocol="mcp", target=target, path="", clock=self._clock, headers=headers, found=found)
 
     async def _serve(self, arrival: Arrival, send: Send) -> None:
         stages, could = self._in_force

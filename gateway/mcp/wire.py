@@ -83,12 +83,12 @@ def read(arrival: Arrival, depth: int) -> Call:
 def _headers(arrival: Arrival) -> dict[str, str]:
     """Headers that matter here; a routing header on two lines has two readings."""
     headers: dict[str, str] = {}
-    for name, value in arrival.headers:
-        if name not in _READ:
-            continue
-        if name in headers and name in _ROUTING:
-            raise RpcRefused(Code.HEADER_MISMATCH, f"{name} is repeated")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value.strip(" \t")
+    for name in _READ:
+        values = arrival.every(name)
+        if values:
+            if len(values) > 1 and name in _ROUTING:
+                raise RpcRefused(Code.HEADER_MISMATCH, f"{name} is repeated")
+            headers[name] = values[0].strip(" \t") if len(values) == 1 else ", ".join(values)
     return headers
 
 
@@ -199,9 +199,9 @@ def _param_headers(arrival: Arrival, arguments: Mapping[str, object] | None, rpc
 
     One that is called like an argument must say that very argument, and not another's value.
     """
-    repeated = [(name, value) for name, value in arrival.headers if name.startswith(PARAM_PREFIX)]
-    if not repeated:
+    if not any([name.startswith(PARAM_PREFIX) for name in arrival.found or dict(arrival.headers)]):  # noqa: C419  faster so
         return
+    repeated = [(name, value) for name, value in arrival.headers if name.startswith(PARAM_PREFIX)]
     said = set(_scalars(arguments or {}))
     named = {_param(argument): set(_scalars(value)) for argument, value in (arguments or {}).items()}
     names = [_param(name) for name, _ in repeated]
