@@ -1,0 +1,125 @@
+"""Help pages of the findings that keep a bundle from loading: each of them is an error, and none can be silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+PAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "alias": (
+            "YAML anchors and aliases are not read.\n\nA reader of the file would have to look elsewhere for what stands here. "
+            "Write the value out."
+        ),
+        "bad-condition": (
+            "A condition is not understood, or does not fit a tool that a line uses it for.\n\nThe message says what is wrong, "
+            "and the caret where. An argument must stand in `tools.yaml` for every tool that the line covers, and have a type"
+            " that the comparison can be made of. [Conditions and tools](conditions.md) has the whole language."
+        ),
+        "byte-order-mark": (
+            "A file starts with a byte order mark.\n\nOther tools would read the first line otherwise. Save the file as UTF-8 "
+            "without one."
+        ),
+        "duplicate-id": (
+            "Two lines have the same id.\n\nThe ledger and `explain` name lines by their ids. Give one of them an id of its "
+            "own; ids are unique over `grants/` and `shadow/`."
+        ),
+        "duplicate-key": (
+            "A name stands twice in the same place of a YAML file.\n\nMost YAML readers keep one of them without a word. Keep "
+            "the one that is meant."
+        ),
+        "empty-cell": ("A cell of a table is empty.\n\nWrite `-` where there is nothing to say."),
+        "invisible-character": (
+            "A file holds a character that cannot be seen.\n\nTwo names that look the same would differ, or a line would read "
+            "otherwise than it is shown. Remove the character."
+        ),
+        "missing-file": (
+            "A file or folder that every bundle has is not there.\n\nA bundle is never used in part. An empty file is enough."
+        ),
+        "missing-key": ("Something that must be said is not said.\n\nThe message names the key."),
+        "no-bundle": ("There is no such folder.\n\nName the folder that holds `model.conf`."),
+        "not-utf8": ("A file is not UTF-8.\n\nSave it as UTF-8."),
+        "not-yaml": ("A file is not YAML.\n\nThe place is where the reader gave up; the mistake is there or just before it."),
+        "odd-character": (
+            "A cell holds a quote, a tab, a backtick or a `#`.\n\nCells are plain words, so that Casbin, spreadsheets and diff "
+            "tools read them alike. A comment stands on a line of its own."
+        ),
+        "odd-duty": (
+            "An `allow` or `deny` line names a duty, or a `require` line names none.\n\nA duty stands on a `require` line of "
+            "its own: then no further grant can take it away."
+        ),
+        "odd-model": (
+            "`model.conf` is not the one shape of model that cannot fail open.\n\nCasbin ignores second sections, misread "
+            "definitions and unknown effects without a word. Use the shipped `model.conf`."
+        ),
+        "odd-name": ("A name does not have the form that names of its kind have.\n\nThe message or its help shows the form."),
+        "odd-role": (
+            "A line of `roles.csv` gives a role to something that cannot have it, or gives what is no role.\n\nMembers of "
+            "`role:…` are people, groups, services, agents and roles; members of `agents:…` are agents and groups of agents."
+        ),
+        "odd-tool": (
+            "The column `tool` holds no tool, set or pattern.\n\nWrite `<server>.<tool>`, `<server>.*`, `set:<name>`, "
+            "`a2a:<agent>` or `a2a:*`. `*` alone is for `deny` and `require` lines."
+        ),
+        "outside-link": (
+            "A link in the folder leads out of it.\n\nWho may change a bundle is decided by its folder. Put the file itself "
+            "there."
+        ),
+        "role-circle": ("Roles are members of each other in a circle.\n\nTake one of the lines out."),
+        "stray-file": (
+            "The folder holds a file that is not part of a bundle.\n\nA rule in a file with a misspelt name would be a rule "
+            "that nobody enforces. Move the file elsewhere, or correct its name."
+        ),
+        "too-deep": ("A YAML file is nested too deeply.\n\nNothing in a bundle needs it."),
+        "too-large": ("A file, a line or the number of rules is beyond its bound.\n\nThe message names the bound."),
+        "unknown-action": (
+            "The column `action` holds no action, or one that the tool does not have.\n\nTools are `call`ed, agents are `send` "
+            "to, earlier agents of a chain `relay`."
+        ),
+        "unknown-argument": (
+            "A condition that reads arguments stands on a line about agents.\n\nA message to an agent has no arguments. Name "
+            "the tools that the line is about."
+        ),
+        "unknown-condition": ("A line names a condition that `conditions.yaml` does not have.\n\nCorrect the name."),
+        "unknown-duty": ("A line names a duty that `obligations.yaml` does not have.\n\nCorrect the name."),
+        "unknown-effect": (
+            "The column `effect` is none of `allow`, `deny` and `require`.\n\nStock Casbin would ignore the line."
+        ),
+        "unknown-key": ("A YAML file says something under a key that nothing reads.\n\nCorrect the key."),
+        "unknown-kind": (
+            "A principal has no known kind.\n\nWrite `user:<issuer>/<sub>`, `agent:<id>`, `svc:<id>`, `idp:<group>`, "
+            "`role:<name>` or `agents:<name>`."
+        ),
+        "unknown-line": (
+            "A line of a table starts with another word than its table's lines do.\n\nCasbin's own file reader drops such a "
+            "line without a word, deny lines too. Lines of `grants/` start with `p`, lines of `roles.csv` with `g`, comments "
+            "with `#`."
+        ),
+        "unknown-object": (
+            "A line names an object of a kind that this version does not govern.\n\nThe line would never be asked. The help "
+            "says what to write instead."
+        ),
+        "unknown-risk": ("A risk is none of `low`, `medium` and `high`.\n\nA tool without one is `high`."),
+        "unknown-role": (
+            "A line speaks for a role that nobody has in its tenant.\n\nCorrect the name, or name the role's members in "
+            "`roles.csv`."
+        ),
+        "unknown-set": ("A line names a set that `tools.yaml` does not have.\n\nCorrect the name."),
+        "unknown-tenant": ("A tenant is not one of those in `tools.yaml`.\n\nCorrect the name."),
+        "unknown-tool": (
+            "A line names a tool that `tools.yaml` does not register, or not in the line's tenant.\n\nCorrect the name, or "
+            "register the tool: what is not registered can never be called."
+        ),
+        "unknown-type": (
+            "An argument has no known type.\n\nTypes are `string`, `number`, `integer`, `boolean`, `array` and `object`."
+        ),
+        "unreadable": ("A file cannot be read.\n\nThe message says why."),
+        "workflow-rules": (
+            "The folder holds workflow rules, which this version does not enforce.\n\nA rule that looks as if it were enforced "
+            "is worse than none. Remove the file."
+        ),
+        "wrong-column-count": ("A line of a table has too few or too many columns.\n\nThe help names the columns."),
+        "wrong-type": ("A value of a YAML file is of another type than its place wants.\n\nThe message says which."),
+    }
+)

@@ -1,0 +1,29 @@
+"""Servers that the settings do not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policies.finding import suggest
+from policies.lint.ground import Ground, Hit, Severity
+
+SEVERITY: Severity = "warning"
+
+
+def find(ground: Ground) -> Iterator[Hit]:
+    """Tools of a server are registered, and the settings have no such server.
+
+    No call reaches these tools. If the name is misspelt, the real server's tools are not registered, and are refused.
+
+    Correct the name, or add the server under `mcp:` in the settings.
+    """
+    known = ground.facts.servers
+    if known is None:
+        return
+    said: set[str] = set()
+    for name, spec in ground.bundle.tools.items():
+        if spec.server not in known and spec.server not in said:
+            said.add(spec.server)
+            help_ = suggest(spec.server, known) or "add it under mcp: in the settings, or correct the name"
+            place = ground.key("tools.yaml", "tools", name)
+            yield Hit(place, f"the settings have no server '{spec.server}'", help_)

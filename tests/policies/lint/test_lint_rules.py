@@ -1,0 +1,321 @@
+"""Each lint rule finds its planted mistake at its line, and says nothing of what is in order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from policies import bundle as bundle_module
+from policies.bundle import Bundle, load, load_texts
+from policies.lint import RULES, Facts, Result, lint
+
+ROOT = Path(bundle_module.__file__).resolve().parents[1]
+MODEL = (ROOT / "policies/default/model.conf").read_text()
+
+BASE = {
+    "model.conf": MODEL,
+    "roles.csv": "g, idp:buyers, role:buyer, acme\ng, agent:helper, agents:crew, acme\n",
+    "tools.yaml": """\
+tenants: [acme]
+tools:
+  erp.read: {args: {id: string}, risk: low}
+  erp.write_po: {args: {supplier: string, amount: number, lines: integer}, labels: [writes:finance], risk: high}
+  mail.send: {args: {to: string}}
+sets:
+  "set:reading": [erp.read]
+""",
+    "conditions.yaml": "small: {if: args.amount <= 100, say: small orders}\n",
+    "obligations.yaml": "full-audit: {type: audit, arguments: full}\n",
+    "grants/people.csv": """\
+p, role:buyer, acme, erp.write_po, call, allow, small, -, BUY-1
+p, role:buyer, acme, set:reading, call, allow, -, -, BUY-2
+p, agents:crew, acme, mail.send, call, allow, -, -, CREW-1
+""",
+    "grants/guardrails.csv": "p, *, acme, erp.write_po, call, require, -, full-audit, SEC-1\n",
+}
+
+
+def bundle(changes: dict[str, str] | None = None, *, more: str = "", conditions: str = "", roles: str = "") -> Bundle:
+    texts = BASE | (changes or {})
+    texts["grants/more.csv"] = more
+    texts["conditions.yaml"] += conditions
+    texts["roles.csv"] += roles
+    return load_texts(texts)
+
+
+def found(result: Result, code: str) -> list[tuple[str, int, int]]:
+    return [(c.finding.file, c.finding.line, c.finding.column) for c in result.complaints if c.finding.code == code]
+
+
+def codes(result: Result) -> set[str]:
+    return {c.finding.code for c in result.complaints}
+
+
+def test_a_bundle_in_order_gets_no_finding() -> None:
+    assert lint(bundle()).complaints == ()
+
+
+@pytest.mark.parametrize("folder", ["examples/procurement/policies", "policies/default"])
+def test_the_bundles_that_are_shipped_get_no_finding(folder: str) -> None:
+    result = lint(load(ROOT / folder), Facts(duties=frozenset({"audit", "redact-result", "sandbox"}), now=datetime.now(UTC)))
+    assert [str(each.finding) for each in result.complaints] == []
+    assert all(each.why for each in result.suppressed)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "place"),
+    [
+        ("shadowed-line", {"more": "p, idp:buyers, acme, erp.read, call, allow, -, -, X-1\n"}, ("grants/more.csv", 1, 51)),
+        ("shadowed-line", {"more": "p, role:buyer, acme, erp.read, relay, allow, -, -, X-1\n"}, ("grants/more.csv", 1, 52)),
+        (
+            "shadowed-line",
+            {
+                "more": "p, role:buyer, acme, erp.write_po, call, allow, tiny, -, X-1\n",
+                "conditions": "tiny: {if: args.amount < 50 and args.supplier == 'S-1', say: s}\n",
+            },
+            ("grants/more.csv", 1, 58),
+        ),
+        (
+            "shadowed-line",
+            {"more": "p, role:buyer, acme, erp.write_po, call, require, small, full-audit, X-1\n"},
+            ("grants/more.csv", 1, 70),
+        ),
+        (
+            "denied-allow",
+            {"more": "p, *, acme, mail.*, call, deny, -, -, NO-1\np, role:buyer, acme, mail.send, call, allow, -, -, X-1\n"},
+            ("grants/more.csv", 2, 52),
+        ),
+        ("everyone", {"more": "p, *, acme, mail.send, call, allow, -, -, X-1\n"}, ("grants/more.csv", 1, 4)),
+        (
+            "empty-role",
+            {
+                "roles": "g, role:ghost, role:phantom, acme\n",
+                "more": "p, role:phantom, acme, mail.send, call, allow, -, -, X-1\n",
+            },
+            ("grants/more.csv", 1, 4),
+        ),
+        ("never-asked", {"more": "p, role:buyer, acme, mail.send, relay, allow, -, -, X-1\n"}, ("grants/more.csv", 1, 33)),
+        ("unused-condition", {"conditions": "large: {if: args.amount > 5, say: s}\n"}, ("conditions.yaml", 2, 1)),
+        (
+            "unused-duty",
+            {"changes": {"obligations.yaml": BASE["obligations.yaml"] + "hide: {type: redact-result, fields: [iban]}\n"}},
+            ("obligations.yaml", 2, 1),
+        ),
+        (
+            "unused-set",
+            {"changes": {"tools.yaml": BASE["tools.yaml"] + '  "set:writing": [erp.write_po]\n'}},
+            ("tools.yaml", 8, 3),
+        ),
+        (
+            "unused-tool",
+            {"changes": {"tools.yaml": BASE["tools.yaml"].replace("sets:", "  files.write: {}\nsets:")}},
+            ("tools.yaml", 6, 3),
+        ),
+        ("unused-role", {"roles": "g, idp:guests, role:guest, acme\n"}, ("roles.csv", 3, 4)),
+        ("repeated-membership", {"roles": "g, idp:buyers, role:buyer, acme\n"}, ("roles.csv", 3, 4)),
+        ("named-person", {"more": "p, user:corp/eve, acme, mail.send, call, allow, -, -, X-1\n"}, ("grants/more.csv", 1, 4)),
+        ("named-person", {"roles": "g, user:corp/eve, role:buyer, acme\n"}, ("roles.csv", 3, 4)),
+        (
+            "constant-condition",
+            {
+                "conditions": "odd: {if: args.amount > 100 and args.amount < 50, say: s}\n",
+                "more": "p, role:buyer, acme, erp.write_po, call, deny, odd, -, X-1\n",
+            },
+            ("conditions.yaml", 2, 11),
+        ),
+        (
+            "constant-condition",
+            {
+                "conditions": "odd: {if: args.lines > 1 and args.lines < 2, say: s}\n",
+                "more": "p, role:buyer, acme, erp.write_po, call, deny, odd, -, X-1\n",
+            },
+            ("conditions.yaml", 2, 11),
+        ),
+        (
+            "constant-condition",
+            {
+                "conditions": "odd: {if: time.hour < 24, say: s}\n",
+                "more": "p, role:buyer, acme, mail.send, call, deny, odd, -, X-1\n",
+            },
+            ("conditions.yaml", 2, 11),
+        ),
+        (
+            "undecidable-condition",
+            {
+                "conditions": "odd: {if: user.id, say: s}\n",
+                "more": "p, role:buyer, acme, mail.send, call, deny, odd, -, X-1\n",
+            },
+            None,
+        ),
+    ],
+)
+def test_the_planted_mistake_is_found_at_its_place(
+    code: str, changes: dict[str, object], place: tuple[str, int, int] | None
+) -> None:
+    if place is None:  # the language itself refuses it
+        with pytest.raises(bundle_module.BundleError):
+            bundle(**changes)  # type: ignore[arg-type]
+        return
+    result = lint(bundle(**changes))  # type: ignore[arg-type]
+    assert place in found(result, code)
+    complaint = next(each for each in result.complaints if each.finding.code == code)
+    assert complaint.finding.help
+    assert complaint.finding.text
+    assert complaint.severity == RULES[code].severity
+
+
+def test_a_line_about_an_empty_set_is_found() -> None:
+    tools = BASE["tools.yaml"] + '  "set:none": []\n'
+    made = bundle({"tools.yaml": tools}, more="p, role:buyer, acme, set:none, call, deny, -, -, X-1\n")
+    assert found(lint(made), "empty-set") == [("grants/more.csv", 1, 22)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "p, role:buyer, acme, erp.write_po, call, allow, other, -, X-1",  # neither condition covers the other
+        "p, role:buyer, acme, erp.*, call, allow, -, -, X-1",  # wider than what is there
+        "p, agents:crew, acme, erp.read, call, allow, -, -, X-1",  # somebody else
+        "p, role:buyer, acme, mail.send, call, deny, -, -, X-1",  # another effect
+    ],
+)
+def test_a_line_that_adds_something_is_not_called_shadowed(line: str) -> None:
+    made = bundle(more=line + "\n", conditions="other: {if: args.amount <= 100.5, say: s}\n")
+    shadowed = [
+        c.finding.message for c in lint(made).complaints if c.finding.code == "shadowed-line" and "'X-1'" in c.finding.message
+    ]
+    assert shadowed == [m for m in shadowed if m.startswith("'BUY")]
+
+
+def test_of_two_lines_that_say_the_same_the_later_one_is_told() -> None:
+    line = "p, agents:crew, acme, erp.read, call, allow, -, -, {}\n"
+    result = lint(bundle(more=line.format("X-1") + line.format("X-2")))
+    assert [c.finding.message.split("'")[1] for c in result.complaints if c.finding.code == "shadowed-line"] == ["X-2"]
+
+
+def test_roles_more_than_ten_levels_deep_are_told_once() -> None:
+    chain = "".join(f"g, role:r{n}, role:r{n + 1}, acme\n" for n in range(12))
+    made = bundle(roles=f"g, idp:deep, role:r0, acme\n{chain}", more="p, role:r12, acme, mail.send, call, allow, -, -, X-1\n")
+    assert len(found(lint(made), "deep-role")) == 1
+    flat = "".join(f"g, role:r{n}, role:r{n + 1}, acme\n" for n in range(9))
+    made = bundle(roles=f"g, idp:deep, role:r0, acme\n{flat}", more="p, role:r9, acme, mail.send, call, allow, -, -, X-1\n")
+    assert found(lint(made), "deep-role") == []
+
+
+# --- emergencies
+
+SHORT = 'time.now >= date("2026-12-01T08:00:00+00:00") and time.now < date("2026-12-01T12:00:00+00:00")'
+LONG = 'time.now >= date("2026-12-01T08:00:00+00:00") and time.now < date("2026-12-01T12:00:01+00:00")'
+OPEN = 'time.now >= date("2026-12-01T08:00:00+00:00")'
+ESCAPED = f'{SHORT} or user.id == "user:corp/eve"'
+DUTIES = (
+    "full-audit: {type: audit, arguments: full}\ntell: {type: notify, to: security}\nask: {type: approve, by: 'role:buyer'}\n"
+)
+LOUD = "".join(
+    f"p, *, acme, mail.send, call, require, -, {duty}, D-{n}\n" for n, duty in enumerate(("full-audit", "tell", "ask"))
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (SHORT, None),
+        (LONG, "holds for 4:00:01"),
+        (OPEN, "no end"),
+        (ESCAPED, "no beginning and no end"),
+        ("", "no beginning and no end"),
+    ],
+)
+def test_an_emergency_line_ends_within_four_hours(condition: str, message: str | None) -> None:
+    conditions = f"bg: {{if: '{condition}', say: s}}\n" if condition else ""
+    line = f"p, user:corp/eve, acme, mail.send, call, allow, {'bg' if condition else '-'}, -, BG-1\n"
+    result = lint(bundle({"obligations.yaml": DUTIES}, more=line + LOUD, conditions=conditions))
+    said = [c.finding.message for c in result.complaints if c.finding.code == "break-glass"]
+    assert [message in each for each in said] == ([True] if message else [])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("left_out", ["full-audit", "tell", "ask"])
+def test_an_emergency_line_is_audited_told_and_approved(left_out: str) -> None:
+    loud = "".join(line for line in LOUD.splitlines(keepends=True) if left_out not in line)
+    line = "p, user:corp/eve, acme, mail.send, call, allow, bg, -, BG-1\n"
+    result = lint(bundle({"obligations.yaml": DUTIES}, more=line + loud, conditions=f"bg: {{if: '{SHORT}', say: s}}\n"))
+    assert len(found(result, "break-glass")) == 1
+
+
+def test_a_duty_under_a_narrower_condition_does_not_count_for_an_emergency() -> None:
+    loud = LOUD.replace("require, -, ask", "require, narrow, ask")
+    narrow = "narrow: {if: 'args.to == \"a\"', say: s}\n"
+    line = "p, user:corp/eve, acme, mail.send, call, allow, bg, -, BG-1\n"
+    result = lint(bundle({"obligations.yaml": DUTIES}, more=line + loud, conditions=f"bg: {{if: '{SHORT}', say: s}}\n{narrow}"))
+    assert len(found(result, "break-glass")) == 1
+
+
+# --- what needs facts
+
+
+def test_what_is_not_known_of_the_world_is_not_complained_about() -> None:
+    made = bundle(
+        {"obligations.yaml": "full-audit: {type: no-such-duty}\n"},
+        more="p, agent:nobody, acme, mail.send, call, allow, -, -, X\n",
+    )
+    assert lint(made).complaints == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "facts", "place"),
+    [
+        ("unfulfillable-duty", Facts(duties=frozenset({"audti"})), ("obligations.yaml", 1, 14)),
+        ("unknown-agent", Facts(agents=frozenset({"helpers"})), ("roles.csv", 2, 4)),
+        ("unknown-server", Facts(servers=frozenset({"erp", "mails"})), ("tools.yaml", 5, 3)),
+        ("shared-credential", Facts(servers=frozenset({"erp", "mail"}), shared=frozenset({"erp"})), ("tools.yaml", 4, 3)),
+        ("missing-tool", Facts(live={"mail": {"sent": {}}}), ("tools.yaml", 5, 3)),
+        ("unregistered-tool", Facts(live={"mail": {"send": {"to": "string"}, "drop": {}}}), ("tools.yaml", 5, 3)),
+        ("differing-tool", Facts(live={"mail": {"send": {"to": "array"}}}), ("tools.yaml", 5, 22)),
+        ("differing-tool", Facts(live={"mail": {"send": {}}}), ("tools.yaml", 5, 22)),
+        ("differing-tool", Facts(live={"mail": {"send": {"to": "string", "cc": "string"}}}), ("tools.yaml", 5, 3)),
+    ],
+)
+def test_what_is_known_of_the_world_is_held_against_the_bundle(code: str, facts: Facts, place: tuple[str, int, int]) -> None:
+    assert found(lint(bundle(), facts), code) == [place]
+
+
+def test_a_name_that_the_gateway_never_fills_in_is_told_with_the_one_that_was_meant() -> None:
+    made = bundle(
+        conditions="sure: {if: 'agent.asurance == \"bearer\"', say: s}\n",
+        more="p, *, acme, mail.send, call, deny, sure, -, X-1\n",
+    )
+    (complaint,) = lint(made, Facts(context=frozenset({"agent.assurance"}))).complaints
+    assert complaint.finding.code == "undecidable-condition"
+    assert "did you mean 'agent.assurance'" in complaint.finding.help
+    assert (complaint.finding.line, complaint.finding.column) == (2, 12)
+
+
+def test_a_line_whose_time_is_over_is_told() -> None:
+    made = bundle(conditions=f"bg: {{if: '{SHORT}', say: s}}\n", more="p, agents:crew, acme, erp.read, call, allow, bg, -, X-1\n")
+    assert found(lint(made, Facts(now=datetime(2026, 12, 2, tzinfo=UTC))), "ended-line") == [("grants/more.csv", 1, 46)]
+    assert found(lint(made, Facts(now=datetime(2026, 12, 1, 9, tzinfo=UTC))), "ended-line") == []
+
+
+# --- the model
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wide"),
+    [
+        ('p.dom == "*"', 'p.dom == "*" || r.dom == "acme"', True),
+        ("g2(r.obj, p.obj)", 'g2(r.obj, p.obj) || p.obj == "*"', True),
+        ('r.act == p.act || p.act == "*"', 'r.act == p.act || r.act == "*"', True),
+        (' || p.act == "*"', "", False),
+    ],
+)
+def test_a_stray_constant_in_the_matcher_is_an_error(old: str, new: str, wide: bool) -> None:
+    assert old in MODEL
+    result = lint(bundle({"model.conf": MODEL.replace(old, new)}))
+    assert codes(result) == ({"own-model", "wide-model"} if wide else {"own-model"})
+
+
+def test_every_rule_has_a_planted_mistake_here() -> None:
+    text = Path(__file__).read_text()
+    assert [code for code in RULES if f'"{code}"' not in text] == []
