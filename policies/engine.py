@@ -12,7 +12,7 @@ from typing import Final
 
 from policies import names
 from policies.bundle import Bundle
-from policies.index import Asker, IndexedEnforcer
+from policies.index import ALLOW, Asker, IndexedEnforcer, Row
 from policies.membership import Closure
 from policies.model import (
     AccessRequest,
@@ -31,6 +31,8 @@ from policies.values import NO_TYPES, Evaluate, Facts
 
 ACTIONS: Final = frozenset(names.ACTIONS)
 """What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
+Rows = list[Row] | None
+"""What a question met, whatever the conditions; None on the stock path, which does not say."""
 
 
 class Engine:
@@ -51,7 +53,8 @@ class Engine:
             bundle.model,
             ((r.who, r.tenant, r.tool, r.action, r.when or NONE, r.effect, r.id) for r in bundle.rules),
             self._closure,
-            {tool: tuple(names) for tool, names in sets_of.items()},
+            {tool: tuple(found) for tool, found in sets_of.items()},
+            bundle.tools,
             stock=stock,
         )
         self.path: str = self._enforcer.path
@@ -62,6 +65,7 @@ class Engine:
         }
         self._agents = {(m.member, m.tenant): Asker.of(m.member, self._closure.of(m.member, m.tenant)) for m in bundle.roles}
         self._duties = {r.id: bundle.obligations[r.must] for r in bundle.rules if r.must}
+        self._unknown = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, bundle.digest, visible=False)
         self._servers: dict[str, tuple[str, ...]] = {}
         for spec in bundle.tools.values():
             self._servers[spec.server] = (*self._servers.get(spec.server, ()), spec.name[len(spec.server) + 1 :])
@@ -83,7 +87,7 @@ class Engine:
             return self._list(request)
         types = self._types(request.resource, request.tenant, request.action)
         if types is None:
-            return self._unknown()
+            return self._unknown
         ask = _Ask(self._conditions, request, types, hypothetical=request.arguments is None)
         answers = self._answers(ask, request, questions(request.subject, request.actors, request.action))
         if not answers:
@@ -93,7 +97,7 @@ class Engine:
             return Decision(
                 Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ()
             )
-        return self._denial(request, types, answers)
+        return self._denial(ask, request, types, answers)
 
     def _answers(self, ask: _Ask, request: AccessRequest, asked: Iterable[Question]) -> tuple[Answer, ...]:
         tenant, resource, matches = request.tenant, request.resource, self._matches
@@ -102,6 +106,7 @@ class Engine:
             hits: list[str] = []
             ask.hits = hits
             allowed, _ = self._enforcer.enforce_ex(self._asker(question, request), tenant, resource, question.action, ask)
+            ask.covering.append(ask.rows)
             answers.append(Answer(question, allowed, tuple([matches[rule] for rule in hits])))
         return tuple(answers)
 
@@ -118,21 +123,19 @@ class Engine:
         duties: dict[str, Obligation] = {}
         for answer in answers:
             for match in answer.matched:
-                if match.effect == "require":
-                    duty = self._duties[match.rule]
+                duty = self._duties.get(match.rule)
+                if duty is not None:
                     duties.setdefault(duty.name, duty)
         return tuple(duties.values())
 
     # --- refusals
 
-    def _unknown(self) -> Decision:
-        return Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, self.bundle.digest, visible=False)
-
-    def _denial(self, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...]) -> Decision:
-        answers = self._with_near(request, types, answers)
-        if any(match.effect == "deny" for answer in answers for match in answer.matched):
+    def _denial(self, ask: _Ask, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...]) -> Decision:
+        covering = ask.covering
+        answers = self._with_near(request, types, answers, covering)
+        if any([match.effect == "deny" for answer in answers for match in answer.matched]):  # noqa: C419  a list is faster
             reason = Reason.GUARDRAIL
-        elif not all(answer.allowed for answer in answers if answer.question.role is Role.SUBJECT):
+        elif not all([answer.allowed for answer in answers if answer.question.role is Role.SUBJECT]):  # noqa: C419
             reason = Reason.USER_LACKS_RIGHT
         else:
             reason = Reason.AGENT_LACKS_RIGHT
@@ -142,31 +145,53 @@ class Engine:
             self.bundle.digest,
             answers,
             visible=request.arguments is not None
-            and self._could(request, types, request.resource, questions(request.subject, request.actors, request.action)),
-            missing=tuple(dict.fromkeys(answer.question.principal for answer in answers if not answer.allowed)),
+            and self._could(request, types, request.resource, [answer.question for answer in answers], covering),
+            missing=tuple(dict.fromkeys([answer.question.principal for answer in answers if not answer.allowed])),
         )
 
-    def _with_near(self, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    def _with_near(
+        self, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...], covering: Sequence[Rows]
+    ) -> tuple[Answer, ...]:
         """The same answers, and for each no the allow lines that fit in everything but their condition."""
-        probe = _Ask(self._conditions, request, types, probing=True)
         completed = []
-        for answer in answers:
-            near: tuple[Match, ...] = ()
-            if not answer.allowed:
-                (covering,) = self._answers(probe, request, (answer.question,))
-                near = tuple(m for m in covering.matched if m.effect == "allow" and m not in answer.matched)
-            completed.append(Answer(answer.question, answer.allowed, answer.matched, near))
+        for answer, rows in zip(answers, covering, strict=True):
+            if answer.allowed:
+                completed.append(answer)
+                continue
+            if rows is None:  # the stock path knows them only by asking again
+                probe = _Ask(self._conditions, request, types, probing=True)
+                (again,) = self._answers(probe, request, (answer.question,))
+                lines = again.matched
+            else:
+                lines = tuple([self._matches[row.id] for row in rows if row.bit == ALLOW])
+            heard = {match.rule for match in answer.matched}
+            near = tuple([m for m in lines if m.effect == "allow" and m.rule not in heard])
+            completed.append(Answer(answer.question, allowed=False, matched=answer.matched, near=near))
         return tuple(completed)
 
     # --- what could be called
 
-    def _could(self, request: AccessRequest, types: Mapping[str, str], resource: str, asked: Iterable[Question]) -> bool:
-        """Whether some arguments would be allowed: allow lines count unless they surely fail, deny lines if they surely hold."""
+    def _could(
+        self,
+        request: AccessRequest,
+        types: Mapping[str, str],
+        resource: str,
+        asked: Sequence[Question],
+        covering: Sequence[Rows] | None = None,
+    ) -> bool:
+        """Whether some arguments would be allowed: allow lines count unless they surely fail, deny lines if they surely hold.
+
+        `covering` are the rows that the same questions met before.
+        """
         ask = _Ask(self._conditions, request, types, hypothetical=True)
-        for question in asked:
+        for question, rows in zip(asked, covering or [None] * len(asked), strict=True):
             ask.hits = []
-            asker = self._asker(question, request)
-            if not self._enforcer.enforce_ex(asker, request.tenant, resource, question.action, ask)[0]:
+            if rows is not None:
+                yes, _ = self._enforcer.judge(rows, ask)
+            else:
+                asker = self._asker(question, request)
+                yes, _ = self._enforcer.enforce_ex(asker, request.tenant, resource, question.action, ask)
+            if not yes:
                 return False
         return True
 
@@ -183,7 +208,7 @@ class Engine:
             types = self._types(resource, request.tenant, "call")
             if types is not None and self._could(request, types, resource, asked):
                 return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
-        return self._unknown()
+        return self._unknown
 
     def _types(self, resource: str, tenant: str, action: str) -> Mapping[str, str] | None:
         """Types of the arguments; None for what is unknown in this tenant, or has no such action.
@@ -206,7 +231,7 @@ class _Ask:
     probing       which rules would cover this, whatever their conditions?
     """
 
-    __slots__ = ("_conditions", "_facts", "_known", "_request", "_types", "hits", "hypothetical", "probing")
+    __slots__ = ("_conditions", "_facts", "_known", "_request", "_types", "covering", "hits", "hypothetical", "probing", "rows")
 
     def __init__(
         self,
@@ -223,6 +248,8 @@ class _Ask:
         self._facts: Facts | None = None
         self._known: dict[str, object] = {}
         self.hits: list[str] = []
+        self.rows: Rows = None
+        self.covering: list[Rows] = []  # of every question so far
         self.hypothetical = hypothetical
         self.probing = probing
 

@@ -10,7 +10,7 @@ import ast
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Protocol
@@ -20,16 +20,21 @@ from casbin.effect import AllowAndDenyEffector, Effector, effect_to_bool
 from casbin.rbac import RoleManager
 
 from policies.membership import Closure
+from policies.rules import NONE
 
-MAX_REMEMBERED = 20_000
-_BITS = {"allow": 1, "deny": 2}
+ALLOW = 1
+_BITS = {"allow": ALLOW, "deny": 2}
 _order = attrgetter("order")
 
 
 class Asking(Protocol):
-    """What travels through Casbin as `r.ctx`: decides conditions, and collects the ids of the rules that spoke."""
+    """What travels through Casbin as `r.ctx`: decides conditions, and collects the ids of the rules that spoke.
+
+    rows  that fit in everything but their condition, where the index found them; None on the stock path.
+    """
 
     hits: list[str]
+    rows: list[Row] | None
 
     def holds(self, condition: str, effect: str) -> bool:
         """Whether a rule of this effect speaks under this condition."""
@@ -110,10 +115,14 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         rows: Iterable[tuple[str, str, str, str, str, str, str]],
         closure: Closure,
         sets_of: Mapping[str, tuple[str, ...]],
+        known: Iterable[str] = (),
         *,
         stock: bool = False,
     ) -> None:
-        """Rows are (sub, dom, obj, act, cond, eft, id).  Raises RuntimeError for a model whose effect is not deny-override."""
+        """Rows are (sub, dom, obj, act, cond, eft, id); `known` are the registered resources.
+
+        Raises RuntimeError for a model whose effect is not deny-override.
+        """
         super().__init__(self.new_model(text=model))
         if not isinstance(self.eft, AllowAndDenyEffector):
             msg = "the policy effect must be deny-override"
@@ -135,7 +144,7 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         except NotUnderstood as reason:
             self.path_reason = str(reason)
         else:
-            self._index = Index(shape, self.model["p"]["p"].policy, sets_of)
+            self._index = Index(shape, self.model["p"]["p"].policy, sets_of, known)
             self.path, self.path_reason = "indexed", "every part of the matcher is understood"
 
     def _hit(self, rule: str) -> bool:
@@ -151,11 +160,17 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
             answer, rule = super().enforce_ex(*rvals)
             return bool(answer), rule
         asker, tenant, resource, action, asking = rvals
+        asking.rows = rows = self._index.candidates(asker, tenant, resource, action)
+        return self.judge(rows, asking)
+
+    def judge(self, rows: Sequence[Row], asking: Asking) -> tuple[bool, list[str]]:
+        """What Casbin's effector says of the rows that hold, and the last of them."""
         effects = 0
         last: list[str] = []
-        for row in self._index.candidates(asker, tenant, resource, action):
-            if asking.holds(row.cond, row.eft):
-                asking.hits.append(row.id)
+        hits, holds = asking.hits, asking.holds
+        for row in rows:
+            if row.cond == NONE or holds(row.cond, row.eft):
+                hits.append(row.id)
                 effects |= row.bit
                 last = row.values
         return self._says[effects], last
@@ -289,9 +304,15 @@ Bucket = dict[str, list[Row]]
 
 
 class Index:
-    """Rows by (tenant, resource pattern, action), and in each bucket by subject."""
+    """Rows by (tenant, resource pattern, action), and in each bucket by subject.
 
-    def __init__(self, shape: Shape, policy: Iterable[list[str]], sets_of: Mapping[str, tuple[str, ...]]) -> None:
+    What is remembered is bounded by the policy: registered resources, and sets of patterns that some resource can fit.  Nothing
+    that a caller made up is kept.
+    """
+
+    def __init__(
+        self, shape: Shape, policy: Iterable[list[str]], sets_of: Mapping[str, tuple[str, ...]], known: Iterable[str]
+    ) -> None:
         self._shape = shape
         self._sets_of = sets_of
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
@@ -299,7 +320,6 @@ class Index:
         self._objects: set[str] = set()
         self._doms: set[str] = set()
         self._acts: set[str] = set()
-        self._plans: dict[tuple[str, str, str], tuple[Bucket, ...]] = {}
         for order, values in enumerate(policy):
             sub, dom, obj, act, cond, eft, rule = values
             row = Row(order, sub, cond, eft, _BITS.get(eft, 0), rule, values)
@@ -311,6 +331,9 @@ class Index:
             star = obj.find("*")
             if star >= 0:
                 self._prefixes.setdefault(star, {}).setdefault(obj[:star], []).append(obj)
+        self._known = frozenset(known)
+        self._plans: dict[tuple[str, str, str], tuple[Bucket, ...]] = {}
+        self._shared: dict[tuple[str, tuple[str, ...], str], tuple[Bucket, ...]] = {}
 
     def candidates(self, asker: Asker, tenant: str, resource: str, action: str) -> list[Row]:
         """Every row whose subject, tenant, resource and action match, in the order of the policy."""
@@ -336,18 +359,20 @@ class Index:
         return found
 
     def _plan(self, tenant: str, resource: str, action: str) -> tuple[Bucket, ...]:
-        """The buckets that a tenant, resource and action can meet; remembered, within a bound."""
-        shape = self._shape
-        doms = [dom for dom in self._doms if shape.dom(tenant, dom)]
-        acts = [act for act in self._acts if shape.act(action, act)]
-        keys = ((dom, obj, act) for obj in self._patterns(resource) for dom in doms for act in acts)
-        plan = tuple(self._buckets[key] for key in keys if key in self._buckets)
-        if len(self._plans) >= MAX_REMEMBERED:
-            self._plans.clear()
-        self._plans[tenant, resource, action] = plan
+        """The buckets that a tenant, resource and action can meet.  The engine asks about tenants and actions that exist."""
+        patterns = self._patterns(resource)
+        plan = self._shared.get((tenant, patterns, action))
+        if plan is None:
+            shape = self._shape
+            doms = [dom for dom in self._doms if shape.dom(tenant, dom)]
+            acts = [act for act in self._acts if shape.act(action, act)]
+            keys = ((dom, obj, act) for obj in patterns for dom in doms for act in acts)
+            plan = self._shared[tenant, patterns, action] = tuple(self._buckets[key] for key in keys if key in self._buckets)
+        if resource in self._known:
+            self._plans[tenant, resource, action] = plan
         return plan
 
-    def _patterns(self, resource: str) -> list[str]:
+    def _patterns(self, resource: str) -> tuple[str, ...]:
         """The values of p.obj that fit a resource, each once."""
         shape = self._shape
         fitting = dict.fromkeys(o for o in shape.wide_objects if o in self._objects)
@@ -358,4 +383,4 @@ class Index:
                 fitting.update(dict.fromkeys(table.get(resource[:length], ()) if len(resource) >= length else ()))
         if "set" in shape.objects:
             fitting.update(dict.fromkeys(s for s in self._sets_of.get(resource, ()) if s in self._objects))
-        return list(fitting)
+        return tuple(fitting)

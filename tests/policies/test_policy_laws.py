@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -211,30 +212,53 @@ def test_whatever_the_arguments_are_the_engine_decides_and_never_fails_over_them
         assert decision.reason is not Reason.DECISION_ERROR
 
 
-def test_strangers_leave_no_trace_in_the_engine() -> None:
+def kept(engine: Engine, names: int) -> int:
+    """Blocks of memory that are still held after `names` questions about what nobody knows."""
+
+    def strange(n: int) -> None:
+        who, agent = f"user:dev/{n}", f"agent:x{n}"
+        tool, peer, page = f"s1.tool{n}", f"a2a:x{n}", f"res:s1/file:///{n}"
+        for action, resource in (("call", tool), ("send", peer), ("read", page), ("list", f"server{n}")):
+            engine.decide(AccessRequest(who, (agent,), "north", action, resource, 0, frozenset({f"g{n}"}), {f"arg{n}": n}))
+        engine.decide(AccessRequest(who, (agent,), f"tenant{n}", "call", "s1.read", 0))
+
+    for n in range(100):
+        strange(n)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for n in range(1000, 1000 + names // 5):
+        strange(n)
+    gc.collect()
+    return sys.getallocatedblocks() - before
+
+
+def open_to_all() -> Engine:
     _, bundle, _ = world(1)
+    return Engine(replace(bundle, rules=(*bundle.rules, line(random.Random(1), "allow", who="*", tool="a2a:*", action="send"))))
+
+
+def test_nothing_that_a_caller_names_is_kept_in_a_hundred_thousand_unknown_names() -> None:
+    assert kept(open_to_all(), 100_000) < 1000
+
+
+def test_a_planted_memory_of_names_is_noticed() -> None:
+    engine = open_to_all()
+    index: Any = engine._enforcer._index
+    index._known = type("Everything", (), {"__contains__": lambda _self, _name: True})()
+    assert kept(engine, 5000) > 1000
+
+
+def test_the_plans_that_are_kept_are_those_of_registered_tools_and_of_sets_of_patterns() -> None:
+    _, bundle, asked = world(1)
     engine = Engine(bundle)
-
-    def size() -> int:
-        index = engine._enforcer._index
-        assert index is not None
-        return len(engine._agents) + len(engine._closure._reach) + len(index._buckets)
-
-    before = size()
-    for n in range(500):
-        request = AccessRequest(f"user:dev/{n}", (f"agent:x{n}",), "north", "call", "s1.read", 0, frozenset({f"g{n}"}))
+    index = engine._enforcer._index
+    assert index is not None
+    for request in asked:
         engine.decide(request)
-    assert size() == before
-
-
-def test_the_memory_of_resources_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policies.index.MAX_REMEMBERED", 50)
-    _, bundle, _ = world(1)
-    engine = Engine(bundle)
     for n in range(300):
         engine.decide(AccessRequest("user:dev/ada", (), "north", "send", f"a2a:x{n}", 0))
-    assert engine._enforcer._index is not None
-    assert len(engine._enforcer._index._plans) <= 50
+    assert {resource for _, resource, _ in index._plans} <= set(bundle.tools)
+    assert len(index._shared) <= len(bundle.tenants) * 3 * 2 ** len({rule.tool for rule in bundle.rules if "*" in rule.tool})
 
 
 def test_a_new_rule_has_the_place_it_was_given() -> None:
