@@ -5,7 +5,7 @@ Pure: a suite and an engine in, results out; no clock, no files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from policies.bundle import Bundle, BundleError
@@ -19,7 +19,7 @@ from policies.testfile import read_tests
 from policies.testsuite import Case, Invariant, Suite
 
 __all__ = [
-    "Case", "CaseResult", "Invariant", "InvariantResult", "Results", "Suite",
+    "Case", "CaseResult", "Difference", "Invariant", "InvariantResult", "Results", "Suite",
     "check_for_activation", "proven_denial", "read_tests", "run",
 ]  # fmt: skip
 
@@ -28,17 +28,29 @@ _RULED = frozenset({Reason.USER_LACKS_RIGHT, Reason.AGENT_LACKS_RIGHT, Reason.GU
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that came otherwise.  `what`: effect, because, duty."""
+
+    what: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What came of a row.  `problems`: how it differs from what was expected, none where it passed."""
+    """What came of a row.  `differences`: from what was expected, none where it passed."""
 
     case: Case
     decision: Decision
-    problems: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether everything came as expected."""
-        return not self.problems
+        return not self.differences
 
     @property
     def explanation(self) -> str:
@@ -83,37 +95,40 @@ def run(suite: Suite, engine: Engine) -> Results:
 
 
 def _judged(case: Case, decision: Decision, bundle: Bundle) -> CaseResult:
-    problems: list[str] = []
+    found: list[Difference] = []
     if decision.effect is not case.expect:
-        problems.append(f"expected {case.expect.value}, got {decision.effect.value} ({decision.reason.value})")
+        found.append(Difference("effect", case.expect.value, f"{decision.effect.value} ({decision.reason.value})"))
     for because in case.because:
-        problems += _unexplained(because, case, decision, bundle)
+        found += _unexplained(because, case, decision, bundle)
     if case.must is not None and decision.allowed:
-        heard = {duty.name for duty in decision.obligations}
-        problems += [f"expected the duty {name}, which no rule asks for" for name in sorted(case.must - heard)]
-        if case.exact:
-            problems += [f"got the duty {name}, which was not expected" for name in sorted(heard - case.must)]
-    return CaseResult(case, decision, tuple(problems))
+        heard = frozenset(duty.name for duty in decision.obligations)
+        if case.must - heard or (case.exact and heard - case.must):
+            least = "" if case.exact else "at least "
+            found.append(Difference("duties", f"{least}the duties {_listed(sorted(case.must))}", _listed(sorted(heard))))
+    return CaseResult(case, decision, tuple(found))
 
 
-def _unexplained(because: str, case: Case, decision: Decision, bundle: Bundle) -> Iterator[str]:
+def _unexplained(because: str, case: Case, decision: Decision, bundle: Bundle) -> Iterator[Difference]:
     """Why a decision is not because of this, if it is not."""
     if because in {reason.value for reason in Reason}:
         if decision.reason.value != because:
-            yield f"expected the reason {because}, got {decision.reason.value}"
+            yield Difference("because", f"the reason {because}", decision.reason.value)
     elif kind_of(because) in ("user", "svc", "agent"):
         if because not in decision.missing:
-            yield f"expected that {because}'s right is missing, got {_listed(decision.missing)}"
+            yield Difference("because", f"that the right of {because} is missing", _listed(decision.missing))
     elif any(rule.id == because for rule in bundle.rules):
         spoke = dict.fromkeys(m.rule for answer in decision.answers for m in (*answer.matched, *answer.near))
         if because not in spoke:
-            yield f"expected rule {because} to speak, got {_listed(tuple(spoke))}"
+            yield Difference("because", f"that rule {because} speaks", _listed(spoke))
     elif because not in explain(case.request, decision):
         hint = suggest(because, [*(rule.id for rule in bundle.rules[:5000]), *(reason.value for reason in Reason)])
-        yield f"expected '{because}' in the explanation" + (f"; {hint}" if hint else "")
+        yield Difference(
+            "because", f"'{because}' in the explanation", "an explanation without it" + (f" ({hint})" if hint else "")
+        )
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
     return ", ".join(names) if names else "nothing"
 
 
@@ -162,7 +177,7 @@ def check_for_activation(bundle: Bundle, engine: Engine) -> list[Finding]:
 def _failures(results: Results, bundle: Bundle) -> Iterator[Finding]:
     for case in results.cases:
         if not case.passed:
-            message = f"'{case.case.title}' fails: {'; '.join(case.problems)}"
+            message = f"'{case.case.title}' fails: {'; '.join(map(str, case.differences))}"
             yield _finding("test-failed", bundle, case.case.source, message, case.explanation)
     for each in results.invariants:
         for violation in each.violations:
