@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from gateway.asgi import child_traceparent, read_traceparent
+from gateway.asgi import by_name, child_traceparent, read_traceparent
 from gateway.mcp.errors import INVALID_PARAMS, PARSE_ERROR, RpcId, RpcRefused
 from gateway.mcp.methods import ASSUMED, CALL_TOOL, CAPABILITIES_KEY, INITIALIZE, LEGACY, METHODS, MODERN, VERSION_KEY, Method
 from gateway.mcp.strict import TooDeepError, UnreadableError, disguised, exact, loads
@@ -83,9 +83,10 @@ def read(arrival: Arrival, depth: int) -> Call:
 def _headers(arrival: Arrival) -> dict[str, str]:
     """Headers that matter here; a routing header on two lines has two readings."""
     headers: dict[str, str] = {}
+    found = arrival.found or by_name(arrival.headers)
     for name in _READ:
-        values = arrival.every(name)
-        if values:
+        if name in found:
+            values = found[name]
             if len(values) > 1 and name in _ROUTING:
                 raise RpcRefused(Code.HEADER_MISMATCH, f"{name} is repeated")
             headers[name] = values[0].strip(" \t") if len(values) == 1 else ", ".join(values)
@@ -199,9 +200,9 @@ def _param_headers(arrival: Arrival, arguments: Mapping[str, object] | None, rpc
 
     One that is called like an argument must say that very argument, and not another's value.
     """
-    if not any([name.startswith(PARAM_PREFIX) for name in arrival.found or dict(arrival.headers)]):  # noqa: C419  faster so
-        return
     repeated = [(name, value) for name, value in arrival.headers if name.startswith(PARAM_PREFIX)]
+    if not repeated:
+        return
     said = set(_scalars(arguments or {}))
     named = {_param(argument): set(_scalars(value)) for argument, value in (arguments or {}).items()}
     names = [_param(name) for name, _ in repeated]
