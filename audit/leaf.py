@@ -61,6 +61,7 @@ class Kind(StrEnum):
     AUTH_REFUSED = "auth.refused"
     POLICY_ACTIVATE = "policy.activate"
     POLICY_REJECT = "policy.reject"
+    POLICY_RELOAD = "policy.reload"
     SANDBOX_START = "sandbox.start"
     SANDBOX_END = "sandbox.end"
     WRITER_START = "writer.start"

@@ -42,6 +42,7 @@ SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoint
 KINDS = frozenset(
     {
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
+        "policy.reload",
         *("sandbox.start", "sandbox.end", "writer.start", "writer.stop", "key.create", "key.shred"),
         *("audit.read", "audit.verify", "audit.export"),
     }

@@ -102,6 +102,17 @@ class Recorder:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
         await self._write(Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values))
 
+    async def wish(  # noqa: PLR0917  what a record of it says, in its order
+        self, kind: str, arrival: Arrival, principal: Principal, request: AccessRequest, decision: Decision, wanted: str
+    ) -> None:
+        """Record what somebody wanted of the gateway itself, before anything is done: `kind` where they may, else a denial."""
+        fields = _about(arrival, principal, None, request)
+        fields["proto"], fields["target"], fields["wanted"] = "http", "", wanted[:256]
+        fields["decision"] = _decided(decision)
+        if not decision.allowed:
+            kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
+        await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, _facts(None, request)))
+
     async def _stranger(self, arrival: Arrival, refusal: Refused) -> None:
         second = arrival.at // 1_000_000
         if second != self._second:
