@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Final, cast
 
 from sqlalchemy import Connection, inspect
@@ -94,6 +95,7 @@ class SqlStore:
         self._words = Words(sqlite=path is not None, duplicate=driver.IntegrityError)
         self._leaves = self._words(_LEAVES)
         self._connections: dict[str, Connection] = {}
+        self._cursor: Cursor | None = None  # the driver's own, of the connection that takes turns
         self._beside = _BesideFile(path) if path is not None else _BesidePostgres()
 
     def claim(self, origin: str, vkey: str) -> tuple[str, str]:
@@ -104,29 +106,9 @@ class SqlStore:
             row = connection.exec_driver_sql("SELECT origin, vkey FROM ledger_log WHERE id = 1").one()
             return row[0], row[1]
 
-    @contextmanager
-    def turn(self) -> Iterator[Turn]:
+    def turn(self) -> AbstractContextManager[Turn]:
         """See `Store`."""
-        with self._use("turn") as connection:
-            self._beside.begin()
-            committed = False
-            try:
-                cursor = cast("Cursor", connection.connection.cursor())
-                cursor.execute(self._words.begin)
-                yield SqlTurn(cursor, self._words)
-                cursor.execute("COMMIT")
-                committed = True
-            finally:
-                if not committed:
-                    self._abandon(connection)
-            self._beside.check()  # a commit into a file that is gone is not durable
-
-    def _abandon(self, connection: Connection) -> None:
-        """Let go of the lock whatever went wrong.  To close alone would not do: an unfinished statement keeps it."""
-        try:
-            connection.exec_driver_sql("ROLLBACK")
-        except SQLAlchemyError:
-            self._drop("turn")
+        return _Turning(self)
 
     def lease(self, writer: str) -> bool:
         """See `Store`."""
@@ -207,13 +189,64 @@ class SqlStore:
             connection.close()
             raise
         self._connections[role] = connection
+        if role == "turn":
+            self._cursor = cast("Cursor", connection.connection.cursor())
         return connection
 
     def _drop(self, role: str) -> None:
+        if role == "turn":
+            self._cursor = None
         connection = self._connections.pop(role, None)
         if connection is not None:
             connection.invalidate()
             connection.close()
+
+
+class _Turning:
+    """A turn, from taking the lock to the commit.  It runs for every batch: two plain methods cost less than a generator."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> Turn:
+        store = self._store
+        if store._cursor is None:
+            with store._use("turn"):
+                pass
+        store._beside.begin()
+        cursor = cast("Cursor", store._cursor)
+        try:
+            cursor.execute(store._words.begin)
+            return SqlTurn(cursor, store._words)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        store = self._store
+        if error is not None:
+            self._abandon(error)
+            return
+        try:
+            cast("Cursor", store._cursor).execute("COMMIT")
+        except BaseException as failure:
+            self._abandon(failure)
+            raise
+        store._beside.check()  # a commit into a file that is gone is not durable
+
+    def _abandon(self, error: BaseException) -> None:
+        """Let go of the lock whatever went wrong.  To close alone would not do: an unfinished statement keeps it."""
+        store = self._store
+        if store._cursor is not None:
+            try:
+                store._connections["turn"].exec_driver_sql("ROLLBACK")
+            except SQLAlchemyError:
+                store._drop("turn")
+        if isinstance(error, store._errors):
+            store._drop("turn")
+            raise store_error(error) from error
 
 
 class _BesideFile:

@@ -6,6 +6,7 @@ In SQLite each step of a statement lets the interpreter go and asks for it back,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
 from audit.model import TamperedError
@@ -58,27 +59,40 @@ class Words:
         self.subject = self(_SUBJECT)
         self.is_open = self(_IS_OPEN)
         self._inserts = {table: self._insert(table, columns) for table, columns in _INSERTS.items()}
+        self._said: dict[tuple[str, int], str] = {}  # SQLite's statements for so many rows: the driver finds them by their text
 
     def __call__(self, statement: str) -> str:
         """The statement with the driver's own marks for parameters."""
         return statement if self.sqlite else statement.replace("?", "%s")
 
     def insert(self, cursor: Cursor, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """All rows, in few statements (PostgreSQL: one, of arrays)."""
-        if not rows:
-            return
+        """All rows (one at least), in few statements (PostgreSQL: one, of arrays)."""
         if not self.sqlite:
             cursor.execute(self._inserts[table], tuple(map(list, zip(*rows, strict=True))))
-            return
-        head, row = self._inserts[table], f"({', '.join('?' * len(rows[0]))})"
-        for some in _powers(rows):
-            cursor.execute(head + ", ".join((row,) * len(some)), [value for each in some for value in each])
+        elif len(rows) == 1:
+            cursor.execute(self._many(table, 1, len(rows[0])), rows[0])
+        else:
+            for some in _powers(rows):
+                cursor.execute(self._many(table, len(some), len(some[0])), tuple(chain.from_iterable(some)))
 
     def among(self, cursor: Cursor, statement: str, values: Sequence[str]) -> Iterator[Any]:
         """Run a statement that ends in `IN` for all of the values, a few at a time; its rows."""
         for some in _powers(values):
-            cursor.execute(self(f"{statement} ({', '.join('?' * len(some))})"), some)
+            cursor.execute(self._among(statement, len(some)), some)
             yield from cursor.fetchall() if statement.startswith("SELECT") else ()
+
+    def _many(self, table: str, rows: int, columns: int) -> str:
+        said = self._said.get((table, rows))
+        if said is None:
+            row = f"({', '.join('?' * columns)})"
+            said = self._said[table, rows] = self._inserts[table] + ", ".join((row,) * rows)
+        return said
+
+    def _among(self, statement: str, values: int) -> str:
+        said = self._said.get((statement, values))
+        if said is None:
+            said = self._said[statement, values] = self(f"{statement} ({', '.join('?' * values)})")
+        return said
 
     def _insert(self, table: str, columns: tuple[str, ...]) -> str:
         names = ", ".join(column.split()[0] for column in columns)
@@ -130,15 +144,21 @@ class SqlTurn:
     def write(self, batch: Batch, size: int, frontier: bytes) -> None:
         """See `Turn`."""
         cursor, words = self._cursor, self._words
-        list(words.among(cursor, _DESTROY, batch.destroyed))
-        subjects = [(row.pseudonym, row.lookup, row.dek, row.name) for row in batch.subjects]
-        words.insert(cursor, "ledger_subjects", subjects)
+        if batch.destroyed:
+            list(words.among(cursor, _DESTROY, batch.destroyed))
+        if batch.subjects:
+            subjects = [(row.pseudonym, row.lookup, row.dek, row.name) for row in batch.subjects]
+            words.insert(cursor, "ledger_subjects", subjects)
         try:
             words.insert(cursor, "ledger_leaves", batch.leaves)
         except words.duplicate as error:
             raise DuplicateError(str(error).strip().split("\n")[0]) from error
-        words.insert(cursor, "ledger_openings", batch.openings)
-        words.insert(cursor, "ledger_nodes", batch.nodes)
-        words.insert(cursor, "ledger_open_calls", [(call.id, call.index, call.writer, call.boot) for call in batch.opened])
-        list(words.among(cursor, _CLOSE, batch.closed))
+        if batch.openings:
+            words.insert(cursor, "ledger_openings", batch.openings)
+        if batch.nodes:
+            words.insert(cursor, "ledger_nodes", batch.nodes)
+        if batch.opened:
+            words.insert(cursor, "ledger_open_calls", [(call.id, call.index, call.writer, call.boot) for call in batch.opened])
+        if batch.closed:
+            list(words.among(cursor, _CLOSE, batch.closed))
         cursor.execute(words.update_head, (size, frontier, len(batch.destroyed)))
