@@ -58,6 +58,7 @@ class Kind(StrEnum):
     CALL_END = "call.end"
     CALL_ORPHANED = "call.orphaned"
     DECISION_DENY = "decision.deny"
+    DECISION_EVALUATE = "decision.evaluate"
     AUTH_REFUSED = "auth.refused"
     POLICY_ACTIVATE = "policy.activate"
     POLICY_REJECT = "policy.reject"

@@ -41,6 +41,7 @@ UNSIGNED_SECONDS = 60  # a writer signs within about a second: more than this wi
 SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
 KINDS = frozenset(
     {
+        "decision.evaluate",
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
         "policy.reload",
         *("sandbox.start", "sandbox.end", "writer.start", "writer.stop", "key.create", "key.shred"),

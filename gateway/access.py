@@ -1,0 +1,353 @@
+"""OpenID AuthZEN 1.0: the decision point, asked over HTTP.  Every answer is recorded before it is given; nothing is forwarded.
+
+A caller asks about itself.  Asking about others needs the right to `ask` on `admin:decisions`: no policy oracle for anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from audit.model import Entry, LedgerUnavailableError, Receipt, Value
+from gateway.api import problem
+from gateway.asgi import read_body
+from gateway.identity import strictjson
+from gateway.model import Clock, Principal, Refused, new_id
+from gateway.problem import Problem
+from gateway.reasons import Code
+from policies import names
+from policies.model import NOTHING, AccessRequest, Decision, Obligation, Role
+from policies.sentence import explain
+
+EVALUATION: Final = "/access/v1/evaluation"
+EVALUATIONS: Final = "/access/v1/evaluations"
+METADATA: Final = "/.well-known/authzen-configuration"
+MAX_BODY: Final = 256 * 1024
+MAX_DEPTH: Final = 16
+MAX_EVALUATIONS: Final = 50
+MAX_TEXT: Final = 1000
+ASK: Final = ("ask", "admin:decisions")
+STOPS: Final = {"execute_all": None, "deny_on_first_deny": False, "permit_on_first_permit": True}
+"""AuthZEN's semantics of a batch: the decision after which no further question is answered."""
+
+_PARTS: Final = ("subject", "action", "resource", "context")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the endpoint needs: who calls, who judges for them now, the ledger (durable on return), the clock."""
+
+    public_url: str
+    whoami: Callable[[Request], Awaitable[Principal]]
+    judge: Callable[[Principal], Callable[[AccessRequest], Decision]]
+    append: Callable[[Entry], Awaitable[Receipt]]
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question.  `foreign`: it is not the caller's own subject, chain and facts.  `said` is what stood in the request."""
+
+    request: AccessRequest
+    foreign: bool
+    said: Mapping[str, Any]
+
+
+class WrongError(Exception):
+    """The request is no question; `where` names the member."""
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+
+
+def add_access(api: FastAPI, access: Access) -> None:
+    """Add the three routes."""
+
+    @api.get(METADATA, tags=["authzen"])
+    async def metadata() -> JSONResponse:
+        """Where the decision point is asked (AuthZEN 1.0, policy decision point metadata)."""
+        url = access.public_url
+        return JSONResponse(
+            {
+                "policy_decision_point": url,
+                "access_evaluation_endpoint": url + EVALUATION,
+                "access_evaluations_endpoint": url + EVALUATIONS,
+            }
+        )
+
+    @api.post(EVALUATION, tags=["authzen"])
+    async def evaluation(request: Request) -> Response:
+        """May this subject do this to that?"""
+        return await _answered(request, access, batch=False)
+
+    @api.post(EVALUATIONS, tags=["authzen"])
+    async def evaluations(request: Request) -> Response:
+        """Several questions at once, at most 50."""
+        return await _answered(request, access, batch=True)
+
+
+async def _answered(request: Request, access: Access, *, batch: bool) -> Response:
+    principal = await access.whoami(request)  # from the frame alone: nothing of the body is read for a stranger
+    try:
+        body = _read(await _body(request))
+        questions, stop = _questions(body, principal, access.clock(), batch=batch)
+    except WrongError as wrong:
+        return problem(400, Problem(Code.MALFORMED.value, wrong.message, wrong.where))
+    except Refused as refusal:
+        if refusal.code is Code.TOO_LARGE:
+            return problem(413, Problem(Code.TOO_LARGE.value, f"at most {MAX_BODY} bytes are read"))
+        return problem(400, Problem(refusal.code.value, "the body did not come whole and in time"))
+    decide = access.judge(principal)  # one judge for the whole request, whatever comes into force meanwhile
+    if any(asked.foreign for asked in questions):
+        await _may_ask(principal, decide, access)
+    answers, entries = [], []
+    for asked in questions:
+        decision = decide(asked.request)
+        at = access.clock()
+        entry = _entry(new_id(at), at, principal, asked, decision)
+        entries.append(entry)
+        answers.append(_answer(entry.id, decision, foreign=asked.foreign))
+        if decision.allowed is stop:
+            break
+    await _record(entries, access)
+    plain = answers[0] if not batch or not body.get("evaluations") else {"evaluations": answers}
+    return JSONResponse(plain, headers=_headers(request))
+
+
+async def _body(request: Request) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise WrongError("the body is JSON: send 'Content-Type: application/json'", "Content-Type")
+    return await read_body(request.receive, MAX_BODY)
+
+
+def _headers(request: Request) -> dict[str, str]:
+    sent = request.headers.getlist("x-request-id")
+    echoed = {"X-Request-ID": sent[0]} if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else {}
+    return {"Cache-Control": "no-store"} | echoed
+
+
+# --- from bytes to questions
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    """One JSON object, every member once, numbers exact: the caller enforces what was asked, not what a double makes of it."""
+    try:
+        strictjson.loads(data, MAX_DEPTH)
+        body = json.loads(data, parse_float=Decimal)
+    except ValueError as error:
+        raise WrongError(f"the body is not JSON that is read here: {error}") from None
+    if not isinstance(body, dict):
+        raise WrongError("the body is an object")
+    return body
+
+
+def _questions(body: dict[str, Any], principal: Principal, at: int, *, batch: bool) -> tuple[list[Asked], bool | None]:
+    _only(body, (*_PARTS, "evaluations", "options") if batch else _PARTS, "")
+    options = _mapping(body.get("options", {}), "options")
+    _only(options, ("evaluations_semantic",), "options")
+    semantic = options.get("evaluations_semantic", "execute_all")
+    if not isinstance(semantic, str) or semantic not in STOPS:
+        raise WrongError(f"known are {', '.join(STOPS)}", "options.evaluations_semantic")
+    items = body.get("evaluations", [])
+    if not isinstance(items, list) or len(items) > MAX_EVALUATIONS:
+        raise WrongError(f"a list of at most {MAX_EVALUATIONS} questions", "evaluations")
+    shared: dict[str, Any] = {part: body[part] for part in _PARTS if part in body}
+    if not items:  # as the standard has it: the request itself is the question
+        return [_question(shared, principal, at, "")], None
+    asked = []
+    for number, item in enumerate(items):
+        where = f"evaluations[{number}]"
+        _only(_mapping(item, where), _PARTS, where)
+        asked.append(_question(shared | item, principal, at, f"{where}."))
+    return asked, STOPS[semantic]
+
+
+def _question(item: Mapping[str, Any], principal: Principal, at: int, where: str) -> Asked:
+    """A question with everything that it leaves out filled from the caller's own credential."""
+    subject, own = _entity(item, "subject", ("actors", "groups"), where), _own(principal, at)
+    action = _mapping(item.get("action"), f"{where}action")
+    _only(action, ("name", "properties"), f"{where}action")
+    given = _mapping(action.get("properties", {}), f"{where}action.properties")
+    _only(given, ("arguments",), f"{where}action.properties")
+    resource = _entity(item, "resource", (), where)
+    name, kind = resource["id"], names.kind_of(resource["id"])
+    request = replace(
+        own,
+        subject=f"{subject['type']}:{subject['id']}",
+        action=_text(action.get("name"), f"{where}action.name"),
+        resource=name if kind is not None and kind.name == resource["type"] else "",  # of another kind: known to nobody
+        arguments=_mapping(given.get("arguments", {}), f"{where}action.properties.arguments"),
+    )
+    facts = _mapping(item.get("context", {}), f"{where}context")
+    _only(facts, ("agent", "ctx"), f"{where}context")
+    properties = subject["properties"]
+    if "actors" in properties:
+        request = replace(request, actors=tuple(_texts(properties["actors"], f"{where}subject.properties.actors")))
+    elif request.subject != own.subject:
+        request = replace(request, actors=())
+    if "groups" in properties:
+        request = replace(request, groups=frozenset(_texts(properties["groups"], f"{where}subject.properties.groups")))
+    elif request.subject != own.subject:
+        request = replace(request, groups=frozenset())
+    if facts:
+        read = {key: _mapping(value, f"{where}context.{key}") for key, value in facts.items()}
+        request = replace(request, context=dict(own.context) | read)
+    same = (own.subject, own.actors, own.groups, own.context)
+    return Asked(request, (request.subject, request.actors, request.groups, request.context) != same, item)
+
+
+def _own(principal: Principal, at: int) -> AccessRequest:
+    """What every question about the caller itself has."""
+    return AccessRequest(
+        subject=principal.subject,
+        actors=principal.actors,
+        tenant=principal.tenant,
+        action=ASK[0],
+        resource=ASK[1],
+        at=at,
+        groups=principal.groups,
+        arguments=NOTHING,
+        context={
+            "ctx": {"protocol": "authzen", "method": "evaluation", "version": "1.0"},
+            "agent": {"assurance": principal.method},
+        },
+    )
+
+
+def _entity(item: Mapping[str, Any], part: str, properties: tuple[str, ...], where: str) -> dict[str, Any]:
+    given = _mapping(item.get(part), f"{where}{part}")
+    _only(given, ("type", "id", "properties"), f"{where}{part}")
+    own = _mapping(given.get("properties", {}), f"{where}{part}.properties")
+    _only(own, properties, f"{where}{part}.properties")
+    read = {key: _text(given.get(key), f"{where}{part}.{key}") for key in ("type", "id")}
+    return {**read, "properties": own}
+
+
+def _only(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    """What is not understood is refused: the caller may have meant it to matter."""
+    for key in given:
+        if key not in known:
+            place = f"{where}.{key}".strip(".")[:200]
+            raise WrongError(f"this member is not read here; known are {', '.join(known) or 'none'}", place)
+
+
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WrongError("an object is needed", where)
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value or len(value) > MAX_TEXT:
+        raise WrongError(f"a text of 1 to {MAX_TEXT} characters is needed", where)
+    return value
+
+
+def _texts(value: object, where: str) -> list[str]:
+    if not isinstance(value, list) or len(value) > 200:
+        raise WrongError("a list of at most 200 texts is needed", where)
+    return [_text(each, where) for each in value]
+
+
+# --- who may ask about others
+
+
+async def _may_ask(principal: Principal, decide: Callable[[AccessRequest], Decision], access: Access) -> None:
+    """Raise `Refused` unless policy lets the caller's whole chain ask about others; the refusal is recorded."""
+    asking = Asked(_own(principal, access.clock()), foreign=False, said={})
+    decision = decide(asking.request)
+    if decision.allowed and not decision.obligations:
+        return
+    at = access.clock()
+    await _record([_entry(new_id(at), at, principal, asking, decision)], access)
+    raise Refused(Code.UNKNOWN_DUTY if decision.allowed else Code(decision.reason.value), decision=decision)
+
+
+# --- answers and records
+
+
+def _answer(entry: str, decision: Decision, *, foreign: bool) -> dict[str, Any]:
+    """AuthZEN's shape.  What the caller may not know of is answered as the unknown, unless it may ask about others."""
+    shown = decision.allowed or decision.visible or foreign
+    context: dict[str, Any] = {"id": entry, "reason": (decision.reason if shown else Code.UNKNOWN_RESOURCE).value}
+    if decision.obligations:
+        context["obligations"] = [_duty(duty) for duty in decision.obligations]
+    return {"decision": decision.allowed, "context": context}
+
+
+def _duty(duty: Obligation) -> dict[str, Any]:
+    return {"id": duty.name, "type": duty.type, "properties": _plain(duty.params)}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Decimal) else value
+
+
+def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: Decision) -> Entry:
+    """Who asked, and what came of it.  About whom, where it is somebody else, is in the committed question alone."""
+    request = asked.request
+    fields: dict[str, object] = {
+        "proto": "authzen",
+        "tenant": principal.tenant,
+        "workflow": principal.workflow,
+        "chain": [["user", "@subject"], *(["agent", actor] for actor in principal.actors)],
+        "auth": {"method": principal.method, "cred": principal.credential, "jti": principal.jti},
+        "about": "other" if asked.foreign else "self",
+        "action": request.action,
+        "resource": request.resource,
+        "decision": {
+            "effect": decision.effect.value,
+            "reason": decision.reason.value,
+            "policy": decision.bundle,
+            "asked": [
+                {
+                    "who": _who(answer.question.principal, answer.question.role, asked),
+                    "role": answer.question.role.value,
+                    "action": answer.question.action,
+                    "allow": answer.allowed,
+                    "rules": [match.text for match in answer.matched],
+                }
+                for answer in decision.answers
+            ],
+            "obligations": [obligation.name for obligation in decision.obligations],
+        },
+    }
+    said = {
+        "question": asked.said, "subject": request.subject, "actors": request.actors, "groups": sorted(request.groups),
+        "context": request.context, "at": request.at,
+    }  # fmt: skip
+    values = (
+        Value("question", orjson.dumps(_plain(said), option=orjson.OPT_SORT_KEYS)),
+        Value("explanation", explain(request, decision).encode()),
+    )
+    return Entry("decision.evaluate", record, at, principal.subject, fields, values)
+
+
+def _who(name: str, role: Role, asked: Asked) -> str:
+    if role is not Role.SUBJECT:
+        return name
+    return "other" if asked.foreign else "@subject"
+
+
+async def _record(entries: list[Entry], access: Access) -> None:
+    try:
+        await asyncio.gather(*(access.append(entry) for entry in entries))
+    except LedgerUnavailableError as error:
+        raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
