@@ -5,17 +5,18 @@ Every record that is handed out was hashed again; whether the log as a whole is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import orjson
 
 from audit import privacy, proof
 from audit.leaf import Commitment
 from audit.model import TamperedError
-from audit.privacy import SealBrokenError, SealKey, SubjectKey
+from audit.privacy import SealBrokenError, SealKey, SubjectKey, SubjectRow
 from audit.store import StoredLeaf
 from audit.store_read import SqlReader
 from audit.tree import TILE_HEIGHT, root_of
@@ -73,6 +74,27 @@ class Shredded:
         return "[erased]"
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A value or a name that is not what the log says it is."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A record with some of its values.  values: None for a name that the record has no value of."""
+
+    record: Record
+    values: Mapping[str, bytes | Shredded | Damaged | None]
+    subject: str | Shredded | Damaged | None
+
+
+_BATCH: Final = 256
+_BATCH_BYTES: Final = 8 * 1024 * 1024
+_TIMES: Final = re.compile(rb'"ts":([0-9]+)')
+
+
 class Ledger:
     """A log, to be read.  Used by one thread at a time."""
 
@@ -103,6 +125,58 @@ class Ledger:
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
         """The records [start, stop) in order.  `TamperedError` at one that does not hash to what is stored with it."""
         return map(_record, self._rows.leaves(start, stop))
+
+    def opened(
+        self, kinds: Collection[str], names: Sequence[str], *, since: int = 0, start: int = 0, stop: int | None = None
+    ) -> Iterator[Opened]:
+        """The records of these kinds, not older than `since`, each with its subject's name and the values of these names.
+
+        Many are opened at once, in memory that does not grow with the log; a key that is destroyed meanwhile is soon not used
+        any more.  `ValueError` without the seal key; a record that does not hash to what is stored with it raises, as `records`.
+        """
+        if self._seal is None:
+            msg = "values are opened with the seal key"
+            raise ValueError(msg)
+        wanted = [b'"kind":' + orjson.dumps(kind) for kind in kinds]
+        batch: list[Record] = []
+        size = 0
+        for stored in self._rows.leaves(start, self.size if stop is None else stop):
+            # Two looks at the bytes spare most of the log being parsed; what they let pass is decided below.
+            if not any(text in stored.data for text in wanted) or not any(int(t) >= since for t in _TIMES.findall(stored.data)):
+                continue
+            record = _record(stored)
+            if record.kind not in kinds or record.at < since:
+                continue
+            batch.append(record)
+            size += sum(found.n for name in names if (found := record.commitment(name)) is not None)
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                yield from self._open(batch, names)
+                batch, size = [], 0
+        yield from self._open(batch, names)
+
+    def _open(self, batch: Sequence[Record], names: Sequence[str]) -> Iterator[Opened]:
+        """A few records with their values; the keys of all their subjects are looked up at once."""
+        if not batch:
+            return
+        sealed = self._rows.openings([record.index for record in batch], names)
+        whose = {record.subject or privacy.LOG for record in batch}
+        rows = self._rows.subjects(sorted(whose))
+        keys = {pseudonym: self._key_and_name(pseudonym, rows.get(pseudonym)) for pseudonym in whose}
+        for record in batch:
+            key, subject = keys[record.subject or privacy.LOG]
+            values = {name: _value(record, name, key, sealed.get((record.index, name))) for name in names}
+            yield Opened(record, values, subject if record.subject is not None else None)
+
+    def _key_and_name(
+        self, pseudonym: str, row: SubjectRow | None
+    ) -> tuple[SubjectKey | Shredded | Damaged, str | Shredded | Damaged]:
+        if row is None or self._seal is None:
+            return Shredded(pseudonym), Shredded(pseudonym)
+        try:
+            key = self._seal.unwrap(row)
+            return key, key.open_name(row.name)
+        except SealBrokenError as error:
+            return Damaged(f"the key of {pseudonym}: {error}"), Damaged(f"the key or the name of {pseudonym}: {error}")
 
     def get(self, record: str) -> Record | None:
         """The record of that id."""
@@ -197,6 +271,23 @@ class Ledger:
             msg = f"hashes of level {level} from {first} on are missing"
             raise TamperedError(msg)
         return root_of(stored)
+
+
+def _value(
+    record: Record, name: str, key: SubjectKey | Shredded | Damaged, sealed: bytes | None
+) -> bytes | Shredded | Damaged | None:
+    """What `Ledger.open_value` returns, with the damage said instead of raised."""
+    expected = record.commitment(name)
+    if expected is None:
+        return None
+    if not isinstance(key, SubjectKey):
+        return key
+    if sealed is None:
+        return Damaged("its opening is missing")
+    try:
+        return key.open(record.id, name, sealed, expected)
+    except SealBrokenError as error:
+        return Damaged(str(error))
 
 
 def _record(stored: StoredLeaf) -> Record:

@@ -78,11 +78,23 @@ class SqlReader:
         rows = self._rows(select(OpeningRow.sealed).where(col(OpeningRow.idx) == index, col(OpeningRow.name) == name))
         return rows[0][0] if rows else None
 
+    def openings(self, indices: Sequence[int], names: Sequence[str]) -> dict[tuple[int, str], bytes]:
+        """The sealed values of these names, of many leaves at once."""
+        row = OpeningRow
+        where = col(row.idx).in_(indices), col(row.name).in_(names)
+        return {(idx, name): sealed for idx, name, sealed in self._rows(select(row.idx, row.name, row.sealed).where(*where))}
+
     def subject(self, pseudonym: str) -> SubjectRow | None:
         """The subject's row; None when it was destroyed, or never was."""
         row = SubjectTableRow
         found = self._rows(select(row.pseudonym, row.lookup, row.dek, row.name).where(col(row.pseudonym) == pseudonym))
         return SubjectRow(*found[0]) if found else None
+
+    def subjects(self, pseudonyms: Sequence[str]) -> dict[str, SubjectRow]:
+        """The rows of these subjects, of those that are there."""
+        row = SubjectTableRow
+        columns = select(row.pseudonym, row.lookup, row.dek, row.name)
+        return {found[0]: SubjectRow(*found) for found in self._rows(columns.where(col(row.pseudonym).in_(pseudonyms)))}
 
     def checkpoint(self, size: int | None = None) -> str | None:
         """The note of the newest checkpoint, or that of exactly this size."""

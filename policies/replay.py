@@ -5,7 +5,7 @@ What is compared is what a record can hold: verdicts and the texts of rules, nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -135,3 +135,58 @@ def _only_one(before: list[str], after: list[str]) -> tuple[str, ...]:
     came = [text for text in after if rule_of(text) not in old]
     went = [text for text in before if rule_of(text) not in new]
     return tuple(dict.fromkeys((*came, *went)))
+
+
+@dataclass(slots=True)
+class Group:
+    """How many answers changed alike, and the first few records of them."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class Tally:
+    """What a replay comes to, in memory that does not grow with the number of questions.
+
+    asked    answers that were compared; `changed` by direction.
+    reasons  denials that stayed denials, for another reason.
+    groups   (direction, `rule` | `subject` | `tool`) → name → group.  Names beyond `most` are counted under `OTHERS`.
+    """
+
+    OTHERS: Final = "(others)"
+
+    def __init__(self, *, most: int = 1000, examples: int = 3) -> None:
+        self._most = most
+        self._examples = examples
+        self.asked = 0
+        self.reasons = 0
+        self.changed: dict[Direction, int] = dict.fromkeys(Direction, 0)
+        self.groups: dict[tuple[Direction, str], dict[str, Group]] = {}
+
+    def add(self, before: Verdict, after: Verdict, *, record: str, subject: str, tool: str) -> Change | None:
+        """Compare two answers to one question, and note what changed."""
+        self.asked += 1
+        found = change(before, after)
+        if found is None:
+            self.reasons += not after.allowed and before.reason != after.reason
+            return None
+        self.changed[found.direction] += 1
+        self._note(found.direction, "subject", subject, record)
+        self._note(found.direction, "tool", tool, record)
+        for rule in found.rules:
+            self._note(found.direction, "rule", rule, record)
+        return found
+
+    def top(self, direction: Direction, kind: str, most: int | None = None) -> list[tuple[str, Group]]:
+        """The groups of one kind, the largest first."""
+        groups = self.groups.get((direction, kind), {})
+        return sorted(groups.items(), key=lambda item: (-item[1].count, item[0]))[:most]
+
+    def _note(self, direction: Direction, kind: str, name: str, record: str) -> None:
+        groups = self.groups.setdefault((direction, kind), {})
+        group = groups.get(name)
+        if group is None:
+            group = groups.setdefault(name if len(groups) < self._most else self.OTHERS, Group())
+        group.count += 1
+        if len(group.examples) < self._examples:
+            group.examples.append(record)

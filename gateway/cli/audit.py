@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from gateway.cli.audit_reproduce import reproduce
 from gateway.cli.output import console, misuse, print_json, printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("trace")(trace)
     group.command("verify")(verify)
+    group.command("reproduce")(reproduce)
     app.add_typer(group, name="audit")
 
 

@@ -1,0 +1,167 @@
+"""`bailiwick audit reproduce`: every recorded decision is made again under its own bundle, and must come out the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.output import console, print_json, print_problems, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gateway.reproduce import Kept, Past, Undecidable
+    from policies.replay import Verdict
+
+_SHOWN = 20
+
+
+def reproduce(
+    *,
+    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="30d, 12h, or a date; default: everything.")] = "",
+    config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
+        "bailiwick.yaml"
+    ),
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
+    bundles: Annotated[
+        Path | None, typer.Option("--bundles", metavar="DIR", help="Archived bundles; default: <data>/bundles.")
+    ] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option("--bundle", metavar="FOLDER", help="A bundle that decided; may stand repeatedly.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Make every recorded decision again, each under the bundle that made it.  Exits with 1 where one comes out otherwise.
+
+    What cannot be made again (its person was erased, its bundle is not at hand) is counted by reason.
+
+    [bold]Example[/bold]   bailiwick audit reproduce --since 30d
+    """
+    from audit.model import TamperedError  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.bundles import bundle_problems  # noqa: PLC0415
+    from gateway.cli import recorded  # noqa: PLC0415
+    from gateway.model import wall_clock  # noqa: PLC0415
+    from gateway.reproduce import Kept, decisions  # noqa: PLC0415
+    from policies.bundle import BundleError  # noqa: PLC0415
+
+    start = recorded.since(since, wall_clock())
+    settings, log = recorded.opened(config, ledger)
+    folders = [*(bundle or ()), *([settings.policies] if not bundle and settings.policies.is_dir() else [])]
+    kept = Kept([bundles or settings.data / "bundles"])
+    for folder in folders:
+        try:
+            kept.add(folder)
+        except BundleError as error:
+            if bundle:
+                print_problems(bundle_problems(error, folder), as_json=as_json)
+                raise typer.Exit(2) from None
+    with log:
+        size = log.size
+        try:
+            found = judge(recorded.watched(decisions(log, start, size), size, "deciding again"), kept)
+        except TamperedError as error:
+            console(stderr=True).print(printable(f"bailiwick: the ledger was changed: {error}"))
+            raise typer.Exit(1) from None
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _tell(found)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@dataclass(slots=True)
+class Finding:
+    """A decision that did not come out as it was recorded, or whose values were changed."""
+
+    record: str
+    index: int
+    differs: tuple[str, ...]
+    recorded: dict[str, Any] = field(default_factory=dict)
+    again: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reproduced:
+    """What came of it.  findings holds the first of `differing`; bundles: decisions by the digest that made them."""
+
+    decisions: int = 0
+    identical: int = 0
+    differing: int = 0
+    undecidable: Counter[str] = field(default_factory=Counter)
+    bundles: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against the record."""
+        return self.differing == 0
+
+    def note(self, finding: Finding) -> None:
+        """Count a finding; the first ones are kept."""
+        self.differing += 1
+        if len(self.findings) < _SHOWN:
+            self.findings.append(finding)
+
+    def to_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        return {"ok": self.ok} | asdict(self)
+
+
+def judge(found: Iterable[Past | Undecidable], kept: Kept) -> Reproduced:
+    """Decide each again under its own bundle and hold the answers side by side."""
+    from gateway.reproduce import Undecidable, Why  # noqa: PLC0415
+    from policies.replay import Verdict, differences  # noqa: PLC0415
+
+    result = Reproduced(missing=kept.missing)
+    for past in found:
+        result.decisions += 1
+        if isinstance(past, Undecidable):
+            if past.why is Why.DAMAGED:
+                result.note(Finding(past.record.id, past.record.index, (f"damaged: {past.detail}",)))
+            else:
+                result.undecidable[past.why.value] += 1
+            continue
+        digest = past.verdict.bundle
+        result.bundles[digest] += 1
+        engine = kept.engine(digest)
+        if engine is None:
+            result.undecidable[Why.NO_BUNDLE.value] += 1
+            continue
+        again = Verdict.of(engine.decide(past.request))
+        differs = differences(past.verdict, again)
+        if differs:
+            result.note(Finding(past.record.id, past.record.index, differs, _said(past.verdict), _said(again)))
+        else:
+            result.identical += 1
+    return result
+
+
+def _said(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict)
+
+
+def _tell(found: Reproduced) -> None:
+    out = console()
+    out.print(f"{found.decisions} recorded decisions", style="bold")
+    out.print(f"{found.identical:>9}  came out identical", style="green" if found.identical else "")
+    for why, count in sorted(found.undecidable.items()):
+        out.print(f"{count:>9}  cannot be made again: {why}", style="yellow")
+    for digest, why in sorted(found.missing.items()):
+        out.print(printable(f"           bundle {digest[:80]} ({found.bundles[digest]} decisions): {why}"))
+    if found.missing:
+        out.print("           give its folder with --bundle, or the archive's with --bundles")
+    if found.differing:
+        out.print(f"{found.differing:>9}  came out otherwise", style="bold red")
+    for finding in found.findings:
+        out.print(printable(f"\nrecord {finding.index}  {finding.record}"), style="red")
+        for name in finding.differs:
+            out.print(printable(f"   {name}"))
+            if name in finding.recorded:
+                out.print(printable(f"      recorded  {finding.recorded[name]}\n      again     {finding.again[name]}"))
+    if found.differing > len(found.findings):
+        out.print(f"\nand {found.differing - len(found.findings)} more")

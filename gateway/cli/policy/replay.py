@@ -1,0 +1,192 @@
+"""`bailiwick policy replay`: what a candidate bundle would have decided of the calls that were really made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from gateway.cli.output import console, print_json, printable
+from policies.replay import Direction, Tally, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gateway.reproduce import Past, Undecidable
+    from policies.engine import Engine
+
+KINDS: Final = ("rule", "subject", "tool")
+_SHOWN: Final = 10
+TITLES: Final = {
+    Direction.GRANTED: "would now be ALLOWED, and were denied",
+    Direction.TAKEN: "would now be DENIED, and were allowed",
+    Direction.DUTIES: "would be allowed under other duties",
+}
+
+
+def register(group: typer.Typer) -> None:
+    """Add the verb."""
+    group.command("replay")(replay)
+
+
+def replay(
+    bundle: Annotated[Path, typer.Argument(help="The candidate: a policy folder.")],
+    *,
+    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="30d, 12h, 2w or a date; '' for everything.")] = "30d",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many decisions, oldest first; 0: all.")] = 0,
+    config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
+        "bailiwick.yaml"
+    ),
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
+    names: Annotated[bool, typer.Option("--names", help="Show people by name, not by pseudonym.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="A comment for a pull request.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Ask the recorded questions of a candidate bundle.  Exits with 1 where it would allow what was denied, else with 0.
+
+    Nothing is changed and nothing is called: each recorded question is decided by the candidate, and held against the answer
+    that was given.  What cannot be decided again (its person was erased, say) is counted by reason.
+
+    [bold]Example[/bold]   bailiwick policy replay candidate/policies --since 30d
+    """
+    from audit.model import TamperedError  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.bundles import read_bundle  # noqa: PLC0415
+    from gateway.cli import recorded  # noqa: PLC0415
+    from gateway.model import wall_clock  # noqa: PLC0415
+    from gateway.reproduce import decisions  # noqa: PLC0415
+    from policies.engine import Engine  # noqa: PLC0415
+
+    start = recorded.since(since, wall_clock())
+    engine = Engine(read_bundle(bundle))
+    _, log = recorded.opened(config, ledger)
+    with log:
+        size = log.size
+        try:
+            found = compare(recorded.watched(decisions(log, start, size), size, "replaying"), engine, limit)
+        except TamperedError as error:
+            console(stderr=True).print(printable(f"bailiwick: the ledger was changed: {error}"))
+            raise typer.Exit(2) from None
+        naming = partial(recorded.name_of, log) if names else str
+        if as_json:
+            print_json(found.to_dict(naming))
+        elif markdown:
+            console().print(printable(as_markdown(found, naming)))
+        else:
+            _tell(found, naming)
+    raise typer.Exit(1 if found.tally.changed[Direction.GRANTED] else 0)
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of it.  bundles: decisions by the digest that made them."""
+
+    candidate: str
+    decisions: int = 0
+    tally: Tally = field(default_factory=Tally)
+    undecidable: Counter[str] = field(default_factory=Counter)
+    bundles: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def same(self) -> int:
+        """Decisions that would come out the same, duties included."""
+        return self.tally.asked - sum(self.tally.changed.values())
+
+    def to_dict(self, naming: Callable[[str], str] = str) -> dict[str, object]:
+        """For `--json`; what was denied and would be allowed stands first."""
+        return {
+            "candidate": self.candidate,
+            "decisions": self.decisions,
+            "replayed": self.tally.asked,
+            "same": self.same,
+            "changed": {direction.value: self._changed(direction, naming) for direction in Direction},
+            "denied_for_another_reason": self.tally.reasons,
+            "undecidable": dict(self.undecidable),
+            "bundles": dict(self.bundles),
+        }
+
+    def _changed(self, direction: Direction, naming: Callable[[str], str]) -> dict[str, object]:
+        groups: dict[str, object] = {
+            f"{kind}s": [
+                {kind: naming(name) if kind == "subject" else name, "count": group.count, "decisions": group.examples}
+                for name, group in self.tally.top(direction, kind)
+            ]
+            for kind in KINDS
+        }
+        return {"count": self.tally.changed[direction], **groups}
+
+
+def compare(found: Iterable[Past | Undecidable], engine: Engine, limit: int = 0) -> Replayed:
+    """Decide each by the candidate and tally what changed."""
+    from gateway.reproduce import Undecidable  # noqa: PLC0415
+
+    result = Replayed(engine.bundle.digest)
+    for past in found:
+        if limit and result.decisions >= limit:
+            break
+        result.decisions += 1
+        if isinstance(past, Undecidable):
+            result.undecidable[past.why.value] += 1
+            continue
+        result.bundles[past.verdict.bundle] += 1
+        after = Verdict.of(engine.decide(past.request))
+        result.tally.add(past.verdict, after, record=past.record.id, subject=past.subject, tool=past.request.resource)
+    return result
+
+
+def _tell(found: Replayed, naming: Callable[[str], str]) -> None:
+    out = console()
+    for direction, title in TITLES.items():
+        count = found.tally.changed[direction]
+        style = "bold red" if direction is Direction.GRANTED else "bold yellow"
+        out.print(f"{count:>9}  {title}", style=style if count else "dim")
+        for kind in KINDS if count else ():
+            rows = found.tally.top(direction, kind)
+            for name, group in rows[:_SHOWN]:
+                shown = naming(name) if kind == "subject" else name
+                out.print(printable(f"           {group.count:>7} by {kind:<8}{shown}   e.g. {group.examples[0]}"))
+            if len(rows) > _SHOWN:
+                out.print(f"                   and {len(rows) - _SHOWN} more {kind}s: --json has them", style="dim")
+    out.print(f"{found.same:>9}  would come out the same")
+    if found.tally.reasons:
+        out.print(f"           {found.tally.reasons} of them denied for another reason")
+    for why, count in sorted(found.undecidable.items()):
+        out.print(f"{count:>9}  cannot be decided again: {why}", style="yellow")
+    out.print(printable(f"\n{found.decisions} recorded decisions; candidate {found.candidate}"), style="dim")
+
+
+def as_markdown(found: Replayed, naming: Callable[[str], str] = str) -> str:
+    """A comment for a pull request: the dangerous direction on top, the rest folded."""
+    granted = found.tally.changed[Direction.GRANTED]
+    lines = [
+        "### Policy replay",
+        "",
+        f"{found.tally.asked} recorded decisions under `{found.candidate}`: "
+        + (f"**{granted} denials would become calls**" if granted else "no denial would become a call")
+        + f", {found.same} would stay as they were.",
+    ]
+    for direction, title in TITLES.items():
+        count = found.tally.changed[direction]
+        if not count:
+            continue
+        fold = direction is not Direction.GRANTED
+        head = f"{count} {title}"
+        lines += ["", *([f"<details><summary>{head}</summary>"] if fold else [f"#### {head}"]), ""]
+        lines += ["| by | | decisions | for example |", "|---|---|---:|---|"]
+        for kind in KINDS:
+            for name, group in found.tally.top(direction, kind, _SHOWN):
+                shown = naming(name) if kind == "subject" else name
+                lines.append(f"| {kind} | {_cell(shown)} | {group.count} | {_cell(group.examples[0])} |")
+        lines += ["", "</details>"] if fold else []
+    if found.undecidable:
+        counts = ", ".join(f"{count} {why}" for why, count in sorted(found.undecidable.items()))
+        lines += ["", f"Could not be decided again: {counts}."]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Inside a table, as code: nothing of a name is markup."""
+    return "`" + text.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"
