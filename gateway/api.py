@@ -15,6 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.model import Principal, Refused
+from gateway.policy.routes import PolicyDoor
+from gateway.policy.routes import register as register_policy
 from gateway.problem import Problem
 from gateway.reasons import PROSE, Code
 
@@ -30,6 +32,7 @@ class Doors:
     metrics      Prometheus' text format.
     checkpoint   the latest signed head of the log (C2SP signed note), or None before the first.
     whoami       authenticates the request's frame.
+    policy       what is in force, and who may change it.
     issue        the development issuer, by a person's name; None where there is none.
     """
 
@@ -39,6 +42,7 @@ class Doors:
     metrics: Callable[[], bytes]
     checkpoint: Callable[[], Awaitable[str | None]]
     whoami: Callable[[Request], Awaitable[Principal]]
+    policy: PolicyDoor
     issue: Callable[[str], str] | None = None
 
 
@@ -47,6 +51,7 @@ def make_api(doors: Doors) -> FastAPI:
     api = FastAPI(title="Bailiwick", version=version("bailiwick"), docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     _health(api, doors)
     _public(api, doors)
+    register_policy(api, doors.policy)
     _errors(api)
     if doors.issue is not None:
         _development(api, doors.issue)
@@ -61,9 +66,12 @@ def _health(api: FastAPI, doors: Doors) -> None:
 
     @api.get("/readyz", tags=["health"])
     async def readyz() -> JSONResponse:
-        """Calls can be decided, recorded and forwarded; 503 names what cannot."""
+        """Calls can be decided, recorded and forwarded; 503 names what cannot, `degraded` what should be looked at."""
         faults = dict(doors.faults())
-        return JSONResponse({"ready": not faults, "faults": faults}, status_code=503 if faults else 200)
+        answer: dict[str, Any] = {"ready": not faults, "faults": faults}
+        if doors.policy.opened.activation.stale:  # it works, by the last good bundle
+            answer["degraded"] = {"policy": "stale"}
+        return JSONResponse(answer, status_code=503 if faults else 200)
 
     @api.get("/metrics", tags=["health"])
     async def metrics() -> Response:

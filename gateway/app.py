@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastapi import FastAPI, Request
 
 from audit.journal import Journal
-from audit.model import Entry, LedgerUnavailableError
+from audit.model import LedgerUnavailableError
 from gateway import obligations
 from gateway.a2a.cards import Cards
 from gateway.a2a.endpoint import A2aEndpoint
@@ -29,7 +29,6 @@ from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
-from gateway.bundles import read_bundle
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import PEOPLE, DevIssuer
@@ -39,11 +38,14 @@ from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream
 from gateway.mcp.session import Sessions
 from gateway.mcp.stdio import StdioServer
-from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, new_id, wall_clock
+from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, wall_clock
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
-from gateway.policy.in_force import InForce, Pair, Policy
+from gateway.policy.in_force import Policy
 from gateway.policy.judging import could_by, decided_by
+from gateway.policy.metrics import families
+from gateway.policy.opening import Opened, opened, prepared
+from gateway.policy.routes import PolicyDoor
 from gateway.problem import Problem, ProblemError
 from gateway.record import Recorder
 from gateway.sandboxed import Sandboxed
@@ -53,7 +55,6 @@ from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import agent_targets, mcp_targets
-from policies.engine import Engine
 
 log = logging.getLogger("gateway")
 
@@ -67,7 +68,7 @@ class _Parts:
 
     settings: Settings
     clock: Clock
-    in_force: InForce
+    policy: Opened
     journal: Journal
     state: State
     upstreams: Upstreams
@@ -93,6 +94,7 @@ class App:
         self._mcp: McpEndpoint | None = None
         self._a2a: A2aEndpoint | None = None
         self._api: FastAPI | None = None
+        self._policy: Opened | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Data plane first; then the API; nothing before the stores are open."""
@@ -115,6 +117,11 @@ class App:
         """Raise what kept the gateway from starting, if anything did."""
         if self._failure is not None:
             raise self._failure
+
+    def reload_policy(self) -> None:
+        """Have the folders of policy read again, soon: what SIGHUP asks for."""
+        if self._policy is not None:
+            self._policy.watcher.wake("signal")
 
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -145,18 +152,17 @@ class App:
         """Open everything, in the order in which it is needed; what was opened is closed again where a later part fails."""
         settings, clock, stack = self._settings, self._clock, self._stack
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        bundle = read_bundle(settings.policies)
-        engine = await asyncio.to_thread(Engine, bundle)  # building the index of a large bundle takes a while
-        log.info("policy bundle %s, %d rules, %s path (%s)", bundle.digest, len(bundle.rules), engine.path, engine.path_reason)
+        activation = await prepared(settings, clock)
         telemetry = Telemetry.start(self._environ, version("bailiwick"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)  # it waits for the collector
         seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
         journal = await self._open_journal(seal)
-        in_force = InForce(Policy(Pair(bundle, engine, clock())))
+        policy = await opened(activation, settings, journal.append, state_url_of(settings), stack)
         telemetry.watch(
             ledger_queue=lambda: journal.queued,
             ledger_healthy=lambda: bool(journal.healthy),
-            bundle=lambda: in_force.current.active.digest,
+            bundle=lambda: policy.in_force.current.active.digest,
+            policy=lambda: families(policy.activation, policy.shadowing),
         )
         state = await asyncio.to_thread(State.open, state_url_of(settings))
         stack.push_async_callback(state.close)
@@ -180,14 +186,14 @@ class App:
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
         parts = _Parts(
-            settings, clock, in_force, journal, state, upstreams, authenticator, delegations, telemetry,
+            settings, clock, policy, journal, state, upstreams, authenticator, delegations, telemetry,
             recorder, _derived(seal, b"mcp session"), sandboxed, self._environ,
         )  # fmt: skip
         slots = Slots(limits.concurrent_calls)
         self._mcp = self._open_mcp(parts, slots)
         self._a2a = self._open_a2a(parts, slots)
         self._api = make_api(self._doors(parts, dev))
-        await journal.append(Entry("policy.activate", new_id(clock()), clock(), fields={"policy": bundle.digest}))
+        self._policy = policy
 
     async def _open_journal(self, seal: bytes) -> Journal:
         settings = self._settings
@@ -229,7 +235,7 @@ class App:
                 others[name] = child
             elif target.kind == "builtin" and parts.sandboxed is not None:
                 others[name] = BuiltinServer(parts.sandboxed.run)
-        could = could_by(parts.in_force.current, parts.clock)
+        could = could_by(parts.policy.in_force.current, parts.clock)
         road = McpRoad(
             targets=targets,
             upstreams=parts.upstreams,
@@ -252,9 +258,9 @@ class App:
         def enforce(policy: Policy) -> None:
             could = could_by(policy, parts.clock)
             judged = replace(stages, filter=road.judged_by(could).filter)
-            endpoint.enforce(decided_by(policy, judged), could)
+            endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing), could)
 
-        parts.in_force.follow(enforce)
+        parts.policy.in_force.follow(enforce)
         return endpoint
 
     def _open_a2a(self, parts: _Parts, slots: Slots) -> A2aEndpoint:
@@ -282,7 +288,7 @@ class App:
 
         stages = _stages(parts, road, fulfil)
         endpoint = A2aEndpoint(stages, guard=self._guard, limits=limits, slots=slots, clock=parts.clock)
-        parts.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages)))
+        parts.policy.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing)))
         return endpoint
 
     def _doors(self, parts: _Parts, dev: DevIssuer | None) -> Doors:
@@ -305,6 +311,7 @@ class App:
             metrics=parts.telemetry.render_prometheus,
             checkpoint=checkpoint,
             whoami=whoami,
+            policy=PolicyDoor(parts.policy, whoami, parts.recorder, parts.clock),
             issue=None if dev is None else lambda name: dev.issue(name, PEOPLE[name]),
         )
 
@@ -330,7 +337,7 @@ def _stages(parts: _Parts, road: Road, fulfil: Callable[[Permit], Awaitable[Perm
         authenticate=parts.authenticator,
         parse=road.parse,
         normalise=road.normalise,
-        decide=parts.in_force.current.active.engine.decide,
+        decide=parts.policy.in_force.current.active.engine.decide,
         fulfil=fulfil,
         record_intent=record_intent,
         forward=road.forward,

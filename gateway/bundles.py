@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from gateway.problem import Problem, ProblemError
-from policies.bundle import Bundle, BundleError, load
+from policies.bundle import Bundle, BundleError, Finding, load
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -18,6 +19,11 @@ def read_bundle(folder: Path) -> Bundle:
 
 def bundle_problems(error: BundleError, folder: Path) -> list[Problem]:
     """Every finding as a problem, its file below `folder`."""
+    return findings_as_problems(error.findings, folder)
+
+
+def findings_as_problems(findings: Iterable[Finding], folder: Path) -> list[Problem]:
+    """The same of findings that come from elsewhere."""
     return [
         Problem(
             found.code,
@@ -27,5 +33,5 @@ def bundle_problems(error: BundleError, folder: Path) -> list[Problem]:
             found.text,
             found.column,
         )
-        for found in error.findings
+        for found in findings
     ]

@@ -173,12 +173,37 @@ class Sandbox(_Group):
     """A folder of further profiles; the shipped ones are always there."""
 
 
+class Canary(_Group):
+    """A second bundle, which decides for a part of the workflows."""
+
+    folder: Path
+    percent: float = Field(ge=0, le=100)
+    """Of all workflows, by a hash of their ids: a workflow never changes sides while this stays."""
+
+
+class Policy(_Group):
+    """How a bundle comes into force while the gateway serves."""
+
+    watch_seconds: float = Field(2, ge=0, le=3600)
+    """How often the folder is looked at; 0: only when somebody asks (SIGHUP, the API, another replica)."""
+    settle_seconds: float = Field(0.25, ge=0.01, le=60)
+    """Two readings that are so far apart must agree before a folder counts as written."""
+    require_tests: bool = False
+    """Whether a bundle must prove a denial by its own tests before it decides anything."""
+    trust: tuple[Path, ...] = ()
+    """Public keys (Ed25519, PEM).  Where there are any, only a bundle that one of them signed comes into force."""
+    canary: Canary | None = None
+    shadow: Path | None = None
+    """A bundle that is asked beside and decides nothing."""
+
+
 class Settings(_Group):
     """All of `bailiwick.yaml`.  Relative paths are relative to the file."""
 
     tenant: Slug = "default"
     data: Path = Path("data")
     policies: Path = Path("policies")
+    policy: Policy = Policy()
     server: Server = Server()
     limits: Limits = Limits()
     state: State = State()

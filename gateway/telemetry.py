@@ -47,6 +47,7 @@ class Telemetry:
         self._ledger_queue: Callable[[], int] | None = None
         self._ledger_healthy: Callable[[], bool] | None = None
         self._bundle: Callable[[], str] | None = None
+        self._policy: Callable[[], Iterator[Family]] | None = None
 
     @classmethod
     def start(cls, environ: Mapping[str, str], service_version: str) -> Telemetry:
@@ -66,11 +67,16 @@ class Telemetry:
         ledger_queue: Callable[[], int] | None = None,
         ledger_healthy: Callable[[], bool] | None = None,
         bundle: Callable[[], str] | None = None,
+        policy: Callable[[], Iterator[Family]] | None = None,
     ) -> None:
-        """Where gauges are read from whenever somebody asks: entries waiting, whether appends succeed, the bundle's digest."""
+        """Where gauges are read from whenever somebody asks: entries waiting, whether appends succeed, the bundle's digest.
+
+        `policy` counts for itself: reloads, and what a watched rule would have flipped.
+        """
         self._ledger_queue = ledger_queue or self._ledger_queue
         self._ledger_healthy = ledger_healthy or self._ledger_healthy
         self._bundle = bundle or self._bundle
+        self._policy = policy or self._policy
 
     @contextmanager
     def in_flight(self, arrival: Arrival) -> Iterator[None]:
@@ -180,6 +186,8 @@ class Telemetry:
             )
         if self._bundle is not None:
             yield Family(signals.BUNDLE_INFO, "gauge", "The policy bundle that decides.", [Sample({"digest": self._bundle()}, 1)])
+        if self._policy is not None:
+            yield from self._policy()
         yield Family(signals.BUILD_INFO, "gauge", "What runs here.", [Sample({"version": self._version}, 1)])
         yield Family(
             signals.PROCESS_START, "gauge", "Start of this process, in seconds since the epoch.", [Sample({}, self._started)]
@@ -342,9 +350,9 @@ class _Meters:
         reader = PeriodicExportingMetricReader(OTLPMetricExporter())
         self.provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         meter = self.provider.get_meter(signals.SCOPE, telemetry._version)
-        for name in (signals.CALLS, signals.UPSTREAM_ERRORS, signals.SPANS_DROPPED):
+        for name in (signals.CALLS, signals.UPSTREAM_ERRORS, signals.SPANS_DROPPED, signals.RELOADS, signals.WOULD_FLIP):
             meter.create_observable_counter(_dotted(name), [reader_of(name)])
-        for name in (signals.IN_FLIGHT, signals.LEDGER_QUEUE, signals.LEDGER_HEALTHY, signals.BUNDLE_INFO):
+        for name in (signals.IN_FLIGHT, signals.LEDGER_QUEUE, signals.LEDGER_HEALTHY, signals.BUNDLE_INFO, signals.STALE):
             meter.create_observable_gauge(_dotted(name), [reader_of(name)])
         self._durations = {
             protocol: meter.create_histogram(name, "s", explicit_bucket_boundaries_advisory=signals.OTEL_BOUNDS)

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import uvicorn
+
+    from gateway.app import App
     from gateway.problem import Problem
+    from gateway.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -25,11 +29,8 @@ def serve(
 
     [bold]Example[/bold]   bailiwick serve --config bailiwick.yaml
     """
-    import gc  # noqa: PLC0415  the command line pays for what it uses
-    import os  # noqa: PLC0415
+    import os  # noqa: PLC0415  the command line pays for what it uses
     import sys  # noqa: PLC0415
-
-    import uvicorn  # noqa: PLC0415
 
     from gateway.app import App  # noqa: PLC0415
     from gateway.configuration import load  # noqa: PLC0415
@@ -39,15 +40,45 @@ def serve(
     settings = load(config, os.environ)
     app = App(settings, os.environ)
 
+    server = _server(app, settings)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's own way out where it cannot start, with codes of its own; why that is, is ours to tell
+        app.raise_failure()
+        raise ProblemError(_deaf(settings.server.host, settings.server.port)) from None
+    app.raise_failure()
+    if not server.started:
+        sys.exit(1)
+
+
+def _server(app: App, settings: Settings) -> uvicorn.Server:
+    """uvicorn, with what it leaves to others: what the collector need not look at, and what SIGHUP means."""
+    import asyncio  # noqa: PLC0415  the command line pays for what it uses
+    import gc  # noqa: PLC0415
+    import os  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    import uvicorn  # noqa: PLC0415
+
+    terminal = os.isatty(0)
+
     class Server(uvicorn.Server):
         async def main_loop(self) -> None:
             """What start-up made stays until the end: the collector need not walk through ten thousand rules again and again."""
             gc.collect()
             gc.freeze()
             gc.set_threshold(10_000, 20, 50)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._news)
             await super().main_loop()
 
-    server = Server(
+        def _news(self) -> None:
+            """SIGHUP: read policy again; the end, where it means that the terminal is gone."""
+            if terminal and not os.isatty(0):
+                self.should_exit = True
+            else:
+                app.reload_policy()
+
+    return Server(
         uvicorn.Config(
             app,
             host=settings.server.host,
@@ -64,14 +95,6 @@ def serve(
             backlog=2048,
         )
     )
-    try:
-        server.run()
-    except SystemExit:  # uvicorn's own way out where it cannot start, with codes of its own; why that is, is ours to tell
-        app.raise_failure()
-        raise ProblemError(_deaf(settings.server.host, settings.server.port)) from None
-    app.raise_failure()
-    if not server.started:
-        sys.exit(1)
 
 
 def _log(*, as_json: bool) -> None:

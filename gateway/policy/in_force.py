@@ -7,11 +7,12 @@ record are all of one bundle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.policy.canary import is_canary
 from policies.bundle import Bundle
 from policies.engine import Engine
+from policies.shadow import Shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,25 @@ class Policy:
     """Everything that decides, as one value.
 
     canary   decides instead for the workflows whose id falls under `percent`.
-    shadow   is asked beside and decides nothing.
+    shadow   a bundle that is asked beside and decides nothing.
+    watched  what asks beside: that bundle, and the shadow lines of the active one; None where there is neither.
     """
 
     active: Pair
     canary: Pair | None = None
     shadow: Pair | None = None
     percent: float = 0
+    watched: Shadow | None = None
+
+    def watching(self) -> Policy:
+        """The same with what asks beside.  It builds engines: for a thread."""
+        shadow = Shadow(self.active.bundle, self.shadow.bundle if self.shadow is not None else None)
+        return replace(self, watched=shadow if shadow.watches else None)
+
+    def having(self, role: str, pair: Pair) -> Policy:
+        """The same with another pair in this role: `active`, `canary` or `shadow`."""
+        pairs = {"active": self.active, "canary": self.canary, "shadow": self.shadow} | {role: pair}
+        return Policy(pairs["active"] or self.active, pairs["canary"], pairs["shadow"], self.percent)
 
     def pair_of(self, workflow: str) -> Pair:
         """Who decides for this workflow: always the same, as long as percent is."""

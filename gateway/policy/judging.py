@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from gateway.model import Clock, Principal
     from gateway.pipeline import Stages
     from gateway.policy.in_force import Policy
+    from gateway.policy.shadowing import Shadowing
 
 
-def decided_by(policy: Policy, stages: Stages) -> Stages:
+def decided_by(policy: Policy, stages: Stages, shadowing: Shadowing) -> Stages:
     """The same stages, decided by this policy: by one bundle, or by the one that the call's workflow belongs to."""
     if policy.canary is None:
-        return replace(stages, decide=policy.active.engine.decide)
+        return replace(stages, decide=shadowing.wrap(policy.active.engine.decide, policy.watched))
     asked = ByWorkflow(stages.normalise, lambda workflow: policy.pair_of(workflow).engine.decide)
-    return replace(stages, normalise=asked.normalise, decide=asked.decide)
+    return replace(stages, normalise=asked.normalise, decide=shadowing.wrap(asked.decide, policy.watched))
 
 
 def could_by(policy: Policy, clock: Clock) -> lists.Could:
