@@ -40,7 +40,8 @@ class Facts:
     context   names under `agent.` and `ctx.` that the gateway fills in, as `agent.assurance`.
     agents, servers  that the settings know.
     shared    servers that every caller reaches with the same credential of the gateway's.
-    live      server → tool → argument → type, as the servers themselves describe their tools.
+    live      server → tool → argument → type ("unknown": left open), as the servers themselves describe their tools.
+    silent    server → why it did not say what its tools are.
     now       the time by which a line has ended.
     """
 
@@ -50,6 +51,7 @@ class Facts:
     servers: frozenset[str] | None = None
     shared: frozenset[str] = frozenset()
     live: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
     now: datetime | None = None
 
 

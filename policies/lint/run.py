@@ -37,6 +37,7 @@ NAMES: Final = (
     "repeated-membership",
     "shadowed-line",
     "shared-credential",
+    "silent-server",
     "undecidable-condition",
     "unfulfillable-duty",
     "unknown-agent",
@@ -219,6 +220,7 @@ class _Comments:
         facts = self._ground.facts
         needed = {
             "differing-tool": facts.live, "missing-tool": facts.live, "unregistered-tool": facts.live,
+            "silent-server": facts.live or facts.silent,
             "unfulfillable-duty": facts.duties is not None, "unknown-agent": facts.agents is not None,
             "unknown-server": facts.servers is not None, "shared-credential": facts.servers is not None,
             "ended-line": facts.now is not None,

@@ -191,7 +191,7 @@ class _Reader:
         sides = (lambda facts: facts.ctx, values.constant(right))
         if left_name is None:
             sides = (values.constant(left), lambda facts: facts.ctx)
-        return self.asked(values.comparison(_SYMBOL[type(operator)], *sides), name, left if name is None else None)
+        return self.asked(values.comparison(_SYMBOL[type(operator)], *sides), name, right)
 
     def asked(self, evaluate: values.Evaluate, name: str | None, literal: object) -> Test:
         """The gateway's own comparison, of the case's value, or of the literal where it reads no name."""

@@ -270,6 +270,7 @@ def test_what_is_not_known_of_the_world_is_not_complained_about() -> None:
         ("unknown-agent", Facts(agents=frozenset({"helpers"})), ("roles.csv", 2, 4)),
         ("unknown-server", Facts(servers=frozenset({"erp", "mails"})), ("tools.yaml", 5, 3)),
         ("shared-credential", Facts(servers=frozenset({"erp", "mail"}), shared=frozenset({"erp"})), ("tools.yaml", 4, 3)),
+        ("silent-server", Facts(silent={"mail": "no answer"}), ("tools.yaml", 5, 3)),
         ("missing-tool", Facts(live={"mail": {"sent": {}}}), ("tools.yaml", 5, 3)),
         ("unregistered-tool", Facts(live={"mail": {"send": {"to": "string"}, "drop": {}}}), ("tools.yaml", 5, 3)),
         ("differing-tool", Facts(live={"mail": {"send": {"to": "array"}}}), ("tools.yaml", 5, 22)),

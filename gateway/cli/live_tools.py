@@ -1,0 +1,236 @@
+"""What a running MCP server says its tools are: asked through the one door out, bounded in bytes, pages and time.
+
+An operator's question, before anybody is let through: no tool is called, and nobody's identity is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gateway.mcp.child import Child
+from gateway.mcp.methods import CAPABILITIES_KEY, INITIALIZE, INITIALIZED, LEGACY, LIST_TOOLS, MODERN, VERSION_KEY
+from gateway.mcp.strict import UnreadableError, dumps, loads_answer
+from gateway.model import UpstreamError
+from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
+from gateway.upstream.events import EventParser
+from gateway.upstream.registry import McpTarget, mcp_targets
+
+if TYPE_CHECKING:
+    from gateway.settings import Limits, Settings
+
+SECONDS = 30.0
+_ANSWER_BYTES = 8 * 1024 * 1024
+_PAGES = 50
+_TOOLS = 5000
+_CLIENT = {"name": "bailiwick", "version": "1"}
+
+
+class _Speaker(Protocol):
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The result of a request; UpstreamError where there is none."""
+
+    async def tell(self, method: str) -> None:
+        """Send a notification."""
+
+
+def target_of(settings: Settings, server: str, environ: Mapping[str, str]) -> McpTarget:
+    """Where a configured server is; its secrets alone are resolved.  ProblemError or ValueError where it cannot be used."""
+    from gateway.identity.keyfiles import resolve  # noqa: PLC0415  the command line pays for what it uses
+
+    alone = settings.model_copy(
+        update={"mcp": {server: settings.mcp[server]}, "sandbox": settings.sandbox.model_copy(update={"enabled": False})}
+    )
+    return mcp_targets(alone, lambda secret: resolve(secret.model_copy(update={"prefix": ""}), environ))[server]
+
+
+async def tools_of(target: McpTarget, limits: Limits) -> dict[str, dict[str, Any]]:
+    """Every tool of a server by its name, as the server describes it.  UpstreamError where it does not answer as it should."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            if target.kind == "stdio":
+                async with _child(target) as speaker:
+                    return await _listed(speaker, await _greet(speaker))
+            upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=SECONDS)
+            try:
+                return await _over_http(target, upstreams)
+            finally:
+                await upstreams.aclose()
+    except TimeoutError:
+        raise UpstreamError("timeout", f"no whole answer within {SECONDS:g} s") from None
+
+
+async def _over_http(target: McpTarget, upstreams: Upstreams) -> dict[str, dict[str, Any]]:
+    """The eras with a handshake first: a server of the stateless era alone says that it knows no handshake."""
+    speaker = _Http(target, upstreams)
+    try:
+        version = await _greet(speaker)
+    except UpstreamError as error:
+        if error.kind not in ("status", "protocol"):
+            raise
+        try:
+            return await _listed(_Http(target, upstreams, MODERN[0]), MODERN[0])
+        except UpstreamError as second:
+            raise (error if second.kind == "status" else second) from None
+    speaker.version = version
+    await speaker.tell(INITIALIZED)
+    found = await _listed(speaker, version)
+    with contextlib.suppress(UpstreamError):  # it would end by itself, later
+        await speaker.leave()
+    return found
+
+
+async def _greet(speaker: _Speaker) -> str:
+    """The revision that both speak."""
+    hello = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}
+    version = (await speaker.ask(INITIALIZE, hello)).get("protocolVersion")
+    if version not in LEGACY:
+        raise UpstreamError("protocol", "the server speaks no revision that is known here")
+    if isinstance(speaker, _Stdio):
+        await speaker.tell(INITIALIZED)
+    return str(version)
+
+
+async def _listed(speaker: _Speaker, version: str) -> dict[str, dict[str, Any]]:
+    meta = {"_meta": {VERSION_KEY: version, CAPABILITIES_KEY: {}}} if version in MODERN else {}
+    found: dict[str, dict[str, Any]] = {}
+    cursor: dict[str, str] = {}
+    for _page in range(_PAGES):
+        result = await speaker.ask(LIST_TOOLS, {**cursor, **meta})
+        tools = result.get("tools")
+        if not isinstance(tools, list):
+            raise UpstreamError("protocol", "not a list of tools")
+        for tool in tools:
+            name = tool.get("name") if isinstance(tool, dict) else None
+            if not isinstance(name, str) or not name or name in found:
+                raise UpstreamError("protocol", "a tool without a name, or a name that stands twice")
+            found[name] = tool
+        if len(found) > _TOOLS:
+            raise UpstreamError("too-large", f"more than {_TOOLS} tools")
+        following = result.get("nextCursor")
+        if following is None:
+            return found
+        if not isinstance(following, str) or len(following) > 4096:
+            raise UpstreamError("protocol", "cursor")
+        cursor = {"cursor": following}
+    raise UpstreamError("too-large", f"more than {_PAGES} pages")
+
+
+def _result(message: object, number: int) -> dict[str, Any]:
+    if not isinstance(message, dict) or message.get("id") != number:
+        raise UpstreamError("protocol", "not an answer to what was asked")
+    if "error" in message:
+        error = message["error"]
+        code = error.get("code") if isinstance(error, dict) else None
+        raise UpstreamError("protocol", f"the server answered with the error {code}")
+    result = message.get("result")
+    if not isinstance(result, dict):
+        raise UpstreamError("protocol", "an answer without a result")
+    return result
+
+
+class _Http:
+    """One conversation over Streamable HTTP."""
+
+    def __init__(self, target: McpTarget, upstreams: Upstreams, version: str = "") -> None:
+        self.version = version
+        self._target = target
+        self._upstreams = upstreams
+        self._session: bytes | None = None
+        self._number = 0
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        self._number += 1
+        message = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": dict(params)}
+        response = await self._send(message, method)
+        try:
+            if response.status != 200:
+                raise UpstreamError("status", str(response.status))
+            if method == INITIALIZE:
+                self._session = response.header(b"mcp-session-id")
+            return _result(await self._read(response), self._number)
+        finally:
+            await response.aclose()
+
+    async def tell(self, method: str) -> None:
+        response = await self._send({"jsonrpc": "2.0", "method": method}, method)
+        await response.aclose()
+
+    async def leave(self) -> None:
+        """End the session, where there is one."""
+        if self._session is not None:
+            response = await self._send(None, "")
+            await response.aclose()
+
+    async def _send(self, message: dict[str, Any] | None, method: str) -> HttpResponse:
+        headers: list[tuple[bytes, bytes]] = []
+        if self.version:
+            headers.append((b"mcp-protocol-version", self.version.encode()))
+        if self.version in MODERN:
+            headers.append((b"mcp-method", method.encode()))
+        if self._session is not None:
+            headers.append((b"mcp-session-id", self._session))
+        if self._target.url is None:
+            raise UpstreamError("connect", "the server has no URL")
+        try:
+            verb, body = (b"POST", dumps(message)) if message is not None else (b"DELETE", b"")
+            request = HttpRequest(self._target.url, body, tuple(headers), self._target.static, verb)
+            return await self._upstreams.send(request)
+        except ValueError:  # a session id that is no header value
+            raise UpstreamError("protocol", "session id") from None
+
+    async def _read(self, response: HttpResponse) -> object:
+        kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+        if kind == b"application/json":
+            return _parsed(await response.read(_ANSWER_BYTES))
+        if kind != b"text/event-stream":
+            raise UpstreamError("protocol", "neither JSON nor an event stream")
+        parser, seen = EventParser(_ANSWER_BYTES), 0
+        async with aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
+                seen += len(chunk)
+                if seen > _ANSWER_BYTES:
+                    raise UpstreamError("too-large", "stream")
+                for data in parser.feed(chunk):
+                    message = _parsed(data)
+                    if isinstance(message, dict) and message.get("id") == self._number and "method" not in message:
+                        return message
+        raise UpstreamError("closed", "the stream ended before the answer")
+
+
+class _Stdio:
+    """One conversation with a child process."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._number = 0
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        self._number += 1
+        message = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": dict(params)}
+        async with aclosing(self._child.request(message)) as said:
+            messages = [each async for each in said]
+        return _result(messages[-1], self._number)
+
+    async def tell(self, method: str) -> None:
+        self._child.notify({"jsonrpc": "2.0", "method": method, "params": {}})
+
+
+@asynccontextmanager
+async def _child(target: McpTarget) -> AsyncIterator[_Stdio]:
+    child = await Child.start(target.command, target.environment, target.folder, silence=SECONDS, line_bytes=_ANSWER_BYTES)
+    try:
+        yield _Stdio(child)
+    finally:
+        await child.stop()
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        found: object = loads_answer(body)
+    except UnreadableError:
+        raise UpstreamError("protocol", "not JSON") from None
+    return found
