@@ -384,7 +384,7 @@ def test_no_credential_and_no_plain_body_lies_in_the_ledger_the_log_the_metrics_
     needles = {secret_word, gateway.server_secret, *gateway.agent_secrets.values(), broken}
     for token in tokens:  # a signature is the secret of a token, its claims are a person's
         needles |= set(token.split(".")[1:])
-    stored = [path for path in (gateway.folder / "data").iterdir() if path.suffix != ".pem"]
+    stored = [path for path in (gateway.folder / "data").rglob("*") if path.is_file() and path.suffix != ".pem"]
     assert {path.name for path in stored} >= {"ledger.db", "ledger.db-wal", "state.db"}
     places = {path.name: path.read_bytes() for path in [*stored, gateway.log]}
     places["metrics"] = gateway.http.get("/metrics").content
