@@ -18,12 +18,13 @@ from gateway.a2a.operations import CARD
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import CALL_TOOL
 from gateway.mcp.wire import peek_tool
+from policies import names
 from policies.bundle import BundleError, load
 from policies.engine import Engine
 from policies.model import NOTHING, AccessRequest, Role
 from policies.replay import Asked, Verdict
 
-KINDS: Final = ("call.start", "decision.deny")
+KINDS: Final = ("call.start", "decision.deny", "policy.reload")
 VALUES: Final = ("facts", "request")
 DEPTH: Final = 256
 """Nesting that is read back: as much as any setting of the gateway accepts."""
@@ -114,7 +115,7 @@ def _request(opened: Opened, leaf: Mapping[str, Any], facts: Mapping[str, Any]) 
 
 def _arguments(opened: Opened, leaf: Mapping[str, Any]) -> Mapping[str, object] | None:
     """As `normalise` of the protocol gave them: a tool call's own, none for everything else, not known for an agent's card."""
-    protocol, method, action = leaf["proto"], leaf["method"], leaf["action"]
+    protocol, method, action = leaf["proto"], leaf.get("method", ""), leaf["action"]
     if protocol == "mcp" and method == CALL_TOOL and action == "call":
         try:
             name, arguments = peek_tool(_kept(opened.values["request"], "request"), DEPTH)
@@ -123,10 +124,9 @@ def _arguments(opened: Opened, leaf: Mapping[str, Any]) -> Mapping[str, object] 
         if leaf["resource"] != f"{leaf['target']}.{name}":
             raise _LostError(Why.DAMAGED, "the record names another tool than its request")
         return arguments
-    if protocol == "mcp" and method != CALL_TOOL and action == "list":
-        return NOTHING
-    if protocol == "a2a" and action == "send":
-        return None if method == CARD else NOTHING
+    kind = names.kind_of(leaf["resource"])
+    if kind is None or kind.name not in names.WITH_ARGUMENTS:
+        return None if protocol == "a2a" and method == CARD else NOTHING
     raise _LostError(Why.UNKNOWN_FORM, f"{str(action)[:32]} by {str(method)[:64]}")
 
 
