@@ -131,7 +131,8 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         self.model["p"]["p"].policy = [list(row) for row in rows]
         for name, roles in (("g", FrozenRoles(closure)), ("g2", FrozenSets(sets_of))):
             self.model["g"][name].rm = self.rm_map[name] = roles
-        self._local = threading.local()
+        self._one_at_a_time = threading.Lock()
+        self._asking: Asking | None = None
         self.add_function("when", lambda cond, eft, asking: asking.holds(cond, eft))
         self.add_function("hit", self._hit)
         self._says = _verdicts(self.eft)
@@ -148,7 +149,10 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
             self.path, self.path_reason = "indexed", "every part of the matcher is understood"
 
     def _hit(self, rule: str) -> bool:
-        self._local.asking.hits.append(rule)
+        if self._asking is None:
+            msg = "a rule spoke and nobody had asked"
+            raise RuntimeError(msg)
+        self._asking.hits.append(rule)
         return True
 
     def enforce_ex(self, *rvals: Any) -> tuple[bool, list[str]]:
@@ -156,8 +160,12 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         if self._index is None:
             if not self.model["p"]["p"].policy:  # Casbin would run the matcher with every field empty
                 return False, []
-            self._local.asking = rvals[4]
-            answer, rule = super().enforce_ex(*rvals)
+            with self._one_at_a_time:  # Casbin writes into tables of its own while it decides
+                self._asking = rvals[4]
+                try:
+                    answer, rule = super().enforce_ex(*rvals)
+                finally:
+                    self._asking = None
             return bool(answer), rule
         asker, tenant, resource, action, asking = rvals
         asking.rows = rows = self._index.candidates(asker, tenant, resource, action)
