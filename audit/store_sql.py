@@ -20,7 +20,7 @@ from audit.store_connect import create_file, engine, parse_url, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_turn import HEAD, Cursor, SqlTurn, Words
 
-REVISION: Final = "l0001"
+REVISION: Final = "l0002"
 """The schema that this code speaks; the newest step in `audit/migrations/versions`."""
 
 _CHUNK: Final = 500

@@ -59,11 +59,10 @@ TABLES = {  # columns and order in which rows are read
     "ledger_open_calls": (("id", "idx", "writer", "boot"), "id"),
     "ledger_version": (("version_num",), "version_num"),
 }
-REVISION = "l0001"
+REVISION = "l0002"
 # Everything that the schema of this revision consists of, each with the beginning of SHA-256 of its SQL.
 SCHEMA: dict[str, str] = {
     "index sqlite_autoindex_ledger_leaves_1": "3698f1a2af456620",
-    "index sqlite_autoindex_ledger_open_calls_1": "7b95b92bfc31cb46",
     "index sqlite_autoindex_ledger_subjects_1": "f7febc636bdee5f1",
     "index sqlite_autoindex_ledger_subjects_2": "f7febc636bdee5f1",
     "index sqlite_autoindex_ledger_version_1": "9bcb37e623b3d199",
@@ -72,7 +71,7 @@ SCHEMA: dict[str, str] = {
     "table ledger_leaves": "65ad84f2f586b918",
     "table ledger_log": "32ed1333051aad11",
     "table ledger_nodes": "ba54b8852c52f92b",
-    "table ledger_open_calls": "992fd9d71e5a0d0b",
+    "table ledger_open_calls": "96869dd24871877b",
     "table ledger_openings": "45950929920e36bf",
     "table ledger_subjects": "b0e341786330b877",
     "table ledger_version": "63a2b3db2caebd3d",
@@ -84,6 +83,12 @@ SCHEMA: dict[str, str] = {
     "trigger ledger_nodes_no_delete": "6abdbbbecb995031",
     "trigger ledger_nodes_no_update": "6dc7a23698b324f1",
     "trigger ledger_openings_no_update": "2809eb2693ec6f96",
+}
+EARLIER = {  # what other revisions have instead: a ledger that nobody opened since the update is verified as it stands
+    "l0001": {
+        "index sqlite_autoindex_ledger_open_calls_1": "7b95b92bfc31cb46",
+        "table ledger_open_calls": "992fd9d71e5a0d0b",
+    },
 }
 
 
@@ -370,9 +375,10 @@ class SqliteRows(Rows):
             f"{kind} {name}": hashlib.sha256(repr((table, sql)).encode()).hexdigest()[:16]
             for kind, name, table, sql in self._connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
         }
-        found += [f"the schema has an unexpected {name}" for name in sorted(there.keys() - SCHEMA.keys())]
-        found += [f"the schema lacks the {name}" for name in sorted(SCHEMA.keys() - there.keys())]
-        return found + [f"the {n} is not as it was made" for n in sorted(there.keys() & SCHEMA.keys()) if there[n] != SCHEMA[n]]
+        wanted = SCHEMA | EARLIER.get(next(self.rows("ledger_version"), (REVISION,))[0], {})
+        found += [f"the schema has an unexpected {name}" for name in sorted(there.keys() - wanted.keys())]
+        found += [f"the schema lacks the {name}" for name in sorted(wanted.keys() - there.keys())]
+        return found + [f"the {n} is not as it was made" for n in sorted(there.keys() & wanted.keys()) if there[n] != wanted[n]]
 
     def close(self) -> None:
         self._connection.close()
@@ -422,7 +428,7 @@ class Check:
     def run(self) -> Report:
         for message in self.source.schema():
             self.found(message)
-        if [row[0] for row in self.source.rows("ledger_version")] != [REVISION]:
+        if [row[0] for row in self.source.rows("ledger_version")] not in ([each] for each in (REVISION, *EARLIER)):
             self.found("the schema is of another revision than this verifier")
         self.log()
         self.read_checkpoints()

@@ -21,6 +21,9 @@ from audit.store import StoreError
 from audit.store_connect import engine, parse_url
 from audit.store_sql import REVISION, migrate
 from audit.store_tables import METADATA
+from audit.verify_url import verify_url
+
+from .conftest import VKEY, Open, denial, end, start
 
 
 def test_the_tables_are_those_that_the_migrations_make(url: str) -> None:
@@ -50,6 +53,33 @@ def test_the_verifier_knows_every_word_of_the_schema(path: Path) -> None:
 def test_migrating_again_changes_nothing(url: str) -> None:
     for _ in range(2):
         migrate(url)
+
+
+async def test_a_log_of_the_first_schema_is_verified_as_it_stands_and_goes_on_in_the_newest(
+    url: str, open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("audit.store_sql.REVISION", "l0001")
+        journal = await open_journal(url)
+        await journal.append(start("c1"))
+        await journal.append(end("e1", "c1"))
+        await journal.append(start("c2"))
+        await journal.close()
+    assert revision(url) == "l0001"
+    report = verify_url(url, VKEY)
+    assert (report.findings, report.open_calls) == ([], 1)
+    journal = await open_journal(url)  # c2 was left open: it is closed now
+    await journal.append(start("c3"))
+    await journal.append(denial("d1"))
+    await journal.close()
+    assert revision(url) == REVISION != "l0001"
+    report = verify_url(url, VKEY)
+    assert (report.findings, report.open_calls) == ([], 1)
+
+
+def revision(url: str) -> str:
+    with engine(parse_url(url), read_only=True).connect() as connection:
+        return str(connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar())
 
 
 def test_two_processes_may_migrate_at_once(url: str) -> None:

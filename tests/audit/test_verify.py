@@ -118,7 +118,9 @@ TAMPERED = [
     ("CREATE VIEW v AS SELECT 1", r"unexpected view v"),
     ("CREATE INDEX i ON ledger_leaves (hash)", r"unexpected index i"),
     ("ALTER TABLE ledger_leaves ADD COLUMN note TEXT", r"table ledger_leaves is not as it was made"),
-    ("UPDATE ledger_version SET version_num = 'l0002'", r"another revision"),
+    ("UPDATE ledger_version SET version_num = 'l9999'", r"another revision"),
+    ("UPDATE ledger_version SET version_num = 'l0001'", r"ledger_open_calls is not as it was made"),
+    ("INSERT INTO ledger_version VALUES ('l0001')", r"another revision"),
     ("PRAGMA writable_schema=ON; DELETE FROM sqlite_master WHERE name = 'ledger_checkpoints'", r"lacks the table|cannot be read"),
 ]
 
