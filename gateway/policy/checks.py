@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.policy.in_force import Pair
 from gateway.problem import Problem, ProblemError
-from policies.bundle import Bundle, BundleError, load_texts
+from policies.bundle import Bundle, BundleError, digest_of, load_texts
 from policies.engine import Engine
 from policies.finding import Finding
 from policies.manifest import KeyFileError, public_key, serial_of, verify
@@ -64,25 +64,31 @@ class Checks:
 
         `memory` says which serials are too old; None: any will do, as somebody asked for this very bundle.
         """
-        bundle: Bundle | None = None
+        digest = ""
         try:
+            if unsigned := self._unsigned(texts, memory):  # before anything of it is believed, or even parsed
+                raise RefusedBundleError(tuple(unsigned), digest_of(texts))
             bundle = load_texts(texts)
+            digest = bundle.digest
             engine = Engine(bundle)
-            findings = [*self._unsigned(bundle, memory), *(self._unproven(bundle, engine) if decides else ())]
+            unproven = self._unproven(bundle, engine) if decides else []
+        except RefusedBundleError:
+            raise
         except BundleError as error:
             raise RefusedBundleError(error.findings) from None
-        except Exception as error:
+        except Exception as error:  # the boundary: what breaks the loader is refused, and the watch goes on
             log.exception("a bundle broke the loader")
             broken = Finding("loader-error", "", 0, 0, f"reading this bundle failed: {type(error).__name__}", "please report it")
-            raise RefusedBundleError((broken,), bundle.digest if bundle is not None else "") from None
-        if findings:
-            raise RefusedBundleError(tuple(findings), bundle.digest)
+            raise RefusedBundleError((broken,), digest) from None
+        if unproven:
+            raise RefusedBundleError(tuple(unproven), digest)
+        log.info("bundle %s: %d rules, %s path (%s)", digest, len(bundle.rules), engine.path, engine.path_reason)
         return Pair(bundle, engine, since, serial_of(texts) if self.trust else None)
 
-    def _unsigned(self, bundle: Bundle, memory: Memory | None) -> list[Finding]:
+    def _unsigned(self, texts: Mapping[str, str], memory: Memory | None) -> list[Finding]:
         if not self.trust:
             return []
-        return verify(bundle.texts, self.trust, memory.least_serial(bundle.digest) if memory is not None else 0)
+        return verify(texts, self.trust, memory.least_serial(digest_of(texts)) if memory is not None else 0)
 
     def _unproven(self, bundle: Bundle, engine: Engine) -> list[Finding]:
         found = check_for_activation(bundle, engine)
