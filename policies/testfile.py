@@ -235,7 +235,7 @@ class _File:
             return None
         alone = row.flag("alone")
         through = f" via {' > '.join(via)}" if via is not None else ""
-        title = row.text("name") or f"{kind} {row.text(kind)} never {action or 'anything of'} {tool}{through}"
+        title = row.text("name") or f"{kind} {row.text(kind)} never: {action + ' ' if action else ''}{tool}{through}"
         return Invariant(title, _source(self.name, row.item), kind, principal, tool, groups, action, via, tenant, alone)
 
     def _holder(self, row: Fields, kind: str) -> tuple[str | None, frozenset[str] | None]:

@@ -20,7 +20,7 @@ from policies.testsuite import Case, Invariant, Suite
 
 __all__ = [
     "Case", "CaseResult", "Difference", "Invariant", "InvariantResult", "Results", "Suite",
-    "check_for_activation", "proven_denial", "read_tests", "run",
+    "check_for_activation", "proven_denial", "read_tests", "run", "unproven",
 ]  # fmt: skip
 
 _RULED = frozenset({Reason.USER_LACKS_RIGHT, Reason.AGENT_LACKS_RIGHT, Reason.GUARDRAIL})
@@ -156,6 +156,20 @@ def _question(case: Case) -> tuple[str, str, str]:
     return case.request.tenant, case.request.action, case.request.resource
 
 
+def unproven(results: Results) -> Finding | None:
+    """What is missing where no denial is proven, and what to write."""
+    if proven_denial(results):
+        return None
+    file = results.cases[0].case.source.file if results.cases else "tests"
+    denied = next((r.case.request.resource for r in results.cases if r.case.expect is Effect.DENY), None)
+    if denied is None:
+        message, help_ = "no test expects a denial", "add a row with 'expect: deny' to tests/*.yaml, and one that allows the same"
+    else:
+        message = "no test proves a denial: what is denied is allowed to nobody in these tests, so anything could deny it"
+        help_ = f"add a row that allows '{denied}' to somebody who may, so that the denial is the rules' own"
+    return Finding("no-proven-denial", file, 0, 0, message, help_)
+
+
 def check_for_activation(bundle: Bundle, engine: Engine) -> list[Finding]:
     """Everything that keeps a bundle from going live; nothing where its tests pass, its invariants hold and a denial is proven.
 
@@ -169,9 +183,8 @@ def check_for_activation(bundle: Bundle, engine: Engine) -> list[Finding]:
         return list(error.findings)
     results = run(suite, engine)
     found = [*_failures(results, bundle)][:MAX_FINDINGS]
-    if not found and not proven_denial(results):
-        found.append(_unproven(results))
-    return found
+    missing = unproven(results) if not found else None
+    return found if missing is None else [missing]
 
 
 def _failures(results: Results, bundle: Bundle) -> Iterator[Finding]:
@@ -189,14 +202,3 @@ def _finding(code: str, bundle: Bundle, source: Source, message: str, help_: str
     lines = bundle.texts.get(source.file, "").split("\n")
     text = lines[source.line - 1][:400] if 0 < source.line <= len(lines) else ""
     return Finding(code, source.file, source.line, source.column, message, help_, text)
-
-
-def _unproven(results: Results) -> Finding:
-    file = results.cases[0].case.source.file if results.cases else "tests"
-    denied = next((r.case.request.resource for r in results.cases if r.case.expect is Effect.DENY), None)
-    if denied is None:
-        message, help_ = "no test expects a denial", "add a row with 'expect: deny' to tests/*.yaml, and one that allows the same"
-    else:
-        message = "no test proves a denial: what is denied is allowed to nobody in these tests, so anything could deny it"
-        help_ = f"add a row that allows '{denied}' to somebody who may, so that the denial is the rules' own"
-    return Finding("no-proven-denial", file, 0, 0, message, help_)

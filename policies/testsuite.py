@@ -59,6 +59,11 @@ class Suite:
     invariants: tuple[Invariant, ...] = ()
     notes: tuple[Finding, ...] = ()
 
+    @property
+    def rows(self) -> int:
+        """How many there are of both."""
+        return len(self.cases) + len(self.invariants)
+
     def only(self, text: str) -> Suite:
         """The rows whose title or place holds the text, in upper or lower case."""
         wanted = text.casefold()
