@@ -269,11 +269,11 @@ async def _may_ask(principal: Principal, decide: Callable[[AccessRequest], Decis
     """Raise `Refused` unless policy lets the caller's whole chain ask about others; the refusal is recorded."""
     asking = Asked(_own(principal, access.clock()), foreign=False, said={})
     decision = decide(asking.request)
-    if decision.allowed and not decision.obligations:
+    if decision.allowed and all(duty.type == "audit" for duty in decision.obligations):  # which the records fulfil
         return
     at = access.clock()
     await _record([_entry(new_id(at), at, principal, asking, decision)], access)
-    raise Refused(Code.UNKNOWN_DUTY if decision.allowed else Code(decision.reason.value), decision=decision)
+    raise Refused(Code.DUTY_FAILED if decision.allowed else Code(decision.reason.value), decision=decision)
 
 
 # --- answers and records

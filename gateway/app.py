@@ -27,6 +27,7 @@ from gateway.a2a.cards import Cards
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
+from gateway.access import Access, add_access
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
 from gateway.identity.authenticate import Authenticator
@@ -192,7 +193,18 @@ class App:
         slots = Slots(limits.concurrent_calls)
         self._mcp = self._open_mcp(parts, slots)
         self._a2a = self._open_a2a(parts, slots)
-        self._api = make_api(self._doors(parts, dev))
+        doors = self._doors(parts, dev)
+        self._api = make_api(doors)
+        add_access(
+            self._api,
+            Access(
+                settings.public_url,
+                doors.whoami,
+                lambda principal: parts.policy.in_force.current.pair_of(principal.workflow).engine.decide,
+                journal.append,
+                clock,
+            ),
+        )
         self._policy = policy
 
     async def _open_journal(self, seal: bytes) -> Journal:
