@@ -17,6 +17,7 @@ VERBS: tuple[str, ...] = (
     "demo",
     "serve",
     "policy",
+    "tools",
     "audit",
     "sandbox",
     "token",
@@ -25,7 +26,7 @@ VERBS: tuple[str, ...] = (
 """Modules of this package, in the order of `--help`.  Each has `register(app: typer.Typer) -> None`, which adds the command (or
 the group of commands) of the module's name, and imports what is heavy inside its functions."""
 
-ANSWERING = frozenset({"audit", "policy", "sandbox", "token"})
+ANSWERING = frozenset({"audit", "policy", "sandbox", "token", "tools"})
 """Verbs whose 1 is an answer, as "the ledger was changed": settings that cannot be read are none, and so end them with 2."""
 
 DEFECT = 70

@@ -54,7 +54,8 @@ def described(schema: object) -> Described:
             types[name] = kind
         else:
             types[name] = SAFEST
-            doubts[name] = f"may be {', '.join(sorted(found))}" if found else "the server does not say what it is"
+            plain = sorted({kind if kind in TYPES else "something else" for kind in found})  # its words go no further
+            doubts[name] = f"may be {', '.join(plain)}" if found else "the server does not say what it is"
     unfit += [f"{len(entries) - MAX_ARGUMENTS} more"] if len(entries) > MAX_ARGUMENTS else []
     return Described(types, doubts, tuple(unfit))
 
