@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_blank", "_buffer", "_chunks", "_discarded", "_due_from", "_house", "_left", "_lingering", "_over", "_paused",
+        "_blank", "_buffer", "_chunks", "_discarded", "_due_from", "_house", "_left", "_over", "_paused",
         "_pending", "_pending_since", "client", "exchange", "gate", "server", "transport",
     )  # fmt: skip
 
@@ -81,7 +81,6 @@ class Connection(asyncio.Protocol):
         self._chunks: Chunks | None = None
         self._paused = False
         self._over = False  # nothing that comes from now on is a request
-        self._lingering = False
         self._discarded = 0
         self._due_from = house.now
         self._pending = 0
@@ -121,7 +120,8 @@ class Connection(asyncio.Protocol):
             self._read_body(exchange, data)
         else:
             self._buffer += data
-            self._flow()
+            if len(self._buffer) > HIGH_WATER:
+                self._flow()
 
     def eof_received(self) -> None:
         """The client hung up; the transport closes."""
@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
             self._buffer = data[self._left :]
             exchange.put(data[: self._left])
             exchange.end()
-        if self._buffer or exchange.held > HIGH_WATER or self._paused:
+        if exchange.held > HIGH_WATER or len(self._buffer) > HIGH_WATER or self._paused:
             self._flow()
 
     def _read_chunks(self, exchange: Exchange, chunks: Chunks, data: bytes) -> None:
@@ -266,9 +266,10 @@ class Connection(asyncio.Protocol):
     # the flow of bytes, and its end
 
     def _flow(self) -> None:
-        """Read only what there is a use for: no second request before the first is answered, no body that nobody takes."""
+        """Hold back what there is no use for: more of the next requests, or of a body, than waits already."""
         exchange = self.exchange
-        pause = exchange is not None and not self._over and (exchange.held > HIGH_WATER if exchange.more else bool(self._buffer))
+        held = 0 if exchange is None or self._over else exchange.held if exchange.more else len(self._buffer)
+        pause = held > HIGH_WATER
         if pause is not self._paused and not self.transport.is_closing():
             self._paused = pause
             (self.transport.pause_reading if pause else self.transport.resume_reading)()
@@ -281,9 +282,11 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if linger and self.transport.can_write_eof():
-            self._lingering = True
             self._flow()
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # the client is gone already
+                self.transport.abort()
         else:
             self.transport.close()
 

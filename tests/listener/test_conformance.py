@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.listener.wire import BOTH, Receive, Scope, Send, answering, connected, echo, request, serving, whole_body
+from tests.listener.wire import BOTH, Receive, Scope, Send, answer, answering, connected, echo, request, serving, whole_body
 
 pytestmark = pytest.mark.parametrize("kind", BOTH)
 
@@ -213,7 +213,7 @@ async def test_an_application_learns_that_its_client_hung_up(kind: str) -> None:
         await whole_body(receive)
         learnt.put_nowait("begun")
         learnt.put_nowait((await receive())["type"])
-        await answering(200, [], b"in vain")(scope, receive, send)  # harmless
+        await answer(send, 200, [], b"in vain")  # harmless
         learnt.put_nowait((await receive())["type"])
 
     async with serving(kind, app) as port:

@@ -156,14 +156,14 @@ async def connected(port: int) -> AsyncIterator[Client]:
 
 async def whole_body(receive: Receive) -> bytes | None:
     """The request's body; None where the client hung up before it was whole."""
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         body += message["body"]
         if not message["more_body"]:
-            return body
+            return bytes(body)
 
 
 def asked(scope: Scope, body: bytes) -> dict[str, Any]:
@@ -191,15 +191,20 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": text})
 
 
+async def answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], *parts: bytes) -> None:
+    """Says this, each part in a message of its own."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    for part in parts[:-1]:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": parts[-1] if parts else b""})
+
+
 def answering(status: int, headers: list[tuple[bytes, bytes]], *parts: bytes) -> App:
-    """Always says this, each part in a message of its own."""
+    """Always says this."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await whole_body(receive)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        for part in parts[:-1]:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": parts[-1] if parts else b""})
+        await answer(send, status, headers, *parts)
 
     return app
 
