@@ -98,8 +98,8 @@ class Reproduced:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing speaks against the record."""
-        return self.differing == 0
+        """Whether nothing speaks against the record, and (where there was anything to do without its bundle) something for it."""
+        return self.differing == 0 and (self.identical > 0 or not self.missing)
 
     def note(self, finding: Finding) -> None:
         """Count a finding; the first ones are kept."""
@@ -109,7 +109,16 @@ class Reproduced:
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
-        return {"ok": self.ok} | asdict(self)
+        return {
+            "ok": self.ok,
+            "decisions": self.decisions,
+            "identical": self.identical,
+            "differing": self.differing,
+            "undecidable": dict(self.undecidable),
+            "bundles": dict(self.bundles),
+            "missing": self.missing,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 def judge(found: Iterable[Past | Undecidable], kept: Kept) -> Reproduced:
