@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -76,12 +76,12 @@ def young(folder: Path, seconds: float) -> bool:
     return time.time() - newest < seconds
 
 
-async def settled(folder: Path, pause: float) -> Reading:
+async def settled(folder: Path, pause: float, read: Callable[[Path], Reading] = read_whole) -> Reading:
     """What the folder says once it stands still; a folder that never does is a finding."""
-    before = await asyncio.to_thread(read_whole, folder)
+    before = await asyncio.to_thread(read, folder)
     for _ in range(_TRIES):
         await asyncio.sleep(pause)
-        again = await asyncio.to_thread(read_whole, folder)
+        again = await asyncio.to_thread(read, folder)
         if again.mark == before.mark:
             return again
         before = again
