@@ -300,6 +300,15 @@ def _plain(value: object) -> Any:
     return str(value) if isinstance(value, Decimal) else value
 
 
+def _exact(value: object) -> Any:
+    """The same, with every number as it was written, however long: the question can be asked again from its record."""
+    if isinstance(value, Mapping):
+        return {str(key): _exact(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exact(inner) for inner in value]
+    return orjson.Fragment(str(value)) if isinstance(value, Decimal) or type(value) is int else value
+
+
 def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: Decision) -> Entry:
     """Who asked, and what came of it.  About whom, where it is somebody else, is in the committed question alone."""
     request = asked.request
@@ -322,7 +331,9 @@ def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: D
                     "role": answer.question.role.value,
                     "action": answer.question.action,
                     "allow": answer.allowed,
-                    "rules": [match.text for match in answer.matched],
+                    "rules": [match.text for match in answer.matched if match.effect != "require"],
+                    "duties": [match.text for match in answer.matched if match.effect == "require"],
+                    "near": [match.text for match in answer.near],
                 }
                 for answer in decision.answers
             ],
@@ -334,7 +345,7 @@ def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: D
         "context": request.context, "at": request.at,
     }  # fmt: skip
     values = (
-        Value("question", orjson.dumps(_plain(said), option=orjson.OPT_SORT_KEYS)),
+        Value("question", orjson.dumps(_exact(said), option=orjson.OPT_SORT_KEYS)),
         Value("explanation", explain(request, decision).encode()),
     )
     return Entry("decision.evaluate", record, at, principal.subject, fields, values)

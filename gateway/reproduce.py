@@ -5,8 +5,10 @@ Nothing is guessed: where a value is gone, or a record lacks what the question w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +26,9 @@ from policies.engine import Engine
 from policies.model import NOTHING, AccessRequest, Role
 from policies.replay import Asked, Verdict
 
-KINDS: Final = ("call.start", "decision.deny", "policy.reload")
-VALUES: Final = ("facts", "request")
+EVALUATE: Final = "decision.evaluate"
+KINDS: Final = ("call.start", "decision.deny", EVALUATE, "policy.reload")
+VALUES: Final = ("facts", "request", "question")
 DEPTH: Final = 256
 """Nesting that is read back: as much as any setting of the gateway accepts."""
 _ENGINES: Final = 4
@@ -80,14 +83,14 @@ def rebuild(opened: Opened) -> Past | Undecidable | None:
     """The decision that a record holds; None where the call was refused before there was a question."""
     record = opened.record
     leaf = record.leaf
-    if "decision" not in leaf and record.commitment("facts") is None and "facts" not in leaf:
+    if "decision" not in leaf and record.commitment("facts") is None:
         return None
     try:
         if "cut" in leaf:
             raise _LostError(Why.CUT)
         if "decision" not in leaf:
             raise _LostError(Why.NOT_KEPT, "no decision stands in the record")
-        request = _request(opened, leaf, _facts(_kept(opened.values["facts"], "facts")))
+        request = _evaluated(opened, leaf) if record.kind == EVALUATE else _request(opened, leaf)
         return Past(record, str(record.subject), request, _verdict(leaf["decision"]))
     except _LostError as lost:
         return Undecidable(record, lost.why, lost.detail)
@@ -95,7 +98,26 @@ def rebuild(opened: Opened) -> Past | Undecidable | None:
         return Undecidable(record, Why.UNKNOWN_FORM, f"{type(error).__name__} in the record's fields")
 
 
-def _request(opened: Opened, leaf: Mapping[str, Any], facts: Mapping[str, Any]) -> AccessRequest:
+def _evaluated(opened: Opened, leaf: Mapping[str, Any]) -> AccessRequest:
+    """A question that was only asked: its subject, chain and facts stand in the question itself, as they may be another's."""
+    _name(opened)  # the asker's: erased with their key is all that they asked
+    facts = _facts(_kept(opened.values["question"], "question"), Decimal)
+    said = facts["question"]
+    return AccessRequest(
+        subject=_text(facts["subject"]),
+        actors=tuple(_text(actor) for actor in facts["actors"]),
+        tenant=_text(leaf["tenant"]),
+        action=_text(leaf["action"]),
+        resource=_text(leaf["resource"]),
+        at=facts["at"],
+        groups=frozenset(facts["groups"]),
+        arguments=said.get("action", {}).get("properties", {}).get("arguments", {}),
+        context=facts["context"],
+    )
+
+
+def _request(opened: Opened, leaf: Mapping[str, Any]) -> AccessRequest:
+    facts = _facts(_kept(opened.values["facts"], "facts"))
     subject = _name(opened)
     (kind, whose), *agents = leaf["chain"]
     if kind != "user" or whose != opened.record.subject or any(each != "agent" for each, _ in agents):
@@ -151,8 +173,8 @@ def _kept(value: bytes | Shredded | Damaged | None, name: str) -> bytes:
     raise _LostError(Why.NOT_KEPT, f"the record has no {name}")
 
 
-def _facts(data: bytes) -> Mapping[str, Any]:
-    facts = orjson.loads(data)
+def _facts(data: bytes, number: Callable[[str], object] = float) -> Mapping[str, Any]:
+    facts = orjson.loads(data) if number is float else json.loads(data, parse_float=number)
     texts = facts["groups"]
     if type(facts["at"]) is not int or not isinstance(facts["context"], dict) or any(type(text) is not str for text in texts):
         raise _LostError(Why.UNKNOWN_FORM, "facts")

@@ -114,7 +114,8 @@ async def test_an_allow_carries_its_duties_and_the_id_of_its_record(world: World
     }
     assert (answer.headers["x-request-id"], answer.headers["cache-control"]) == ("r-1", "no-store")
     assert (entry.kind, entry.subject, entry.fields["about"]) == ("decision.evaluate", "user:corp/paul", "self")
-    assert entry.fields["decision"]["asked"][0]["rules"] == ["BUY-1 grants/all.csv:1", "SEC-1 grants/all.csv:2"]  # type: ignore[index]
+    (asked,) = entry.fields["decision"]["asked"]  # type: ignore[index]
+    assert (asked["rules"], asked["duties"], asked["near"]) == (["BUY-1 grants/all.csv:1"], ["SEC-1 grants/all.csv:2"], [])
     assert b'"amount":100' in entry.values[0].data
 
 

@@ -64,6 +64,20 @@ def play(gateway: Gateway, peers: Peers) -> None:
     gateway.call("desk.read", None)
     gateway.call("desk.read", "stranger")
     agents(gateway, peers, people)
+    evaluations(gateway, people["paul"])
+
+
+def evaluations(gateway: Gateway, token: str) -> None:
+    """Questions that are only asked, about oneself and (refused) about others; numbers that only just are other ones."""
+    for who in ("dev/paul", "dev/mia"):
+        for amount in ("100", "100.10", "100.1000000000000000000001", '"100.10"', "12345678901234567890", "1E+2", "null"):
+            body = (
+                f'{{"subject": {{"type": "user", "id": "{who}"}}, "resource": {{"type": "tool", "id": "desk.order"}}, '
+                f'"action": {{"name": "call", "properties": {{"arguments": {{"amount": {amount}, "supplier": "S-1"}}}}}}}}'
+            )
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            answer = gateway.http.post("/access/v1/evaluation", content=body, headers=headers)
+            assert answer.status_code == (200 if who == "dev/paul" else 403), answer.text
 
 
 def agents(gateway: Gateway, peers: Peers, people: dict[str, str]) -> None:
@@ -142,10 +156,18 @@ def test_the_traffic_was_of_every_kind(played: Gateway) -> None:
     leaves = decided(played)
     reasons = Counter(leaf["decision"]["reason"] for leaf in leaves)
     assert reasons.keys() >= {"allowed", "unknown-resource", "user-lacks-right", "agent-lacks-right", "guardrail"}
-    assert {leaf["action"] for leaf in leaves} == {"call", "send", "list"}
-    assert {(leaf["proto"], leaf["proto_ver"]) for leaf in leaves} >= {("mcp", LEGACY), ("mcp", MODERN), ("a2a", "1.0")}
+    assert {leaf["action"] for leaf in leaves} == {"call", "send", "list", "ask"}
+    spoken = {(leaf["proto"], leaf.get("proto_ver")) for leaf in leaves}
+    assert spoken >= {("mcp", LEGACY), ("mcp", MODERN), ("a2a", "1.0"), ("authzen", None)}
     assert {len(leaf["chain"]) for leaf in leaves} >= {1, 2}
-    assert {leaf["method"] for leaf in leaves} >= {"tools/call", "tools/list", "ping", "SendMessage", "GetTask", "GetAgentCard"}
+    assert {leaf.get("method") for leaf in leaves} >= {
+        "tools/call",
+        "tools/list",
+        "ping",
+        "SendMessage",
+        "GetTask",
+        "GetAgentCard",
+    }
     refused = Counter(leaf["refused"]["code"] for leaf in leaves if "refused" in leaf)
     assert refused.keys() >= {"unknown-duty", "not-owner", "delegation-loop"}  # allowed by policy, and refused all the same
     undecided = {r.leaf["refused"]["code"] for r in played.records() if "refused" in r.leaf and "decision" not in r.leaf}
@@ -197,7 +219,7 @@ def test_a_looser_condition_shows_what_it_would_have_let_through(played: Gateway
     assert code == 1
     granted = found["changed"]["deny->allow"]
     assert next(iter(found["changed"])) == "deny->allow"
-    assert granted["count"] == 2  # 100.10000000000001 of S-1, once in each era
+    assert granted["count"] == 3  # 100.10000000000001 of S-1, once in each era; 100.1000000000000000000001 was only asked about
     assert [row["rule"] for row in granted["rules"]] == ["ORD-1 grants/orders.csv:2"]
     assert [row["tool"] for row in granted["tools"]] == ["desk.order"]
     (subject,) = granted["subjects"]
