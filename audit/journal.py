@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue as queues
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import leaf
 from audit.checkpoint import Vkey
+from audit.inlet import Inlet
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.privacy import SealBrokenError, SealKey
@@ -71,7 +71,7 @@ class Journal:
         self._stall = stall
         self._loop = asyncio.get_running_loop()
         self._fresh: list[_Waiting] = []  # of this turn of the loop: the writer is woken once for all of them
-        self._queue: queues.SimpleQueue[list[_Waiting] | None] = queues.SimpleQueue()
+        self._inlet: Inlet[list[_Waiting]] = Inlet()  # an empty list is the last
         self._waiting: set[_Waiting] = set()
         self._bytes = 0
         self._progress = 0
@@ -200,7 +200,7 @@ class Journal:
         if self._watch is not None:
             self._watch.cancel()
         self._hand_over()
-        self._queue.put(None)
+        self._inlet.put([])
         self._stop.set()
         self._unsigned.set()
         await asyncio.to_thread(self._finish)
@@ -219,6 +219,7 @@ class Journal:
         if not any(thread.is_alive() for thread in self._threads):  # one that hangs in the store keeps its connection
             self._sign()
             self._store.close()
+            self._inlet.close()
 
     def _enqueue(self, waiting: _Waiting) -> None:
         self._waiting.add(waiting)
@@ -233,7 +234,7 @@ class Journal:
     def _hand_over(self) -> None:
         fresh, self._fresh = self._fresh, []
         if fresh:
-            self._queue.put(fresh)
+            self._inlet.put(fresh)
 
     def _resolve(self, batch: Sequence[_Waiting], results: Sequence[Result], failure: str) -> None:
         """In the loop: tell everybody of a batch.  A start that nobody waits for any more will never be sent: it is closed."""
@@ -270,7 +271,7 @@ class Journal:
     def _write_on(self) -> None:
         """The writing thread.  Should it ever die of a mistake of ours, everybody who waits is told."""
         try:
-            while (first := self._next()) is not None:
+            while first := self._next():
                 batch, last = self._drain(first)
                 results, failure = self._flush([waiting.entry for waiting in batch])
                 self._failing = bool(failure)
@@ -281,18 +282,16 @@ class Journal:
         finally:
             self._tell(self._give_up, "the writer has ended")
 
-    def _next(self) -> list[_Waiting] | None:
+    def _next(self) -> list[_Waiting]:
         """What came first.  After a failure the store is asked now and then whether it is back: who is told that nothing can be
         recorded sends no calls, so none may be needed to notice.
         """
-        while True:
-            try:
-                return self._queue.get(timeout=_PROBE_SECONDS if self._failing else None)
-            except queues.Empty:
-                _, failure = self._flush([])
-                self._failing = bool(failure)
-                self._tell(self._looked, failure)
-                self._unsigned.set()  # an empty turn may close calls of a batch whose commit was not answered
+        while not self._inlet.wait(_PROBE_SECONDS if self._failing else None):
+            _, failure = self._flush([])
+            self._failing = bool(failure)
+            self._tell(self._looked, failure)
+            self._unsigned.set()  # an empty turn may close calls of a batch whose commit was not answered
+        return self._inlet.take() or []
 
     def _looked(self, failure: str) -> None:
         """In the loop: how the store answered when nobody waited."""
@@ -301,11 +300,10 @@ class Journal:
     def _drain(self, batch: list[_Waiting]) -> tuple[list[_Waiting], bool]:
         size = sum(waiting.weight for waiting in batch)
         while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES:
-            try:
-                more = self._queue.get_nowait()
-            except queues.Empty:
-                break
+            more = self._inlet.take()
             if more is None:
+                break
+            if not more:
                 return batch, True
             batch += more
             size += sum(waiting.weight for waiting in more)

@@ -72,7 +72,7 @@ async def test_a_log_of_the_first_schema_is_verified_as_it_stands_and_goes_on_in
     await journal.append(start("c3"))
     await journal.append(denial("d1"))
     await journal.close()
-    assert revision(url) == REVISION != "l0001"
+    assert revision(url) == REVISION
     report = verify_url(url, VKEY)
     assert (report.findings, report.open_calls) == ([], 1)
 
