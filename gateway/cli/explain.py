@@ -1,4 +1,7 @@
-"""`bailiwick explain`: the answer that a call would get, and why: every principal's question, every rule, every near miss."""
+"""`bailiwick explain`: the answer that a call would get, or got: every principal's question, every rule, every near miss.
+
+Of a denial also the smallest changes that would allow it: for people who may read policy, never for the wire.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from gateway.cli.output import console, misuse, print_json, print_problems, prin
 if TYPE_CHECKING:
     from policies.bundle import Bundle
     from policies.model import AccessRequest, Answer, Decision, Match
+    from policies.nearest import Edit, Remedy
 
 _SUBJECT = re.compile(r"user:[a-z0-9-]{1,63}/[^\s\x00-\x1f]{1,255}|svc:[a-z0-9-]{1,63}")
 _AGENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -31,8 +35,8 @@ def explain(
     *,
     subject: Annotated[
         str, typer.Option("--for", metavar="SUBJECT", help="On whose behalf: user:<issuer>/<sub> or svc:<agent>.")
-    ],
-    call: Annotated[str, typer.Option("--call", metavar="TOOL", help="What: <server>.<tool>, or a2a:<agent>.")],
+    ] = "",
+    call: Annotated[str, typer.Option("--call", metavar="TOOL", help="What: <server>.<tool>, or a2a:<agent>.")] = "",
     via: Annotated[str, typer.Option("--via", metavar="AGENTS", help="Through whom, origin first: a,b,c.  None: by hand.")] = "",
     groups: Annotated[
         str, typer.Option("--groups", metavar="GROUPS", help="The person's groups at the identity provider: a,b.")
@@ -42,14 +46,31 @@ def explain(
     tenant: Annotated[str, typer.Option("--tenant", help="Default: that of the settings, or the bundle's only one.")] = "",
     policies: Annotated[Path | None, typer.Option("--policies", metavar="DIR", help="A policy bundle.")] = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The settings that name the bundle.")] = None,
+    decision_id: Annotated[
+        str, typer.Option("--decision", metavar="ID", help="A decision of the ledger instead: the id that a caller got.")
+    ] = "",
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="With --decision: another ledger file, such as a copy.")] = None,
+    remedies: Annotated[
+        bool, typer.Option("--nearest/--no-nearest", help="Of a denial: the smallest changes that would allow it.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="An AuthZEN evaluation on stdout.")] = False,
 ) -> None:
     """Say whether a call would be allowed, and why.  Exits with 0 if it would, 1 if not, 2 if the question makes no sense.
+
+    With --decision: why a recorded call was decided as it was, under the bundle that decided it then.
 
     [bold]Example[/bold]   bailiwick explain --for user:corp/paul --groups procurement-managers --via analyst,erp --call erp.read
     """
     if policies is not None and config is not None:
         misuse("give --policies or --config, not both")
+    if decision_id:
+        if subject or call or policies is not None:
+            misuse("--decision says what was asked, and of which bundle: give it without --for, --call and --policies")
+        from gateway.cli.explain_recorded import explain_recorded  # noqa: PLC0415  the command line pays for what it uses
+
+        explain_recorded(decision_id, config or Path("bailiwick.yaml"), ledger, remedies=remedies, as_json=as_json)
+    if not subject or not call:
+        misuse("who asks for what?", help="give --for and --call, or --decision with the id of a recorded decision")
     bundle, default_tenant = _bundle(policies, config, as_json=as_json)
     request = _request(
         subject=subject,
@@ -63,14 +84,16 @@ def explain(
     from policies.engine import Engine  # noqa: PLC0415  the command line pays for what it uses
 
     decision = Engine(bundle).decide(request)
+    found = nearest_of(bundle, request) if remedies and not decision.allowed else ()
     if as_json:
-        print_json(evaluation(request, decision))
+        print_json(evaluation(request, decision, found))
     else:
-        _tell(request, decision, bundle.tools)
+        tell(request, decision, bundle.tools)
+        tell_nearest(bundle, found)
     raise typer.Exit(0 if decision.allowed else 1)
 
 
-def evaluation(request: AccessRequest, decision: Decision) -> dict[str, object]:
+def evaluation(request: AccessRequest, decision: Decision, found: Iterable[Remedy] = ()) -> dict[str, object]:
     """The answer in the shape of an AuthZEN 1.0 evaluation response: `decision`, and everything else in `context`."""
     from policies.sentence import explain as sentence  # noqa: PLC0415
 
@@ -92,6 +115,7 @@ def evaluation(request: AccessRequest, decision: Decision) -> dict[str, object]:
             "missing": list(decision.missing),
             "answers": [_answer(answer) for answer in decision.answers],
             "obligations": [{"name": duty.name, "type": duty.type, "params": dict(duty.params)} for duty in decision.obligations],
+            "nearest": [_remedy(remedy) for remedy in found],
         },
     }
 
@@ -111,6 +135,62 @@ def _match(match: Match) -> dict[str, object]:
     return {"rule": match.rule, "effect": match.effect, "source": str(match.source), "condition": match.condition}
 
 
+def _remedy(remedy: Remedy) -> dict[str, object]:
+    return {
+        "principals": list(remedy.principals),
+        "enough": remedy.enough,
+        "opens_also": remedy.opens,
+        "guardrail": remedy.guardrail,
+        "arguments": {name: {"then": then, "instead": instead} for name, (then, instead) in remedy.arguments.items()},
+        "edits": [
+            {"file": edit.file, "add": edit.add} if edit.remove is None else {"file": edit.file, "remove": str(edit.remove)}
+            for edit in remedy.edits
+        ],
+    }
+
+
+def nearest_of(bundle: Bundle, request: AccessRequest) -> tuple[Remedy, ...]:
+    """The smallest changes that would allow a denied call; a sign of life meanwhile, on a terminal."""
+    import contextlib  # noqa: PLC0415
+
+    from policies.nearest import nearest  # noqa: PLC0415
+
+    out = console(stderr=True)
+    with out.status("Looking for the smallest change …") if out.is_terminal else contextlib.nullcontext():
+        return nearest(bundle, request)
+
+
+def tell_nearest(bundle: Bundle, found: Iterable[Remedy]) -> None:
+    """The changes for people, each as it would be written; a lifted guardrail is said loudly."""
+    out = console()
+    for number, remedy in enumerate(found):
+        if number == 0:
+            out.print("\nWhat would allow it, the narrowest first (each was tried):", style="bold")
+        if remedy.guardrail:
+            rules = ", ".join(remedy.rules)
+            out.print(
+                printable(f"  !! LIFTS A GUARDRAIL ({rules}): somebody forbade exactly this; ask them first"), style="bold red"
+            )
+        for name, (then, instead) in remedy.arguments.items():
+            out.print(printable(f"  call it with {name} = {instead} (it was {then}); policy stays as it is"))
+        for edit in remedy.edits:
+            line = edit.add or _line(bundle, edit)
+            out.print(printable(f"  {edit.file}: {'add' if edit.add else 'take out'}   {line}"))
+        names = ", ".join(remedy.principals)
+        whole = "allows the call" if remedy.enough else f"gives {names} its yes; others of the chain still lack theirs"
+        also = {None: "what else it opens could not be counted", 0: "opens nothing else"}.get(
+            remedy.opens, f"opens {remedy.opens} other pair{'' if remedy.opens == 1 else 's'} of a name and a tool, too"
+        )
+        out.print(printable(f"      {whole}; {also}"), style="dim")
+
+
+def _line(bundle: Bundle, edit: Edit) -> str:
+    """The line that an edit takes out."""
+    lines = bundle.texts.get(edit.file, "").split("\n")
+    number = edit.remove.line if edit.remove is not None else 0
+    return f"line {number}: {lines[number - 1].strip()}" if 0 < number <= len(lines) else f"line {number}"
+
+
 def _hint(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> str:
     """What the person who asks may have forgotten; "" where nothing suggests it."""
     from policies.finding import suggest  # noqa: PLC0415
@@ -123,7 +203,8 @@ def _hint(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> s
     return ""
 
 
-def _tell(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> None:
+def tell(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> None:
+    """The answer for people: the sentence, then every principal with the lines that spoke or nearly did."""
     from policies.sentence import explain as sentence  # noqa: PLC0415
 
     out = console()
