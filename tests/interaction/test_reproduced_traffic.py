@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def play(gateway: Gateway, peers: Peers) -> None:
     gateway.call("desk.read", "stranger")
     agents(gateway, peers, people)
     evaluations(gateway, people["paul"])
+    answer = gateway.http.post("/api/policy/reload", headers={"Authorization": f"Bearer {people['paul']}"})
+    assert answer.status_code == 403, answer.text  # a decision about the gateway itself
 
 
 def evaluations(gateway: Gateway, token: str) -> None:
@@ -156,7 +159,7 @@ def test_the_traffic_was_of_every_kind(played: Gateway) -> None:
     leaves = decided(played)
     reasons = Counter(leaf["decision"]["reason"] for leaf in leaves)
     assert reasons.keys() >= {"allowed", "unknown-resource", "user-lacks-right", "agent-lacks-right", "guardrail"}
-    assert {leaf["action"] for leaf in leaves} == {"call", "send", "list", "ask"}
+    assert {leaf["action"] for leaf in leaves} == {"call", "send", "list", "ask", "change"}
     spoken = {(leaf["proto"], leaf.get("proto_ver")) for leaf in leaves}
     assert spoken >= {("mcp", LEGACY), ("mcp", MODERN), ("a2a", "1.0"), ("authzen", None)}
     assert {len(leaf["chain"]) for leaf in leaves} >= {1, 2}
@@ -259,3 +262,27 @@ def test_since_and_limit_narrow_what_is_asked_again(played: Gateway) -> None:
     assert none["decisions"] == 0
     _, few = command(played, "policy", "replay", played.folder / "policies", "--limit", 7)
     assert few["decisions"] == 7
+
+
+def test_decisions_of_several_bundles_are_each_made_again_by_their_own(
+    own_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = own_gateway()
+    token = gateway.token()
+    gateway.call("desk.read", token)
+    people = gateway.folder / "policies" / "grants" / "people.csv"
+    people.write_text(people.read_text() + "p, role:buyer, acme, desk.seal, call, allow, -, -, BUY-9\n")
+    os.kill(gateway.pid, signal.SIGHUP)
+    for _ in range(2000):
+        if not gateway.call("desk.seal", token).json().get("error"):
+            break
+    else:
+        pytest.fail("the changed bundle never came into force")
+    (gateway.folder / "policies").rename(tmp_path / "gone")
+    code, found = command(gateway, "audit", "reproduce")
+    assert code == 0, found
+    assert found["identical"] == found["decisions"] == len(decided(gateway))
+    assert len(found["bundles"]) == 2
+    replayed, changes = command(gateway, "policy", "replay", tmp_path / "gone")
+    assert replayed == 1  # under the second bundle, what the first one denied would be allowed
+    assert [row["rule"].split()[0] for row in changes["changed"]["deny->allow"]["rules"]] == ["BUY-9"]
