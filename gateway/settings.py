@@ -46,6 +46,8 @@ class Server(_Group):
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     """Host header values accepted beside those of public_url and the loopback names."""
+    http: Literal["lean", "uvicorn"] = "uvicorn"
+    """Who speaks HTTP: the gateway's own listener, or uvicorn."""
 
 
 class Limits(_Group):

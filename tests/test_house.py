@@ -22,6 +22,7 @@ BROAD_EXCEPT: set[str] = {
     "gateway/pipeline.py",  # the road's end: an unexpected exception is recorded and refused
     "policies/engine.py",  # an error while deciding is a denial
     "gateway/policy/checks.py",  # a bundle that breaks the loader is refused; the one in force stays, and the watch goes on
+    "gateway/listener/exchange.py",  # an application that fails costs its own answer, never the listener
     "gateway/cli/__init__.py",  # one line for people instead of a traceback
     "sandbox/inside/warden.py",  # a forked child must not return into the warden's code
 }

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from gateway.app import App
     from gateway.problem import Problem
     from gateway.settings import Settings
@@ -34,51 +32,41 @@ def serve(
 
     from gateway.app import App  # noqa: PLC0415
     from gateway.configuration import load  # noqa: PLC0415
-    from gateway.problem import ProblemError  # noqa: PLC0415
 
     _log(as_json=log_json or as_json)
     settings = load(config, os.environ)
     app = App(settings, os.environ)
 
-    server = _server(app, settings)
-    try:
-        server.run()
-    except SystemExit:  # uvicorn's own way out where it cannot start, with codes of its own; why that is, is ours to tell
-        app.raise_failure()
-        raise ProblemError(_deaf(settings.server.host, settings.server.port)) from None
+    started = (_lean if settings.server.http == "lean" else _uvicorn)(app, settings)
     app.raise_failure()
-    if not server.started:
+    if not started:
         sys.exit(1)
 
 
-def _server(app: App, settings: Settings) -> uvicorn.Server:
-    """uvicorn, with what it leaves to others: what the collector need not look at, and what SIGHUP means."""
-    import asyncio  # noqa: PLC0415  the command line pays for what it uses
-    import gc  # noqa: PLC0415
-    import os  # noqa: PLC0415
-    import signal  # noqa: PLC0415
+def _lean(app: App, settings: Settings) -> bool:
+    """Our own listener; whether the application started."""
+    from gateway.listener.listener import DeafError, run  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.problem import ProblemError  # noqa: PLC0415
 
-    import uvicorn  # noqa: PLC0415
+    server = settings.server
+    try:
+        return run(app, server.host, server.port, settled=lambda: _settle(app))
+    except DeafError:
+        raise ProblemError(_deaf(server.host, server.port)) from None
 
-    terminal = os.isatty(0)
+
+def _uvicorn(app: App, settings: Settings) -> bool:
+    """The same on uvicorn."""
+    import uvicorn  # noqa: PLC0415  the command line pays for what it uses
+
+    from gateway.problem import ProblemError  # noqa: PLC0415
 
     class Server(uvicorn.Server):
         async def main_loop(self) -> None:
-            """What start-up made stays until the end: the collector need not walk through ten thousand rules again and again."""
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(10_000, 20, 50)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._news)
+            _settle(app)
             await super().main_loop()
 
-        def _news(self) -> None:
-            """SIGHUP: read policy again; the end, where it means that the terminal is gone."""
-            if terminal and not os.isatty(0):
-                self.should_exit = True
-            else:
-                app.reload_policy()
-
-    return Server(
+    server = Server(
         uvicorn.Config(
             app,
             host=settings.server.host,
@@ -95,6 +83,36 @@ def _server(app: App, settings: Settings) -> uvicorn.Server:
             backlog=2048,
         )
     )
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's own way out where it cannot start, with codes of its own; why that is, is ours to tell
+        app.raise_failure()
+        raise ProblemError(_deaf(settings.server.host, settings.server.port)) from None
+    return server.started
+
+
+def _settle(app: App) -> None:
+    """What start-up made stays until the end: the collector need not walk through ten thousand rules again and again.
+
+    From here on SIGHUP means to read policy again; or the end, where it means that the terminal is gone.
+    """
+    import asyncio  # noqa: PLC0415  the command line pays for what it uses
+    import gc  # noqa: PLC0415
+    import os  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    terminal = os.isatty(0)
+
+    def news() -> None:
+        if terminal and not os.isatty(0):
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            app.reload_policy()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, news)
 
 
 def _log(*, as_json: bool) -> None:

@@ -17,8 +17,12 @@ TARGET_BYTES: Final = 8 * 1024
 
 _LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
 _LINE_BYTES = 32 + TARGET_BYTES + len(b"  HTTP/1.1\r\n")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_KNOWN_HOSTS = 64
 _LENGTH_DIGITS = 18
 _SPOKEN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+
+_hosts: set[bytes] = set()  # that were found to be well-formed; whether one is ours, the application says
 
 
 class FaultyRequestError(Exception):
@@ -108,8 +112,12 @@ def _frame(head: Head) -> None:
     """Where the body ends, and whether another request may follow (RFC 9112 §6 and §9.3, without their leniencies)."""
     spoken = _spoken(head.headers)
     old = head.version == "1.0"
-    if b"host" not in spoken and not old:
-        raise FaultyRequestError(400, "exactly one Host is expected")
+    host = spoken.get(b"host")
+    if host is None:
+        if not old:
+            raise FaultyRequestError(400, "exactly one Host is expected")
+    elif host not in _hosts:
+        _learn_host(host)
     if b"close" in [token.strip() for token in spoken.get(b"connection", b"").lower().split(b",")]:
         head.keep = False
     length, coding, expected = spoken.get(b"content-length"), spoken.get(b"transfer-encoding"), spoken.get(b"expect")
@@ -127,6 +135,13 @@ def _frame(head: Head) -> None:
         if expected.lower() != b"100-continue":
             raise FaultyRequestError(417, "of the expectations only `100-continue` is understood")
         head.expects = True
+
+
+def _learn_host(host: bytes) -> None:
+    if _HOST.fullmatch(host) is None:
+        raise FaultyRequestError(400, "Host must be a name or an address, with or without a port")
+    if len(_hosts) < _KNOWN_HOSTS and len(host) < 256:
+        _hosts.add(host)
 
 
 def _spoken(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

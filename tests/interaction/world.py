@@ -271,7 +271,7 @@ class Gateway:
                 for line in lines:
                     log.write(line)
                     log.flush()
-                    if b"Uvicorn running on" in line:
+                    if b" running on http" in line:
                         said.append(line)
                         listening.set()
             listening.set()
