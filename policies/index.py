@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         self._one_at_a_time = threading.Lock()
         self._asking: Asking | None = None
         self.add_function("when", lambda cond, eft, asking: asking.holds(cond, eft))
-        self.add_function("hit", self._hit)
+        me = weakref.ref(self)  # in a circle with its own functions it would wait for the collector, rules and all
+        self.add_function("hit", lambda rule: (enforcer := me()) is not None and enforcer._hit(rule))
         self._says = _verdicts(self.eft)
         self._index: Index | None = None
         self.path, self.path_reason = "stock", "asked for"

@@ -236,7 +236,8 @@ class Activation:
         await self._keep(pair, memory if place.role == ACTIVE else None)
         await self.append(activated(pair, place.role, asked, before.digest if before else "", self.clock()))
         self._in_force.swap(policy)
-        gc.freeze()  # as at the start: the collector need not walk through a bundle that stays
+        gc.collect(1)  # what reading left behind
+        gc.freeze()  # as at the start: the collector need not walk through a bundle that stays, and a bundle is free without it
         log.info("policy bundle %s is in force (%s, %s)", pair.digest, place.role, asked.cause)
         if asked.cause != "replica":
             self.announce(pair.digest)

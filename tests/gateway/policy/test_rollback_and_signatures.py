@@ -113,7 +113,7 @@ def test_with_a_pinned_key_only_what_it_signed_comes_into_force(tmp_path: Path, 
 
 
 def test_an_old_signed_bundle_comes_back_by_rollback_alone(tmp_path: Path, peers: Peers, trust: dict[str, Any]) -> None:
-    """Whoever can write the folder cannot replay what was signed before: not at once, nor after a restart, nor with that serial."""
+    """Whoever can write the folder cannot replay what was signed before: not at once, nor after a restart, nor by its serial."""
     first, second = signed(texts(more=SEAL), 1), signed(texts(), 2)
     old, new = load_texts(first).digest, load_texts(second).digest
     with live(tmp_path, peers, first, **trust) as running:
