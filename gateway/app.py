@@ -56,6 +56,7 @@ from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import agent_targets, mcp_targets
+from policies.model import AccessRequest, Decision
 
 log = logging.getLogger("gateway")
 
@@ -195,16 +196,7 @@ class App:
         self._a2a = self._open_a2a(parts, slots)
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
-        add_access(
-            self._api,
-            Access(
-                settings.public_url,
-                doors.whoami,
-                lambda principal: parts.policy.in_force.current.pair_of(principal.workflow).engine.decide,
-                journal.append,
-                clock,
-            ),
-        )
+        add_access(self._api, _access(parts, doors))
         self._policy = policy
 
     async def _open_journal(self, seal: bytes) -> Journal:
@@ -326,6 +318,15 @@ class App:
             policy=PolicyDoor(parts.policy, whoami, parts.recorder, parts.clock),
             issue=None if dev is None else lambda name: dev.issue(name, PEOPLE[name]),
         )
+
+
+def _access(parts: _Parts, doors: Doors) -> Access:
+    """The decision point over HTTP: the judge that the caller's calls would meet now."""
+
+    def judge(principal: Principal) -> Callable[[AccessRequest], Decision]:
+        return parts.policy.in_force.current.pair_of(principal.workflow).engine.decide
+
+    return Access(doors.public_url, doors.whoami, judge, parts.journal.append, parts.clock)
 
 
 Road = McpRoad | A2aRoad

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from policies import names
-from policies.bundle import Bundle
+from policies.bundle import Bundle, ToolSpec
 from policies.index import ALLOW, Asker, IndexedEnforcer, Row
 from policies.membership import Closure
 from policies.model import (
@@ -33,6 +33,16 @@ ACTIONS: Final = frozenset(names.ACTIONS)
 """What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
 Rows = list[Row] | None
 """What a question met, whatever the conditions; None on the stock path, which does not say."""
+
+
+class Thing(NamedTuple):
+    """What is asked for: the types of its arguments, and what tools.yaml says of it, where it is a tool."""
+
+    types: Mapping[str, str]
+    tool: ToolSpec | None
+
+
+_NO_TOOL: Final = Thing(NO_TYPES, None)
 
 
 class Engine:
@@ -85,10 +95,10 @@ class Engine:
         _well_formed(request)
         if request.action == "list":
             return self._list(request)
-        types = self._types(request.resource, request.tenant, request.action)
-        if types is None:
+        thing = self._thing(request.resource, request.tenant, request.action)
+        if thing is None:
             return self._unknown
-        ask = _Ask(self._conditions, request, types, hypothetical=request.arguments is None)
+        ask = _Ask(self._conditions, request, thing, hypothetical=request.arguments is None)
         answers = self._answers(ask, request, questions(request.subject, request.actors, request.action))
         if not answers:
             msg = "nobody was asked"
@@ -97,7 +107,7 @@ class Engine:
             return Decision(
                 Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ()
             )
-        return self._denial(ask, request, types, answers)
+        return self._denial(ask, request, thing, answers)
 
     def _answers(self, ask: _Ask, request: AccessRequest, asked: Iterable[Question]) -> tuple[Answer, ...]:
         tenant, resource, matches = request.tenant, request.resource, self._matches
@@ -130,9 +140,9 @@ class Engine:
 
     # --- refusals
 
-    def _denial(self, ask: _Ask, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...]) -> Decision:
+    def _denial(self, ask: _Ask, request: AccessRequest, thing: Thing, answers: tuple[Answer, ...]) -> Decision:
         covering = ask.covering
-        answers = self._with_near(request, types, answers, covering)
+        answers = self._with_near(request, thing, answers, covering)
         if any([match.effect == "deny" for answer in answers for match in answer.matched]):  # noqa: C419  a list is faster
             reason = Reason.GUARDRAIL
         elif not all([answer.allowed for answer in answers if answer.question.role is Role.SUBJECT]):  # noqa: C419
@@ -145,12 +155,12 @@ class Engine:
             self.bundle.digest,
             answers,
             visible=request.arguments is not None
-            and self._could(request, types, request.resource, [answer.question for answer in answers], covering),
+            and self._could(request, thing, request.resource, [answer.question for answer in answers], covering),
             missing=tuple(dict.fromkeys([answer.question.principal for answer in answers if not answer.allowed])),
         )
 
     def _with_near(
-        self, request: AccessRequest, types: Mapping[str, str], answers: tuple[Answer, ...], covering: Sequence[Rows]
+        self, request: AccessRequest, thing: Thing, answers: tuple[Answer, ...], covering: Sequence[Rows]
     ) -> tuple[Answer, ...]:
         """The same answers, and for each no the allow lines that fit in everything but their condition."""
         completed = []
@@ -159,7 +169,7 @@ class Engine:
                 completed.append(answer)
                 continue
             if rows is None:  # the stock path knows them only by asking again
-                probe = _Ask(self._conditions, request, types, probing=True)
+                probe = _Ask(self._conditions, request, thing, probing=True)
                 (again,) = self._answers(probe, request, (answer.question,))
                 lines = again.matched
             else:
@@ -174,7 +184,7 @@ class Engine:
     def _could(
         self,
         request: AccessRequest,
-        types: Mapping[str, str],
+        thing: Thing,
         resource: str,
         asked: Sequence[Question],
         covering: Sequence[Rows] | None = None,
@@ -183,7 +193,7 @@ class Engine:
 
         `covering` are the rows that the same questions met before.
         """
-        ask = _Ask(self._conditions, request, types, hypothetical=True)
+        ask = _Ask(self._conditions, request, thing, hypothetical=True)
         for question, rows in zip(asked, covering or [None] * len(asked), strict=True):
             ask.hits = []
             if rows is not None:
@@ -205,23 +215,23 @@ class Engine:
         asked = [replace(question, action="call") for question in acting]
         for tool in self.tools_of(request.resource):
             resource = f"{request.resource}.{tool}"
-            types = self._types(resource, request.tenant, "call")
-            if types is not None and self._could(request, types, resource, asked):
+            thing = self._thing(resource, request.tenant, "call")
+            if thing is not None and self._could(request, thing, resource, asked):
                 return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
         return self._unknown
 
-    def _types(self, resource: str, tenant: str, action: str) -> Mapping[str, str] | None:
-        """Types of the arguments; None for what is unknown in this tenant, or has no such action.
+    def _thing(self, resource: str, tenant: str, action: str) -> Thing | None:
+        """What is asked for; None for what is unknown in this tenant, or has no such action.
 
         Tools are registered; everything else is known by its form alone.
         """
         spec = self.bundle.tools.get(resource)
         if spec is not None:
-            return spec.args if tenant in spec.tenants and action == "call" else None
+            return Thing(spec.args, spec) if tenant in spec.tenants and action == "call" else None
         kind = names.kind_of(resource)
         if kind is None or kind is names.TOOLS or kind.instead or action not in kind.actions or tenant not in self.bundle.tenants:
             return None
-        return NO_TYPES
+        return _NO_TOOL
 
 
 class _Ask:
@@ -231,20 +241,20 @@ class _Ask:
     probing       which rules would cover this, whatever their conditions?
     """
 
-    __slots__ = ("_conditions", "_facts", "_known", "_request", "_types", "covering", "hits", "hypothetical", "probing", "rows")
+    __slots__ = ("_conditions", "_facts", "_known", "_request", "_thing", "covering", "hits", "hypothetical", "probing", "rows")
 
     def __init__(
         self,
         conditions: Mapping[str, Evaluate],
         request: AccessRequest,
-        types: Mapping[str, str],
+        thing: Thing,
         *,
         hypothetical: bool = False,
         probing: bool = False,
     ) -> None:
         self._conditions = conditions
         self._request = request
-        self._types = types
+        self._thing = thing
         self._facts: Facts | None = None
         self._known: dict[str, object] = {}
         self.hits: list[str] = []
@@ -269,11 +279,12 @@ class _Ask:
         request = self._request
         self._facts = Facts(
             arguments=None if self.hypothetical else request.arguments,
-            types=self._types,
+            types=self._thing.types,
             subject=request.subject,
             groups=request.groups,
             context=request.context,
             at=request.at,
+            tool=self._thing.tool,
         )
         return self._facts
 

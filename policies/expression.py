@@ -1,7 +1,7 @@
 """The condition language: total, three-valued, typed against the tools' arguments; user text is parsed, never run.
 
-Names: args.* user.id user.groups agent.* ctx.* time.now time.hour time.weekday; and, or, not, one comparison at a time, in;
-under(), host_in(), ip_in(), like(), len(), lower(), has(), date().  Nothing else can be called, assigned or looked into.
+Names: args.* user.* agent.* ctx.* time.* tool.*; and, or, not, one comparison at a time, in; under(), host_in(), ip_in(), like(),
+all_in(), len(), lower(), has(), date(), hour(), weekday().  Nothing else can be called, assigned or looked into.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from policies import values
 from policies.finding import suggest
@@ -21,8 +22,8 @@ from policies.values import Evaluate, Facts
 MAX_CHARACTERS = 2000
 MAX_NODES = 400
 MAX_DEPTH = 30
-FUNCTIONS = ("under", "host_in", "ip_in", "like", "len", "lower", "has", "date")
-ROOTS = ("args", "user", "agent", "ctx", "time")
+FUNCTIONS = ("under", "host_in", "ip_in", "like", "all_in", "len", "lower", "has", "date", "hour", "weekday")
+ROOTS = ("args", "user", "agent", "ctx", "time", "tool")
 
 _COMPARE: dict[type[ast.cmpop], str] = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 
@@ -61,6 +62,8 @@ class Expression:
     evaluate: Evaluate
     arguments: frozenset[str]
     """Names of the arguments it reads."""
+    reads: frozenset[str] = frozenset()
+    """Every name it reads, whole, as `args.amount`, `user.groups`, `tool.risk`; `time.now` also for hour() and weekday()."""
 
     def __call__(self, facts: Facts) -> object:
         return self.evaluate(facts)
@@ -97,7 +100,7 @@ def parse(text: str, types: Mapping[str, str] | None = None) -> Expression:
     result = parser.part(tree.body, 0)
     if result.type not in ("boolean", "any"):
         raise ExpressionError(f"a condition is true or false; this is a {result.type}", 1, "compare it with something")
-    return Expression(text, result.evaluate, frozenset(parser.arguments))
+    return Expression(text, result.evaluate, frozenset(parser.arguments), frozenset(parser.reads))
 
 
 @dataclass(slots=True)
@@ -107,6 +110,7 @@ class _Parser:
     text: str
     types: Mapping[str, str] | None
     arguments: set[str] = field(default_factory=set)
+    reads: set[str] = field(default_factory=set)
 
     def part(self, node: ast.expr, depth: int) -> Typed:
         if depth > MAX_DEPTH:
@@ -188,6 +192,7 @@ class _Parser:
                 f"'{root}' is no name that a condition knows",
                 suggest(root, [*ROOTS, *FUNCTIONS]) or f"an argument is written args.{root}; text stands in quotes",
             )
+        self.reads.add(".".join([root, *path]))
         if root == "args":
             return self.argument(node, path)
         if root in ("agent", "ctx"):
@@ -260,7 +265,7 @@ class _Parser:
                 f"there is no function '{function or '?'}'",
                 suggest(function, FUNCTIONS) or f"known are {', '.join(FUNCTIONS)}",
             )
-        wanted = 2 if function in _TEXT_TESTS else 1
+        wanted = 2 if function in _TEXT_TESTS or function == "all_in" else 1
         if len(node.args) != wanted:
             raise self.wrong(node, f"{function}() takes {wanted} argument{'s' if wanted > 1 else ''}")
         if function == "has":
@@ -268,6 +273,10 @@ class _Parser:
         first = self.part(node.args[0], depth + 1)
         if function == "date":
             return self.date(node, first)
+        if function in _CLOCKS:
+            return self.clock(node, function, first)
+        if function == "all_in":
+            return self.all_in(node, first, self.part(node.args[1], depth + 1))
         if function == "len":
             if first.type not in ("string", "array", "any"):
                 raise self.wrong(node, f"a {first.type} has no length")
@@ -283,6 +292,7 @@ class _Parser:
         if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"):
             raise self.wrong(node, "has() takes one argument's name", "write has(args.name)")
         self.argument(node, [node.attr])
+        self.reads.add(f"args.{node.attr}")
         return Typed(values.presence(node.attr), "boolean")
 
     def date(self, node: ast.Call, first: Typed) -> Typed:
@@ -295,6 +305,32 @@ class _Parser:
         if moment.tzinfo is None:
             raise self.wrong(node, "the time has no zone", "add '+00:00' for UTC")
         return Typed(values.constant(moment), "moment", "any", moment, True)
+
+    def clock(self, node: ast.Call, function: str, first: Typed) -> Typed:
+        """hour() and weekday() of a zone that is written out: a rule about office hours says whose office."""
+        name = first.value if isinstance(first.value, str) else ""
+        try:
+            zone = ZoneInfo(name) if _ZONE.fullmatch(name) else None
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            zone = None
+        if zone is None:
+            help_ = suggest(name, available_timezones()) or f'write {function}("Europe/Berlin") or {function}("UTC")'
+            raise self.wrong(node, f"{function}() takes the name of a time zone, in quotes", help_)
+        self.reads.add("time.now")
+        return Typed(_CLOCKS[function](zone), "number")
+
+    def all_in(self, node: ast.Call, first: Typed, second: Typed) -> Typed:
+        if not second.literal or not isinstance(second.value, tuple):
+            raise self.wrong(
+                node, "the second argument of all_in() is a list that is written out", 'write all_in(args.to, ["a", "b"])'
+            )
+        if not second.value:
+            raise self.wrong(node, "an empty list holds nothing")
+        if first.type not in ("array", "any"):
+            raise self.wrong(node, f"all_in() looks through a list; this is a {first.type}", "use 'in' for one value")
+        if "any" not in (first.items, second.items) and first.items != second.items:
+            raise self.wrong(node, f"{first.items}s are looked for among {second.items}s", "they are never equal")
+        return Typed(values.all_in(first.evaluate, second.value), "boolean")
 
     def text_test(self, node: ast.Call, function: str, second: Typed) -> Callable[[str], object]:
         many = second.value if isinstance(second.value, tuple) else (second.value,)
@@ -335,3 +371,5 @@ _TEXT_TESTS: dict[str, tuple[Callable[[tuple[str, ...]], Callable[[str], object]
     "host_in": (values.host_in, _bad_hosts),
     "ip_in": (values.ip_in, _bad_networks),
 }
+_CLOCKS: dict[str, Callable[[ZoneInfo], Evaluate]] = {"hour": values.hour, "weekday": values.weekday}
+_ZONE = re.compile(r"[A-Za-z]{1,30}(/[A-Za-z0-9_+-]{1,30}){0,2}")

@@ -193,8 +193,9 @@ class _Grants:
             self._wrong("unknown-condition", row, "when", f"there is no condition '{when[:60]}'", help_)
             return
         bare = [kind for kind in names.reached(*_object_of(row)) if kind.name not in names.WITH_ARGUMENTS]
-        if condition.expression.arguments and bare:
-            message = f"condition '{when}' reads arguments, and a question about {_an(bare[0].name)} has none"
+        of_tools = sorted(name for name in condition.expression.reads if name.startswith(("args.", "tool.")))
+        if of_tools and bare:
+            message = f"condition '{when}' reads {of_tools[0]}, and a question about {_an(bare[0].name)} has no such thing"
             self._wrong("unknown-argument", row, "when", message, "name the tools that it is about")
             return
         for each in covered:

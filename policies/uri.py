@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from policies.values import host_of
+from policies.addresses import host_of
 
 MAX_URI: Final = 900  # a line of a table may have 1000 characters
 BOUNDARIES: Final = ("/", ":")

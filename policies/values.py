@@ -6,17 +6,22 @@ Whatever is missing, of the wrong type or not exactly readable is `UNKNOWN`; not
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
 
+from policies import addresses
 from policies.model import NOTHING
 
+if TYPE_CHECKING:
+    from policies.registry import ToolSpec
+
+clean_path, host_of = addresses.clean_path, addresses.host_of
 MAX_INT_BITS = 512
 MAX_TEXT = 1_000_000
+MAX_ELEMENTS = 10_000
 
 
 class _Unknown:
@@ -36,9 +41,12 @@ NO_TYPES: Mapping[str, str] = {}
 
 
 class Facts:
-    """What a condition may read of one question.  `types` are the argument types of the tool that is asked for."""
+    """What a condition may read of one question.
 
-    __slots__ = ("_moment", "agent", "arguments", "at", "ctx", "groups", "subject", "types")
+    types  of the arguments of the tool that is asked for; `tool` is what tools.yaml says of it, None where no tool is asked for.
+    """
+
+    __slots__ = ("_moment", "agent", "arguments", "at", "ctx", "groups", "subject", "tool", "types")
 
     def __init__(
         self,
@@ -49,7 +57,9 @@ class Facts:
         groups: frozenset[str] = frozenset(),
         context: Mapping[str, object] = NOTHING,
         at: int = 0,
+        tool: ToolSpec | None = None,
     ) -> None:
+        self.tool = tool
         self.arguments = arguments
         self.types = types
         self.subject = subject
@@ -236,6 +246,38 @@ def membership(left: Evaluate, right: Evaluate) -> Evaluate:
     return test
 
 
+def all_in(left: Evaluate, allowed: tuple[Value, ...]) -> Evaluate:
+    """Whether every element of a list is one of these (of an empty list: yes); an element that cannot be compared is unknown."""
+
+    def test(facts: Facts) -> Value:
+        many = left(facts)
+        if isinstance(many, frozenset):
+            many = tuple(many)
+        if not isinstance(many, list | tuple) or len(many) > MAX_ELEMENTS:
+            return UNKNOWN
+        result: Value = True
+        for each in many:
+            said = [equal(each, one) for one in allowed]
+            if True in said:
+                continue
+            if UNKNOWN not in said:
+                return False
+            result = UNKNOWN
+        return result
+
+    return test
+
+
+def hour(zone: ZoneInfo) -> Evaluate:
+    """hour("Europe/Berlin"): the hour that clocks show there, 0 to 23."""
+    return lambda facts: facts.moment.astimezone(zone).hour
+
+
+def weekday(zone: ZoneInfo) -> Evaluate:
+    """weekday("Europe/Berlin"): the day that it is there, 1 for Monday to 7 for Sunday."""
+    return lambda facts: facts.moment.astimezone(zone).isoweekday()
+
+
 def length(inner: Evaluate) -> Evaluate:
     """len(): characters of a text, elements of a list."""
 
@@ -266,16 +308,6 @@ def of_text(inner: Evaluate, test: Callable[[str], Value]) -> Evaluate:
     return apply
 
 
-def clean_path(path: str) -> tuple[bool, tuple[str, ...]] | None:
-    """(absolute, segments); None for a path that two readers could read differently."""
-    if not path or any(c in "\\%" or ord(c) < 32 or ord(c) == 127 for c in path) or path != path.strip() or path[0] == "~":
-        return None
-    segments = tuple(s for s in path.split("/") if s not in ("", "."))
-    if any(s.strip(" .") == "" or s != s.strip(" ") for s in segments):  # `..`, and what some systems trim to it
-        return None
-    return path.startswith("/"), segments
-
-
 def under(base: str) -> Callable[[str], Value]:
     """Whether a path lies in a folder (or is it).  `..`, `%`, `\\`, and a relative path where the base is absolute: unknown."""
     rooted, prefix = clean_path(base) or (False, ())
@@ -287,32 +319,6 @@ def under(base: str) -> Callable[[str], Value]:
         return cleaned[1][: len(prefix)] == prefix
 
     return test
-
-
-_HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-_QUAD = re.compile(r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}")
-
-
-def host_of(text: str) -> str | None:
-    """The host of an http(s) URL, or a bare host name; None for whatever two readers could read differently."""
-    if len(text) > 4096 or not text.isascii() or not text.isprintable() or any(c in "\\@ \"'<>^`{|}%" for c in text):
-        return None
-    host = text
-    if "://" in text:
-        try:
-            parts = urlsplit(text)
-            _ = parts.port
-        except ValueError:
-            return None
-        if parts.scheme not in ("http", "https") or parts.hostname is None:
-            return None
-        host = parts.hostname
-    host = host.lower()
-    if len(host) > 253 or not _HOST.fullmatch(host):
-        return None
-    last = host.rsplit(".", 1)[-1]
-    numeric = last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last)
-    return None if numeric and not _QUAD.fullmatch(host) else host  # 2130706433 and 0x7f.1 are addresses to some
 
 
 def host_in(hosts: tuple[str, ...]) -> Callable[[str], Value]:
@@ -380,5 +386,9 @@ NAMES: dict[tuple[str, str], tuple[str, Evaluate]] = {
     ("time", "now"): ("moment", lambda facts: facts.moment),
     ("time", "hour"): ("number", lambda facts: facts.moment.hour),
     ("time", "weekday"): ("number", lambda facts: facts.moment.isoweekday()),
+    ("tool", "name"): ("string", lambda facts: facts.tool.name if facts.tool is not None else UNKNOWN),
+    ("tool", "server"): ("string", lambda facts: facts.tool.server if facts.tool is not None else UNKNOWN),
+    ("tool", "risk"): ("string", lambda facts: facts.tool.risk if facts.tool is not None else UNKNOWN),
+    ("tool", "labels"): ("array", lambda facts: facts.tool.labels if facts.tool is not None else UNKNOWN),
 }
-"""Names with a known type.  time.* is UTC; time.weekday is 1 for Monday to 7 for Sunday (ISO 8601)."""
+"""Names with a known type.  time.* is UTC; time.weekday is 1 for Monday to 7 for Sunday (ISO 8601); tool.* as in tools.yaml."""

@@ -231,6 +231,37 @@ careful:
     assert not engine.decide(replace(request, context={})).allowed
 
 
+def test_conditions_see_what_is_registered_of_the_tool_and_fit_tools_alone(make: Make, findings: Any) -> None:
+    engine = make(
+        "p, role:buyer, acme, erp.*, call, allow, -, -, A-1", "p, *, acme, erp.*, call, deny, finance, -, A-2",
+        conditions_yaml="finance: {if: '\"writes:finance\" in tool.labels or tool.risk == \"high\"', say: finance}\n",
+        **{"grants/guardrails_csv": ""},
+    )  # fmt: skip
+    assert engine.decide(replace(PAUL, resource="erp.read")).allowed
+    assert engine.decide(PAUL).reason is Reason.GUARDRAIL
+    finance = {"conditions.yaml": 'finance: {if: tool.risk == "high", say: x}\n', "grants/guardrails.csv": ""}
+    for tool, action in (("a2a:helper", "send"), ("*", "*"), ("res:files/*", "read")):
+        line = f"p, *, acme, {tool}, {action}, deny, finance, -, A-3\n"
+        assert "unknown-argument" in {f.code for f in findings(finance | {"grants/people.csv": line})}
+
+
+def test_a_grant_for_a_time_and_office_hours_somewhere(make: Make) -> None:
+    engine = make(
+        "p, role:buyer, acme, erp.read, call, allow, office, -, A-1",
+        conditions_yaml="""\
+office:
+  if: hour("Europe/Berlin") >= 8 and hour("Europe/Berlin") < 18 and weekday("Europe/Berlin") <= 5
+    and time.now < date("2026-12-01")
+  say: office hours in Berlin, until December
+""",
+    )
+    asked = replace(PAUL, resource="erp.read")
+    hours = [engine.decide(replace(asked, at=AT + n * 3_600_000_000)).allowed for n in range(-8, 6)]  # 04:00 to 17:00 UTC
+    assert hours == [False] * 2 + [True] * 10 + [False] * 2
+    assert not engine.decide(replace(asked, at=AT + 3 * 86_400_000_000)).allowed  # Saturday
+    assert not engine.decide(replace(asked, at=AT + 91 * 86_400_000_000)).allowed  # Wednesday, in December
+
+
 def test_what_cannot_be_decided_is_a_no_for_allow_and_a_yes_for_deny_and_require(make: Make) -> None:
     engine = make(
         "p, role:buyer, acme, erp.write_po, call, allow, -, -, A-1",
@@ -268,6 +299,7 @@ def test_a_message_to_an_agent_that_no_rule_names_is_still_asked(make: Make) -> 
 
 def test_every_reason_has_a_sentence(make: Make) -> None:
     engine = make()
+    changes: dict[str, Any]
     for changes in ({}, {"resource": "x.y"}, {"subject": "x"}, {"groups": frozenset()}, {"arguments": None}):
         request = replace(PAUL, **changes)
         text = explain(request, engine.decide(request))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.expression import ExpressionError, parse
+from policies.model import Source
+from policies.registry import ToolSpec
 from policies.values import UNKNOWN, Facts
 
 TYPES = {
@@ -30,6 +33,7 @@ def ask(text: str, arguments: dict[str, object] | None = None, **changes: Any) -
         "groups": frozenset({"buyers"}),
         "context": {"agent": {"assurance": "pop"}, "ctx": {"protocol": "mcp", "risk": 3}},
         "at": AT,
+        "tool": ToolSpec("erp.write_po", "erp", {}, ("writes:finance",), "high", frozenset({"acme"}), Source("tools.yaml", 3)),
     }
     return parse(text, TYPES)(Facts(**(fields | changes)))
 
@@ -152,6 +156,27 @@ SAYS: list[tuple[str, dict[str, object], object]] = [
     ('like(args.currency, "*b*b*")', {"currency": "abc"}, NO),
     ('like(args.currency, "E.R")', {"currency": "EUR"}, NO),
     ('like(args.currency, "*")', {"currency": ""}, YES),
+    # lists, whole
+    ('all_in(args.tags, ["a", "b"])', {"tags": ["b", "a", "b"]}, YES),
+    ('all_in(args.tags, ["a", "b"])', {"tags": ["a", "c"]}, NO),
+    ('all_in(args.tags, ["a", "b"])', {"tags": []}, YES),
+    ('all_in(args.tags, ["a", "b"])', {"tags": ["a", 1]}, UNKNOWN),
+    ('all_in(args.tags, ["a", "b"])', {"tags": [1, "c"]}, NO),
+    ('all_in(args.tags, ["a", "b"])', {"tags": "a"}, UNKNOWN),
+    ('all_in(args.tags, ["a", "b"])', {}, UNKNOWN),
+    ("all_in(args.tags, [1, 2.5])", {"tags": [1, Decimal("2.50")]}, YES),
+    ("all_in(args.tags, [1])", {"tags": [Decimal("NaN")]}, UNKNOWN),
+    ('all_in(args.tags, ["a"])', {"tags": ["a"] * 10_001}, UNKNOWN),
+    ('all_in(user.groups, ["buyers", "bosses"])', {}, YES),
+    # clocks somewhere: 12:00 UTC is 14:00 in Berlin and 05:00 in Los Angeles, and already tomorrow on Kiritimati
+    ('hour("Europe/Berlin") == 14 and weekday("Europe/Berlin") == 3', {}, YES),
+    ('hour("America/Los_Angeles") == 5', {}, YES),
+    ('hour("Pacific/Kiritimati") == 2 and weekday("Pacific/Kiritimati") == 4', {}, YES),
+    ('hour("UTC") == time.hour', {}, YES),
+    # the tool
+    ('tool.name == "erp.write_po" and tool.server == "erp" and tool.risk != "low"', {}, YES),
+    ('"writes:finance" in tool.labels and not ("sink:external" in tool.labels)', {}, YES),
+    ('all_in(tool.labels, ["writes:finance"]) and len(tool.labels) == 1', {}, YES),
 ]  # fmt: skip
 
 
@@ -210,6 +235,20 @@ REFUSED = [
     ("host_in(args.url, ['http://x'])", ""),
     ("host_in(args.url, [])", ""),
     ("ip_in(args.ip, ['10.0.0.1/8'])", ""),
+    ("all_in(args.currency, ['a'])", "use 'in'"),
+    ("all_in(args.tags, args.tags)", "write all_in("),
+    ("all_in(args.tags, 'a')", "write all_in("),
+    ("all_in(args.tags, [])", ""),
+    ("all_in(user.groups, [1])", "never equal"),
+    ("all_in(args.tags)", ""),
+    ("hour('Europe/Berlim') > 8", "did you mean 'Europe/Berlin'?"),
+    ("hour('../../etc/passwd') > 8", "write hour("),
+    ("hour('/etc/localtime') > 8", ""),
+    ("hour(args.currency) > 8", "write hour("),
+    ("hour() > 8", ""),
+    ("weekday('UTC') == 'Monday'", ""),
+    ("tool.owner == 'x'", "did you mean 'tool.name'?"),
+    ("tool.risk == 3", ""),
     ("like(args.currency)", ""),
     ("like(args.currency, pattern='x')", ""),
     ("open('/etc/passwd')", "known are"),
@@ -341,3 +380,35 @@ def test_methods_of_a_dict_are_not_arguments() -> None:
 def test_a_long_text_against_many_stars_takes_linear_time() -> None:
     pattern = "*a" * 200 + "b"
     assert ask(f'like(args.currency, "{pattern}")', {"currency": "a" * 200_000}) is False
+
+
+def test_what_a_condition_reads_is_known_without_asking_it() -> None:
+    text = 'args.filter.country == "DE" and has(args.amount) and tool.risk == "low" and hour("UTC") > 8 and "a" in user.groups'
+    expression = parse(text, TYPES)
+    assert expression.arguments == {"filter", "amount"}
+    assert expression.reads == {"args.filter.country", "args.amount", "tool.risk", "time.now", "user.groups"}
+
+
+def test_where_no_tool_is_asked_for_nothing_of_a_tool_is_known() -> None:
+    for text in (
+        'tool.risk == "low"',
+        'tool.name != "x"',
+        '"a:b" in tool.labels',
+        "len(tool.labels) >= 0",
+        'all_in(tool.labels, ["a:b"])',
+    ):
+        assert parse(text, TYPES)(Facts(arguments={}, types=TYPES)) is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("moment", "hour"),
+    [
+        ("2026-03-29T00:30:00+00:00", 1),
+        ("2026-03-29T01:30:00+00:00", 3),
+        ("2026-10-25T00:30:00+00:00", 2),
+        ("2026-10-25T01:30:00+00:00", 2),
+    ],
+)
+def test_a_clock_follows_its_zone_through_the_change_of_summer_time(moment: str, hour: int) -> None:
+    at = int(datetime.fromisoformat(moment).timestamp()) * 1_000_000
+    assert parse(f'hour("Europe/Berlin") == {hour}')(Facts(arguments={}, at=at)) is True
