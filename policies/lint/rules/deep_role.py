@@ -12,9 +12,9 @@ MOST = 10
 
 
 def find(ground: Ground) -> Iterator[Hit]:
-    """Roles are nested more than ten levels deep.
+    """Somebody stands below ten or more levels of roles.
 
-    The gateway works out roles at any depth. Stock Casbin stops after ten levels without a word, so the same files would
+    The gateway works out roles at any depth. Stock Casbin does not look that far and says nothing, so the same files would
     say something else in another tool; and a person can no longer tell what a membership gives.
 
     Make members of the inner role members of the outer one directly.
@@ -33,7 +33,7 @@ def find(ground: Ground) -> Iterator[Hit]:
             else:
                 depth[stack.pop()] = 1 + max((depth[after] for after in direct.get(node, ())), default=-1)
     for each in ground.bundle.roles:
-        if depth[each.tenant, each.member] == MOST + 1 and depth[each.tenant, each.role] == MOST:
+        if depth[each.tenant, each.member] == MOST and depth[each.tenant, each.role] == MOST - 1:
             place = each.source.file, each.source.line, each.source.column
-            message = f"'{each.member}' is more than {MOST} levels below the outermost role"
+            message = f"'{each.member}' stands below {MOST} levels of roles"
             yield Hit(place, message, "stock Casbin would stop there silently; join some of the roles")

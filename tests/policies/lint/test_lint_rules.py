@@ -195,12 +195,12 @@ def test_of_two_lines_that_say_the_same_the_later_one_is_told() -> None:
     assert [c.finding.message.split("'")[1] for c in result.complaints if c.finding.code == "shadowed-line"] == ["X-2"]
 
 
-def test_roles_more_than_ten_levels_deep_are_told_once() -> None:
+def test_roles_ten_levels_deep_are_told_once() -> None:
     chain = "".join(f"g, role:r{n}, role:r{n + 1}, acme\n" for n in range(12))
     made = bundle(roles=f"g, idp:deep, role:r0, acme\n{chain}", more="p, role:r12, acme, mail.send, call, allow, -, -, X-1\n")
     assert len(found(lint(made), "deep-role")) == 1
-    flat = "".join(f"g, role:r{n}, role:r{n + 1}, acme\n" for n in range(9))
-    made = bundle(roles=f"g, idp:deep, role:r0, acme\n{flat}", more="p, role:r9, acme, mail.send, call, allow, -, -, X-1\n")
+    flat = "".join(f"g, role:r{n}, role:r{n + 1}, acme\n" for n in range(8))
+    made = bundle(roles=f"g, idp:deep, role:r0, acme\n{flat}", more="p, role:r8, acme, mail.send, call, allow, -, -, X-1\n")
     assert found(lint(made), "deep-role") == []
 
 
