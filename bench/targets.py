@@ -25,6 +25,14 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CALL = {"name": "echo", "arguments": {"text": "x" * 120, "amount": 500}}
 BODY = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": CALL})
 RESULT = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "y" * 120}], "isError": False}})
+TESTS = """
+people:
+  caller: {is: user:dev/bench, groups: [callers]}
+  stranger: {is: user:dev/stranger, groups: []}
+tests:
+  - {who: caller, via: bench, tool: echo.echo, args: {text: x, amount: 500}, expect: allow}
+  - {who: stranger, via: bench, tool: echo.echo, args: {text: x, amount: 500}, expect: deny, because: user-lacks-right}
+"""
 HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
@@ -192,8 +200,10 @@ def configure(home: Path, port: int, url: str, rules: int) -> str:
     """Write settings and a bundle of `rules` lines into `home`; returns a person's access token."""
     policies = home / "policies"
     shutil.copytree(Path(__file__).parent.parent / "policies" / "default", policies)
-    shutil.rmtree(policies / "grants")
-    (policies / "grants").mkdir()
+    for folder in ("grants", "tests"):
+        shutil.rmtree(policies / folder)
+        (policies / folder).mkdir()
+    (policies / "tests" / "bench.yaml").write_text(TESTS)
     lines = [
         "p, role:caller, bench, echo.echo, call, allow, small, -, B-0",
         "p, agents:all, bench, echo.echo, call, allow, -, -, B-1",
