@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-VERBS: Final[tuple[str, ...]] = ("check", "test", "replay", "diff", "sign", "verify", "import_")
+VERBS: Final[tuple[str, ...]] = ("check", "test", "replay", "diff", "sign", "verify", "import_", "live")
 """Modules of this package in the order of `--help`; each has `register(group: typer.Typer) -> None`."""
 
 
