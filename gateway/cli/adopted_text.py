@@ -31,6 +31,16 @@ def tools_hints(adoption: Adoption) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tests_hints(adoption: Adoption) -> str:
+    """Comments for the bundle's tests: of each server one call that must be allowed, and the same that must be denied."""
+    lines = ["  # Once a tool of these servers is granted, the same call for somebody who may, and for somebody who may not:"]
+    for server in adoption.servers:
+        call = f"tool: {server.slug}.<tool>, args: {{<argument>: <value>}}"
+        lines.append(f"  # - {{who: ada, via: <agent>, {call}, expect: allow}}")
+        lines.append(f"  # - {{who: stranger, via: <agent>, {call}, expect: deny}}")
+    return "\n".join(lines) + "\n" if adoption.servers else ""
+
+
 def client_json(adoption: Adoption, base: str) -> dict[str, object]:
     """The client's configuration that points to the gateway at `base`, in the shape that came in."""
     servers = {server.name: _client_entry(adoption.dialect, f"{base}/mcp/{server.slug}") for server in adoption.servers}

@@ -89,6 +89,7 @@ def _plan(adoption: Adoption | None) -> _Plan:
 
     plan.files["bailiwick.yaml"] = starter.settings(adopted_text.mcp_yaml(adoption)).encode()
     plan.files["policies/tools.yaml"] += adopted_text.tools_hints(adoption).encode()
+    plan.files["policies/tests/denials.yaml"] += adopted_text.tests_hints(adoption).encode()
     plan.files["client.json"] = (
         json.dumps(adopted_text.client_json(adoption, _BASE), indent=2, ensure_ascii=False) + "\n"
     ).encode()

@@ -64,11 +64,13 @@ README = """\
 | `secrets/` | one secret a file, readable by you alone, never committed | operators |
 
     bailiwick check          # settings and policies, without starting anything
+    bailiwick policy test    # the rows of policies/tests/: what must be allowed, what must be denied
     bailiwick explain --for user:corp/mia --via researcher --call erp.read
     bailiwick serve
 
 Nothing is allowed until `policies/tools.yaml` registers a tool and a line in `policies/grants/` grants it, to the person and to
-every agent in between.
+every agent in between.  A policy goes live only if its own tests pass and prove a denial: whoever grants something adds a row to
+`policies/tests/` that shows who may, beside the row that shows who may not.
 """
 
 
