@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from policies.expression import Expression
+from policies.registry import ToolSpec
 from policies.values import Facts
 
 MAX_CASES: Final = 20_000
@@ -26,6 +27,7 @@ Path = tuple[str, ...]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 _ANYBODY = "user:any/body"
+_SUPPLIED = frozenset({("user", "id"), ("user", "groups"), ("time", "now"), ("time", "hour"), ("time", "weekday")})
 
 
 class _Absent:
@@ -49,10 +51,16 @@ class Case:
     at: int = 0
     read: tuple[tuple[str, object], ...] = ()
 
-    def facts(self, types: Mapping[str, str]) -> Facts:
+    def facts(self, types: Mapping[str, str], tool: ToolSpec | None = None) -> Facts:
         """As conditions are given it, for a tool with these arguments."""
         return Facts(
-            arguments=self.arguments, types=types, subject=self.subject, groups=self.groups, context=self.context, at=self.at
+            arguments=self.arguments,
+            types=types,
+            tool=tool,
+            subject=self.subject,
+            groups=self.groups,
+            context=self.context,
+            at=self.at,
         )
 
     def __str__(self) -> str:
@@ -94,6 +102,7 @@ def cases_of(expressions: Iterable[Expression], types: Iterable[Mapping[str, str
     reader = _Reader(known)
     for expression in expressions:
         reader.read(tree_of(expression))
+        reader.also(expression.reads)
     values = {path: found.values() for path, found in sorted(reader.found.items())}
     complete = clean and reader.complete and all(found.complete for found in reader.found.values())
     time = [path for path in values if path[0] == "time"]
@@ -294,8 +303,17 @@ class _Reader:
         elif literal_of(node) is ABSENT:
             self.complete = False
 
+    def also(self, names: Iterable[str]) -> None:
+        """Names that a condition reads without writing them, as `time.now` in hour("UTC")."""
+        for name in names:
+            path = tuple(name.split("."))
+            if path not in self.found:
+                self._at(path).complete = False
+
     def _at(self, path: Path) -> _Found:
         if path not in self.found:
+            if path[0] not in ("args", "agent", "ctx") and path not in _SUPPLIED:
+                self.complete = False  # a name that no case gives a value
             fixed: dict[Path, str] = {("user", "id"): "id", ("user", "groups"): "groups", ("time", "now"): "moment"}
             kind = fixed.get(path)
             if path[0] == "args":
@@ -341,6 +359,8 @@ class _Reader:
 def _telling(function: str, literals: tuple[Any, ...]) -> list[object]:
     """Values near the edges of what a function tests."""
     found: list[object] = []
+    if function == "all_in":
+        found += [list(literals), list(literals[:1]), [*literals[1:], "another"], []]
     for each in literals:
         if function == "len" and isinstance(each, int):
             sizes = [n for n in (each, each + 1, each - 1) if 0 <= n <= 10_000]

@@ -55,6 +55,11 @@ class Cells:
         spec = self.bundle.tools.get(resource)
         return NO_TYPES if spec is None else spec.args
 
+    def told(self, resource: str) -> object:
+        """What conditions can read of a resource: its arguments' types, labels and risk."""
+        spec = self.bundle.tools.get(resource)
+        return None if spec is None else (dict(spec.args), spec.labels, spec.risk)
+
     def lines(self, who: str, tenant: str, resource: str, action: str) -> tuple[Rule, ...]:
         """Every line that covers a cell, `*` lines included, whatever their conditions; none where nothing is registered."""
         if not self.registered(resource, tenant):
@@ -66,7 +71,11 @@ class Cells:
     def term(self, lines: tuple[Rule, ...], resource: str) -> Term:
         """When one of these lines speaks."""
         known = self.bundle.conditions
-        return Term.of((known[line.when].expression if line.when else None for line in lines), self.types(resource))
+        return Term.of(
+            (known[line.when].expression if line.when else None for line in lines),
+            self.types(resource),
+            self.bundle.tools.get(resource),
+        )
 
     def content(self, rule: Rule) -> tuple[object, ...]:
         """What a line says, whatever its id and place."""

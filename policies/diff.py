@@ -92,7 +92,7 @@ class _Comparison:
         touched = {
             resource
             for resource in self._resources
-            if self._old.types(resource) != self._new.types(resource)
+            if self._old.told(resource) != self._new.told(resource)
             or self._old.sets_of.get(resource) != self._new.sets_of.get(resource)
         }
         for tenant in sorted(old.tenants | new.tenants):
@@ -117,8 +117,8 @@ class _Comparison:
         if not before and not after:
             return []
         there = self._old.registered(resource, tenant), self._new.registered(resource, tenant)
-        types = self._old.types(resource), self._new.types(resource)
-        key = (tenant, who == EVERYBODY, before, after, there, *(tuple(sorted(each.items())) for each in types))
+        told = str(self._old.told(resource)), str(self._new.told(resource))
+        key = (tenant, who == EVERYBODY, before, after, there, told)
         if key not in self._seen:
             self._seen[key] = list(self._compared(tenant, who, resource, before, after))
         return self._seen[key]

@@ -221,9 +221,10 @@ def _nearby(arguments: Mapping[str, object], path: Path, values: list[object]) -
         if not isinstance(given, int | Decimal) or not isinstance(value, int | Decimal):
             return missing, Decimal(0)
         try:
-            return missing, abs(Decimal(value) - Decimal(given))
+            distance = abs(Decimal(value) - Decimal(given))
         except ArithmeticError:  # beyond what can be counted with
             return missing, Decimal(0)
+        return missing, distance if distance.is_finite() else Decimal(0)
 
     return sorted(values, key=far)
 

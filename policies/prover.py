@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 MILLISECONDS = 2000
 MEMORY_MB = 512
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KINDS = ("number", "string", "boolean", "moment")
+_FIXED: dict[Path, tuple[str, ...]] = {
+    ("user", "id"): ("string",),
+    ("time", "now"): ("moment",),
+    ("time", "hour"): ("number",),
+    ("time", "weekday"): ("number",),
+}
+"""Names that are always known, and of which kind; of every other name nothing is known."""
 
 
 def available() -> bool:
@@ -33,7 +41,7 @@ def available() -> bool:
 
 def speaks_more(before: Term, after: Term, effect: str) -> Case | Literal[False] | None:
     """A case in which `after` speaks and `before` does not; False where it is proven that there is none; None where unknown."""
-    if not available():
+    if not available() or (before.tool != after.tool and any("tool" in c.text for c in (*before.conditions, *after.conditions))):
         return None
     z3 = import_module("z3")
     world = _World(z3)
@@ -220,8 +228,7 @@ class _World:
         if path is not None:
             return self._name(path, types)
         function = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
-        kind = {"len": "number", "lower": "string"}.get(function)
-        return self._fresh(ast.unparse(node), (kind,) if kind else ())
+        return self._fresh(ast.unparse(node), {"len": ("number",), "lower": ("string",)}.get(function, _KINDS))
 
     def _constant(self, value: object) -> _Value:
         z3, sure = self.z3, self.truth(True)
@@ -240,13 +247,11 @@ class _World:
         kind = {"integer": "number"}.get(declared, declared)
         kinds: tuple[str, ...] = (kind,) if kind in ("number", "string", "boolean") else ()
         if declared == "any":
-            kinds = {"user": ("string",), "time": ("moment" if path[1] == "now" else "number",)}.get(
-                path[0], ("number", "string", "boolean")
-            )
+            kinds = _FIXED.get(path, _KINDS)
         key = path, declared
         if key not in self._names:
             self._names[key] = value = self._fresh(".".join(path) + f" {declared}", kinds)
-            if path == ("user", "id") or path[0] == "time":
+            if path in _FIXED:
                 self._laws.append(value.known[kinds[0]])
             if declared == "integer":
                 self._laws.append(self.z3.IsInt(value.what["number"]))
@@ -271,7 +276,7 @@ class _World:
         chosen: dict[Path, object] = {}
         for (path, _), value in self._names.items():
             for kind, what in value.what.items():
-                if self.z3.is_true(model.eval(value.known[kind], model_completion=True)):
+                if kind != "moment" and self.z3.is_true(model.eval(value.known[kind], model_completion=True)):
                     chosen[path] = _python(model.eval(what, model_completion=True), kind)
         groups = [
             name[6:] for name, flag in self._made.items() if name.startswith("group ") and self.z3.is_true(model.eval(flag))

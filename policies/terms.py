@@ -14,6 +14,7 @@ from typing import Literal
 from policies.cases import Case, cases_of
 from policies.expression import Expression
 from policies.prover import speaks_more
+from policies.registry import ToolSpec
 
 
 class Proof(StrEnum):
@@ -29,18 +30,20 @@ class Proof(StrEnum):
 class Term:
     """When one of several lines of the same effect speaks: always, or under one of some conditions, or never.
 
-    types are the arguments of the tool that the lines are about: a condition reads them by their declared types.
+    types are the arguments of the tool that the lines are about: a condition reads them by their declared types; `tool` is
+    what tools.yaml says of it, None for what is no tool.
     """
 
     conditions: tuple[Expression, ...]
     types: Mapping[str, str]
     always: bool = False
+    tool: ToolSpec | None = None
 
     @classmethod
-    def of(cls, conditions: Iterable[Expression | None], types: Mapping[str, str]) -> Term:
+    def of(cls, conditions: Iterable[Expression | None], types: Mapping[str, str], tool: ToolSpec | None = None) -> Term:
         """Of the lines' conditions; None is a line without one."""
         found = list(conditions)
-        return cls(tuple(c for c in found if c is not None), types, None in found)
+        return cls(tuple(c for c in found if c is not None), types, None in found, tool)
 
     @property
     def never(self) -> bool:
@@ -48,17 +51,22 @@ class Term:
         return not self.always and not self.conditions
 
     @property
-    def parts(self) -> frozenset[tuple[str, tuple[tuple[str, str], ...]]]:
-        """The conditions by what they say: text, and the types of the arguments that they read."""
+    def parts(self) -> frozenset[tuple[object, ...]]:
+        """The conditions by what they say: text, the types of the arguments that they read, and the tool, if they may read it."""
         return frozenset(
-            (" ".join(c.text.split()), tuple(sorted((a, self.types.get(a, "")) for a in c.arguments))) for c in self.conditions
+            (
+                " ".join(c.text.split()),
+                tuple(sorted((a, self.types.get(a, "")) for a in c.arguments)),
+                (self.tool.name, self.tool.labels, self.tool.risk) if self.tool is not None and "tool" in c.text else None,
+            )
+            for c in self.conditions
         )
 
     def speaks(self, case: Case, effect: str) -> bool:
         """Whether a line speaks: what cannot be decided is a no for allow lines and a yes for the others."""
         if self.always:
             return True
-        facts = case.facts(self.types)
+        facts = case.facts(self.types, self.tool)
         if effect == "allow":
             return any(condition(facts) is True for condition in self.conditions)
         return any(condition(facts) is not False for condition in self.conditions)

@@ -434,3 +434,22 @@ def test_tests_sets_tools_and_watched_lines_are_listed() -> None:
     assert found.sets.changed == ("set:reading",)
     assert found.changes == ()
     assert not found.empty
+
+
+def test_a_risk_that_a_condition_reads_is_a_change_of_terms_and_one_that_none_reads_is_not() -> None:
+    texts = {"conditions": 'small: {if: tool.risk == "low" or args.amount <= 100, say: orders}\n'}
+    calmer = FILES["tools.yaml"].replace("labels: [writes:finance], risk: high", "labels: [writes:finance], risk: low")
+    found = diff(made(**texts), made(**texts, tools=calmer))
+    (change,) = found.changes
+    assert change.kind in (Kind.WIDER, Kind.CHANGED)
+    assert change.newly is not None
+    assert change.opens is not None
+    assert diff(made(), made(tools=calmer)).changes == ()
+
+
+def test_the_hour_of_a_zone_is_compared_by_really_asking() -> None:
+    text = "small: {if: 'hour(\"Europe/Berlin\") < 9', say: orders}\n"
+    then, now = text, text.replace("9", "12")
+    found = diff(made(conditions=then), made(conditions=now))
+    assert [change.kind in (Kind.WIDER, Kind.CHANGED) for change in found.changes] == [True]
+    assert found.changes[0].newly is not None
