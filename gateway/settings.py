@@ -190,7 +190,7 @@ class Policy(_Group):
     """How often the folder is looked at; 0: only when somebody asks (SIGHUP, the API, another replica)."""
     settle_seconds: float = Field(0.25, ge=0.01, le=60)
     """Two readings that are so far apart must agree before a folder counts as written."""
-    require_tests: bool = False
+    require_tests: bool = True
     """Whether a bundle must prove a denial by its own tests before it decides anything."""
     trust: tuple[Path, ...] = ()
     """Public keys (Ed25519, PEM).  Where there are any, only a bundle that one of them signed comes into force."""

@@ -102,6 +102,7 @@ class Live:
 def live(folder: Path, peers: Peers, files: Mapping[str, str], **policy: Any) -> Iterator[Live]:
     """A gateway that serves these files."""
     more = policy.pop("more", {})
+    policy.setdefault("require_tests", "tests/desk.yaml" in files)
     write(folder / "policies", files)
     gateway = Gateway(folder, peers, more={"policy": policy, **more})
     try:
