@@ -48,10 +48,10 @@ class Frontier:
     def decode(cls, size: int, data: bytes) -> Frontier:
         """From `encode`'s bytes; `TypeError` for anything that is not bytes."""
         data = bytes(data)
-        if len(data) != HASH_SIZE * size.bit_count():
+        if size < 0 or len(data) != HASH_SIZE * size.bit_count():
             msg = f"not the frontier of a tree of {size} leaves"
             raise ValueError(msg)
-        return cls(size, (data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)))
+        return cls._of(size, [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)])
 
     def encode(self) -> bytes:
         """The hashes, largest subtree first."""
@@ -59,7 +59,14 @@ class Frontier:
 
     def copy(self) -> Frontier:
         """A frontier of its own."""
-        return Frontier(self.size, self.hashes)
+        return self._of(self.size, self.hashes.copy())
+
+    @classmethod
+    def _of(cls, size: int, hashes: list[bytes]) -> Frontier:
+        """From what is known to fit."""
+        made = cls.__new__(cls)
+        made.size, made.hashes = size, hashes
+        return made
 
     def append(self, leaf: bytes) -> list[TileNode]:
         """Add a leaf hash; what it completes of the tiles' nodes (mostly nothing)."""
