@@ -141,8 +141,7 @@ class Ledger:
         batch: list[Record] = []
         size = 0
         for stored in self._rows.leaves(start, self.size if stop is None else stop):
-            # Two looks at the bytes spare most of the log being parsed; what they let pass is decided below.
-            if not any(text in stored.data for text in wanted) or not any(int(t) >= since for t in _TIMES.findall(stored.data)):
+            if stored.intact and not _may_be(stored.data, wanted, since):
                 continue
             record = _record(stored)
             if record.kind not in kinds or record.at < since:
@@ -174,9 +173,13 @@ class Ledger:
             return Shredded(pseudonym), Shredded(pseudonym)
         try:
             key = self._seal.unwrap(row)
+        except SealBrokenError as error:
+            broken = Damaged(f"the key of {pseudonym}: {error}")
+            return broken, broken
+        try:
             return key, key.open_name(row.name)
         except SealBrokenError as error:
-            return Damaged(f"the key of {pseudonym}: {error}"), Damaged(f"the key or the name of {pseudonym}: {error}")
+            return key, Damaged(f"the name behind {pseudonym}: {error}")
 
     def get(self, record: str) -> Record | None:
         """The record of that id."""
@@ -206,7 +209,7 @@ class Ledger:
         if key is None:
             return Shredded(pseudonym)
         sealed = self._rows.opening(record.index, name)
-        if sealed is None:
+        if not isinstance(sealed, bytes):  # SQLite's columns take values of any type
             msg = f"the opening of {name} in record {record.index} ({record.id}) is missing"
             raise TamperedError(msg)
         try:
@@ -273,6 +276,11 @@ class Ledger:
         return root_of(stored)
 
 
+def _may_be(data: bytes, wanted: Sequence[bytes], since: int) -> bool:
+    """Two looks at the bytes, which spare most of a log being parsed.  A yes may be wrong, a no is not."""
+    return any(text in data for text in wanted) and any(int(at) >= since for at in _TIMES.findall(data))
+
+
 def _value(
     record: Record, name: str, key: SubjectKey | Shredded | Damaged, sealed: bytes | None
 ) -> bytes | Shredded | Damaged | None:
@@ -282,7 +290,7 @@ def _value(
         return None
     if not isinstance(key, SubjectKey):
         return key
-    if sealed is None:
+    if not isinstance(sealed, bytes):  # SQLite's columns take values of any type
         return Damaged("its opening is missing")
     try:
         return key.open(record.id, name, sealed, expected)

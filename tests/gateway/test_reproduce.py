@@ -33,10 +33,17 @@ from policies.replay import Direction, Tally, Verdict
 from tests.audit.conftest import SEAL_KEY, SIGNING_KEY, tamper
 
 PEOPLE = 20
-PAUL = Principal(
-    "user:dev/paul", ("agent:procurement-analyst",), "acme", "wf-1", 2**33, "bearer", "0" * 64,
-    groups=frozenset({"procurement-managers"}),
-)  # fmt: skip
+
+
+def caller(subject: str) -> Principal:
+    """Somebody in purchasing, through the analyst."""
+    return Principal(
+        subject, ("agent:procurement-analyst",), "acme", "wf-1", 2**33, "bearer", "0" * 64,
+        groups=frozenset({"procurement-managers"}),
+    )  # fmt: skip
+
+
+PAUL = caller("user:dev/paul")
 HARD = (
     b'{"amount": 1.10}', b'{"amount": 1e2}', b'{"amount": 1.0}', b'{"amount": 9007199254740993}', b'{"amount": -0.0}',
     b'{"amount": 0.1, "supplier": "\\u00e9\\u4e16\\ud83d\\ude00", "x": [1.5, {"y": [null, true, 2.50]}]}', b"{}",
@@ -127,6 +134,7 @@ async def recorded(tmp_path: Path, bundle: Bundle) -> Recorded:
     card = arrival("a2a", "procurement-analyst", b"")
     calls.append((Call(card, CARD, card.target, None, card.trace, version="1.0"), PAUL))
     calls.append((tool_call("erp", "\N{SNOWMAN}" * 250), PAUL))
+    calls.append((tool_call("erp", "read"), caller("role:boss")))  # nobody's name: a decision that failed
     await asyncio.gather(*(made.take(recorder, *each) for each in calls))
     await recorder.refusal(arrival("mcp", "erp", b"no"), Refused(Code.MALFORMED, principal=PAUL))  # no decision, no question
     await journal.close()
@@ -146,7 +154,8 @@ async def test_every_record_gives_back_the_very_question_and_the_very_answer(rec
 
 async def test_the_drawn_traffic_is_of_every_kind(recorded: Recorded) -> None:
     seen = Counter(decision.reason.value for _, decision in recorded.asked.values())
-    assert seen.keys() >= {"allowed", "user-lacks-right", "agent-lacks-right", "guardrail", "unknown-resource"}
+    every = {"allowed", "user-lacks-right", "agent-lacks-right", "guardrail", "unknown-resource", "decision-error"}
+    assert seen.keys() == every
     assert min(seen[reason] for reason in ("allowed", "user-lacks-right", "agent-lacks-right", "unknown-resource")) >= 20
     assert {request.action for request, _ in recorded.asked.values()} == {"call", "send", "list"}
     assert any(request.arguments is None for request, _ in recorded.asked.values())
@@ -394,7 +403,7 @@ async def test_the_comment_for_a_review_puts_new_permissions_first_and_takes_no_
 def test_a_bench_of_few_calls_meets_its_own_laws(tmp_path: Path, bundle: Bundle) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     asyncio.run(bench.fill(url, bundle, 60))
-    report = bench.measure(url, bundle)
+    report = bench.measure(url)
     assert (report["decisions"], report["changed"], report["undecidable"]) == (60, 0, {})
 
 
