@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import differential_policy as campaign
-from policies import testing
+from policies import testfile, testing
 from policies.bundle import Bundle, BundleError, Finding, load, load_texts
 from policies.engine import Engine
 from policies.finding import MAX_FINDINGS
@@ -210,8 +212,6 @@ JUNK = st.recursive(
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(JUNK, JUNK, JUNK)
 def test_whatever_stands_in_a_table_it_is_read_or_refused_with_findings(tests: Any, never: Any, people: Any) -> None:
-    import json
-
     bundle = made(json.dumps({"tests": tests, "never": never, "people": people}))
     try:
         suite = read_tests(bundle)
@@ -404,3 +404,24 @@ def test_proof_needs_rows_that_pass() -> None:
     results = ran(ALLOWED + "}", DENIED + ", because: guardrail}")
     assert not proven_denial(results)
     assert not proven_denial(ran(ALLOWED + ", because: guardrail}", DENIED + "}"))
+
+
+# --- the documentation
+
+PAGES = [ROOT / "docs" / "reference" / "policy-tests.md", ROOT / "docs" / "how-to" / "test-policy.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_of_the_documentation_pass_on_the_example(page: Path) -> None:
+    tables = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert tables
+    texts = {name: text for name, text in load(SHIPPED[1]).texts.items() if not name.startswith("tests/")}
+    for table in tables:
+        bundle = load_texts(texts | {"tests/page.yaml": table})
+        assert check_for_activation(bundle, Engine(bundle)) == []
+
+
+def test_every_key_of_a_table_has_its_row_in_the_reference() -> None:
+    rows = set(re.findall(r"^\| `([a-z_-]+)` \|", PAGES[0].read_text(), re.MULTILINE))
+    assert {*testfile._TOP, *testfile._CASE, *testfile._NEVER} <= rows
+    assert {"test-failed", "invariant-broken", "no-proven-denial"} <= rows
