@@ -11,13 +11,15 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES: Final = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() for code in range(200, 600)}
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_FEW: Final = frozenset({b"content-type: ", b"cache-control: ", b"x-accel-buffering: ", b"vary: "})  # have few values
 _BODILESS: Final = frozenset({204, 304})
-_KNOWN_NAMES = 256
+_KNOWN_NAMES, _KNOWN_LINES, _KNOWN_LINE_BYTES = 256, 256, 256
 _LENGTH: Final = b"content-length: "
 _CONNECTION: Final = b"connection: "
 # What frames the answer is the listener's to say; of the application's words count its length, and a wish to close.
 _FRAMING: Final = frozenset({_LENGTH, _CONNECTION, b"transfer-encoding: ", b"keep-alive: ", b"upgrade: "})
 
+_lines: dict[tuple[bytes, bytes], bytes] = {}  # fields that were found to be well-formed, as they go onto the wire
 _names: dict[bytes, bytes] = {}  # names that were found to be tokens, with their colon; an application uses few
 
 
@@ -41,22 +43,20 @@ class AnswerHead:
             raise FaultyAnswerError(msg)
         self.keep = keep
         length: int | None = None
-        raw, values = [line], []
-        for name, value in headers:
-            prefix = _names.get(name) or _learn(name)
-            if prefix in _FRAMING:
-                if prefix == _LENGTH:
-                    length = _number(value, length)
-                elif prefix == _CONNECTION and b"close" in [token.strip() for token in value.lower().split(b",")]:
-                    self.keep = False
+        raw = [line]
+        for field in headers:
+            known = _lines.get(field) if type(field) is tuple else None
+            if known is not None:
+                raw.append(known)
                 continue
-            raw += (prefix, value, b"\r\n")
-            values.append(value)
-        text = b"".join(values)
-        # Printable is the quick way to say that there is no control character; tabs and some of Latin-1 want the slow one.
-        if not text.decode("latin-1").isprintable() and _CONTROL.search(text) is not None:
-            msg = "a header value must not contain control characters"
-            raise FaultyAnswerError(msg)
+            name, value = field
+            prefix = _names.get(name) or _learn(name)
+            if prefix not in _FRAMING:
+                raw.append(_line(field, prefix, value))
+            elif prefix == _LENGTH:
+                length = _number(value, length)
+            elif prefix == _CONNECTION and b"close" in [token.strip() for token in value.lower().split(b",")]:
+                self.keep = False
         self.bodiless = status in _BODILESS or method == "HEAD"
         self.chunked = False
         self.length = length
@@ -77,6 +77,16 @@ def _number(value: bytes, earlier: int | None) -> int:
         msg = "an answer has one Content-Length, a number"
         raise FaultyAnswerError(msg)
     return int(value)
+
+
+def _line(field: tuple[bytes, bytes], prefix: bytes, value: bytes) -> bytes:
+    if _CONTROL.search(value) is not None:
+        msg = "a header value must not contain control characters"
+        raise FaultyAnswerError(msg)
+    line = b"%b%b\r\n" % (prefix, value)
+    if prefix in _FEW and len(_lines) < _KNOWN_LINES and len(line) <= _KNOWN_LINE_BYTES and type(field) is tuple:
+        _lines[field] = line
+    return line
 
 
 def _learn(name: bytes) -> bytes:

@@ -15,13 +15,17 @@ HEAD_BYTES: Final = 64 * 1024
 HEADER_COUNT: Final = 128
 TARGET_BYTES: Final = 8 * 1024
 
-_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
+_LINE = re.compile(rb"[A-Z][A-Z-]{0,31} [!-~]+ HTTP/[0-9]\.[0-9]")
+_VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
+_KNOWN_LINES, _KNOWN_LINE_BYTES = 256, 256
 _LINE_BYTES = 32 + TARGET_BYTES + len(b"  HTTP/1.1\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _KNOWN_HOSTS = 64
 _LENGTH_DIGITS = 18
 _SPOKEN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 
+_Asked = tuple[str, str, bytes, bytes, str]  # method, path, raw path, query, version
+_lines: dict[bytes, _Asked] = {}  # request lines that were found to be well-formed, and what they ask for
 _hosts: set[bytes] = set()  # that were found to be well-formed; whether one is ours, the application says
 
 
@@ -61,7 +65,7 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, as the parser saw it."""
-        self.headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value.rstrip()))  # the parser keeps white space that ends a value
 
     def on_headers_complete(self) -> None:
         """The parser, too, sees the head's end."""
@@ -70,10 +74,10 @@ class Head:
 
 def read_head(raw: bytes) -> Head:
     """The head that `raw` is, its final empty line included; `FaultyRequestError` where it is not exactly one."""
-    line = _LINE.match(raw)
-    if line is None:
+    line = raw[: raw.find(b"\r\n")]
+    asked = _lines.get(line)
+    if asked is None and _LINE.fullmatch(line) is None:
         raise FaultyRequestError(400, _MALFORMED)
-    method, target, major, minor = line.groups()
     head = Head()
     upgrade = False
     try:
@@ -84,78 +88,82 @@ def read_head(raw: bytes) -> Head:
         raise FaultyRequestError(400, _MALFORMED) from None
     if not head.whole:
         raise FaultyRequestError(400, _MALFORMED)
-    if b" \r\n" in raw or b"\t\r\n" in raw:  # the parser keeps white space that ends a value
-        head.headers = [(name, value.rstrip(b" \t")) for name, value in head.headers]
-    if major != b"1" or minor not in {b"0", b"1"}:
-        raise FaultyRequestError(505, "this port speaks HTTP/1.1")
+    if asked is None:
+        asked = _read_line(line)
     if upgrade:
         raise FaultyRequestError(501, "this port speaks HTTP/1.1 alone: no tunnel, and no other protocol by Upgrade")
-    if len(target) > TARGET_BYTES:
-        raise FaultyRequestError(414, f"the request's target is longer than {TARGET_BYTES} bytes")
     if len(head.headers) > HEADER_COUNT:
         raise FaultyRequestError(431, f"more than {HEADER_COUNT} header fields")
-    if target[0] != 0x2F or b"#" in target:
-        raise FaultyRequestError(400, "the request's target must be a path, with or without a query")
-    head.method = method.decode()
-    raw_path, _, head.query = target.partition(b"?")
-    head.raw_path = raw_path
-    path = raw_path.decode()
-    head.path = unquote(path) if "%" in path else path
-    if minor == b"0":
-        head.version = "1.0"
-        head.keep = False
+    head.method, head.path, head.raw_path, head.query, head.version = asked
     _frame(head)
     return head
 
 
+def _read_line(line: bytes) -> _Asked:
+    """What a request line that is well-formed asks for."""
+    method, target, version = line.split(b" ")
+    if version not in _VERSIONS:
+        raise FaultyRequestError(505, "this port speaks HTTP/1.1")
+    if method == b"CONNECT":
+        raise FaultyRequestError(501, "this port is no tunnel")
+    if len(target) > TARGET_BYTES:
+        raise FaultyRequestError(414, f"the request's target is longer than {TARGET_BYTES} bytes")
+    if target[0] != 0x2F or b"#" in target:
+        raise FaultyRequestError(400, "the request's target must be a path, with or without a query")
+    raw_path, _, query = target.partition(b"?")
+    path = raw_path.decode()
+    asked = (method.decode(), unquote(path) if "%" in path else path, raw_path, query, version[5:].decode())
+    if len(line) <= _KNOWN_LINE_BYTES:
+        if len(_lines) >= _KNOWN_LINES:
+            _lines.clear()
+        _lines[line] = asked
+    return asked
+
+
 def _frame(head: Head) -> None:
     """Where the body ends, and whether another request may follow (RFC 9112 §6 and §9.3, without their leniencies)."""
-    spoken = _spoken(head.headers)
-    old = head.version == "1.0"
+    spoken: dict[bytes, bytes] = {}
+    for name, value in head.headers:
+        if name in _SPOKEN:
+            if name in spoken:
+                if name != b"connection":
+                    raise FaultyRequestError(400, _MALFORMED)
+                value = spoken[name] + b"," + value  # noqa: PLW2901  one list, in two lines
+            spoken[name] = value
     host = spoken.get(b"host")
-    if host is None:
-        if not old:
-            raise FaultyRequestError(400, "exactly one Host is expected")
-    elif host not in _hosts:
-        _learn_host(host)
-    if b"close" in [token.strip() for token in spoken.get(b"connection", b"").lower().split(b",")]:
-        head.keep = False
-    length, coding, expected = spoken.get(b"content-length"), spoken.get(b"transfer-encoding"), spoken.get(b"expect")
+    if host not in _hosts:
+        _learn_host(host, head.version)
+    length = spoken.get(b"content-length")
     if length is not None:
-        if coding is not None or not length.isdigit() or len(length) > _LENGTH_DIGITS:
+        if b"transfer-encoding" in spoken or not length.isdigit() or len(length) > _LENGTH_DIGITS:
             raise FaultyRequestError(400, _MALFORMED)
         head.length = int(length)
-    elif coding is not None:
-        if old:
-            raise FaultyRequestError(400, _MALFORMED)
-        if coding.lower() != b"chunked":
-            raise FaultyRequestError(501, "of the transfer codings only `chunked` is understood")
-        head.chunked = True
-    if expected is not None and not old:
-        if expected.lower() != b"100-continue":
+    elif b"transfer-encoding" in spoken:
+        _code(head, spoken[b"transfer-encoding"])
+    if head.version == "1.0" or b"close" in [token.strip() for token in spoken.get(b"connection", b"").lower().split(b",")]:
+        head.keep = False
+    if b"expect" in spoken and head.version != "1.0":
+        if spoken[b"expect"].lower() != b"100-continue":
             raise FaultyRequestError(417, "of the expectations only `100-continue` is understood")
         head.expects = True
 
 
-def _learn_host(host: bytes) -> None:
-    if _HOST.fullmatch(host) is None:
+def _code(head: Head, coding: bytes) -> None:
+    if head.version == "1.0":
+        raise FaultyRequestError(400, _MALFORMED)
+    if coding.lower() != b"chunked":
+        raise FaultyRequestError(501, "of the transfer codings only `chunked` is understood")
+    head.chunked = True
+
+
+def _learn_host(host: bytes | None, version: str) -> None:
+    if host is None:
+        if version != "1.0":
+            raise FaultyRequestError(400, "exactly one Host is expected")
+    elif _HOST.fullmatch(host) is None:
         raise FaultyRequestError(400, "Host must be a name or an address, with or without a port")
-    if len(_hosts) < _KNOWN_HOSTS and len(host) < 256:
+    elif len(_hosts) < _KNOWN_HOSTS and len(host) < 256:
         _hosts.add(host)
-
-
-def _spoken(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The fields that are the listener's to understand.  Each stands once, but for `Connection`."""
-    spoken: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _SPOKEN:
-            if name not in spoken:
-                spoken[name] = value
-            elif name == b"connection":
-                spoken[name] += b"," + value
-            else:
-                raise FaultyRequestError(400, _MALFORMED)
-    return spoken
 
 
 def check_unfinished(raw: bytes) -> None:
