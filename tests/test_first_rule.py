@@ -60,7 +60,8 @@ def test_the_page_takes_a_newcomer_from_an_empty_folder_to_a_live_rule(tmp_path:
                 )
                 ready(port, served)
                 continue
-            done = subprocess.run(["sh", "-e", "-c", text], cwd=folder, env=environ, capture_output=True, text=True, timeout=100)
+            shell = ["sh", "-e", "-c", text]
+            done = subprocess.run(shell, cwd=folder, env=environ, capture_output=True, text=True, timeout=100, check=False)
             said = done.stdout + done.stderr
             wanted = int(found[1]) if (found := re.search(r"exit=(\d)", attributes)) else 0
             assert done.returncode == wanted, f"{text}\n{said}"
