@@ -108,10 +108,9 @@ def cases_of(expressions: Iterable[Expression], types: Iterable[Mapping[str, str
     time = [path for path in values if path[0] == "time"]
     if time:
         complete = complete and (len(time) == 1 or ("time", "now") not in values)
-        moments = [moment for path in time for moment in values.pop(path)]
-        values["time", "now"] = (
-            _week() if ("time", "now") not in reader.found else [*moments, *(_week() if len(time) > 1 else [])]
-        )
+        now = reader.found.get(("time", "now"))
+        moments = {path: values.pop(path) for path in time}.get(("time", "now"), [])
+        values["time", "now"] = [*moments, *([] if now is not None and now.complete and len(time) == 1 else _week())]
     size = 1
     for options in values.values():
         size *= len(options)
