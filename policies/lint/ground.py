@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +20,8 @@ from policies.rules import Rule
 Severity = Literal["error", "warning"]
 
 _CELLS = {"who": 1, "tenant": 2, "tool": 3, "action": 4, "effect": 5, "when": 6, "must": 7, "id": 8}
+MOST_PAIRS = 20_000
+"""Pairs of conditions that are compared; beyond them only equal ones are known to imply each other."""
 _RELAYED = ("call", "send")
 """Actions whose lines speak for `relay` too, by the shipped matcher."""
 
@@ -184,8 +186,12 @@ class Ground:
     @cached_property
     def _by_key(self) -> Mapping[tuple[str, str, str, str, str], list[Rule]]:
         found: dict[tuple[str, str, str, str, str], list[Rule]] = defaultdict(list)
+        alike: Counter[tuple[str | None, ...]] = Counter()
         for rule in self.bundle.rules:
-            found[rule.effect, rule.who, rule.tenant, rule.tool, rule.action].append(rule)
+            key = rule.effect, rule.who, rule.tenant, rule.tool, rule.action
+            alike[same := (*key, rule.when, rule.must)] += 1
+            if alike[same] <= 2:  # what covers a line is covered by the first of those that say the same, or by the second
+                found[key].append(rule)
         return found
 
     def above(self, who: str, tenant: str) -> frozenset[str]:
@@ -199,6 +205,8 @@ class Ground:
         """Whether the named condition `second` speaks wherever `first` does; None is no condition."""
         pair = first, second
         if pair not in self._implied:
+            if len(self._implied) >= MOST_PAIRS:
+                return first == second or second is None
             texts = [None if name is None else self.bundle.conditions[name].expression.text for name in pair]
             self._implied[pair] = truth.implies(*texts)
         return self._implied[pair]

@@ -17,7 +17,7 @@ from math import prod
 from policies import values
 from policies.values import UNKNOWN, Facts
 
-MAX_CASES = 4096
+MAX_CASES = 2048
 
 _SYMBOL: dict[type[ast.cmpop], str] = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 _FREE = (True, False, UNKNOWN)

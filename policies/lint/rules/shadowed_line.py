@@ -32,7 +32,8 @@ def find(ground: Ground) -> Iterator[Hit]:
 
 
 def _equal(ground: Ground, rule: Rule, other: Rule) -> bool:
-    back = any(each is rule for each in ground.covering(other, other.effect))
+    key = rule.who, rule.tenant, rule.tool, rule.action
+    back = any((each.who, each.tenant, each.tool, each.action) == key for each in ground.covering(other, other.effect))
     return back and ground.implies(other.when, rule.when)
 
 

@@ -137,7 +137,7 @@ def test_the_law_catches_a_planted_bug(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_a_large_bundle_is_read_through_in_bounded_time() -> None:
-    lines = [f"p, role:a, acme, s.read, call, {'allow' if n % 2 else 'deny'}, named, -, R-{n}" for n in range(3000)]
+    lines = [f"p, role:a, acme, s.read, call, {'allow' if n % 2 else 'deny'}, named, -, R-{n}" for n in range(20_000)]
     result = lint(load_texts(TEXTS | {"grants/g.csv": "\n".join(lines) + "\n"}))
     assert result.untold > 0
     assert len(result.complaints) < 1000
