@@ -108,7 +108,7 @@ def _values(bundle: Bundle, request: AccessRequest, names: Iterable[str]) -> Ite
 def decisive(decision: Decision, bundle: Bundle) -> frozenset[str]:
     """The rules without any one of which a decision would have been another: the effect, or a duty."""
     if decision.allowed:
-        found = set()
+        found: set[str] = set()
         for answer in decision.answers:
             allows = [match.rule for match in answer.matched if match.effect == "allow"]
             found.update(allows if len(allows) == 1 else ())

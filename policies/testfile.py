@@ -73,6 +73,7 @@ class _File:
         self._notes = notes
         self._top = Fields(name, item, report).take(_TOP, "a table")
         self._people: Mapping[str, _Person] = {}
+        self._strangers: set[str] = set()
         self._tenant = self._top.word("tenant", bundle.tenants)
         self._at = self._top.moment("at")
         named = [rule.who for rule in bundle.rules] + [each for m in bundle.roles for each in (m.member, m.role)]
@@ -104,10 +105,14 @@ class _File:
         """The rows, once everybody is known."""
         self._people = people
         for item in self._top.rows("tests"):
+            if self._report.full:
+                return
             case = self._case(Fields(self.name, item, self._report).take(_CASE, "a row"))
             if case is not None:
                 cases.append(case)
         for item in self._top.rows("never"):
+            if self._report.full:
+                return
             invariant = self._invariant(Fields(self.name, item, self._report).take(_NEVER, "a row"))
             if invariant is not None:
                 invariants.append(invariant)
@@ -254,7 +259,7 @@ class _File:
             return (f"agent:{agent}", None) if self._check_agent(row, "agent", agent) else (None, None)
         if kind == "group":
             group = name.removeprefix("idp:")
-            self._note_group(row, "group", group)
+            self._note("group", group, self._groups, row.at("group"))
             return f"idp:{group}", None
         role = name if ":" in name else f"role:{name}"
         if role not in self._roles:
@@ -305,22 +310,24 @@ class _File:
         if not names.SLUG.fullmatch(agent):
             row.wrong("odd-name", row.at(key), f"'{agent[:60]}' is no agent", "agents are named by their ids, as 'a > b'")
             return False
-        if agent not in self._agents and (help_ := suggest(agent, self._agents)):
-            place = row.at(key)
-            self._notes.add("unnamed-agent", (self.name, place.line, place.column), f"no rule names agent '{agent}'", help_)
+        self._note("agent", agent, self._agents, row.at(key))
         return True
+
+    def _note(self, what: str, name: str, known: frozenset[str], place: Item) -> None:
+        """A name that no rule knows may be meant, as that of a stranger; one that nearly is known is noted, once."""
+        if name in known or f"{what}:{name}" in self._strangers:
+            return
+        self._strangers.add(f"{what}:{name}")  # to look for a likeness takes its time
+        if help_ := suggest(name, known):
+            self._notes.add(
+                f"unnamed-{what}", (self.name, place.line, place.column), f"no rule names {what} '{name[:60]}'", help_
+            )
 
     def _group_names(self, fields: Fields) -> frozenset[str] | None:
         groups = fields.texts("groups")
         for group in groups or ():
-            self._note_group(fields, "groups", group)
+            self._note("group", group.removeprefix("idp:"), self._groups, fields.at("groups"))
         return None if groups is None else frozenset(group.removeprefix("idp:") for group in groups)
-
-    def _note_group(self, fields: Fields, key: str, group: str) -> None:
-        name = group.removeprefix("idp:")
-        if name not in self._groups and (help_ := suggest(name, self._groups)):
-            place = fields.at(key)
-            self._notes.add("unnamed-group", (self.name, place.line, place.column), f"no rule names group '{name[:60]}'", help_)
 
     def _tenant_of(self, row: Fields) -> str | None:
         if "tenant" in row.found:

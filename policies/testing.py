@@ -121,7 +121,7 @@ def _unexplained(because: str, case: Case, decision: Decision, bundle: Bundle) -
         if because not in spoke:
             yield Difference("because", f"that rule {because} speaks", _listed(spoke))
     elif because not in explain(case.request, decision):
-        hint = suggest(because, [*(rule.id for rule in bundle.rules[:5000]), *(reason.value for reason in Reason)])
+        hint = suggest(because, [*(rule.id for rule in bundle.rules[:500]), *(reason.value for reason in Reason)])
         yield Difference(
             "because", f"'{because}' in the explanation", "an explanation without it" + (f" ({hint})" if hint else "")
         )
