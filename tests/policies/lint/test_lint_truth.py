@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from policies.expression import ExpressionError, parse
+from policies.lint import truth
 from policies.lint.truth import ends, implies, outcomes
 from policies.values import UNKNOWN, Facts
 
@@ -68,6 +69,40 @@ def test_where_one_condition_implies_another_the_other_speaks_wherever_it_does(f
         a, b = parse(first, TYPES).evaluate(facts), parse(second, TYPES).evaluate(facts)
         assert a is not True or b is True
         assert a is False or b is not False
+
+
+def _marks_alone(_variable: object, known: set[object]) -> list[object]:
+    return sorted(known, key=str)
+
+
+def _never_missing(variable: truth._Variable) -> list[object]:
+    return [case for case in CASES(variable) if not isinstance(case, truth._Special)] or [truth._OTHER]
+
+
+def _two_valued(inner: truth.Test) -> truth.Test:
+    return lambda case: inner(case) is not True
+
+
+CASES = truth._Variable.cases
+
+
+@pytest.mark.parametrize("bug", ["marks", "missing", "not"])
+def test_the_laws_catch_a_planted_bug(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    if bug == "marks":
+        monkeypatch.setitem(truth._SPREADS, "number", _marks_alone)
+    elif bug == "missing":
+        monkeypatch.setattr(truth._Variable, "cases", _never_missing)
+    else:
+        monkeypatch.setattr(truth, "_not", _two_valued)
+
+    @settings(phases=[Phase.generate])  # that it fails is enough; the smallest way to fail is not asked for
+    @given(CONDITIONS, FACTS)
+    def law(text: str, facts: Facts) -> None:
+        tried = outcomes([text], TYPES)
+        assert tried is None or (parse(text, TYPES).evaluate(facts),) in tried
+
+    with pytest.raises(AssertionError):
+        law()
 
 
 def test_the_generated_conditions_are_not_all_of_one_kind() -> None:
