@@ -184,7 +184,7 @@ def _put(into: dict[str, Any], path: Path, value: object) -> None:
         if not isinstance(inner, dict):
             return
         into = inner
-    into[path[-1]] = value
+    into[path[-1]] = dict(value) if isinstance(value, dict) else value  # its members are put into it, in this case alone
 
 
 def _combinations(options: list[list[object]]) -> Iterator[tuple[object, ...]]:

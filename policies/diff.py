@@ -71,6 +71,8 @@ class _Comparison:
         self._found: dict[_Part, dict[str, set[tuple[str, str]]]] = defaultdict(lambda: defaultdict(set))
         self._felt: dict[_Part, _Felt] = defaultdict(_Felt)
         self._turned: dict[object, tuple[Case | None, Case | None]] = {}
+        self._flipped: dict[object, tuple[Case | None, Case | None]] = {}
+        self._relations: dict[object, Relation] = {}
 
     def changes(self) -> list[Change]:
         for number, (tenant, who, resource) in enumerate(self._cells()):
@@ -133,7 +135,7 @@ class _Comparison:
         for effect in ("allow", "deny") if there else ("allow",):  # nobody misses a deny line of what is not there
             lines = _of(own[0], effect), _of(own[1], effect)
             terms = self._old.term(lines[0], resource), self._new.term(lines[1], resource)
-            relation = compare(*terms, effect)
+            relation = self._relation(*terms, effect)
             if not relation.same:
                 rights.append((effect, lines, _kind(*terms, relation), relation))
         if rights:
@@ -159,14 +161,24 @@ class _Comparison:
                 felt.who.add(who)
                 felt.opens, felt.closes = felt.opens or opens, felt.closes or closes
 
+    def _relation(self, before: Term, after: Term, effect: str) -> Relation:
+        """Many lines have the same terms; each pair is compared once."""
+        key = (before.says, after.says, effect)
+        if key not in self._relations:
+            self._relations[key] = compare(before, after, effect)
+        return self._relations[key]
+
     def _flips(self, resource: str, before: tuple[Rule, ...], after: tuple[Rule, ...]) -> tuple[Case | None, Case | None]:
         """Arguments for which one principal, asked alone, gets another answer: a yes after a no, and a no after a yes."""
         then, now = self._answer(self._old, before, resource), self._answer(self._new, after, resource)
         terms = (*then, *now)
-        return (
-            search(terms, lambda case: _yes(*now, case) and not _yes(*then, case)),
-            search(terms, lambda case: _yes(*then, case) and not _yes(*now, case)),
-        )
+        key = tuple(term.says for term in terms)
+        if key not in self._flipped:
+            self._flipped[key] = (
+                search(terms, lambda case: _yes(*now, case) and not _yes(*then, case)),
+                search(terms, lambda case: _yes(*then, case) and not _yes(*now, case)),
+            )
+        return self._flipped[key]
 
     def _answer(self, side: Cells, lines: tuple[Rule, ...], resource: str) -> tuple[Term, Term]:
         return side.term(_of(lines, "allow"), resource), side.term(_of(lines, "deny"), resource)
@@ -176,7 +188,7 @@ class _Comparison:
         for duty in sorted({str(r.must) for lines in required for r in lines}):
             then, now = (tuple(r for r in lines if r.must == duty) for lines in required)
             terms = self._old.term(then, resource), self._new.term(now, resource)
-            relation = compare(*terms, "require")
+            relation = self._relation(*terms, "require")
             kind = Kind.DUTY_CHANGED
             if terms[0].never or terms[1].never:
                 kind = Kind.DUTY_ADDED if terms[0].never else Kind.DUTY_REMOVED

@@ -62,6 +62,11 @@ class Term:
             for c in self.conditions
         )
 
+    @property
+    def says(self) -> tuple[object, ...]:
+        """Equal for terms that speak in the same cases."""
+        return self.parts, self.always
+
     def speaks(self, case: Case, effect: str) -> bool:
         """Whether a line speaks: what cannot be decided is a no for allow lines and a yes for the others."""
         if self.always:

@@ -27,6 +27,7 @@ TYPES = {
 Z3 = pytest.mark.skipif(not prover.available(), reason="z3 is not installed")
 
 ATOMS = (
+    'all_in(args.tags, ["x"])', 'hour("Europe/Berlin") < 9', 'weekday("UTC") <= 5',
     "args.amount <= 10", "args.amount < 10.5", "args.amount == 20", "args.amount > args.count", "args.count >= 3",
     "args.count != 4", 'args.name == "a"', 'args.name in ["a", "b"]', 'like(args.name, "a*")', 'like(args.name, "ab*")',
     'lower(args.name) == "a"', "len(args.name) <= 2", 'under(args.path, "/data")', 'under(args.path, "/data/x")',
