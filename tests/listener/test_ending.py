@@ -215,3 +215,7 @@ def test_an_application_that_was_opened_is_closed_where_the_port_is_taken() -> N
         assert out.split("\n")[0] == "opened"
         assert "closed" in out
         assert "DeafError" in err
+
+
+async def test_these_tests_run_on_the_loop_that_serves() -> None:
+    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
