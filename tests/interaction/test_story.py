@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from policies.bundle import load
+from policies.engine import Engine
+from policies.testing import check_for_activation
 from tests.interaction.world import ROOT
 
 PROCUREMENT = ROOT / "examples" / "procurement"
@@ -76,6 +79,10 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> Plays:
     shutil.copytree(PROCUREMENT, example, ignore=shutil.ignore_patterns("__pycache__"))
     with (example / "policies" / "grants" / "people.csv").open("a") as grants:
         grants.write("p, role:marketing-manager, acme, erp.write_po, call, allow, -, -, MKT-9\n")
+    bundle = load(example / "policies")
+    assert "invariant-broken" in {found.code for found in check_for_activation(bundle, Engine(bundle))}  # its tests forbid it
+    shutil.rmtree(example / "policies" / "tests")
+    unproven = without_node(folder) | {"BAILIWICK_POLICY__REQUIRE_TESTS": "false"}
     altered = [sys.executable, str(Path(__file__).with_name("played.py")), str(example), str(folder / "altered")]
     shipped = [*DEMO, "--once", "--json", "--folder", str(folder / "shipped")]
 
@@ -83,7 +90,7 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> Plays:
         return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT, env=environment)
 
     with adopting() as left, ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(run, shipped, dict(os.environ)), pool.submit(run, altered, without_node(folder))
+        first, second = pool.submit(run, shipped, dict(os.environ)), pool.submit(run, altered, unproven)
         return Plays(first.result(), second.result(), left())
 
 
