@@ -189,3 +189,13 @@ def test_one_tenant_alone_and_what_is_misuse(run: Run, folder: Path) -> None:
     assert run("policy", "diff", PROCUREMENT, folder, "--json", "--markdown").code == 2
     (folder / "roles.csv").write_text("x\n")
     assert run("policy", "diff", PROCUREMENT, folder).code == 2
+
+
+def test_more_changes_than_anybody_reads_are_counted_and_all_of_them_stand_in_the_json(run: Run, folder: Path) -> None:
+    tools = "".join(f"  many.t{n}: {{args: {{n: number}}}}\n" for n in range(60))
+    change(folder, "tools.yaml", "tools:\n", "tools:\n" + tools)
+    lines = "".join(f"p, idp:g{n}, acme, many.t{n}, call, allow, -, -, M-{n}\n" for n in range(60))
+    (folder / "grants/many.csv").write_text(lines)
+    ran = run("policy", "diff", PROCUREMENT, folder, "--markdown")
+    assert (ran.code, "- and 10 more" in ran.out, ran.out.count("**GAINS**")) == (1, True, 50)
+    assert len(run("policy", "diff", PROCUREMENT, folder, "--json").json["changes"]) == 60

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from policies.rules import Rule
 
 SHOWN = 8
+MOST, MOST_IN_A_COMMENT = 200, 50
+"""Changes of a section that are shown to people; JSON has all of them."""
 Show = Callable[[str], str]
 """How a text of a bundle is dressed: as it is, or as a code span."""
 _WORDS = {
@@ -48,10 +50,12 @@ class Page:
         for title, changes in self._sections():
             if changes:
                 yield f"\n{title}"
-            for change in changes:
+            for change in changes[:MOST]:
                 yield f"  {_WORDS[change.kind]:<9} {self._sentence(change, str)}"
                 for line in self._details(change, str):
                     yield f"            {line}"
+            if len(changes) > MOST:
+                yield f"  and {len(changes) - MOST} more: --json shows all"
         for title, named in self._named():
             if named:
                 yield f"\n{title}"
@@ -75,9 +79,11 @@ class Page:
                 continue
             folded = changes is not opened and title != _OPENED
             lines += [f"<details><summary>{title} ({len(changes)})</summary>", ""] if folded else [f"#### {title}", ""]
-            for change in changes:
+            for change in changes[:MOST_IN_A_COMMENT]:
                 lines.append(f"- **{_WORDS[change.kind]}** {self._sentence(change, _code)}")
                 lines += [f"  - {line}" for line in self._details(change, _code)]
+            if len(changes) > MOST_IN_A_COMMENT:
+                lines.append(f"- and {len(changes) - MOST_IN_A_COMMENT} more")
             lines += ["", "</details>", ""] if folded else [""]
         for title, named in self._named():
             if named:
