@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -49,8 +48,7 @@ ORIGIN: Final = "bench.invalid/replay"
 SEAL: Final = bytes(range(32))
 ANSWER: Final = b'{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"done"}]}}'
 BAR_SECONDS: Final = 60.0
-FASTER: Final = 2.5
-"""The machine of the bar is about that much faster than the one that these figures come from; `--faster 1` to hold it here."""
+"""Of processor time for 100,000 decisions: the replay is one thread that waits for nothing but a local file."""
 
 GROUPS: Final = {"paul": "procurement-managers", "mia": "marketing-managers", "fiona": "finance-controllers"}
 CHAINS: Final = (
@@ -146,6 +144,12 @@ def timed(work: Callable[[Ledger], Any], url: str) -> tuple[float, float, Any]:
         return time.perf_counter() - began, time.process_time() - busy, result
 
 
+def peak_kb() -> int:
+    """The most memory that this process has held so far.  (What `getrusage` says survives an exec, and would be the parent's.)"""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1])
+
+
 def exhaust(found: Iterator[object]) -> int:
     """How many there were."""
     return sum(1 for _ in found)
@@ -161,9 +165,9 @@ def measure(url: str) -> dict[str, Any]:
     """The whole replay, and the passes that go only so far."""
     engine = Engine(load(PROCUREMENT))
     timed(lambda log: compare(decisions(log), engine, 1000), url)  # warm
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kb()
     wall, whole, found = timed(lambda log: compare(decisions(log), engine), url)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = peak_kb() - before
     _, leaves, _ = timed(lambda log: exhaust(log.opened(KINDS, ())), url)
     _, opened, _ = timed(lambda log: exhaust(log.opened(KINDS, VALUES)), url)
     _, rebuilt, _ = timed(lambda log: exhaust(decisions(log)), url)
@@ -190,7 +194,6 @@ def main() -> int:
     """Fill, measure, print; exit 1 where the bar is missed or a replay under the same bundle is not the same."""
     parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__)
     parser.add_argument("--decisions", type=int, default=100_000)
-    parser.add_argument("--faster", type=float, default=FASTER, help="how much faster the machine of the bar is")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
     bundle = load(PROCUREMENT)
@@ -202,10 +205,9 @@ def main() -> int:
         print(f"{args.decisions} decisions recorded in {filled:.1f} s", file=sys.stderr)
         report = measured_apart(url)
         report["ledger_mb"] = round(sum(f.stat().st_size for f in Path(folder).iterdir()) / 1e6, 1)
-    bar = BAR_SECONDS * args.faster
     report |= {
-        "bar_seconds_per_100000_here": bar,
-        "met": report["seconds_per_100000"] <= bar and report["changed"] == 0 and not report["undecidable"],
+        "bar_cpu_seconds_per_100000": BAR_SECONDS,
+        "met": report["cpu_seconds_per_100000"] <= BAR_SECONDS and report["changed"] == 0 and not report["undecidable"],
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": f"{platform.machine()}, {platform.release()}, Python {platform.python_version()}",
         "load_average": [round(value, 1) for value in os.getloadavg()],
