@@ -22,6 +22,8 @@ from policies.reading import SIGNATURE
 
 MAX_TRIES = 2_000
 MAX_ROLES = 5
+MAX_COUNTED = 5_000
+"""Rules of a bundle up to which is counted what else a change opens; comparing larger ones takes longer than anybody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class _Search:
 
     def _opens(self, changed: Bundle, principals: tuple[str, ...]) -> int | None:
         """How many pairs of a name and a resource may do more under the changed bundle, beside those asked about."""
+        if len(self._bundle.rules) > MAX_COUNTED:
+            return None
         try:
             found = diff(self._bundle, changed)
         except (TooLargeError, ValueError):

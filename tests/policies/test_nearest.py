@@ -152,3 +152,10 @@ def test_arguments_beyond_counting_and_of_any_kind_are_survived(bundle: Bundle) 
 def test_a_name_that_cannot_stand_in_a_line_gets_no_line(bundle: Bundle) -> None:
     request = replace(asked("none", "", "erp.read"), subject="user:dev/a,b")
     assert all("a,b" not in edit.add for remedy in nearest(bundle, request) for edit in remedy.edits)
+
+
+def test_what_is_not_counted_is_said_to_be_unknown_and_not_to_be_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policies.nearest.MAX_COUNTED", 5)
+    found = nearest(bundle, asked("marketing-managers", "", "erp.read"))
+    assert found
+    assert {remedy.opens for remedy in found} == {None}
