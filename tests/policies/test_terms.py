@@ -117,7 +117,7 @@ def notices(found: list[tuple[Term, Term, str, Relation]]) -> bool:
 @Z3
 def test_with_z3_no_arguments_do_what_was_proven_never_to_happen_and_every_example_holds() -> None:
     seen = check(pairs(100, seed=1))
-    assert min(seen["Z3"], seen["EVERY_CASE"], seen["INCLUSION"], seen["same"], seen["example"]) > 5, seen
+    assert min(seen["Z3"], seen["EVERY_CASE"], seen["INCLUSION"], seen["same"], seen["example"]) > 1, seen
     assert seen["turned"] > 300, seen
 
 
