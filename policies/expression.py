@@ -241,7 +241,8 @@ class _Parser:
         for side in (left, right):
             if symbol not in ("==", "!=") and side.type in ("string", "boolean"):
                 raise self.wrong(node, f"a {side.type} has no order", "use == or !=")
-        return Typed(values.comparison(symbol, left.evaluate, right.evaluate), "boolean")
+        written = right.value if right.literal else None
+        return Typed(values.comparison(symbol, left.evaluate, right.evaluate, written), "boolean")
 
     def membership(self, node: ast.expr, left: Typed, right: Typed) -> Evaluate:
         if right.type not in ("array", "any"):
@@ -250,6 +251,8 @@ class _Parser:
             raise self.wrong(node, f"a {left.type} cannot be an element", "name one value")
         if "any" not in (left.type, right.items) and left.type != right.items:
             raise self.wrong(node, f"a {left.type} is looked for among {right.items}s", "they are never equal")
+        if right.literal and right.items == "string" and isinstance(right.value, tuple):  # the same answer in one look
+            return values.membership(left.evaluate, values.constant(frozenset(right.value)))
         return values.membership(left.evaluate, right.evaluate)
 
     # --- functions

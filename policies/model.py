@@ -156,6 +156,8 @@ def questions(subject: str, actors: tuple[str, ...], action: str) -> tuple[Quest
     The person is asked for the action itself, every earlier agent for `relay`, and the agent that makes the call now for the
     action again.  Yes is needed from all of them.
     """
+    if not actors:
+        return (Question(subject, Role.SUBJECT, action),)
     asked = [Question(subject, Role.SUBJECT, action)]
     asked += [Question(actor, Role.RELAY, "relay") for actor in actors[:-1]]
     asked += [Question(actor, Role.ACTOR, action) for actor in actors[-1:]]

@@ -6,6 +6,7 @@ Whatever is missing, of the wrong type or not exactly readable is `UNKNOWN`; not
 from __future__ import annotations
 
 import ipaddress
+import operator as operators
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -201,13 +202,23 @@ def equal(left: Value, right: Value) -> Value:
     return left == right if same is not None and same == kind(right) else UNKNOWN
 
 
-def comparison(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
-    """`==` and `!=` for every kind, the orders for numbers and moments."""
+def comparison(operator: str, left: Evaluate, right: Evaluate, written: Value = None) -> Evaluate:
+    """`==` and `!=` for every kind, the orders for numbers and moments.  `written`: the right side, where it is a literal."""
+    known = kind(written)
+    if operator == "!=":
+        return negation(comparison("==", left, right, written))
+    if operator == "==" and known is not None:
+        return lambda facts: value == written if kind(value := left(facts)) == known else UNKNOWN
     if operator == "==":
         return lambda facts: equal(left(facts), right(facts))
-    if operator == "!=":
-        return negation(lambda facts: equal(left(facts), right(facts)))
     order = _ORDERS[operator]
+    if known in ("number", "moment"):
+
+        def bound(facts: Facts) -> Value:
+            value = left(facts)
+            return order(value, written) if kind(value) == known else UNKNOWN
+
+        return bound
 
     def test(facts: Facts) -> Value:
         first, second = left(facts), right(facts)
@@ -217,12 +228,7 @@ def comparison(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
     return test
 
 
-_ORDERS: dict[str, Callable[..., bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
+_ORDERS: dict[str, Callable[..., bool]] = {"<": operators.lt, "<=": operators.le, ">": operators.gt, ">=": operators.ge}
 
 
 def membership(left: Evaluate, right: Evaluate) -> Evaluate:
