@@ -46,7 +46,7 @@ class Server(_Group):
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     """Host header values accepted beside those of public_url and the loopback names."""
-    http: Literal["lean", "uvicorn"] = "uvicorn"
+    http: Literal["lean", "uvicorn"] = "lean"
     """Who speaks HTTP: the gateway's own listener, or uvicorn."""
 
 

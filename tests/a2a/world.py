@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
@@ -28,6 +27,7 @@ from gateway.identity.agents import new_secret
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import DevIssuer
+from gateway.listener.listener import Bounds, Listener
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.pipeline import Stages
@@ -61,19 +61,12 @@ def reference_agent(*arguments: str) -> Iterator[str]:
 @asynccontextmanager
 async def serving(app: Callable[..., Any], sock: socket.socket) -> AsyncIterator[None]:
     """An ASGI application on a real socket."""
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[sock])  # without its own loop and shutdown, which pause a tenth of a second
+    listener = Listener(app, Bounds(grace=1))
+    await listener.open(sock=sock)
     try:
         yield
     finally:
-        for listening in server.servers:
-            listening.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
+        await listener.close()
 
 
 @dataclass

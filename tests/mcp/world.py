@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 import httpx2
-import uvicorn
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
@@ -25,6 +24,7 @@ from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.asgi import HostGuard
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.devissuer import DevIssuer
+from gateway.listener.listener import Bounds, Listener
 from gateway.mcp import lists
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad
@@ -71,16 +71,12 @@ def reference_server(*arguments: str) -> Iterator[str]:
 @asynccontextmanager
 async def serving(app: Callable[..., Any], sock: socket.socket) -> AsyncIterator[None]:
     """An ASGI application on a real socket."""
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[sock]))
-    while not server.started:  # noqa: ASYNC110  uvicorn has a flag and no event
-        await asyncio.sleep(0)
+    listener = Listener(app, Bounds(grace=1))
+    await listener.open(sock=sock)
     try:
         yield
     finally:
-        server.should_exit = True
-        await task
+        await listener.close()
 
 
 @dataclass
