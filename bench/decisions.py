@@ -190,6 +190,7 @@ def measure(rounds: int, number: int, sizes: tuple[int, ...] = SIZES, stock_seco
         "rules": rows,
     }
     report["bars"] = bars(report)
+    gc.unfreeze()
     return report
 
 

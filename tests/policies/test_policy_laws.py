@@ -42,6 +42,20 @@ def heard(decision: Decision) -> list[tuple[str, bool, frozenset[str]]]:
     return [(a.question.principal, a.allowed, frozenset(m.rule for m in a.matched)) for a in decision.answers]
 
 
+def test_the_laws_are_tried_on_questions_that_are_allowed_about_as_often_as_denied() -> None:
+    decisions = []
+    for seed in range(150):
+        _, bundle, asked = world(seed)
+        engine = Engine(bundle)
+        decisions += [(len(request.actors), engine.decide(request)) for request in asked]
+    allowed = [chain for chain, decision in decisions if decision.allowed]
+    assert 0.4 < len(allowed) / len(decisions) < 0.7
+    assert set(allowed) == {0, 1, 2, 3}, "chains of every length are allowed sometimes"
+    assert {decision.reason for _, decision in decisions} >= set(Reason) - {Reason.DECISION_ERROR}
+    assert any(decision.obligations for _, decision in decisions)
+    assert any(answer.near for _, decision in decisions for answer in decision.answers)
+
+
 @ENOUGH
 @given(SEEDS)
 def test_another_agent_earlier_in_the_chain_never_grants(seed: int) -> None:
