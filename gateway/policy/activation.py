@@ -30,6 +30,7 @@ log = logging.getLogger("gateway.policy")
 
 Role = Literal["active", "canary", "shadow"]
 ACTIVE: Final[Role] = "active"
+UNKEPT: Final = "not-recorded"
 
 
 class Result(StrEnum):
@@ -49,6 +50,11 @@ class Rejected:
     mark: str
     digest: str
     findings: tuple[Finding, ...]
+
+    @property
+    def passing(self) -> bool:
+        """Whether it was not for the bundle's own sake: the same may come into force later."""
+        return self.findings[0].code == UNKEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,25 +147,30 @@ class Activation:
         Nobody's asking (`watch`, `replica`) does not try again what was refused already.
         """
         async with self._lock:
-            place.glanced = await self._glance(place)
-            reading = await settled(place.folder, self.pause)
-            try:
-                memory = await asyncio.to_thread(read_memory, self.archive.folder)
-                if place.role == ACTIVE and memory.instead_of and memory.instead_of == reading.mark:
-                    return await self._stand_back(place, reading, memory, asked)
-                if place.mark == reading.mark and self._pair(place.role) is not None:
-                    return self._unchanged(place)
-                if place.rejected is not None and place.rejected.mark == reading.mark and not asked.explicit:
-                    return self._done(place, Result.UNCHANGED)
-                pair = await self._built(place, reading, memory)
-                await self._enforce(place, pair, _with(memory, pair, ""), asked)
-            except RefusedBundleError as error:
-                return await self._refuse(place, reading.mark, error, asked)
-            except (LedgerUnavailableError, OSError, ProblemError, ArchiveError) as error:
-                place.glanced = ""  # tried again at the next look
-                return await self._refuse(place, reading.mark, _unkept(error), asked)
-            place.mark, place.rejected = reading.mark, None
-            return self._done(place, Result.ACTIVATED)
+            glanced, place.glanced = await self._glance(place), ""  # an error on the way: it is looked at again
+            looked = await self._look(place, asked)
+            if looked.rejected is None or not looked.rejected.passing:
+                place.glanced = glanced
+            return looked
+
+    async def _look(self, place: Place, asked: Asked) -> Looked:
+        reading = await settled(place.folder, self.pause)
+        try:
+            memory = await asyncio.to_thread(read_memory, self.archive.folder)
+            if place.role == ACTIVE and memory.instead_of and memory.instead_of == reading.mark:
+                return await self._stand_back(place, reading, memory, asked)
+            if place.mark == reading.mark and self._pair(place.role) is not None:
+                return self._unchanged(place)
+            if self._known(place, reading) and not asked.explicit:
+                return self._done(place, Result.UNCHANGED)
+            pair = await self._built(place, reading, memory)
+            await self._enforce(place, pair, _with(memory, pair, ""), asked)
+        except RefusedBundleError as error:
+            return await self._refuse(place, reading.mark, error, asked)
+        except (LedgerUnavailableError, OSError, ProblemError, ArchiveError) as error:
+            return await self._refuse(place, reading.mark, _unkept(error), asked)
+        place.mark, place.rejected = reading.mark, None
+        return self._done(place, Result.ACTIVATED)
 
     async def roll_back(self, wanted: str, asked: Asked) -> Looked:
         """Put an archived bundle in force again, by digest or serial, through the same checks but for its serial's age.
@@ -263,6 +274,11 @@ class Activation:
                 log.error("the refusal is not recorded: %s", failure.detail)
         return self._done(place, Result.REJECTED)
 
+    @staticmethod
+    def _known(place: Place, reading: Reading) -> bool:
+        """Whether this very text was refused already, for what it says."""
+        return place.rejected is not None and place.rejected.mark == reading.mark and not place.rejected.passing
+
     def _unchanged(self, place: Place) -> Looked:
         if place.rejected is not None:
             log.info("policy of %s says again what is in force", place.folder)
@@ -297,4 +313,4 @@ def _unkept(error: Exception) -> RefusedBundleError:
     """What could not be kept, remembered or recorded does not come into force."""
     detail = error.detail if isinstance(error, LedgerUnavailableError) else str(error)
     text = f"it cannot be kept and recorded: {detail}"
-    return RefusedBundleError((Finding("not-recorded", "", 0, 0, text, "it is tried again at the next look"),))
+    return RefusedBundleError((Finding(UNKEPT, "", 0, 0, text, "it is tried again at the next look"),))

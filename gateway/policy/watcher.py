@@ -18,8 +18,10 @@ log = logging.getLogger("gateway.policy")
 class Watcher:
     """Looks when something may have changed, or when woken.  It ends with `aclose` alone."""
 
-    def __init__(self, activation: Activation, seconds: float) -> None:
-        """`seconds` between two looks; 0: only when woken."""
+    def __init__(self, activation: Activation, seconds: float, pause: float = 5.0) -> None:
+        """`seconds` between two looks, 0: only when woken; `pause` before it begins again after a failure."""
+        self._pause = pause
+        self._again: asyncio.TimerHandle | None = None
         self._activation = activation
         self._seconds = seconds
         self._woken = asyncio.Event()
@@ -29,6 +31,7 @@ class Watcher:
     def start(self) -> None:
         """Begin; on a running event loop."""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     def wake(self, cause: str) -> None:
         """Look at once: `signal` (somebody waits: what was refused is tried again) or `replica`."""
@@ -37,10 +40,17 @@ class Watcher:
 
     async def aclose(self) -> None:
         """End it."""
+        if self._again is not None:
+            self._again.cancel()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A defect of ours must not mean that policy is never looked at again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the watch of policy failed, and begins again", exc_info=error)
+            self._again = asyncio.get_running_loop().call_later(self._pause, self.start)
 
     async def _run(self) -> None:
         while True:

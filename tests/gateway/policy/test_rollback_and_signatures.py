@@ -222,3 +222,21 @@ def test_what_the_ledger_cannot_record_does_not_come_into_force(tmp_path: Path, 
         while "is not recorded" not in running.gateway.log.read_text():
             running.gateway.http.get("/healthz")
         assert running.digest() == digest
+
+
+def test_what_cannot_be_kept_does_not_come_into_force_and_is_tried_again(tmp_path: Path, peers: Peers) -> None:
+    """The archive is away for a while; nobody touches the folder of policy again."""
+    files = texts(more=SEAL)
+    with live(tmp_path, peers, texts(), **QUICK) as running:
+        digest, archive = running.digest(), tmp_path / "data" / "bundles"
+        archive.rename(archive.with_name("away"))
+        archive.write_text("in the way")
+        write(running.folder, files)
+        while not running.status()["stale"]:
+            pass
+        assert running.digest() == digest
+        archive.unlink()
+        archive.with_name("away").rename(archive)
+        running.becomes(load_texts(files).digest)
+        assert running.status()["stale"] is False
+        assert len(records(running, "policy.reject")) == 1  # tried often, told once

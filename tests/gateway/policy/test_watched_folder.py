@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.policy.watch import Reading, glance, read_whole, settled, young
+from gateway.policy.watcher import Watcher
 from policies.bundle import load_texts
 from tests.gateway.policy.live import QUICK, live, only, swap, texts, write
 from tests.interaction.world import Peers
@@ -183,3 +185,28 @@ def test_only_what_changed_is_read_again(tmp_path: Path, peers: Peers) -> None:
         for _ in range(20):
             running.digest()
         assert sum(each["count"] for each in running.status()["reloads"] if each["result"] == "activated") == 1
+
+
+async def test_a_watch_that_failed_begins_again_and_ends_when_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect of ours, planted: the first look fails."""
+    looks: asyncio.Queue[int] = asyncio.Queue()
+    failed: list[int] = []
+
+    class Failing:
+        """What is looked at."""
+
+        places = (None,)
+
+        async def changed(self, _place: None) -> bool:
+            looks.put_nowait(len(failed))
+            if not failed:
+                failed.append(1)
+                raise KeyError("planted")
+            return False
+
+    watcher = Watcher(Failing(), 0.001, pause=0.001)  # type: ignore[arg-type]
+    watcher.start()
+    assert [await looks.get() for _ in range(3)] == [0, 1, 1]
+    await watcher.aclose()
+    await watcher.aclose()
+    assert "the watch of policy failed, and begins again" in caplog.text
