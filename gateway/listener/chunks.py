@@ -13,7 +13,7 @@ from gateway.listener.head import FaultyRequestError
 TRAILER_BYTES: Final = 8 * 1024
 _SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
-_FRAMING = (b"content-length:", b"transfer-encoding:")
+_SPOKEN = (b"content-length:", b"transfer-encoding:", b"connection:", b"host:", b"expect:", b"upgrade:")
 _LONGEST_SIZE_LINE = 15
 
 
@@ -68,7 +68,7 @@ class Chunks:
             self._part = "size"
         elif line:
             self._trailer += len(line) + 2
-            if self._trailer > TRAILER_BYTES or _FIELD.fullmatch(line) is None or line.lower().startswith(_FRAMING):
+            if self._trailer > TRAILER_BYTES or _FIELD.fullmatch(line) is None or line.lower().startswith(_SPOKEN):
                 raise _faulty()
         else:
             self.done = True

@@ -50,7 +50,7 @@ def mutated(dice: random.Random) -> bytes:
         at = dice.randrange(len(data) + 1)
         if dice.random() < 0.4:
             starts = [n + 2 for n in range(len(data)) if data[n : n + 2] == b"\r\n"]
-            at = dice.choice(starts)
+            at = dice.choice(starts or [at])
         how = dice.randrange(5)
         if how == 0:
             data = data[:at] + dice.choice(TOKENS) + data[at:]

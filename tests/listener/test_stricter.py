@@ -28,6 +28,8 @@ REFUSED: dict[str, tuple[bytes, int, int]] = {
     "an extension of a chunk": (CHUNKED + b"5;a=b\r\nhello\r\n0\r\n\r\n", 400, 200),
     "a size with twenty zeros": (CHUNKED + b"0" * 20 + b"5\r\nhello\r\n0\r\n\r\n", 400, 200),
     "a trailer that is no field": (CHUNKED + b"0\r\nX(: y\r\n\r\n", 400, 400),
+    "a wish to close among the trailers": (CHUNKED + b"0\r\nConnection: close\r\n\r\n", 400, 200),
+    "a Host among the trailers": (CHUNKED + b"0\r\nHost: b\r\n\r\n", 400, 200),
     "trailers without end": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 2000 + b"\r\n", 400, 200),
     "another expectation": (request("GET", "/", "Expect: 200-ok"), 417, 200),
     "an upgrade": (request("GET", "/", "Connection: Upgrade", "Upgrade: h2c"), 501, 200),
