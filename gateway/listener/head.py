@@ -21,6 +21,7 @@ _KNOWN_LINES, _KNOWN_LINE_BYTES = 256, 256
 _LINE_BYTES = 32 + TARGET_BYTES + len(b"  HTTP/1.1\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _KNOWN_HOSTS = 64
+_TABBED = re.compile(rb"\r\n(?:content-length|transfer-encoding):[^\r]*\t", re.IGNORECASE)  # not every server reads past it
 _LENGTH_DIGITS = 18
 _SPOKEN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 
@@ -86,7 +87,7 @@ def read_head(raw: bytes) -> Head:
         upgrade = True
     except httptools.HttpParserError:
         raise FaultyRequestError(400, _MALFORMED) from None
-    if not head.whole:
+    if not head.whole or (b"\t" in raw and _TABBED.search(raw) is not None):
         raise FaultyRequestError(400, _MALFORMED)
     if asked is None:
         asked = _read_line(line)

@@ -25,6 +25,8 @@ REFUSED: dict[str, tuple[bytes, int, int]] = {
     "RTSP": (b"GET / RTSP/1.0\r\nHost: a\r\n\r\n", 400, 200),
     "chunks in HTTP/1.0": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, 200),
     "a coding before chunked": (request("POST", "/", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 501, 200),
+    "a tab before a length": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\t5\r\n\r\nhello", 400, 200),
+    "a tab before a coding": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n", 400, 200),
     "an extension of a chunk": (CHUNKED + b"5;a=b\r\nhello\r\n0\r\n\r\n", 400, 200),
     "a size with twenty zeros": (CHUNKED + b"0" * 20 + b"5\r\nhello\r\n0\r\n\r\n", 400, 200),
     "a trailer that is no field": (CHUNKED + b"0\r\nX(: y\r\n\r\n", 400, 400),
