@@ -80,19 +80,16 @@ def read_head(raw: bytes) -> Head:
     if asked is None and _LINE.fullmatch(line) is None:
         raise FaultyRequestError(400, _MALFORMED)
     head = Head()
-    upgrade = False
     try:
         httptools.HttpRequestParser(head).feed_data(raw)
     except httptools.HttpParserUpgrade:
-        upgrade = True
+        pass  # an offer that is not taken up (RFC 9110 §7.8): the request is one of HTTP/1.1, its body framed as ever
     except httptools.HttpParserError:
         raise FaultyRequestError(400, _MALFORMED) from None
     if not head.whole or (b"\t" in raw and _TABBED.search(raw) is not None):
         raise FaultyRequestError(400, _MALFORMED)
     if asked is None:
         asked = _read_line(line)
-    if upgrade:
-        raise FaultyRequestError(501, "this port speaks HTTP/1.1 alone: no tunnel, and no other protocol by Upgrade")
     if len(head.headers) > HEADER_COUNT:
         raise FaultyRequestError(431, f"more than {HEADER_COUNT} header fields")
     head.method, head.path, head.raw_path, head.query, head.version = asked
