@@ -124,7 +124,11 @@ class Journal:
         store, made, signer = await asyncio.to_thread(
             _begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, lambda: mono() // 1000), clock
         )
-        journal = cls(store, made, signer, clock, queue=queue, stall=stall_seconds)
+        try:
+            journal = cls(store, made, signer, clock, queue=queue, stall=stall_seconds)
+        except OSError as error:  # no descriptors left for the way to the thread
+            await asyncio.to_thread(store.close)
+            raise LedgerUnavailableError(f"the writer cannot be started: {error.strerror}") from error
         journal.vkey = str(vkey)
         journal._start(checkpoint_seconds)
         return journal

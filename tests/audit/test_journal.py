@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,17 @@ async def test_neither_the_keys_nor_what_they_seal_are_in_the_files(path: Path, 
     for name, (mode, data) in strangers_view(path.parent).items():
         assert mode == 0o600, name
         assert not any(secret in data for secret in (b"annabel", SEAL_KEY, SIGNING_KEY.private_bytes_raw())), name
+
+
+async def test_a_journal_without_descriptors_left_says_so_and_lets_its_store_go(
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", none_left)
+        with pytest.raises(LedgerUnavailableError, match="Too many open files"):
+            await open_journal()
+    journal = await open_journal()  # the writer's name and the file are free again
+    assert journal.healthy
