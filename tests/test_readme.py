@@ -59,7 +59,7 @@ def test_the_starter_commands_work_as_written(tmp_path: Path) -> None:
     assert [shlex.split(command)[1] for command in commands] == ["init", "check", "serve"]
     assert run(commands[0], tmp_path)[0] == 0
     assert run(commands[1], tmp_path)[0] == 0
-    assert "not-to-be-copied" not in (tmp_path / "gateway" / "bailiwick.yaml").read_text()
+    assert "not-to-be-copied" not in (tmp_path / "gateway-config" / "bailiwick.yaml").read_text()
 
 
 def test_every_make_target_that_the_page_names_exists() -> None:

@@ -45,7 +45,7 @@ def init(
     With --from, the servers of an MCP client's configuration become servers behind the gateway.  Secrets go to files of their own
     that only you can read, and client.json is the client's new configuration, pointing to the gateway.
 
-    [bold]Example[/bold]   bailiwick init gateway --from .mcp.json
+    [bold]Example[/bold]   bailiwick init gateway-config --from .mcp.json
     """
     adoption = _adopt(source) if source is not None else None
     plan = _plan(adoption)
