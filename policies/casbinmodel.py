@@ -70,6 +70,25 @@ def check_model(text: str, report: Report) -> None:
         _matcher(*found["m"], report)
 
 
+def comparisons(model: str) -> tuple[tuple[ast.expr, ast.expr], ...]:
+    """Both sides of every comparison of a checked model's matcher."""
+    matcher = next((line.partition("=")[2] for line in model.split("\n") if re.match(r"\s*m\s*=", line)), "")
+    tree = ast.parse(matcher.replace("&&", " and ").replace("||", " or ").strip(), mode="eval")
+    return tuple((node.left, node.comparators[0]) for node in ast.walk(tree) if isinstance(node, ast.Compare))
+
+
+def literals_of(model: str) -> frozenset[str]:
+    """Every text that a checked model's matcher names outright."""
+    sides = (side for pair in comparisons(model) for side in pair)
+    return frozenset(side.value for side in sides if isinstance(side, ast.Constant) and isinstance(side.value, str))
+
+
+def knows_somebody(model: str) -> bool:
+    """Whether a checked model's matcher compares who asks with anything but the rule's own cell."""
+    pairs = ({ast.unparse(side) for side in pair} for pair in comparisons(model))
+    return any("r.sub" in pair and pair != {"r.sub", "p.sub"} for pair in pairs)
+
+
 def _fixed(found: dict[str, tuple[str, int]], report: Report) -> None:
     for key, wanted in [*FIXED.items(), ("m", "")]:
         if key not in found:
@@ -98,6 +117,10 @@ def _matcher(value: str, number: int, report: Report) -> None:
     if sum(1 for _ in ast.walk(tree)) > 400:
         wrong("is too large")
         return
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    written = value.replace("&&", " and ").replace("||", " or ")
+    if any(ast.get_source_segment(written, node) != f'"{node.value!s}"' for node in texts):
+        wrong("writes a text otherwise than in double quotes", 'write "relay": one way, so that nobody is overlooked')
     for problem in _problems(tree):
         wrong(problem, "use ==, &&, ||, keyMatch, g, g2, when and hit")
     text = ast.unparse(tree)

@@ -6,7 +6,6 @@ this means too.  A principal is everything that its names are: its cells' lines 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from policies import names
 from policies.bundle import Bundle, Rule
+from policies.casbinmodel import literals_of
+from policies.expression import spaced
 from policies.index import Asker, IndexedEnforcer, Row
 from policies.membership import Closure
 from policies.objects import Objects
@@ -82,7 +83,7 @@ class Cells:
         condition = self.bundle.conditions[rule.when].expression.text if rule.when else None
         duty = self.bundle.obligations[rule.must] if rule.must else None
         said = (duty.name, duty.type, plain(duty.params)) if duty is not None else None
-        return (rule.who, rule.tenant, rule.tool, rule.action, rule.effect, condition and " ".join(condition.split()), said)
+        return (rule.who, rule.tenant, rule.tool, rule.action, rule.effect, condition and spaced(condition), said)
 
 
 class _Heard:
@@ -113,7 +114,7 @@ class Resources:
         tools = {name: spec for bundle in bundles for name, spec in bundle.tools.items()}
         sets = {name for bundle in bundles for name in bundle.sets}
         cells = {rule.tool for bundle in bundles for rule in bundle.rules}
-        literals = {text for bundle in bundles for text in re.findall(r'"([^"]*)"', bundle.model)}
+        literals = {text for bundle in bundles for text in literals_of(bundle.model)}
         objects = Objects(tools, dict.fromkeys(sets, ()), cells, literals)
         tenants = sorted({tenant for bundle in bundles for tenant in bundle.tenants})
         self._kinds = {name: kind for tenant in tenants for name, kind in objects.covered("*", tenant)}
@@ -151,11 +152,6 @@ def covers(rule: Rule, resource: str, sets_of: Mapping[str, tuple[str, ...]]) ->
 def is_shipped(model: str) -> bool:
     """Whether a model says what the shipped one says."""
     return _bare(model) == _shipped()
-
-
-def by_constant(model: str) -> bool:
-    """Whether the matcher knows somebody by name: then lines cannot be compared name by name."""
-    return re.search(r'r\.sub\s*==\s*"|"\s*==\s*r\.sub', _bare(model)) is not None
 
 
 def plain(value: object) -> object:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from policies.bundle import Bundle, Membership, Rule
+from policies.casbinmodel import knows_somebody
 from policies.cases import Case
-from policies.cells import EVERYBODY, Cells, Resources, by_constant, covers, is_shipped, names_of, plain
+from policies.cells import EVERYBODY, Cells, Resources, covers, is_shipped, names_of, plain
 from policies.changes import DUTIES, Change, Diff, Kind, Named
 from policies.names import RELAY
 from policies.terms import Proof, Relation, Term, compare, search
@@ -39,7 +40,7 @@ def diff(before: Bundle, after: Bundle, *, tenant: str = "") -> Diff:
     old, new = Cells(before), Cells(after)
     contents = {old.content(r) for r in before.rules}, {new.content(r) for r in after.rules}
     incomparable = ""
-    if by_constant(before.model) or by_constant(after.model):
+    if knows_somebody(before.model) or knows_somebody(after.model):
         incomparable = "the matcher of model.conf knows somebody by name: whatever changed may change anybody's rights"
     unchanged = before.digest == after.digest and before.rules == after.rules and before.roles == after.roles
     changes = _Comparison(old, new, tenant).changes()
@@ -128,7 +129,8 @@ class _Comparison:
     def _compared(
         self, tenant: str, who: str, resource: str, before: tuple[Rule, ...], after: tuple[Rule, ...]
     ) -> Iterator[_Part]:
-        own = tuple(tuple(r for r in lines if (r.who == "*") == (who == EVERYBODY)) for lines in (before, after))
+        # What covers everybody is told of everybody alone; under another matcher that can be more lines than those of `*`.
+        own = tuple(tuple(r for r in lines if who == EVERYBODY or r.who != "*") for lines in (before, after))
         there = self._old.registered(resource, tenant) and self._new.registered(resource, tenant)
         flips: tuple[Case | None, Case | None] = (None, None)
         rights = []

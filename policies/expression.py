@@ -103,6 +103,11 @@ def parse(text: str, types: Mapping[str, str] | None = None) -> Expression:
     return Expression(text, result.evaluate, frozenset(parser.arguments), frozenset(parser.reads))
 
 
+def spaced(text: str) -> str:
+    """A condition in one line, as it is written but for the space between its parts; what stands in quotes stays as it is."""
+    return _SPACE.sub(lambda found: found[0] if found[0][0] in "\"'" else " ", text).strip()
+
+
 @dataclass(slots=True)
 class _Parser:
     """From Python's syntax tree to closures, by a closed list of forms."""
@@ -375,4 +380,5 @@ _TEXT_TESTS: dict[str, tuple[Callable[[tuple[str, ...]], Callable[[str], object]
     "ip_in": (values.ip_in, _bad_networks),
 }
 _CLOCKS: dict[str, Callable[[ZoneInfo], Evaluate]] = {"hour": values.hour, "weekday": values.weekday}
+_SPACE = re.compile(r"\"[^\"]*\"|'[^']*'|\s+")
 _ZONE = re.compile(r"[A-Za-z]{1,30}(/[A-Za-z0-9_+-]{1,30}){0,2}")

@@ -6,7 +6,6 @@ a deny line only if it always does.  Who could ask is a short list: one way of b
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Final
 
 from policies import names
 from policies.bundle import Bundle, Condition, Rule
+from policies.casbinmodel import literals_of
 from policies.engine import Engine
 from policies.membership import Closure
 from policies.model import AccessRequest, Match, Role
@@ -138,7 +138,7 @@ class _World:
             rule.id: Match(rule.id, rule.effect, rule.source, bundle.conditions[rule.when].say if rule.when else None)
             for rule in bundle.rules
         }
-        literals = re.findall(r'"([^"]*)"', bundle.model)  # a matcher may name somebody outright
+        literals = literals_of(bundle.model)  # a matcher may name somebody outright
         named = {rule.who for rule in loosest} | {each for m in bundle.roles for each in (m.member, m.role)} | set(literals)
         self._named = tuple(sorted(named))
         self._closure = Closure(bundle.roles, named)
@@ -274,7 +274,7 @@ def _certain(condition: Condition) -> bool | None:
     Nothing of a call is given, and what is not given is unknown; Kleene's logic says True or False only where no fact could
     change it.  The time and the person are always given, so a condition that reads them depends.
     """
-    if re.search(r"\b(time|user)\b", condition.expression.text):
+    if any(name.startswith(("time.", "user.")) for name in condition.expression.reads):  # hour() reads time.now, unwritten
         return None
     value = condition.expression(Facts(arguments=None))
     return value if isinstance(value, bool) else None

@@ -41,8 +41,11 @@ def available() -> bool:
 
 def speaks_more(before: Term, after: Term, effect: str) -> Case | Literal[False] | None:
     """A case in which `after` speaks and `before` does not; False where it is proven that there is none; None where unknown."""
-    if not available() or (before.tool != after.tool and any("tool" in c.text for c in (*before.conditions, *after.conditions))):
+    conditions = (*before.conditions, *after.conditions)
+    if not available() or (before.tool != after.tool and any("tool" in c.text for c in conditions)):
         return None
+    if any(before.types.get(name) != after.types.get(name) for c in conditions for name in c.arguments):
+        return None  # the same words are then not the same question: what is left open could not come out alike
     z3 = import_module("z3")
     world = _World(z3)
     try:

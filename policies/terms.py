@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 from policies.cases import Case, cases_of
-from policies.expression import Expression
+from policies.expression import Expression, spaced
 from policies.prover import speaks_more
 from policies.registry import ToolSpec
 
@@ -55,7 +55,7 @@ class Term:
         """The conditions by what they say: text, the types of the arguments that they read, and the tool, if they may read it."""
         return frozenset(
             (
-                " ".join(c.text.split()),
+                spaced(c.text),
                 tuple(sorted((a, self.types.get(a, "")) for a in c.arguments)),
                 (self.tool.name, self.tool.labels, self.tool.risk) if self.tool is not None and "tool" in c.text else None,
             )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from policies.changes import Change, Diff, Kind, Named
+from policies.expression import spaced
 from policies.terms import Proof
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Page:
                     yield f"            {line}"
             if len(changes) > MOST:
                 yield f"  and {len(changes) - MOST} more: --json shows all"
+        if found.model:
+            yield f"\nMODEL\n  {_MODEL}"
         for title, named in self._named():
             if named:
                 yield f"\n{title}"
@@ -85,6 +88,8 @@ class Page:
             if len(changes) > MOST_IN_A_COMMENT:
                 lines.append(f"- and {len(changes) - MOST_IN_A_COMMENT} more")
             lines += ["", "</details>", ""] if folded else [""]
+        if found.model:
+            lines += [f"- **MODEL** {_MODEL}", ""]
         for title, named in self._named():
             if named:
                 listed = (f"- {_code(line)}" for line in _lines(named))
@@ -161,7 +166,7 @@ class Page:
 
     def _line(self, rule: Rule, bundle: Bundle, show: Show) -> str:
         condition = bundle.conditions[rule.when] if rule.when else None
-        terms = f" when {show(' '.join(condition.expression.text.split()))}" if condition is not None else ""
+        terms = f" when {show(spaced(condition.expression.text))}" if condition is not None else ""
         return f"{show(f'{rule.id} {rule.source}')} {show(rule.who)} {rule.effect} {show(rule.tool)} {rule.action}{terms}"
 
     def _change(self, change: Change) -> dict[str, object]:
@@ -196,6 +201,7 @@ class Page:
         }
 
 
+_MODEL = "model.conf changed: what every line means is decided there, so read it"
 _OPENED = "DENY → ALLOW"
 _MAY_OPEN = "MAY ALLOW MORE, together with other rights"
 
