@@ -155,7 +155,24 @@ def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
     except ProblemError as error:
         yield from (Found("error", problem) for problem in error.problems)
         return
+    yield from _inactive(configuration.settings, bundle)
     yield from _between(configuration, bundle)
+
+
+def _inactive(settings: Settings, bundle: Bundle) -> Iterator[Found]:
+    """Why the bundle would not come into force: its signature, what lint calls an error, its own tests.
+
+    Which serial is too old only the data folder of a running gateway says.
+    """
+    from gateway.bundles import findings_as_problems  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.policy.checks import Checks, RefusedBundleError  # noqa: PLC0415
+
+    try:
+        Checks.of(settings.policy.trust, require_tests=settings.policy.require_tests).build(bundle.texts, 0, None)
+    except ProblemError as error:
+        yield from (Found("error", problem) for problem in error.problems)
+    except RefusedBundleError as error:
+        yield from (Found("error", problem) for problem in findings_as_problems(error.findings, settings.policies))
 
 
 def _secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterator[Found]:

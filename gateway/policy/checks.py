@@ -1,4 +1,4 @@
-"""From texts to a bundle and an engine that may decide: loaded, signed where signatures are wanted, proven by its own tests.
+"""From texts to a bundle and an engine that may decide: signed where that is wanted, linted, proven by its own tests.
 
 All of it happens aside, in a thread; nothing that decides now is touched.
 """
@@ -9,13 +9,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.policy.in_force import Pair
 from gateway.problem import Problem, ProblemError
 from policies.bundle import Bundle, BundleError, digest_of, load_texts
 from policies.engine import Engine
 from policies.finding import Finding
+from policies.lint import Facts, lint
 from policies.manifest import KeyFileError, public_key, serial_of, verify
 from policies.testing import check_for_activation
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from gateway.policy.memory import Memory
 
 log = logging.getLogger("gateway.policy")
+
+CONTEXT: Final = frozenset({"agent.assurance", "ctx.protocol", "ctx.method", "ctx.version"})
+"""Names under `agent.` and `ctx.` that the gateway fills in for conditions; they stand in docs/reference/conditions.md."""
 
 
 class RefusedBundleError(Exception):
@@ -71,7 +75,7 @@ class Checks:
             bundle = load_texts(texts)
             digest = bundle.digest
             engine = Engine(bundle)
-            unproven = self._unproven(bundle, engine) if decides else []
+            faults = (_errors(bundle) or self._unproven(bundle, engine)) if decides else []
         except RefusedBundleError:
             raise
         except BundleError as error:
@@ -80,8 +84,8 @@ class Checks:
             log.exception("a bundle broke the loader")
             broken = Finding("loader-error", "", 0, 0, f"reading this bundle failed: {type(error).__name__}", "please report it")
             raise RefusedBundleError((broken,), digest) from None
-        if unproven:
-            raise RefusedBundleError(tuple(unproven), digest)
+        if faults:
+            raise RefusedBundleError(tuple(faults), digest)
         log.info("bundle %s: %d rules, %s path (%s)", digest, len(bundle.rules), engine.path, engine.path_reason)
         return Pair(bundle, engine, since, serial_of(texts) if self.trust else None)
 
@@ -93,3 +97,9 @@ class Checks:
     def _unproven(self, bundle: Bundle, engine: Engine) -> list[Finding]:
         found = check_for_activation(bundle, engine)
         return found if self.require_tests else [each for each in found if each.code != "no-proven-denial"]
+
+
+def _errors(bundle: Bundle) -> list[Finding]:
+    """What lint calls an error by the bundle alone.  A duty that nobody can fulfil is none here: it refuses its calls already."""
+    found = lint(bundle, Facts(context=CONTEXT))
+    return [each.finding for each in found.complaints if each.severity == "error"]

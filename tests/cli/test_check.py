@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from gateway.identity import devissuer, keyfiles
 from gateway.identity.devissuer import DevIssuer
@@ -141,3 +143,40 @@ def test_a_key_set_that_is_not_there_is_an_error(run: Run, folder: Path) -> None
         "check", "--config", _config(folder, "issuers: [{alias: c, issuer: i, audience: a, jwks: {file: none.json}}]\n"), "--json"
     )
     assert (found.code, _codes(found.json, "error")) == (1, {"missing-file"})
+
+
+def test_what_serve_would_refuse_to_put_in_force_is_an_error(run: Run, folder: Path) -> None:
+    config = _config(folder, "")
+    assert _codes(run("check", "--config", config, "--json").json, "error") == set()
+    with (folder / "policies" / "grants" / "people.csv").open("a") as table:
+        table.write("p, *, acme, erp.read, call, allow, -, -, ALL-1\n")
+    found = run("check", "--config", config, "--json").json
+    assert "everyone" in _codes(found, "error")
+
+
+def test_policies_whose_tests_fail_or_prove_no_denial_are_an_error(run: Run, folder: Path) -> None:
+    tests = folder / "policies" / "tests"
+    failing = tests / "failing.yaml"
+    failing.write_text(
+        "tests:\n  - {name: anybody writes, who: 'user:dev/nobody', tool: erp.write_po, args: {amount: 1}, expect: allow}\n"
+    )
+    config = _config(folder, "")
+    ran = run("check", "--config", config)
+    assert ran.code == 1
+    assert f"{failing}:2:" in ran.out
+    shutil.rmtree(tests)
+    assert "no-proven-denial" in _codes(run("check", "--config", config, "--json").json, "error")
+    lenient = _config(folder, "policy: {require_tests: false}\n")
+    assert _codes(run("check", "--config", lenient, "--json").json, "error") == set()
+
+
+def test_policies_that_no_trusted_key_signed_are_an_error(run: Run, folder: Path) -> None:
+    config = _config(folder, "policy: {trust: [trusted.pem]}\n")
+    assert "bad-key" in _codes(run("check", "--config", config, "--json").json, "error")
+    key = Ed25519PrivateKey.generate()
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "key.pem").chmod(0o600)
+    (folder / "trusted.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    assert run("check", "--config", config).code == 1
+    assert run("policy", "sign", folder / "policies", "--key", folder / "key.pem").code == 0
+    assert _codes(run("check", "--config", config, "--json").json, "error") == set()

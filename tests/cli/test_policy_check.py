@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.policy.check import CONTEXT
+from gateway.policy.checks import CONTEXT
 from policies.lint import PAGES, RULES
 
 from .conftest import PROCUREMENT, ROOT, Run

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from policies.finding import Finding
     from policies.lint import Facts, Result
 
-CONTEXT: Final = frozenset({"agent.assurance", "ctx.protocol", "ctx.method", "ctx.version"})
-"""Names under `agent.` and `ctx.` that the gateway fills in for conditions; they stand in docs/reference/conditions.md."""
 _SETTINGS: Final = Path("bailiwick.yaml")
 
 
@@ -84,6 +82,7 @@ def bare_facts() -> Facts:
     from datetime import UTC, datetime  # noqa: PLC0415  the command line pays for what it uses
 
     from gateway.obligations import DUTIES  # noqa: PLC0415
+    from gateway.policy.checks import CONTEXT  # noqa: PLC0415
     from policies.lint import Facts  # noqa: PLC0415
 
     return Facts(duties=frozenset(DUTIES), context=CONTEXT, now=datetime.now(UTC))
