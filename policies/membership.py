@@ -59,7 +59,8 @@ def check_tenant(row: Row, cell: int, registry: Registry, report: Report, *, eve
     tenant = row.cells[cell]
     if tenant in registry.tenants or (everywhere and tenant == "*"):
         return
-    help_ = suggest(tenant, registry.tenants) or f"known are {', '.join(sorted(registry.tenants))}"
+    known = ", ".join(sorted(registry.tenants))
+    help_ = suggest(tenant, registry.tenants) or (f"known are {known}" if known else "tools.yaml must name the tenants")
     report.add("unknown-tenant", row.place(cell), f"there is no tenant '{tenant[:60]}'", help_)
 
 

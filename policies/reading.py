@@ -52,11 +52,21 @@ class Row:
         return self.file, self.line, self.columns[cell]
 
 
+def _meant(folder: Path) -> Path | None:
+    """The bundle that somebody meant who named the folder above it, or one inside; None where this may be one itself."""
+    if os.path.lexists(folder / "model.conf"):
+        return None
+    return next((near for near in (folder / "policies", folder.parent) if (near / "model.conf").is_file()), None)
+
+
 def read_folder(folder: Path, report: Report) -> dict[str, str]:
     """Every file that says something, as relative name → text.  A stray, missing, oversized or unreadable file is a finding."""
     texts: dict[str, str] = {}
     if not folder.is_dir():
-        report.add("no-bundle", (str(folder), 0, 0), "there is no such folder", "name the folder that holds model.conf")
+        report.add("no-bundle", (".", 0, 0), "there is no such folder", "name the folder that holds model.conf")
+        return texts
+    if likely := _meant(folder):
+        report.add("no-bundle", (".", 0, 0), "this folder is no bundle: it holds no model.conf", f"did you mean {likely}?")
         return texts
     count, root = 0, folder.resolve()
     for path in sorted(folder.iterdir()):
@@ -202,7 +212,7 @@ def _plain(row: Row, header: tuple[str, ...], report: Report) -> bool:
     plain = True
     for index, (cell, title) in enumerate(zip(row.cells, header, strict=True)):
         if not cell:
-            help_ = "write '-' where there is nothing to say"
+            help_ = "give every rule an id of its own" if title == "id" else "write '-' where there is nothing to say"
             report.add("empty-cell", row.place(index), f"the column '{title}' is empty", help_)
             plain = False
         elif any(mark in cell for mark in "\"'#\t`"):

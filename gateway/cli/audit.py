@@ -50,10 +50,10 @@ def tail(
         print_json({"records": rows})
         return
     out = console()
-    out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<14} {'id, for show':<36}  what, by whom", style="bold")
+    out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<15} {'id, for show':<36}  what, by whom", style="bold")
     for row in rows:
         by = str(row["who"]).rpartition(" > ")[2]
-        line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<14} {row['id']}  {row['what']}"
+        line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<15} {row['id']}  {row['what']}"
         out.print(printable(f"{line}  {by}" if by else line))
 
 
@@ -72,7 +72,9 @@ def show(
     with _open(config, ledger) as log:
         found = log.get(record)
         if found is None:
-            _missing(f"there is no record {record}")
+            _missing(
+                f"there is no record {record}", "`bailiwick audit tail` lists ids; that of a workflow (wf-…) is for `audit trace`"
+            )
         view = full(found, log)
     if as_json:
         print_json(view)
@@ -97,7 +99,7 @@ def trace(
     with _open(config, ledger) as log:
         story = build(workflow, log.workflow(workflow), log.open_value, log.subject_name)
     if story is None:
-        _missing(f"nothing of workflow {workflow} is recorded")
+        _missing(f"nothing of workflow {workflow} is recorded", "`bailiwick audit show ID` of a decision names its workflow")
     if as_json:
         print_json(story.to_dict())
     else:
@@ -131,6 +133,10 @@ def verify(
     try:
         kept = checkpoint.read_text() if checkpoint is not None else None
         report = verify_url(url, vkey or None, kept)
+    except FileNotFoundError as error:
+        misuse(
+            f"the ledger cannot be verified: there is no file {error.filename}", help="has the gateway run with these settings?"
+        )
     except (OSError, ValueError, StoreError) as error:
         misuse(f"the ledger cannot be verified: {error}")
     if as_json:
@@ -160,8 +166,8 @@ def _open(config: Path, ledger: Path | None) -> Ledger:
         misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")
 
 
-def _missing(message: str) -> NoReturn:
+def _missing(message: str, help_: str) -> NoReturn:
     import sys  # noqa: PLC0415
 
-    print(f"bailiwick: {message}", file=sys.stderr)
+    print(f"bailiwick: {printable(message)}\n  help: {help_}", file=sys.stderr)
     raise typer.Exit(1)

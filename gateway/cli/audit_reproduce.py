@@ -22,7 +22,7 @@ _SHOWN = 20
 
 def reproduce(
     *,
-    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="30d, 12h, or a date; default: everything.")] = "",
+    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="30d, 12h, 2w or a date; default: everything.")] = "",
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),

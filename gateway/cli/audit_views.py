@@ -56,7 +56,7 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
     refused, outcome = leaf.get("refused"), leaf.get("outcome")
     begun = log.get(str(leaf["call"])) if "call" in leaf else None  # an end names the call that it ends
     whose = begun or record
-    what = whose.leaf.get("resource") or whose.leaf.get("target") or ""
+    what = whose.leaf.get("resource") or whose.leaf.get("target") or _policy(whose.leaf)
     if isinstance(refused, dict):
         what = f"{what} {refused.get('code', '')}"
     elif isinstance(outcome, dict):
@@ -70,6 +70,13 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
         "workflow": leaf.get("workflow", ""),
         "id": whose.id,
     }
+
+
+def _policy(leaf: Mapping[str, Any]) -> str:
+    """Of a record of policy itself: which bundle, and why it was looked at."""
+    if not str(leaf.get("kind", "")).startswith("policy."):
+        return ""
+    return f"{str(leaf.get('policy', ''))[:19]} {leaf.get('role', '')} {leaf.get('cause', '')}".strip()
 
 
 def full(record: Record, log: Ledger) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def explain(
         action=action,
         tenant=tenant or default_tenant or _only_tenant(bundle),
     )
+    if request.tenant not in bundle.tenants:
+        misuse(f"there is no tenant '{printable(request.tenant)}'", help=f"known are {', '.join(sorted(bundle.tenants))}")
     from policies.engine import Engine  # noqa: PLC0415  the command line pays for what it uses
 
     decision = Engine(bundle).decide(request)
@@ -285,7 +287,7 @@ def _request(*, subject: str, call: str, via: str, groups: str, arguments: str, 
         action=action or implied,
         resource=call,
         at=wall_clock(),
-        groups=frozenset(group.strip() for group in groups.split(",") if group.strip()),
+        groups=frozenset(group.strip().removeprefix("idp:") for group in groups.split(",") if group.strip()),
         arguments=_arguments(arguments),
     )
 

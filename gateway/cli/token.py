@@ -32,7 +32,10 @@ def token(
     settings = load(config, os.environ)
     issuer = next((issuer for issuer in settings.issuers if issuer.development), None)
     if issuer is None:
-        misuse("the settings have no development issuer", help="ask your identity provider for a token")
+        misuse(
+            "the settings have no development issuer",
+            help="ask your identity provider for a token, or add one under `issuers:` to try it alone: development: true",
+        )
     if user not in PEOPLE:
         misuse(f"the development issuer does not know '{user}'", help=f"it knows {', '.join(PEOPLE)}")
     text = DevIssuer(settings.data, issuer.issuer, issuer.audience).issue(user, PEOPLE[user])

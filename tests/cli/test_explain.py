@@ -129,6 +129,7 @@ def test_an_agent_is_sent_to_without_saying_so(run: Run) -> None:
         ("--for", "user:dev/paul", "--call", "erp.read", "--action", "send"),
         ("--for", "user:dev/paul", "--call", "a2a:erp-integration", "--action", "call"),
         ("--for", "user:dev/paul", "--call", "erp.read", "--config", "x.yaml"),
+        ("--for", "user:dev/paul", "--call", "erp.read", "--tenant", "nowhere"),
         ("--for", "user:dev/paul"),
         ("--call", "erp.read"),
     ],
@@ -165,6 +166,13 @@ def test_the_settings_name_the_bundle_and_the_tenant(run: Run, tmp_path: Path) -
     ran = run("explain", "--config", config, "--for", "user:dev/mia", "--call", "erp.read", "--json")
     assert ran.json["context"]["request"]["tenant"] == "acme"
     assert ran.code == 1
+
+
+def test_a_group_may_be_written_as_roles_csv_writes_it(run: Run) -> None:
+    ran = _explain(
+        run, "--for", "user:dev/paul", "--groups", "idp:procurement-managers", "--call", "erp.write_po", "--args", ORDER
+    )
+    assert (ran.code, ran.out.startswith("ALLOWED")) == (0, True)
 
 
 def test_a_tool_that_is_spelt_wrong_gets_a_suggestion(run: Run) -> None:

@@ -149,6 +149,10 @@ def test_a_kept_bundle_is_found_by_its_digest_and_must_be_what_it_was(
     monkeypatch.setattr(sources, "kept_folder", lambda _config: kept)
     assert run("policy", "diff", digest, folder).code == 0
     assert run("policy", "diff", digest.removeprefix("sha256:"), folder).code == 0
+    assert run("policy", "diff", digest[:15], folder).code == 0  # as a difference shows it, and as `rollback` takes it
+    shutil.copytree(folder, kept / (digest.removeprefix("sha256:")[:20] + "0" * 44))
+    ran = run("policy", "diff", digest[:15], folder)
+    assert (ran.code, "2 kept bundles begin so" in ran.err) == (2, True)
     change(kept / digest.removeprefix("sha256:"), "conditions.yaml", "250000", "1")
     ran = run("policy", "diff", digest, folder)
     assert (ran.code, "not what it was" in ran.err) == (2, True)

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def test_the_same_bundle_says_that_nothing_would_change_and_ends_with_0(ask, wor
     assert "200  would come out the same" in ran.out
     assert "0  would now be ALLOWED" in ran.out
     assert ran.err == ""  # no bar where nobody watches
+
+
+def test_a_candidate_is_named_as_a_bundle_of_diff_is(ask, world: Path, candidate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (("init", "-q"), ("add", "."), ("-c", "user.name=a", "-c", "user.email=a@b.invalid", "commit", "-qm", "one")):
+        subprocess.run(["git", *words], cwd=candidate, check=True, timeout=60)
+    monkeypatch.chdir(candidate)
+    assert "by rule    MKT-9" in ask("policy", "replay", "git:HEAD:.").out
+    missing = ask("policy", "replay", "nowhere")
+    assert (missing.code, missing.err.startswith("nowhere: there is no such folder")) == (2, True)
 
 
 def test_what_would_be_allowed_stands_first_with_rules_tools_and_examples_and_ends_with_1(ask, candidate: Path) -> None:

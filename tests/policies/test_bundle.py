@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -128,6 +129,7 @@ CELLS: list[tuple[dict[str, str | bytes | None], str, str]] = [
     (grant(rule="a b"), "odd-name", ""),
     (grant(rule='"x"'), "odd-character", ""),
     (grant(who=""), "empty-cell", ""),
+    (grant(rule=""), "empty-cell", "an id of its own"),
     (grant(when="# later"), "odd-character", "a line of its own"),
     ({GRANT: "P, role:buyer, acme, erp.write_po, call, deny, -, -, BUY-1\n"}, "unknown-line", "starts with 'p'"),
     ({GRANT: "p2, role:buyer, acme, erp.write_po, call, deny, -, -, BUY-1\n"}, "unknown-line", ""),
@@ -252,6 +254,22 @@ def test_a_missing_folder_is_a_finding(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         load(tmp_path / "nowhere")
     assert caught.value.findings[0].code == "no-bundle"
+
+
+@pytest.mark.parametrize(("named", "meant"), [("shop", "shop/policies"), ("shop/policies/grants", "shop/policies")])
+def test_a_folder_above_or_inside_a_bundle_is_one_finding_that_names_the_bundle(
+    write: Any, tmp_path: Path, named: str, meant: str
+) -> None:
+    shutil.copytree(write(), tmp_path / "shop/policies", ignore=shutil.ignore_patterns("shop"))
+    with pytest.raises(BundleError) as caught:
+        load(tmp_path / named)
+    (found,) = caught.value.findings
+    assert (found.code, found.help) == ("no-bundle", f"did you mean {tmp_path / meant}?")
+
+
+def test_lines_for_a_tenant_are_told_where_tenants_are_named_when_none_is(findings: Find) -> None:
+    found = [each.help for each in findings({"tools.yaml": "tools: {}\n"}) if each.code == "unknown-tenant"]
+    assert set(found) == {"tools.yaml must name the tenants"}
 
 
 def test_the_names_with_which_kubernetes_swaps_a_mounted_folder_are_read_over(write: Any) -> None:

@@ -109,6 +109,8 @@ def _ask(method: str, path: str, config: Path, url: str, body: dict[str, str] | 
     if not token.isascii() or not token.isprintable() or not token:
         misuse(f"{_TOKEN} holds no access token", help="with a development issuer: bailiwick token --user NAME")
     server = load(config, os.environ).server
+    if url and not url.startswith(("http://", "https://")):
+        misuse(f"--url '{printable(url)}' is no URL", help="as http://127.0.0.1:8080")
     base = url.rstrip("/") or f"http://{_ANYWHERE.get(server.host, server.host)}:{server.port}"
     try:
         with httpx.Client(base_url=base, trust_env=False, timeout=_SECONDS) as http:
@@ -120,5 +122,7 @@ def _ask(method: str, path: str, config: Path, url: str, body: dict[str, str] | 
         misuse(f"what answers at {base} is no gateway")
     if answer.status_code not in {200, 422} or "title" in found:
         console(stderr=True).print(printable(f"{answer.status_code} {found.get('title', '')}: {found.get('detail', '')}"))
+        if answer.status_code == 401:
+            console(stderr=True).print(f"  help: {_TOKEN} holds a token that is not (or no longer) good here; get a new one")
         raise typer.Exit(2 if answer.status_code in {401, 422} else 1)
     return found

@@ -34,7 +34,9 @@ def register(group: typer.Typer) -> None:
 
 
 def replay(
-    bundle: Annotated[Path, typer.Argument(help="The candidate: a policy folder.")],
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="The candidate: a folder, git:REVISION[:FOLDER], a kept digest.")
+    ],
     *,
     since: Annotated[str, typer.Option("--since", metavar="WHEN", help="30d, 12h, 2w or a date; '' for everything.")] = "30d",
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many decisions, oldest first; 0: all.")] = 0,
@@ -54,14 +56,14 @@ def replay(
     [bold]Example[/bold]   bailiwick policy replay candidate/policies --since 30d
     """
     from audit.model import TamperedError  # noqa: PLC0415  the command line pays for what it uses
-    from gateway.bundles import read_bundle  # noqa: PLC0415
     from gateway.cli import recorded  # noqa: PLC0415
+    from gateway.cli.policy.sources import read_source  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
     from gateway.reproduce import decisions  # noqa: PLC0415
     from policies.engine import Engine  # noqa: PLC0415
 
     start = recorded.since(since, wall_clock())
-    engine = Engine(read_bundle(bundle))
+    engine = Engine(read_source(bundle, config))
     _, log = recorded.opened(config, ledger)
     with log:
         size = log.size

@@ -17,11 +17,11 @@ from gateway.problem import Problem, ProblemError
 if TYPE_CHECKING:
     from policies.bundle import Bundle
 
-HELP = "a folder, git:REVISION[:FOLDER], or the digest of a kept bundle"
+HELP = "a folder, git:REVISION[:FOLDER], or the digest (8 characters are enough) of a kept bundle"
 SECONDS = 20.0
 MAX_LISTING = 1024 * 1024
 _REVISION = re.compile(r"[A-Za-z0-9._/@^~{}+-]{1,200}")
-_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})|sha256:([0-9a-f]{8,63})")
 _ENTRY = re.compile(rb"([0-7]{6}) ([a-z]+) ([0-9a-f]{40,64}) +([0-9]+|-)\t(.+)", re.DOTALL)
 _KEPT = ("PATH", "HOME", "XDG_CONFIG_HOME", "GIT_DIR", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM")
 
@@ -33,14 +33,21 @@ def read_source(text: str, config: Path) -> Bundle:
         return _from_texts(read_revision(revision, folder or "policies"), text)
     digest = _DIGEST.fullmatch(text)
     if digest is not None and not Path(text).exists():
-        folder_ = kept_folder(config) / digest[1]
-        if not folder_.is_dir():
-            raise _problem("no-bundle", "no bundle of this digest was kept", text, f"kept ones are folders of {folder_.parent}")
+        folder_ = _kept(kept_folder(config), digest[1] or digest[2], text)
         bundle = read_bundle(folder_)
-        if bundle.digest != f"sha256:{digest[1]}":
+        if bundle.digest != f"sha256:{folder_.name}":
             raise _problem("wrong-digest", "the kept bundle is not what it was", text, f"its files hash to {bundle.digest}")
         return bundle
     return read_bundle(Path(text))
+
+
+def _kept(kept: Path, start: str, text: str) -> Path:
+    """The folder of the one kept bundle whose digest begins so."""
+    found = [each for each in sorted(kept.glob(f"{start}*")) if each.is_dir()]
+    if len(found) == 1:
+        return found[0]
+    message = f"{len(found)} kept bundles begin so" if found else "no bundle of this digest was kept"
+    raise _problem("no-bundle", message, text, f"kept ones are folders of {kept}")
 
 
 def kept_folder(config: Path) -> Path:

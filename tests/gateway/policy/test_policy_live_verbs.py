@@ -52,6 +52,21 @@ def test_the_way_of_a_change_as_its_operator_sees_it(running: Live) -> None:
     assert (back.returncode, json.loads(back.stdout)) == (0, {"active": {"result": "activated", "digest": old}})
 
 
+def test_a_token_that_does_not_hold_and_a_place_that_is_no_url_are_told_what_to_do(running: Live) -> None:
+    stranger = command(running, "status", token="of-nobody")
+    assert (stranger.returncode, stranger.stdout) == (2, "")
+    assert "help: BAILIWICK_TOKEN holds a token that is not (or no longer) good here" in stranger.stderr
+    nowhere = command(running, "status", "--url", "localhost:1", token=running.admin)
+    assert (nowhere.returncode, "help: as http://127.0.0.1:8080" in nowhere.stderr) == (2, True)
+
+
+def test_the_ledger_lists_which_bundle_came_into_force_and_why(running: Live) -> None:
+    run = [sys.executable, "-m", "gateway.cli", "audit", "tail", "-n", "100", "--json", "--config", str(running.gateway.config)]
+    rows = json.loads(subprocess.run(run, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT).stdout)["records"]
+    first = next(row for row in rows if row["kind"] == "policy.activate")
+    assert first["what"] == f"{load_texts(FIRST).digest[:19]} active start"
+
+
 def test_who_may_not_is_told_so_and_the_command_ends_with_1(running: Live) -> None:
     for words in (("status",), ("reload",), ("rollback", "1")):
         ended = command(running, *words, token=running.gateway.token("mia"))
@@ -65,7 +80,7 @@ def test_misuse_ends_with_2_and_says_what_to_do(running: Live, tmp_path: Path) -
         (("status",), "x\ny", "BAILIWICK_TOKEN holds no access token"),
         (("status",), "nonsense", "401 invalid-credential"),
         (("reload", "--url", f"http://127.0.0.1:{free_port()}"), running.admin, "does not answer"),
-        (("reload", "--url", "nonsense"), running.admin, "does not answer"),
+        (("reload", "--url", "nonsense"), running.admin, "is no URL"),
         (("rollback", ""), running.admin, "422"),
     ):
         ended = command(running, *words, token=token)
