@@ -61,6 +61,8 @@ class Report:
         file, line, column = place
         if self.full:
             return
+        if not file.isprintable():  # a name from a disk can hold anything, even what no text may
+            file = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in file)
         lines = self._lines.get(file, [])
         text = lines[line - 1].rstrip("\r")[:400] if 0 < line <= len(lines) else ""
         self._found[Finding(code, file, line, column, message, help, text)] = None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -68,22 +69,14 @@ def read_folder(folder: Path, report: Report) -> dict[str, str]:
     if likely := _meant(folder):
         report.add("no-bundle", (".", 0, 0), "this folder is no bundle: it holds no model.conf", f"did you mean {likely}?")
         return texts
-    count, root = 0, folder.resolve()
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("..") or path.name in IGNORED:  # `..data` is how Kubernetes swaps a mounted folder
-            continue
-        if path.name in ("grants", "shadow", "tests", "workflows") and path.is_dir():
-            for inner in sorted(path.iterdir()):
-                count += 1
-                _take(inner, f"{path.name}/{inner.name}", root, texts, report)
-        else:
-            count += 1
-            _take(path, path.name, root, texts, report)
+    size, root = 0, folder.resolve()
+    for count, (path, name) in enumerate(_files(folder), 1):
+        size += len(_take(path, name, root, texts, report))
         if count > MAX_FILES:
-            report.add("too-large", (path.name, 0, 0), f"more than {MAX_FILES} files", "join small grant files")
+            report.add("too-large", (name, 0, 0), f"more than {MAX_FILES} files", "join small grant files")
             break
-        if sum(map(len, texts.values())) > MAX_BYTES:
-            report.add("too-large", (path.name, 0, 0), f"the files are larger than {MAX_BYTES} bytes together", "")
+        if size > MAX_BYTES:
+            report.add("too-large", (name, 0, 0), f"the files are larger than {MAX_BYTES} bytes together", "")
             break
     for name in REQUIRED:
         if not (folder / name).exists():
@@ -97,39 +90,55 @@ def read_folder(folder: Path, report: Report) -> dict[str, str]:
     return texts
 
 
-def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Report) -> None:
-    """Read one file if it belongs to a bundle."""
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Whatever lies in a folder and may say something, with its name below it; bounded, however many there are."""
+    said = (path for path in folder.iterdir() if not path.name.startswith("..") and path.name not in IGNORED)
+    for path in _first(said):  # `..data` is how Kubernetes swaps a mounted folder
+        if path.name in ("grants", "shadow", "tests", "workflows") and path.is_dir():
+            yield from ((inner, f"{path.name}/{inner.name}") for inner in _first(path.iterdir()))
+        else:
+            yield path, path.name
+
+
+def _first(paths: Iterator[Path]) -> list[Path]:
+    """As many as tell that there are too many, where there are: what is left out then is no bundle's."""
+    return sorted(islice(paths, MAX_FILES + 1))
+
+
+def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Report) -> str:
+    """Read one file if it belongs to a bundle; its text, "" where it has none."""
     if name.startswith("workflows/"):
         if not path.name.startswith(".."):
             report.add(
                 "workflow-rules", (name, 0, 0), "workflow rules are not enforced by this version; remove the file",
                 "a rule that looks as if it were enforced is worse than none",
             )  # fmt: skip
-        return
+        return ""
     if path.name.startswith("..") and "/" in name:
-        return
+        return ""
     if not known_file(name):
         help_ = f"a bundle holds {', '.join(REQUIRED)}, grants/*.csv, shadow/*.csv and tests/*.yaml; move the file elsewhere"
         report.add("stray-file", (name, 0, 0), "this file is not part of a bundle", help_)
-        return
+        return ""
     limit = _limit(name)
     try:
         if not path.is_file():
             report.add("stray-file", (name, 0, 0), "this is not a file", "")
-            return
+            return ""
         if not path.resolve().is_relative_to(root):
             help_ = "put the file itself here: who may change a bundle is decided by its folder"
             report.add("outside-link", (name, 0, 0), "this link leads out of the bundle", help_)
-            return
+            return ""
         # Not to wait for a writer where a pipe has taken the file's place meanwhile.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123  a descriptor
             data = file.read(limit + 1) or b""
     except OSError as error:
         report.add("unreadable", (name, 0, 0), f"the file cannot be read: {error.strerror}", "")
-        return
+        return ""
     text = check_text(name, data, report)
     if text is not None:
         texts[name] = text
+    return text or ""
 
 
 def known_file(name: str) -> bool:

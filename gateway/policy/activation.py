@@ -109,7 +109,8 @@ class Activation:
         """Read and check every folder.  ProblemError where one holds nothing that may decide: then nothing is served."""
         self._memory = await asyncio.to_thread(read_memory, self.archive.folder)
         for place in self.places:
-            self._prepared[place.role] = await self._first(place, self._memory)
+            newest = _with(self._memory, self._prepared[ACTIVE], "") if ACTIVE in self._prepared else self._memory
+            self._prepared[place.role] = await self._first(place, newest)
 
     async def begin(self, append: Append) -> InForce:
         """The first policy, kept and recorded.  LedgerUnavailableError or OSError where that fails."""
@@ -219,7 +220,7 @@ class Activation:
         if reading.findings:
             raise RefusedBundleError(reading.findings)
         at, decides = self.clock(), place.role != "shadow"
-        since = memory if place.role == ACTIVE else None
+        since = memory if place.role == ACTIVE else memory.beside()
         return await asyncio.to_thread(self.checks.build, reading.texts, at, since, decides=decides)
 
     async def _archived(self, digest: str) -> Pair:

@@ -47,15 +47,18 @@ class Archive:
     def put(self, bundle: Bundle) -> None:
         """Keep a bundle, durably; OSError where that fails.  One that is here already only becomes the youngest again."""
         target = self.folder / _hex(bundle.digest)
-        if target.exists():
-            if digest_of(self._texts(target)) == bundle.digest:
-                os.utime(target)
-                return
+        kept = self._texts(target) if target.exists() else {}
+        if kept == bundle.texts:
+            os.utime(target)
+            return
+        if kept and digest_of(kept) != bundle.digest:
             log.warning("the archived bundle %s was changed, and is written anew", bundle.digest)
-            shutil.rmtree(target)
         made = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        old = made.with_name(f"{made.name}-old")
         try:
             _write(made, bundle.texts)
+            if target.exists():  # changed, or kept with other tests or an older signature, which its digest leaves out
+                target.rename(old)
             try:
                 made.rename(target)
             except OSError:
@@ -64,6 +67,7 @@ class Archive:
             _sync(self.folder)
         finally:
             shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
     def get(self, digest: str) -> Bundle:
         """The bundle of this digest (with or without `sha256:`), as it was in force.  Raises ArchiveError."""

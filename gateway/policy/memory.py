@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,10 @@ class Memory:
         """What a newly signed bundle must have at least: more than any before it, unless it is the same one again."""
         return self.serial if digest == self.serial_digest else self.serial + 1
 
+    def beside(self) -> Memory:
+        """What a bundle is held to that decides beside the active one: it may not be older than the newest that ever was."""
+        return replace(self, serial=max(self.serial - 1, 0), serial_digest="")
+
 
 def read_memory(folder: Path) -> Memory:
     """What is remembered; nothing at the very first start.  ProblemError where the file is not what was written."""
@@ -47,7 +51,7 @@ def read_memory(folder: Path) -> Memory:
             raise ValueError
     except FileNotFoundError:
         return Memory()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         help_ = "restore it from a copy; without it an old signed bundle could not be told from the newest"
         raise ProblemError(Problem("unreadable-file", f"cannot be read: {type(error).__name__}", str(path), help_)) from None
     return memory
