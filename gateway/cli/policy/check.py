@@ -34,7 +34,9 @@ def register(group: typer.Typer) -> None:
 
 
 def check(
-    folder: Annotated[Path | None, typer.Argument(help="A bundle; default: the one that the settings name.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="A bundle; default: the one that the settings name.")
+    ] = None,
     *,
     config: Annotated[Path | None, typer.Option("--config", help="The settings to hold it against.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,

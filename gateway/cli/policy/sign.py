@@ -18,7 +18,9 @@ def register(group: typer.Typer) -> None:
 
 
 def sign(
-    folder: Annotated[Path, typer.Argument(help="The bundle; manifest.json and manifest.jws are written into it.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The bundle; manifest.json and manifest.jws are written into it.")
+    ],
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The signer's Ed25519 key, PKCS#8 in PEM, no password.")],
     *,
     serial: Annotated[

@@ -21,7 +21,7 @@ def register(group: typer.Typer) -> None:
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The bundle.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle.")],
     trust: Annotated[
         list[Path], typer.Option("--trust", metavar="FILE", help="A public key that may sign, in PEM; several are given singly.")
     ],
