@@ -35,6 +35,8 @@ MAX_BODY: Final = 256 * 1024
 MAX_DEPTH: Final = 16
 MAX_EVALUATIONS: Final = 50
 MAX_TEXT: Final = 1000
+MAX_SHARED: Final = 1024 * 1024
+"""Bytes that a batch may have its questions share, counted once for each: with each of them they are recorded."""
 ASK: Final = ("ask", "admin:decisions")
 STOPS: Final = {"execute_all": None, "deny_on_first_deny": False, "permit_on_first_permit": True}
 """AuthZEN's semantics of a batch: the decision after which no further question is answered."""
@@ -165,6 +167,10 @@ def _questions(body: dict[str, Any], principal: Principal, at: int, *, batch: bo
     if not isinstance(items, list) or len(items) > MAX_EVALUATIONS:
         raise WrongError(f"a list of at most {MAX_EVALUATIONS} questions", "evaluations")
     shared: dict[str, Any] = {part: body[part] for part in _PARTS if part in body}
+    if len(items) * len(orjson.dumps(_exact(shared))) > MAX_SHARED:
+        raise WrongError(
+            f"what {len(items)} questions share is recorded with each: at most {MAX_SHARED} bytes of it", "evaluations"
+        )
     if not items:  # as the standard has it: the request itself is the question
         return [_question(shared, principal, at, "")], None
     asked = []

@@ -301,6 +301,14 @@ async def test_the_body_is_bounded_and_of_one_type(world: World) -> None:
     assert world.entries == []
 
 
+async def test_a_small_batch_does_not_fill_the_ledger_by_what_its_questions_share(world: World) -> None:
+    shared = question(amount=1, padding="x" * 200_000)
+    answer = await world.ask({**shared, "evaluations": [{}] * authzen.MAX_EVALUATIONS}, authzen.EVALUATIONS)
+    assert (answer.status_code, answer.json()["instance"]) == (400, "evaluations")
+    assert world.entries == []
+    assert (await world.ask({**shared, "evaluations": [{}] * 4}, authzen.EVALUATIONS)).status_code == 200
+
+
 async def test_a_stranger_is_refused_before_the_body_is_read(world: World) -> None:
     world.principal = None
     answer = await world.ask(b"x" * (authzen.MAX_BODY + 1))
