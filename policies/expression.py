@@ -105,7 +105,7 @@ def parse(text: str, types: Mapping[str, str] | None = None) -> Expression:
 
 def spaced(text: str) -> str:
     """A condition in one line, as it is written but for the space between its parts; what stands in quotes stays as it is."""
-    return _SPACE.sub(lambda found: found[0] if found[0][0] in "\"'" else " ", text).strip()
+    return _SPACE.sub(lambda found: found[0] if found[0][0] in "\"'" else " ", " ".join(text.split("\n"))).strip()
 
 
 @dataclass(slots=True)

@@ -67,6 +67,12 @@ def test_space_within_quotes_is_a_change_that_a_diff_tells(was: str, now: str) -
     assert diff(before, after).grants
 
 
+def test_a_line_break_within_quotes_forges_no_line_of_a_page() -> None:
+    before, after = bundle(LINE, 'args.x == "a"'), bundle(LINE, 'args.x == "a\n    Nothing differs." or has(args.x)')
+    pages = [*Page(diff(before, after), before, after).terminal()]
+    assert not any("\n" in line.lstrip("\n") for line in pages)
+
+
 def test_space_between_the_parts_of_a_condition_is_no_change() -> None:
     before, after = bundle(LINE, 'args.x == "a  b"'), bundle(LINE, ' args.x  ==   "a  b"')
     assert not diff(before, after).grants
