@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os.path
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -92,9 +93,10 @@ def _text(path: Path) -> str:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ProblemError(
-            Problem("unreadable-file", f"cannot be read: {reason}", str(path), "`bailiwick init` writes a commented one")
-        ) from error
+        inside = path / "bailiwick.yaml"
+        there = os.path.isfile(inside)  # noqa: PTH113  never raises, whoever may look
+        help_ = f"did you mean {inside}?" if there else "`bailiwick init` writes a commented one"
+        raise ProblemError(Problem("unreadable-file", f"cannot be read: {reason}", str(path), help_)) from error
     if len(data) > MAX_BYTES:
         raise ProblemError(Problem("too-large", f"larger than {MAX_BYTES} bytes", str(path)))
     try:

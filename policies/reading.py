@@ -57,7 +57,8 @@ def _meant(folder: Path) -> Path | None:
     """The bundle that somebody meant who named the folder above it, or one inside; None where this may be one itself."""
     if os.path.lexists(folder / "model.conf"):
         return None
-    return next((near for near in (folder / "policies", folder.parent) if (near / "model.conf").is_file()), None)
+    likely = (folder / "policies", folder.parent)
+    return next((near for near in likely if os.path.isfile(near / "model.conf")), None)  # noqa: PTH113  it never raises
 
 
 def read_folder(folder: Path, report: Report) -> dict[str, str]:

@@ -37,6 +37,12 @@ def test_an_empty_file_is_all_defaults_below_its_own_folder(write, tmp_path) -> 
     assert (settings.data, settings.policies) == (tmp_path / "data", tmp_path / "policies")
 
 
+def test_a_folder_in_the_settings_place_is_told_which_file_was_meant(write, tmp_path) -> None:
+    assert problems(tmp_path)[str(tmp_path)].help == "`bailiwick init` writes a commented one"
+    path = write("")
+    assert problems(tmp_path)[str(tmp_path)].help == f"did you mean {path}?"
+
+
 def test_every_mistake_is_reported_at_once_with_its_place(write) -> None:
     path = write(
         "server:\n  prot: 1\n  port: '80'\nlimits: {body_bytes: 1}\n"
