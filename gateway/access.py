@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway.api import problem
-from gateway.asgi import read_body
+from gateway.asgi import small_body
 from gateway.identity import strictjson
 from gateway.model import Clock, Principal, Refused, new_id
 from gateway.problem import Problem
@@ -132,7 +132,7 @@ async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise WrongError("the body is JSON: send 'Content-Type: application/json'", "Content-Type")
-    return await read_body(request.receive, MAX_BODY)
+    return await small_body(request.receive, MAX_BODY)
 
 
 def _headers(request: Request) -> dict[str, str]:

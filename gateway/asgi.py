@@ -30,6 +30,8 @@ _HEX = frozenset("0123456789abcdef")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _COMMENT = b":\r\n\r\n"
+SMALL_BODY_SECONDS = 20.0
+"""For a body of the gateway's own API, all of it."""
 
 
 class ClientGoneError(Exception):
@@ -74,6 +76,15 @@ async def read_body(receive: Receive, limit: int, taken: Callable[[int], None] |
             chunks.append(chunk)
         if taken is not None:
             taken(len(chunk))
+
+
+async def small_body(receive: Receive, limit: int, seconds: float = SMALL_BODY_SECONDS) -> bytes:
+    """As `read_body`; `Refused(MALFORMED)` where it does not come whole, or not in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await read_body(receive, limit)
+    except (TimeoutError, ClientGoneError):
+        raise Refused(Code.MALFORMED, "body") from None
 
 
 def headers_of(scope: Scope) -> Headers:

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.asgi import make_arrival
+from gateway.asgi import make_arrival, small_body
 from gateway.model import Clock, Principal, Refused
 from gateway.policy.activation import Looked, Rejected, Result
 from gateway.policy.archive import ArchiveError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 OBJECT: Final = "admin:policy"
 _SHOWN: Final = 50
+_MOST_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,9 @@ class PolicyDoor:
     recorder: Recorder
     clock: Clock
 
-    async def permit(self, request: Request, action: str, wanted: str) -> Asked:
+    async def permit(self, request: Request, action: str, wanted: str, principal: Principal | None = None) -> Asked:
         """The wish of somebody who may, recorded; raises `Refused` for everybody else, recorded too."""
-        principal = await self.whoami(request)
+        principal = principal or await self.whoami(request)
         scope = {**request.scope, "method": request.method}
         arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=self.clock)
         question = AccessRequest(
@@ -92,9 +94,11 @@ def register(api: FastAPI, door: PolicyDoor) -> None:
         return JSONResponse({role: _looked(each) for role, each in looked.items()}, 422 if refused else 200)
 
     @api.post("/api/policy/rollback", tags=["policy"])
-    async def rollback(request: Request, wanted: Wanted) -> JSONResponse:
+    async def rollback(request: Request) -> JSONResponse:
         """Put a bundle in force again that once was: it stays until the folder says something else than it says now."""
-        asked = await door.permit(request, "change", f"rollback {wanted.bundle}")
+        principal = await door.whoami(request)  # from the frame alone: nothing of the body is read for a stranger
+        wanted = await _wanted(request)
+        asked = await door.permit(request, "change", f"rollback {wanted.bundle}", principal)
         try:
             looked = await activation.roll_back(wanted.bundle, Asked("rollback", asked.subject, asked.actors, asked.request))
         except ArchiveError as error:
@@ -103,6 +107,16 @@ def register(api: FastAPI, door: PolicyDoor) -> None:
 
             return problem(404, Problem("not-archived", str(error)))
         return JSONResponse({"active": _looked(looked)}, 422 if looked.result is Result.REJECTED else 200)
+
+
+async def _wanted(request: Request) -> Wanted:
+    """What the body asks for; RequestValidationError where it is too large, too slow or says nothing of the kind."""
+    try:
+        return Wanted.model_validate_json(await small_body(request.receive, _MOST_BYTES))
+    except Refused as refusal:
+        raise RequestValidationError([{"loc": ("body",), "msg": f"the body is {refusal.code.value}"}]) from None
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 
 def status(opened: Opened) -> dict[str, Any]:

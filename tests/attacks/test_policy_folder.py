@@ -129,3 +129,13 @@ def test_names_that_are_not_read_hide_none_that_is(tmp_path: Path, below: str) -
     report = Report()
     found = read_folder(tmp_path / "p", report)
     assert found == whole or "too-large" in {each.code for each in report.error().findings}
+
+
+def test_a_stranger_s_body_is_not_read_and_nobody_s_is_beyond_its_bound(tmp_path: Path, peers: Peers) -> None:
+    with live(tmp_path, peers, texts(), **ASKED_ONLY) as running:
+        http = running.gateway.http
+        for body in (b"not json", b'{"bundle": "' + b"x" * 9_000_000 + b'"}'):
+            assert http.post("/api/policy/rollback", content=body).status_code == 401
+        assert http.post("/api/policy/rollback", headers=running.frame, content=b'{"bundle": 1}').status_code == 422
+        assert http.post("/api/policy/rollback", headers=running.frame, content=b"[" * 4000).status_code == 422
+        assert http.post("/api/policy/rollback", headers=running.frame, content=b" " * 5000).status_code == 422

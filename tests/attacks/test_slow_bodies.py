@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.asgi import small_body
 from gateway.bodies import Bodies
 from gateway.model import Refused
 from gateway.reasons import Code
@@ -99,3 +100,17 @@ async def test_a_caller_that_is_cancelled_from_outside_stays_cancelled() -> None
     second, its = await begun(bodies, b"b")
     its.put_nowait(part(b"", more=False))
     assert await second == b"b"
+
+
+async def test_a_body_of_the_api_that_never_comes_whole_is_given_up() -> None:
+    async def dripping() -> dict[str, object]:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    async def gone() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    for receive in (dripping, gone):
+        with pytest.raises(Refused) as refused:
+            await small_body(receive, 100, seconds=0.05)
+        assert refused.value.code is Code.MALFORMED
