@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _SUBJECT = re.compile(r"user:[a-z0-9-]{1,63}/[^\s\x00-\x1f]{1,255}|svc:[a-z0-9-]{1,63}")
 _AGENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_ACTIONS = ("call", "send", "read", "list")
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +41,7 @@ def explain(
         str, typer.Option("--groups", metavar="GROUPS", help="The person's groups at the identity provider: a,b.")
     ] = "",
     arguments: Annotated[str, typer.Option("--args", metavar="JSON", help="The call's arguments, one JSON object.")] = "{}",
-    action: Annotated[str, typer.Option("--action", help="call, send, read or list; default: what the name implies.")] = "",
+    action: Annotated[str, typer.Option("--action", help="As call, send or read; default: the first that it has.")] = "",
     tenant: Annotated[str, typer.Option("--tenant", help="Default: that of the settings, or the bundle's only one.")] = "",
     policies: Annotated[Path | None, typer.Option("--policies", metavar="DIR", help="A policy bundle.")] = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The settings that name the bundle.")] = None,
@@ -267,6 +266,7 @@ def _only_tenant(bundle: Bundle) -> str:
 
 def _request(*, subject: str, call: str, via: str, groups: str, arguments: str, action: str, tenant: str) -> AccessRequest:
     from gateway.model import wall_clock  # noqa: PLC0415
+    from policies import names  # noqa: PLC0415
     from policies.model import AccessRequest  # noqa: PLC0415
 
     if not _SUBJECT.fullmatch(subject):
@@ -275,9 +275,10 @@ def _request(*, subject: str, call: str, via: str, groups: str, arguments: str, 
     for agent in actors:
         if not _AGENT.fullmatch(agent):
             misuse(f"'{printable(agent)}' is no agent's id", help="lower-case letters, digits and hyphens")
-    implied = "send" if call.startswith("a2a:") else "call"
-    if action and action not in _ACTIONS:
-        misuse(f"'{printable(action)}' is no action", help=f"one of {', '.join(_ACTIONS)}")
+    kind = names.kind_of(call) or names.kind_of_cell(call) or names.TOOLS
+    implied = next(iter(kind.actions))
+    if action and action not in (*names.ACTIONS, "list"):
+        misuse(f"'{printable(action)}' is no action", help=f"one of {', '.join((*names.ACTIONS, 'list'))}")
     if (action == "send") != call.startswith("a2a:") and action in ("call", "send"):
         misuse(f"one does not {action} {printable(call)}", help="tools are called, agents (a2a:…) are sent to")
     return AccessRequest(

@@ -185,3 +185,14 @@ def test_conditions_that_had_no_arguments_to_decide_by_are_said(run: Run) -> Non
     words = ("--for", "user:dev/paul", "--groups", "procurement-managers", "--call", "erp.write_po")
     assert "No --args were given" in _explain(run, *words).out
     assert "No --args were given" not in _explain(run, *words, "--args", ORDER).out
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [("prompt:desk/hello", "get"), ("res:desk/file:///a", "subscribe"), ("admin:policy", "change"), ("sampling:desk", "")],
+)
+def test_every_governed_thing_can_be_asked_about(run: Run, name: str, action: str) -> None:
+    asked = ("--action", action) if action else ()
+    ran = run("explain", "--for", "user:dev/mia", "--call", name, *asked, "--policies", PROCUREMENT, "--no-nearest", "--json")
+    assert ran.code == 1
+    assert ran.json["decision"] is False
