@@ -114,7 +114,6 @@ class Journal:
         store does not answer, another process writes under this name, the log has another name or key, or it was tampered with;
         `ValueError` for arguments that can never be right.
         """
-
         vkey = Vkey.of(origin, signing_key)
         seal = SealKey(origin, seal_key)
         if queue < 1 or not writer or not writer.isascii() or len(writer) > 64:

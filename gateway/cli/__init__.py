@@ -37,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit the process.  `argv` is without the program's name; default: the process's own."""
     import typer  # noqa: PLC0415  the command line pays for what it uses
 
-    from gateway.cli.output import print_problems  # noqa: PLC0415
+    from gateway.cli.output import MisuseError, print_misuse, print_problems  # noqa: PLC0415
     from gateway.problem import ProblemError  # noqa: PLC0415
 
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        arguments = ["version"]
     app = typer.Typer(
         name="bailiwick",
         help="A governance gateway for AI agents: whose call it is, whether they may, and proof afterwards.",
@@ -57,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             import_module(f"gateway.cli.{verb.replace('-', '_')}").register(app)
     try:
         app(args=arguments, prog_name="bailiwick")
+    except MisuseError as error:
+        print_misuse(error, as_json="--json" in arguments)
+        raise
     except ProblemError as error:
         print_problems(error.problems, as_json="--json" in arguments)
         sys.exit(2 if wanted in ANSWERING else 1)

@@ -44,12 +44,30 @@ def print_problems(problems: Iterable[Problem], *, as_json: bool) -> None:
     out.print(f"{len(found)} problem{'s' if len(found) != 1 else ''}", style="bold red")
 
 
+class MisuseError(SystemExit):
+    """The command itself was wrong: the program ends with 2, and `main` says why."""
+
+    def __init__(self, message: str, help_: str) -> None:
+        super().__init__(2)
+        self.message = message
+        self.help = help_
+
+
 def misuse(message: str, *, help: str = "") -> NoReturn:  # noqa: A002  the word that people see
     """Say what was wrong with the command itself and exit with 2."""
-    print(f"bailiwick: {message}", file=sys.stderr)
-    if help:
-        print(f"  help: {help}", file=sys.stderr)
-    sys.exit(2)
+    raise MisuseError(message, help)
+
+
+def print_misuse(error: MisuseError, *, as_json: bool) -> None:
+    """A line and what to do on stderr, or as `print_problems` has it on stdout."""
+    from gateway.problem import Problem  # noqa: PLC0415  only where something went wrong
+
+    if as_json:
+        print_problems([Problem("misuse", error.message, help=error.help)], as_json=True)
+        return
+    print(f"bailiwick: {error.message}", file=sys.stderr)
+    if error.help:
+        print(f"  help: {error.help}", file=sys.stderr)
 
 
 def printable(text: str) -> str:

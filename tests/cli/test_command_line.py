@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.tree import Tree
 
 from gateway import cli
@@ -16,13 +19,31 @@ from gateway.cli.output import console
 from .conftest import Run
 
 
-def test_every_verb_has_help_with_an_example_and_a_json_answer(run: Run) -> None:
-    for verb in ("init", "check", "explain", "version"):
-        ran = run(verb, "--help")
-        assert ran.code == 0
-        assert f"bailiwick {verb}" in ran.out
-        assert "Example" in ran.out
-        assert "--json" in ran.out
+def commands() -> dict[str, Any]:
+    """Every command by its words, those inside groups too."""
+    app = typer.Typer()
+    for verb in cli.VERBS:
+        import_module(f"gateway.cli.{verb.replace('-', '_')}").register(app)
+    found, left = {}, [("", typer.main.get_command(app))]
+    while left:
+        words, command = left.pop()
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            found[words.strip()] = command
+        else:
+            left += [(f"{words} {name}", each) for name, each in inner.items()]
+    return found
+
+
+LONG_RUNNING = {"serve", "demo"}  # they speak in log lines
+
+
+def test_every_command_has_help_with_an_example_and_a_json_answer() -> None:
+    found = commands()
+    assert {"explain", "policy diff", "policy import casbin", "audit reproduce", "tools import"} <= found.keys()
+    assert [words for words, command in found.items() if "Example" not in (command.help or "")] == []
+    options = {words: {o for p in command.params for o in p.opts} for words, command in found.items()}
+    assert [words for words in found if "--json" not in options[words] and words not in LONG_RUNNING] == []
 
 
 def test_the_list_of_verbs_is_what_help_shows(run: Run) -> None:
@@ -32,12 +53,18 @@ def test_the_list_of_verbs_is_what_help_shows(run: Run) -> None:
 
 def test_the_version_is_told_to_people_and_to_programs(run: Run) -> None:
     assert run("version").out.startswith("bailiwick ")
+    assert run("--version").out == run("version").out
     assert set(run("version", "--json").json) == {"bailiwick", "python", "pycasbin", "a2a-sdk", "opentelemetry"}
 
 
 @pytest.mark.parametrize("words", [("nonsense",), ("version", "--nonsense"), ("init", "a", "b"), ()])
 def test_a_command_that_makes_no_sense_exits_with_2(words: tuple[str, ...], run: Run) -> None:
     assert run(*words).code == 2
+
+
+def test_misuse_too_is_one_json_document_when_asked(run: Run) -> None:
+    ran = run("policy", "check", "no-such-folder", "--json")
+    assert (ran.code, [problem["code"] for problem in ran.json["problems"]]) == (2, ["misuse"])
 
 
 def test_problems_are_one_json_document_when_asked(run: Run, tmp_path: Path) -> None:
