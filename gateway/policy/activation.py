@@ -257,8 +257,7 @@ class Activation:
     async def _keep(self, pair: Pair, memory: Memory | None) -> None:
         def keep() -> None:
             self.archive.put(pair.bundle)
-            current = {each.digest for each in self._pairs()}
-            self.archive.prune({pair.digest, *current})
+            self.archive.weigh()
             if memory is not None:
                 write_memory(self.archive.folder, memory)
 
@@ -289,10 +288,6 @@ class Activation:
     def _done(self, place: Place, result: Result) -> Looked:
         self.counts[place.role, result] += 1
         return Looked(result, self._digest(place.role), place.rejected)
-
-    def _pairs(self) -> tuple[Pair, ...]:
-        found = (self._pair(place.role) for place in self.places) if self._in_force is not None else ()
-        return tuple(pair for pair in found if pair is not None)
 
     def _pair(self, role: Role) -> Pair | None:
         found: Pair | None = getattr(self.policy, role)

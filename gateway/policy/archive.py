@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +22,7 @@ from policies.reading import read_folder
 
 log = logging.getLogger("gateway.policy")
 
-MAX_BUNDLES: Final = 500
-MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
+LARGE_BYTES: Final = 2 * 1024 * 1024 * 1024
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LEFT_OVER_SECONDS: Final = 3600
 
@@ -33,12 +32,15 @@ class ArchiveError(Exception):
 
 
 class Archive:
-    """At most 500 bundles and 2 GiB; beyond that the one that was longest out of force goes.  Its methods block."""
+    """Nothing goes from it by itself: every recorded decision needs its bundle, as long as the record is there.
 
-    def __init__(self, folder: Path, *, bundles: int = MAX_BUNDLES, size: int = MAX_BYTES) -> None:
+    It grows only by what came into force, each time with a record.  Its methods block.
+    """
+
+    def __init__(self, folder: Path, *, large: int = LARGE_BYTES) -> None:
+        """Beyond `large` bytes each further bundle is a warning in the log."""
         self.folder = folder
-        self._bundles = bundles
-        self._size = size
+        self._large = large
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in folder.glob(".new-*"):  # of a process that was killed; a younger one may be another's, at work
             if time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
@@ -93,16 +95,13 @@ class Archive:
             raise ArchiveError(f"'{wanted[:80]}' is neither a kept serial nor (at least 8 characters of) a digest")
         return _one([name for name in self._names() if name.startswith(text)], wanted)
 
-    def prune(self, keep: Iterable[str]) -> None:
-        """Make room within the bounds; `keep` are digests that stay in any case."""
-        kept = {_hex(digest) for digest in keep}
-        aged = sorted(((path.stat().st_mtime, path) for path in map(self.folder.joinpath, self._names())), reverse=True)
-        count, size = 0, 0
-        for _, path in aged:
-            count, size = count + 1, size + sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            if (count > self._bundles or size > self._size) and path.name not in kept:
-                log.warning("the archive is full: bundle %s is no longer kept", path.name)
-                shutil.rmtree(path, ignore_errors=True)
+    def weigh(self) -> int:
+        """Bytes that it holds; said in the log where they are many."""
+        files = [file for name in self._names() for file in (self.folder / name).rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        if size > self._large:
+            log.warning("the archive of bundles holds %d bytes; what no kept record needs can be moved elsewhere", size)
+        return size
 
     def _names(self) -> Iterator[str]:
         return (path.name for path in self.folder.iterdir() if _HEX.fullmatch(path.name))

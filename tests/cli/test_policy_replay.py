@@ -7,8 +7,10 @@ import base64
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,16 @@ def test_the_same_bundle_says_that_nothing_would_change_and_ends_with_0(ask, wor
     assert "200  would come out the same" in ran.out
     assert "0  would now be ALLOWED" in ran.out
     assert ran.err == ""  # no bar where nobody watches
+
+
+def test_where_nothing_can_be_asked_again_it_does_not_end_as_if_all_were_well(ask, world: Path, tmp_path: Path) -> None:
+    erased = tmp_path / "ledger.db"
+    shutil.copy(world / "data" / "ledger.db", erased)
+    with closing(sqlite3.connect(erased)) as connection:
+        connection.execute("DELETE FROM ledger_openings")
+        connection.commit()
+    ran = ask("policy", "replay", world / "policies", "--ledger", erased, "--json")
+    assert (ran.code, ran.json["replayed"], sum(ran.json["undecidable"].values())) == (1, 0, 200)
 
 
 def test_a_candidate_is_named_as_a_bundle_of_diff_is(ask, world: Path, candidate: Path, monkeypatch: pytest.MonkeyPatch) -> None:

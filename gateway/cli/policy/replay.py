@@ -48,7 +48,8 @@ def replay(
     markdown: Annotated[bool, typer.Option("--markdown", help="A comment for a pull request.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Ask the recorded questions of a candidate bundle.  Exits with 1 where it would allow what was denied, else with 0.
+    """Ask the recorded questions of a candidate bundle.  Exits with 1 where it would allow what was denied, or where
+    nothing that was recorded could be asked again; else with 0.
 
     Nothing is changed and nothing is called: each recorded question is decided by the candidate, and held against the answer
     that was given.  What cannot be decided again (its person was erased, say) is counted by reason.
@@ -79,7 +80,8 @@ def replay(
             console().print(printable(as_markdown(found, naming)))
         else:
             _tell(found, naming)
-    raise typer.Exit(1 if found.tally.changed[Direction.GRANTED] else 0)
+    nothing = bool(found.undecidable) and not found.tally.asked  # no answer at all must not read as a good one
+    raise typer.Exit(1 if found.tally.changed[Direction.GRANTED] or nothing else 0)
 
 
 @dataclass(slots=True)

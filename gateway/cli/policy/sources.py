@@ -38,6 +38,9 @@ def read_source(text: str, config: Path) -> Bundle:
         if bundle.digest != f"sha256:{folder_.name}":
             raise _problem("wrong-digest", "the kept bundle is not what it was", text, f"its files hash to {bundle.digest}")
         return bundle
+    if not Path(text).exists():
+        hint = f"name the folder that holds model.conf; a revision of a repository is written git:REV[:FOLDER], as git:{text}"
+        raise _problem("no-bundle", "there is no such folder", text, hint)
     return read_bundle(Path(text))
 
 

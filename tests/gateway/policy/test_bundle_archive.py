@@ -113,25 +113,14 @@ def test_a_serial_of_two_bundles_means_neither(tmp_path: Path) -> None:
         archive.find("7")
 
 
-def test_it_keeps_the_youngest_and_whatever_is_in_force(tmp_path: Path) -> None:
-    archive = Archive(tmp_path / "bundles", bundles=3)
-    bundles = [numbered(number) for number in range(6)]
-    for age, bundle in enumerate(bundles):
-        archive.put(bundle)
-        os.utime(tmp_path / "bundles" / bundle.digest.removeprefix("sha256:"), (1000 + age, 1000 + age))
-    archive.prune({bundles[0].digest})
-    kept = {f"sha256:{path.name}" for path in (tmp_path / "bundles").iterdir()}
-    assert kept == {bundle.digest for bundle in (bundles[0], *bundles[3:])}
-
-
-def test_its_size_is_bounded_too(tmp_path: Path) -> None:
-    archive = Archive(tmp_path / "bundles", size=3 * sum(map(len, numbered(0).texts.values())))
-    for age in range(8):
-        archive.put(numbered(age))
-        os.utime(tmp_path / "bundles" / numbered(age).digest.removeprefix("sha256:"), (1000 + age, 1000 + age))
-    archive.prune(())
-    assert 1 <= len(list((tmp_path / "bundles").iterdir())) <= 3
-    assert archive.get(numbered(7).digest)
+def test_every_bundle_stays_and_a_large_archive_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    archive = Archive(tmp_path / "bundles", large=3 * sum(map(len, numbered(0).texts.values())))
+    for number in range(6):
+        archive.put(numbered(number))
+        weight = archive.weigh()
+        assert ("holds" in caplog.text) == (number > 2)
+    assert weight == sum(len(text.encode()) for number in range(6) for text in numbered(number).texts.values())
+    assert all(archive.get(numbered(number).digest).texts == numbered(number).texts for number in range(6))
 
 
 def test_what_a_killed_process_left_is_cleared_away_once_it_is_old(tmp_path: Path) -> None:
