@@ -44,7 +44,7 @@ CONTEXTFORGE_SETTINGS = {
     "MCPGATEWAY_UI_ENABLED": "false",
     "PLATFORM_ADMIN_EMAIL": "admin@example.com",
     "PLUGINS_ENABLED": "false",
-    "RATE_LIMIT_ENABLED": "false",
+    "RATE_LIMITING_ENABLED": "false",
     "SSRF_PROTECTION_ENABLED": "false",
 }
 """Stateless, as it comes, with all off that is not asked for; a token is verified and roles are checked.  With one session for
