@@ -97,6 +97,13 @@ def test_a_key_that_others_may_read_and_what_is_no_key_are_refused_without_showi
     assert not (folder / "manifest.json").exists()
 
 
+def test_a_key_that_is_not_there_is_misuse_that_says_how_to_make_one(run: Run, folder: Path, tmp_path: Path) -> None:
+    ran = run("policy", "sign", folder, "--key", tmp_path / "nosuch.pem")
+    assert ran.code == 2
+    assert "openssl genpkey" in ran.err
+    assert not (folder / "manifest.json").exists()
+
+
 def test_a_bundle_that_does_not_load_is_not_signed(run: Run, folder: Path, tmp_path: Path) -> None:
     private, _ = keys(tmp_path)
     (folder / "roles.csv").write_text("h, x\n")

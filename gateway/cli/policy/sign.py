@@ -39,6 +39,8 @@ def sign(
     from policies.manifest import sign as signed  # noqa: PLC0415
 
     bundle = read_bundle(folder)
+    if not key.is_file():
+        misuse(f"there is no key {printable(str(key))}", help="openssl genpkey -algorithm ed25519 -out policy-signer.pem")
     try:
         private = private_key(resolve(Secret(file=key)).encode())
     except KeyFileError as error:

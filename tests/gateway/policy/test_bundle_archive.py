@@ -139,7 +139,7 @@ def test_memory_comes_back_and_a_damaged_one_is_refused_with_its_place(tmp_path:
     assert read_memory(tmp_path) == Memory()
     write_memory(tmp_path, memory)
     assert read_memory(tmp_path) == memory
-    for text in ("", "{", "[]", '{"serial": "7"}', '{"digest": 1}', '{"other": ""}', '{"serial": true}'):
+    for text in ("[" * 4000, "", "{", "[]", '{"serial": "7"}', '{"digest": 1}', '{"other": ""}', '{"serial": true}'):
         (tmp_path / NAME).write_text(text)
         with pytest.raises(ProblemError, match=NAME):
             read_memory(tmp_path)
