@@ -44,6 +44,8 @@ KINDS = frozenset(
         "decision.evaluate",
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
         "policy.reload",
+        *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
+        *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.start", "sandbox.end", "writer.start", "writer.stop", "key.create", "key.shred"),
         *("audit.read", "audit.verify", "audit.export"),
     }

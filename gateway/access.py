@@ -226,10 +226,7 @@ def _own(principal: Principal, at: int) -> AccessRequest:
         at=at,
         groups=principal.groups,
         arguments=NOTHING,
-        context={
-            "ctx": {"protocol": "authzen", "method": "evaluation", "version": "1.0"},
-            "agent": {"assurance": principal.method},
-        },
+        context=principal.facts("authzen", "evaluation", "1.0"),
     )
 
 

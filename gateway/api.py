@@ -21,7 +21,13 @@ from gateway.problem import Problem
 from gateway.reasons import PROSE, Code
 
 PROBLEM_JSON = "application/problem+json"
-_STATUS = {Code.NO_CREDENTIAL: 401, Code.INVALID_CREDENTIAL: 401, Code.LEDGER_UNAVAILABLE: 503, Code.OVERLOADED: 503}
+_STATUS = {
+    Code.NO_CREDENTIAL: 401,
+    Code.INVALID_CREDENTIAL: 401,
+    Code.REVOKED: 401,
+    Code.LEDGER_UNAVAILABLE: 503,
+    Code.OVERLOADED: 503,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -28,18 +27,21 @@ from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
 from gateway.access import Access, add_access
+from gateway.administration import Administration
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
-from gateway.identity.authenticate import Authenticator
-from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import PEOPLE, DevIssuer
-from gateway.identity.keyfiles import delegation_key, ledger_key, resolve, seal_key
+from gateway.identity.keyfiles import ledger_key, resolve, seal_key
+from gateway.identity.opening import Identity, Means
+from gateway.identity.opening import opened as opened_identity
 from gateway.mcp.builtin import BuiltinServer
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream
 from gateway.mcp.session import Sessions
 from gateway.mcp.stdio import StdioServer
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, wall_clock
+from gateway.oauth.routes import Desk
+from gateway.oauth.routes import register as register_oauth
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
@@ -74,8 +76,7 @@ class _Parts:
     journal: Journal
     state: State
     upstreams: Upstreams
-    authenticator: Authenticator
-    delegations: Delegations
+    identity: Identity
     telemetry: Telemetry
     recorder: Recorder
     session_key: bytes
@@ -172,24 +173,13 @@ class App:
         upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
         stack.push_async_callback(upstreams.aclose)
         dev = self._dev_issuer()
-        key = delegation_key(settings.data, settings.delegation.key, self._environ)
-        delegation = settings.delegation
-        delegations = Delegations(key, settings.public_url, delegation.lifetime_seconds, delegation.max_depth, clock)
-        authenticator = Authenticator(
-            tenant=settings.tenant,
-            public_url=settings.public_url,
-            issuers=settings.issuers,
-            agents=settings.agents,
-            delegations=delegations,
-            fetch=partial(upstreams.fetch, allow_private=True),  # the operator named the address; link-local stays refused
-            clock=clock,
-        )
+        identity = await opened_identity(Means(settings, self._environ, clock, state, upstreams, seal, stack))
         sandboxed = await self._open_sandbox()
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
         parts = _Parts(
-            settings, clock, policy, journal, state, upstreams, authenticator, delegations, telemetry,
-            recorder, _derived(seal, b"mcp session"), sandboxed, self._environ,
+            settings, clock, policy, journal, state, upstreams, identity, telemetry, recorder,
+            _derived(seal, b"mcp session"), sandboxed, self._environ,
         )  # fmt: skip
         slots = Slots(limits.concurrent_calls)
         self._mcp = self._open_mcp(parts, slots)
@@ -197,6 +187,7 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
+        register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         self._policy = policy
 
     async def _open_journal(self, seal: bytes) -> Journal:
@@ -282,7 +273,7 @@ class App:
             peers=peers,
             upstreams=patient,
             ownership=Ownership(parts.state.tasks, parts.state.contexts),
-            mint=parts.delegations.mint,
+            mint=parts.identity.delegations.mint,
             cards=cards,
             bounds=Bounds(limits.response_bytes, limits.json_depth),
         )
@@ -299,7 +290,7 @@ class App:
         async def whoami(request: Request) -> Principal:
             scope = {**request.scope, "method": request.method}
             arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=parts.clock)
-            return await parts.authenticator(arrival)
+            return await parts.identity.authenticator(arrival)
 
         def faults() -> Mapping[str, str]:
             health = parts.journal.healthy
@@ -315,7 +306,7 @@ class App:
             metrics=parts.telemetry.render_prometheus,
             checkpoint=checkpoint,
             whoami=whoami,
-            policy=PolicyDoor(parts.policy, whoami, parts.recorder, parts.clock),
+            policy=PolicyDoor(parts.policy, Administration(whoami, _judge_of(parts), parts.recorder, parts.clock)),
             issue=None if dev is None else lambda name: dev.issue(name, PEOPLE[name]),
         )
 
@@ -323,10 +314,12 @@ class App:
 def _access(parts: _Parts, doors: Doors) -> Access:
     """The decision point over HTTP: the judge that the caller's calls would meet now."""
 
-    def judge(principal: Principal) -> Callable[[AccessRequest], Decision]:
-        return parts.policy.in_force.current.pair_of(principal.workflow).engine.decide
+    return Access(doors.public_url, doors.whoami, _judge_of(parts), parts.journal.append, parts.clock)
 
-    return Access(doors.public_url, doors.whoami, judge, parts.journal.append, parts.clock)
+
+def _judge_of(parts: _Parts) -> Callable[[Principal], Callable[[AccessRequest], Decision]]:
+    """Who decides for a principal now."""
+    return lambda principal: parts.policy.in_force.current.pair_of(principal.workflow).engine.decide
 
 
 Road = McpRoad | A2aRoad
@@ -347,7 +340,7 @@ def _stages(parts: _Parts, road: Road, fulfil: Callable[[Permit], Awaitable[Perm
         telemetry.observe(arrival, end, outcome, clock())
 
     return Stages(
-        authenticate=parts.authenticator,
+        authenticate=parts.identity.authenticator,
         parse=road.parse,
         normalise=road.normalise,
         decide=parts.policy.in_force.current.active.engine.decide,

@@ -103,6 +103,17 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
         return (values[0] if len(values) == 1 else ", ".join(values)) if values else None
 
 
+Assurance = Literal["pop", "bearer", "correlated"]
+"""`pop`: every hop showed that it holds a key (DPoP, mTLS, SVID, an assertion); `bearer`: somewhere a text alone was enough, as a
+token or a secret; `correlated`: somewhere a trace, which is no proof, said for whom an agent goes on."""
+_STRENGTH: Mapping[str, int] = MappingProxyType({"correlated": 0, "bearer": 1, "pop": 2})
+
+
+def weaker(one: Assurance, other: Assurance) -> Assurance:
+    """The weaker of two: what a chain of both comes to."""
+    return one if _STRENGTH[one] <= _STRENGTH[other] else other
+
+
 class Principal(msgspec.Struct, frozen=True, gc=False):
     """On whose behalf, and through whom (RFC 8693: subject and actors).
 
@@ -115,6 +126,11 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     jti         id of the token that was presented, "" where it has none.
     path        jti of every delegation token from the workflow's start, oldest first.
     caused_by   id of the agent-to-agent call for which the presented delegation token was minted; "" where there was none.
+    assurance   how strongly the whole chain is proven; a later hop never raises it (see `weaker`).
+    scope       the most that this workflow may touch, objects and patterns as rules write them; None: no bound of its own.
+    issued      epoch seconds at which the person's authority was given: what a kill "of everything before" is measured against.
+    acr         authentication context of the person's session, as the issuer says it; "" where it says none.
+    grant       id of the standing grant by which the workflow runs; "" where the person began it.
     """
 
     subject: str
@@ -128,6 +144,20 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     jti: str = ""
     path: tuple[str, ...] = ()
     caused_by: str = ""
+    assurance: Assurance = "bearer"
+    scope: tuple[str, ...] | None = None
+    issued: int = 0
+    acr: str = ""
+    grant: str = ""
+
+    def facts(self, protocol: str, method: str = "", version: str = "") -> Mapping[str, Mapping[str, object]]:
+        """What conditions read of the caller and the call beside its arguments: `agent.*` and `ctx.*`."""
+        ctx: dict[str, object] = {"protocol": protocol}
+        if method:
+            ctx["method"], ctx["version"] = method, version
+        if self.acr:
+            ctx["acr"] = self.acr
+        return {"ctx": ctx, "agent": {"assurance": self.assurance, "method": self.method}}
 
     @property
     def acting(self) -> str:
@@ -167,6 +197,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     sandbox      profile that code of this call must run under; None where no duty names one.
     full_audit   what is received and returned must be kept in full.
     delegation   token by which the called agent shows for whom it acts (A2A); a secret, so never shown.
+    credentials  header lines that the upstream wants of the gateway for this very principal; secrets, so never shown.
+    credential   what kind they are, for the ledger: `shared`, `person`, `transaction`, `client`; "" where there are none.
     """
 
     call: Call
@@ -178,6 +210,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     sandbox: str | None = None
     full_audit: bool = False
     delegation: str = ""
+    credentials: tuple[tuple[bytes, bytes], ...] = ()
+    credential: str = ""
 
     def __repr__(self) -> str:
         return f"Permit({self.call.arrival.id})"  # never the token

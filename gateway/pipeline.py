@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from audit.model import LedgerUnavailableError
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
+from gateway.scope import within
 from policies.model import AccessRequest, Decision
 
 
@@ -113,6 +114,8 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
         decision = bearings.decision = stages.decide(request)
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
+        if not within(principal.scope, request.resource):
+            raise Refused(Code.INSUFFICIENT_SCOPE, decision=decision)
         permit = await stages.fulfil(Permit.of(call, principal, request, decision))
         return await stages.record_intent(permit)
     except Refused as refusal:

@@ -11,6 +11,7 @@ class Code(StrEnum):
     # who
     NO_CREDENTIAL = "no-credential"
     INVALID_CREDENTIAL = "invalid-credential"
+    REVOKED = "revoked"
     # what
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"
@@ -28,6 +29,7 @@ class Code(StrEnum):
     GUARDRAIL = "guardrail"
     DECISION_ERROR = "decision-error"
     NOT_OWNER = "not-owner"
+    INSUFFICIENT_SCOPE = "insufficient-scope"
     # duties
     UNKNOWN_DUTY = "unknown-duty"
     DUTY_FAILED = "duty-failed"
@@ -35,6 +37,9 @@ class Code(StrEnum):
     # delegation
     DELEGATION_LOOP = "delegation-loop"
     DELEGATION_TOO_DEEP = "delegation-too-deep"
+    # the credential for the way on
+    CREDENTIAL_UNAVAILABLE = "credential-unavailable"
+    CONSENT_REQUIRED = "consent-required"
     # the gateway itself
     LEDGER_UNAVAILABLE = "ledger-unavailable"
     OVERLOADED = "overloaded"
@@ -44,6 +49,7 @@ class Code(StrEnum):
 PROSE: dict[Code, str] = {
     Code.NO_CREDENTIAL: "The request carries no credential.",
     Code.INVALID_CREDENTIAL: "The credential is not valid here: issuer, audience, signature, type, time or holder is wrong.",
+    Code.REVOKED: "The person, an agent of the chain, the workflow or the token has been revoked.",
     Code.MALFORMED: "The message is not one well-formed message of its protocol.",
     Code.TOO_LARGE: "The request is larger or deeper than the gateway accepts.",
     Code.HEADER_MISMATCH: "A routing header says something else than the body.",
@@ -59,11 +65,14 @@ PROSE: dict[Code, str] = {
     Code.GUARDRAIL: "A deny rule forbids the call.",
     Code.DECISION_ERROR: "The decision could not be made, and so it is a denial.",
     Code.NOT_OWNER: "The task or context belongs to somebody else.",
+    Code.INSUFFICIENT_SCOPE: "The workflow was begun for less than this.",
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
     Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",
     Code.DELEGATION_LOOP: "The agent stands in the chain already.",
     Code.DELEGATION_TOO_DEEP: "The chain of agents is as long as it may get.",
+    Code.CREDENTIAL_UNAVAILABLE: "The credential that the upstream wants could not be had.",
+    Code.CONSENT_REQUIRED: "The person has to let the gateway use their account at the upstream first.",
     Code.LEDGER_UNAVAILABLE: "The call cannot be recorded, and so it is not made.",
     Code.OVERLOADED: "The gateway has as much work as it accepts; try again later.",
     Code.INTERNAL_ERROR: "The gateway failed; the call was not allowed.",

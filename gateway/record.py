@@ -60,6 +60,8 @@ class Recorder:
         fields = _about(arrival, principal, call, request)
         fields["decision"] = decided = _decided(permit.decision)
         decided["fulfilled"] = list(permit.fulfilled)
+        if permit.credential:
+            fields["cred"] = permit.credential
         receipt = await self._write(Entry("call.start", arrival.id, arrival.at, principal.subject, fields, _facts(call, request)))
         return Intent(permit, receipt.index, model._RECORDED)
 
@@ -161,7 +163,10 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         fields["workflow"] = principal.workflow
         fields["chain"] = [_PERSON, *[("agent", actor) for actor in principal.actors]]
         fields["caused_by"] = principal.caused_by
-        fields["auth"] = {"method": principal.method, "cred": principal.credential, "jti": principal.jti}
+        fields["auth"] = auth = {"method": principal.method, "cred": principal.credential, "jti": principal.jti}
+        auth["assurance"] = principal.assurance
+        if principal.grant:
+            auth["grant"] = principal.grant
     if call is not None:
         fields["proto_ver"], fields["method"], fields["tool"] = call.version, call.method, call.name or ""
     if request is not None:

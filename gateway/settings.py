@@ -7,36 +7,33 @@ the file and turns every mistake into a `Problem` with file, line and column.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, model_validator
+from pydantic import Field, HttpUrl
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-"""Ids of servers, agents, issuers and tenants: `[a-z0-9-]`, no dots, at most 63 characters."""
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")]
+from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Slug
+from gateway.settings_identity import (
+    Agent,
+    AgentAuth,
+    Delegation,
+    Directory,
+    Events,
+    Introspection,
+    Issuer,
+    Revocation,
+    Terminator,
+    TrustDomain,
+)
+from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 
-
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Secret(_Group):
-    """A reference to a secret: the name of an environment variable, or a file that holds it (a trailing newline is dropped)."""
-
-    env: str | None = None
-    file: Path | None = None
-    prefix: str = ""
-    """Stands before the secret, as `Bearer `."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Secret:
-        if (self.env is None) == (self.file is None):
-            msg = "give exactly one of env and file"
-            raise ValueError(msg)
-        return self
+__all__ = [
+    "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Events", "HeaderName",
+    "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Revocation", "Sandbox", "Secret", "Server",
+    "Settings", "Slug", "State", "Terminator", "TokenEndpoint", "TrustDomain",
+]  # fmt: skip
 
 
-class Server(_Group):
+class Server(Group):
     """Where the gateway listens, and under which name the world reaches it."""
 
     host: str = "127.0.0.1"
@@ -50,7 +47,7 @@ class Server(_Group):
     """Who speaks HTTP: the gateway's own listener, or uvicorn."""
 
 
-class Limits(_Group):
+class Limits(Group):
     """Bounds of everything that a caller controls."""
 
     body_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
@@ -63,14 +60,14 @@ class Limits(_Group):
     call_seconds: float = Field(3600, gt=0)
 
 
-class State(_Group):
+class State(Group):
     """What replicas share and a restart keeps."""
 
     url: str | None = None
     """SQLAlchemy URL; defaults to sqlite in the data folder.  A PostgreSQL URL: postgresql+psycopg://…"""
 
 
-class Ledger(_Group):
+class Ledger(Group):
     """The audit log."""
 
     url: str | None = None
@@ -83,90 +80,7 @@ class Ledger(_Group):
     queue: int = Field(10_000, ge=1)
 
 
-class Keys(_Group):
-    """A JWKS: by URL or by file."""
-
-    url: HttpUrl | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Keys:
-        if (self.url is None) == (self.file is None):
-            msg = "give exactly one of url and file"
-            raise ValueError(msg)
-        return self
-
-
-class Issuer(_Group):
-    """An identity provider whose RFC 9068 access tokens are accepted."""
-
-    alias: Slug
-    issuer: str
-    audience: str
-    jwks: Keys
-    algorithms: tuple[Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"], ...] = ("ES256", "RS256")
-    groups_claim: str = "groups"
-    direct_clients: tuple[str, ...] = ()
-    """OAuth client ids that are the person's own hands (a CLI, a browser app), not an agent."""
-    token_types: tuple[str, ...] = ("at+jwt",)
-    development: bool = False
-    """The built-in development issuer: only on a loopback address."""
-
-
-class Delegation(_Group):
-    """The tokens by which an agent shows for whom, and through whom, it acts."""
-
-    key: Secret | None = None
-    """ES256 signing key (PKCS#8 PEM); defaults to a key made in the data folder on first start."""
-    lifetime_seconds: int = Field(300, ge=10, le=300)
-    max_depth: int = Field(5, ge=1, le=16)
-
-
-class AgentAuth(_Group):
-    """How an agent proves itself on its own calls: its key, or a secret of at least 256 random bits."""
-
-    jwks: Keys | None = None
-    secret_sha256: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")], ...] = ()
-    """SHA-256 (hex) of each secret that is valid now; several while one is being changed."""
-    bearer_ok: bool = False
-    """Whether the delegation token alone is enough (for agents that cannot send a credential of their own)."""
-
-
-class Agent(_Group):
-    """An A2A agent behind the gateway, and (with `auth`) a caller of its own."""
-
-    url: HttpUrl | None = None
-    """Base URL of its JSON-RPC binding; none for an agent that only calls."""
-    auth: AgentAuth = AgentAuth()
-    client_ids: tuple[str, ...] = ()
-    """OAuth client ids under which this agent holds people's access tokens."""
-    headers: dict[HeaderName, Secret] = Field(default_factory=dict)
-    """The gateway's own credentials towards the agent."""
-    delegation_header: HeaderName = "Authorization"
-    """Where the agent receives the delegation token; `Authorization` says `Bearer <token>`, any other header the token alone."""
-    max_chain_groups: int = Field(200, ge=0)
-
-
-class Mcp(_Group):
-    """An MCP server behind the gateway: Streamable HTTP (`url`) or a child process (`command`)."""
-
-    url: HttpUrl | None = None
-    command: tuple[str, ...] | None = None
-    env: dict[str, Secret] = Field(default_factory=dict)
-    cwd: Path | None = None
-    headers: dict[HeaderName, Secret] = Field(default_factory=dict)
-    allow_private: bool = True
-    """Whether the address may be loopback or private.  Link-local (cloud metadata) addresses never are."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Mcp:
-        if (self.url is None) == (self.command is None):
-            msg = "give exactly one of url and command"
-            raise ValueError(msg)
-        return self
-
-
-class Sandbox(_Group):
+class Sandbox(Group):
     """The built-in `sandbox` MCP server."""
 
     enabled: bool = False
@@ -175,7 +89,7 @@ class Sandbox(_Group):
     """A folder of further profiles; the shipped ones are always there."""
 
 
-class Canary(_Group):
+class Canary(Group):
     """A second bundle, which decides for a part of the workflows."""
 
     folder: Path
@@ -183,7 +97,7 @@ class Canary(_Group):
     """Of all workflows, by a hash of their ids: a workflow never changes sides while this stays."""
 
 
-class Policy(_Group):
+class Policy(Group):
     """How a bundle comes into force while the gateway serves."""
 
     watch_seconds: float = Field(2, ge=0, le=3600)
@@ -199,7 +113,7 @@ class Policy(_Group):
     """A bundle that is asked beside and decides nothing."""
 
 
-class Settings(_Group):
+class Settings(Group):
     """All of `bailiwick.yaml`.  Relative paths are relative to the file."""
 
     tenant: Slug = "default"
@@ -212,6 +126,10 @@ class Settings(_Group):
     ledger: Ledger = Ledger()
     issuers: tuple[Issuer, ...] = ()
     delegation: Delegation = Delegation()
+    terminator: Terminator | None = None
+    trust_domains: tuple[TrustDomain, ...] = ()
+    revocation: Revocation = Revocation()
+    browser: Browser | None = None
     agents: dict[Slug, Agent] = Field(default_factory=dict)
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()

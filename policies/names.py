@@ -86,7 +86,7 @@ def _none(_text: str) -> bool:
 
 
 _slug = partial(_matches, SLUG)
-AREAS: Final = ("policy", "decisions", "agents", "servers", "tasks", "approvals", "kills", "keys", "gateway")
+AREAS: Final = ("policy", "decisions", "agents", "servers", "tasks", "approvals", "kills", "keys", "grants", "gateway")
 """What is administered: `admin:<area>`."""
 SCREENS: Final = ("overview", "calls", "policy", "agents", "servers", "approvals", "ledger", "sandbox")
 """What the console shows: `console:<screen>`."""

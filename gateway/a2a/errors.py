@@ -88,6 +88,7 @@ _BY_RPC_CODE: Final[Mapping[int, _Row]] = {
 _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.NO_CREDENTIAL: _CREDENTIAL,
     Code.INVALID_CREDENTIAL: _CREDENTIAL,
+    Code.REVOKED: _CREDENTIAL,
     Code.MALFORMED: _BY_RPC_CODE[INVALID_REQUEST],
     Code.TOO_LARGE: _Row(INVALID_REQUEST, "The request is too large.", "TOO_LARGE", 413, 413, OUR_DOMAIN),
     Code.HEADER_MISMATCH: _BY_RPC_CODE[INVALID_REQUEST],
@@ -114,7 +115,7 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, plain: boo
     status = (isinstance(refusal, RpcRefused) and refusal.status) or (row.plain if plain else row.status)
     headers: tuple[tuple[str, str], ...] = ()
     if row is _CREDENTIAL:
-        error = ', error="invalid_token"' if refusal.code is Code.INVALID_CREDENTIAL else ""
+        error = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
         headers = (("WWW-Authenticate", f'Bearer realm="bailiwick"{error}'),)
     elif row is _UNAVAILABLE:
         headers = (("Retry-After", "1"),)

@@ -21,8 +21,5 @@ def normalise(call: Call, principal: Principal) -> AccessRequest:
         at=call.arrival.at,
         groups=principal.groups,
         arguments=None if call.method == CARD else NOTHING,
-        context={
-            "ctx": {"protocol": "a2a", "method": call.method, "version": call.version},
-            "agent": {"assurance": principal.method},
-        },
+        context=principal.facts("a2a", call.method, call.version),
     )

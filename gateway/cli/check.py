@@ -236,7 +236,8 @@ def _references(settings: Settings) -> Iterator[tuple[Steps, Secret]]:
 
 def _jwks(settings: Settings) -> Iterator[tuple[Steps, Keys]]:
     for index, issuer in enumerate(settings.issuers):
-        yield ("issuers", index, "jwks"), issuer.jwks
+        if issuer.jwks is not None:
+            yield ("issuers", index, "jwks"), issuer.jwks
     for name, agent in settings.agents.items():
         if agent.auth.jwks is not None:
             yield ("agents", name, "auth", "jwks"), agent.auth.jwks

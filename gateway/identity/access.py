@@ -13,7 +13,7 @@ from gateway.identity.token import Rule, Unverified, VerifiedCache, moment, refu
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
-    from gateway.settings import Agent, Issuer
+    from gateway.settings import Agent, Issuer, Keys
 
 LEEWAY_SECONDS = 30
 LONGEST_SECONDS = 24 * 3600
@@ -79,7 +79,7 @@ class AccessTokens:
             self._issuers[issuer.issuer] = _Issuer(
                 issuer.alias,
                 _rule(issuer),
-                KeySet(issuer.jwks, fetch, monotonic),
+                KeySet(_jwks_of(issuer), fetch, monotonic),
                 issuer.groups_claim,
                 frozenset(issuer.direct_clients),
             )
@@ -135,6 +135,12 @@ class AccessTokens:
             ends=moment(claims, "exp"),
             jti=jti,
         )
+
+
+def _jwks_of(issuer: Issuer) -> Keys:
+    if issuer.jwks is None:
+        raise ProblemError(Problem("no-keys", "an issuer needs jwks", f"issuers.{issuer.alias}"))
+    return issuer.jwks
 
 
 def _rule(issuer: Issuer) -> Rule:

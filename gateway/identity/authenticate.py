@@ -33,6 +33,10 @@ SERVICE_SECONDS = 3600
 _BEARER = re.compile(r"bearer ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 §2.1, RFC 9110 §11.1
 
 
+def _nobody_is_killed(_principal: Principal) -> None:
+    """For a gateway part that is used alone."""
+
+
 class Authenticator:
     """The road's first stage."""
 
@@ -44,13 +48,15 @@ class Authenticator:
         issuers: Sequence[Issuer],
         agents: Mapping[str, Agent],
         delegations: Delegations,
+        alive: Callable[[Principal], None] = _nobody_is_killed,
         fetch: Fetch | None = None,
         clock: Clock = wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """ProblemError for settings that could not be kept safely; reads no key yet.
 
-        `public_url` without a trailing slash is the audience of agents' assertions; `fetch` gets key sets by URL.
+        `public_url` without a trailing slash is the audience of agents' assertions; `alive` raises `Refused(REVOKED)` for a
+        principal of whom anything is killed; `fetch` gets key sets by URL.
         """
         for issuer in issuers:
             if issuer.development and not is_loopback(urlsplit(public_url).hostname or ""):
@@ -60,11 +66,17 @@ class Authenticator:
         self._agents = agents
         self._delegations = delegations
         self._clock = clock
+        self._alive = alive
         self._access = AccessTokens(issuers, agents, fetch, monotonic)
         self._credentials = AgentCredentials(agents, public_url, fetch, monotonic)
 
     async def __call__(self, arrival: Arrival) -> Principal:
-        """The principal of a call, from its headers alone; `Refused(NO_CREDENTIAL)` or `Refused(INVALID_CREDENTIAL)`."""
+        """The principal of a call, from its headers alone; `Refused`: NO_CREDENTIAL, INVALID_CREDENTIAL or REVOKED."""
+        principal = await self._identified(arrival)
+        self._alive(principal)
+        return principal
+
+    async def _identified(self, arrival: Arrival) -> Principal:
         now = self._clock() // 1_000_000
         authorization, delegation = _only(arrival, AUTHORIZATION), _only(arrival, DELEGATION)
         if authorization is None:

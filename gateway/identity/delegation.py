@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.identity.keys import Key, es256_jwk
+from gateway.identity.signing import KeyRing
 from gateway.identity.token import MAX_CHARS, Rule, Unverified, VerifiedCache, moment, read, refuse, text, texts, verify
 from gateway.model import Clock, Principal, Refused, new_id, wall_clock
 from gateway.reasons import Code
@@ -67,21 +66,18 @@ class Delegations:
 
     def __init__(
         self,
-        key: ec.EllipticCurvePrivateKey,
+        key: ec.EllipticCurvePrivateKey | KeyRing,
         issuer: str,
         lifetime: int = LONGEST_SECONDS,
         max_depth: int = 5,
         clock: Clock = wall_clock,
     ) -> None:
         """`issuer` is the gateway's public URL, also the only audience; `lifetime` in seconds; `max_depth` agents in a chain."""
-        self._key = key
+        self.ring = key if isinstance(key, KeyRing) else KeyRing.of(key)
         self._issuer = issuer
         self._lifetime = min(lifetime, LONGEST_SECONDS)
         self._max_depth = min(max_depth, MAX_CHAIN)
         self._clock = clock
-        self.jwk: Mapping[str, str] = es256_jwk(key.public_key())
-        """The public key; its kid is the RFC 7638 thumbprint."""
-        self._public = Key(self.jwk["kid"], frozenset({"ES256"}), key.public_key())
         self._rule = Rule(
             frozenset({DELEGATION_TYPE}), frozenset({"ES256"}), issuer, issuer, LEEWAY_SECONDS, LONGEST_SECONDS, True
         )
@@ -126,7 +122,7 @@ class Delegations:
             "exp": expires,
             "ends": principal.ends,
         }
-        token = jwt.encode(claims, self._key, algorithm="ES256", headers={"typ": DELEGATION_TYPE, "kid": self._public.kid})
+        token = self.ring.sign(DELEGATION_TYPE, claims)
         if len(token) > MAX_CHARS:
             raise Refused(Code.TOO_LARGE, "the delegation token would not fit a header")
         return token
@@ -134,19 +130,24 @@ class Delegations:
     def known(self, digest: str) -> Delegated | None:
         """What a token said that was verified within the last minute; `digest` is the SHA-256 (hex) of its text."""
         cached = self._cache.get(digest, self._clock() // 1_000_000)
-        return None if cached is None else cached[0]
+        if cached is None or self.ring.public(cached[1].kid) is not cached[1]:
+            return None
+        return cached[0]
 
     def verify(self, token: str | Unverified) -> Delegated:
         """What the token says, or `Refused(INVALID_CREDENTIAL)`.  Who may present it is checked by the caller: `holder`."""
         parsed = read(token) if isinstance(token, str) else token
         now = self._clock() // 1_000_000
-        claims = verify(parsed, self._public, self._rule, now)
+        key = self.ring.public(parsed.kid)
+        if key is None:
+            refuse("kid is not one of the gateway's keys")
+        claims = verify(parsed, key, self._rule, now)
         if claims.keys() != _CLAIMS:
             refuse("not the claims of a delegation token")
         delegated = _delegated(claims)
         if delegated.ends <= now:
             refuse("the person's time is over")
-        self._cache.put(parsed.digest, delegated, self._public, now, delegated.expires)
+        self._cache.put(parsed.digest, delegated, key, now, delegated.expires)
         return delegated
 
 

@@ -106,8 +106,8 @@ def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: 
     call = refusal.call
     rpc_id = call.rpc_id if call is not None else getattr(refusal, "rpc_id", None)
     modern = arrival is not None and is_modern(arrival)
-    if refusal.code in {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL}:
-        presented = ', error="invalid_token"' if refusal.code is Code.INVALID_CREDENTIAL else ""
+    if refusal.code in {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED}:
+        presented = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
         header = (("WWW-Authenticate", challenge + presented),)
         return Answer(401, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
     if refusal.code in _RPC:

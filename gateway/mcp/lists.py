@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.mcp.methods import LEGACY, MODERN
 from gateway.model import Clock, Principal, UpstreamError
+from gateway.scope import within
 from policies.model import NOTHING, AccessRequest, Decision
 
 Could = Callable[[Principal, str], bool]
@@ -28,9 +29,9 @@ def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
             at=clock(),
             groups=principal.groups,
             arguments=None if "." in resource else NOTHING,
-            context={"ctx": {"protocol": "mcp"}, "agent": {"assurance": principal.method}},
+            context=principal.facts("mcp"),
         )
-        return decide(request).allowed
+        return decide(request).allowed and within(principal.scope, resource)
 
     return could
 

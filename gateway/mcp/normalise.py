@@ -19,8 +19,5 @@ def normalise(call: Call, principal: Principal) -> AccessRequest:
         at=call.arrival.at,
         groups=principal.groups,
         arguments=call.arguments if tool else NOTHING,
-        context={
-            "ctx": {"protocol": "mcp", "method": call.method, "version": call.version},
-            "agent": {"assurance": principal.method},
-        },
+        context=principal.facts("mcp", call.method, call.version),
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gateway.policy")
 
-CONTEXT: Final = frozenset({"agent.assurance", "ctx.protocol", "ctx.method", "ctx.version"})
+CONTEXT: Final = frozenset({"agent.assurance", "agent.method", "ctx.protocol", "ctx.method", "ctx.version", "ctx.acr"})
 """Names under `agent.` and `ctx.` that the gateway fills in for conditions; they stand in docs/reference/conditions.md."""
 
 

@@ -5,7 +5,6 @@ For those to whom policy itself grants `read` or `change` on `admin:policy`; a w
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -15,20 +14,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.asgi import make_arrival, small_body
-from gateway.model import Clock, Principal, Refused
+from gateway.asgi import small_body
+from gateway.model import Principal, Refused
 from gateway.policy.activation import Looked, Rejected, Result
 from gateway.policy.archive import ArchiveError
 from gateway.policy.records import Asked
-from gateway.reasons import Code
-from policies.model import AccessRequest
 
 if TYPE_CHECKING:
+    from gateway.administration import Administration
     from gateway.policy.in_force import Pair
     from gateway.policy.opening import Opened
-    from gateway.record import Recorder
 
-OBJECT: Final = "admin:policy"
 _SHOWN: Final = 50
 _MOST_BYTES: Final = 4096
 
@@ -38,33 +34,12 @@ class PolicyDoor:
     """What the routes need: who asks, what decides about it, and where it is recorded."""
 
     opened: Opened
-    whoami: Callable[[Request], Awaitable[Principal]]
-    recorder: Recorder
-    clock: Clock
+    administration: Administration
 
     async def permit(self, request: Request, action: str, wanted: str, principal: Principal | None = None) -> Asked:
         """The wish of somebody who may, recorded; raises `Refused` for everybody else, recorded too."""
-        principal = principal or await self.whoami(request)
-        scope = {**request.scope, "method": request.method}
-        arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=self.clock)
-        question = AccessRequest(
-            subject=principal.subject,
-            actors=principal.actors,
-            tenant=principal.tenant,
-            action=action,
-            resource=OBJECT,
-            at=arrival.at,
-            groups=principal.groups,
-            context={"ctx": {"protocol": "http"}, "agent": {"assurance": principal.method}},
-        )
-        decision = self.opened.in_force.current.pair_of(principal.workflow).engine.decide(question)
-        if not decision.allowed or action != "read":  # reading is no event, unless it was refused
-            await self.recorder.wish("policy.reload", arrival, principal, question, decision, wanted)
-        if not decision.allowed:
-            raise Refused(Code(decision.reason.value), decision=decision)
-        if any(duty.type != "audit" for duty in decision.obligations):  # audit is fulfilled: the record stands
-            raise Refused(Code.DUTY_FAILED, "no such duty can be fulfilled here", decision=decision)
-        return Asked("request", principal.subject, principal.actors, arrival.id)
+        wish = await self.administration.permit(request, action, "policy", "policy.reload", wanted, principal)
+        return Asked("request", wish.principal.subject, wish.principal.actors, wish.id)
 
 
 class Wanted(BaseModel):
@@ -96,7 +71,7 @@ def register(api: FastAPI, door: PolicyDoor) -> None:
     @api.post("/api/policy/rollback", tags=["policy"])
     async def rollback(request: Request) -> JSONResponse:
         """Put a bundle in force again that once was: it stays until the folder says something else than it says now."""
-        principal = await door.whoami(request)  # from the frame alone: nothing of the body is read for a stranger
+        principal = await door.administration.whoami(request)  # from the frame alone: nothing of the body is read for a stranger
         wanted = await _wanted(request)
         asked = await door.permit(request, "change", f"rollback {wanted.bundle}", principal)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, String
+from sqlalchemy import BigInteger, String, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -41,3 +41,95 @@ class ContextOwner(Table, table=True):
     workflow: str = Field(sa_type=String(64))
     created_at: int = Field(sa_type=BigInteger)
     """UTC microseconds."""
+
+
+class Kill(Table, table=True):
+    """What may act no more: a person, an agent, a workflow, a branch of one, a token.  Lifted rows stay, as history."""
+
+    __tablename__ = "kills"
+
+    id: str = Field(primary_key=True, sa_type=String(40))
+    kind: str = Field(sa_type=String(16))
+    target: str = Field(sa_type=String(SUBJECT_CHARS))
+    before: int | None = Field(default=None, sa_type=BigInteger)
+    """Epoch seconds: only authority that was given until then is dead; None: all, until it is lifted."""
+    reason: str = Field(sa_type=String(256))
+    source: str = Field(sa_type=String(16))
+    by: str = Field(sa_type=String(SUBJECT_CHARS))
+    created_at: int = Field(sa_type=BigInteger)
+    lifted_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Used(Table, table=True):
+    """What is good once and was used: by whose scope, and the SHA-256 (hex) of its `jti`; never a token's text."""
+
+    __tablename__ = "used_once"
+
+    scope: str = Field(primary_key=True, sa_type=String(128))
+    digest: str = Field(primary_key=True, sa_type=String(64))
+    until: int = Field(index=True, sa_type=BigInteger)
+    """Epoch seconds after which nothing could use it again anyway."""
+
+
+class HandedHop(Table, table=True):
+    """Which calls were handed to an agent, by trace, so that it can go on without showing a token; sealed."""
+
+    __tablename__ = "handed_hops"
+
+    agent: str = Field(primary_key=True, sa_type=String(63))
+    trace: str = Field(primary_key=True, sa_type=String(32))
+    call: str = Field(primary_key=True, sa_type=String(40))
+    sealed: bytes
+    until: int = Field(index=True, sa_type=BigInteger)
+
+
+class SubjectToken(Table, table=True):
+    """A person's access token, kept sealed while their workflow may need it for an exchange at their IdP."""
+
+    __tablename__ = "subject_tokens"
+
+    workflow: str = Field(primary_key=True, sa_type=String(64))
+    sealed: bytes
+    until: int = Field(index=True, sa_type=BigInteger)
+
+
+class VaultToken(Table, table=True):
+    """A credential that a person let the gateway keep for one upstream, sealed."""
+
+    __tablename__ = "vault_tokens"
+
+    tenant: str = Field(primary_key=True, sa_type=String(63))
+    subject: str = Field(primary_key=True, sa_type=String(SUBJECT_CHARS))
+    upstream: str = Field(primary_key=True, sa_type=String(80))
+    sealed: bytes
+    version: int = Field(sa_type=BigInteger)
+    """Grows with each refresh: of two replicas that refresh at once, one sees that it lost."""
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
+
+
+class VaultTicket(Table, table=True):
+    """A consent that somebody was asked for; by the SHA-256 (hex) of its random id, sealed, good once."""
+
+    __tablename__ = "vault_tickets"
+
+    digest: str = Field(primary_key=True, sa_type=String(64))
+    sealed: bytes
+    until: int = Field(index=True, sa_type=BigInteger)
+
+
+class StandingGrant(Table, table=True):
+    """What a person lets an agent do in their name while they are away."""
+
+    __tablename__ = "standing_grants"
+
+    id: str = Field(primary_key=True, sa_type=String(40))
+    tenant: str = Field(sa_type=String(63))
+    subject: str = Field(index=True, sa_type=String(SUBJECT_CHARS))
+    agent: str = Field(sa_type=String(63))
+    scope: str = Field(sa_type=Text)
+    definition: str = Field(sa_type=String(128))
+    """Digest of the workflow's definition that it is for; "" for any."""
+    ends: int = Field(sa_type=BigInteger)
+    created_at: int = Field(sa_type=BigInteger)
+    revoked_at: int | None = Field(default=None, sa_type=BigInteger)

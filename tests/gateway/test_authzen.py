@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from msgspec.structs import replace as structs_replace
 
 from audit.leaf import check
 from audit.model import Entry, LedgerUnavailableError, Receipt
@@ -42,8 +43,9 @@ FILES = {
 }
 
 
-def person(subject: str = "user:corp/paul", *groups: str, actors: tuple[str, ...] = (), method: str = "bearer") -> Principal:
-    return Principal(subject, actors, "acme", "wf-1", 2**40, method, "c" * 64, frozenset(groups))
+def person(subject: str = "user:corp/paul", *groups: str, actors: tuple[str, ...] = (), strong: bool = False) -> Principal:
+    made = Principal(subject, actors, "acme", "wf-1", 2**40, "bearer", "c" * 64, frozenset(groups))
+    return structs_replace(made, assurance="pop") if strong else made
 
 
 PAUL = person("user:corp/paul", "buyers")
@@ -212,7 +214,7 @@ async def test_who_may_ask_learns_about_others_and_no_name_of_theirs_is_in_the_l
 
 
 async def test_the_right_to_ask_is_judged_by_the_callers_own_facts(world: World) -> None:
-    world.principal = person("user:corp/ann", "auditors", method="secret")
+    world.principal = person("user:corp/ann", "auditors", strong=True)
     asked = question(amount=5) | {"context": {"agent": {"assurance": "bearer"}}}
     assert (await world.ask(asked)).status_code == 403
 

@@ -259,5 +259,5 @@ async def test_a_delegation_of_another_tenant_is_refused(world) -> None:
 
 async def test_replicas_with_one_key_accept_each_others_delegations(world) -> None:
     paul = await world.paul()
-    other = Delegations(world.delegations._key, "http://127.0.0.1:8080", clock=world.clock)
+    other = Delegations(world.delegations.ring, "http://127.0.0.1:8080", clock=world.clock)
     assert (await world.bearer(other.mint(paul, "reader", "c"))).subject == paul.subject

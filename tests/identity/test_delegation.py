@@ -98,7 +98,7 @@ def test_the_token_names_its_kind_its_key_and_the_nested_actors() -> None:
     header = token.split(".")[0]
     assert json.loads(urlsafe_b64decode(header + "=" * (-len(header) % 4))) == {
         "alg": "ES256",
-        "kid": delegations.jwk["kid"],
+        "kid": delegations.ring.kid,
         "typ": "wf-dt+jwt",
     }
     claims = claims_of(token)

@@ -30,7 +30,7 @@ p,   agent:clerk,    acme,   a2a:clerk,  send,   allow,  -,       -,    ORD-7
 CONDITIONS = """\
 small: {if: args.amount <= 100.10, say: small orders}
 blocked: {if: 'args.supplier in ["S-13"]', say: the blocked supplier}
-strong: {if: 'agent.assurance == "delegation+secret"', say: agents with a secret of their own}
+strong: {if: 'agent.method == "delegation+secret"', say: agents with a secret of their own}
 early: {if: 'time.now < date("2020-01-01T00:00:00+00:00")', say: the old days}
 """
 TOOL = "  desk.order: {args: {amount: number, supplier: string}, risk: high}\n"

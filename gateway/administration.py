@@ -1,0 +1,69 @@
+"""Changing the gateway itself: policy says who may, and the wish is on record before it is fulfilled."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.asgi import make_arrival
+from gateway.model import Clock, Principal, Refused
+from gateway.reasons import Code
+from gateway.scope import within
+from policies.model import AccessRequest, Decision
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from gateway.record import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody wants of the gateway, and was allowed.  `id` is that of its record."""
+
+    principal: Principal
+    id: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """Asks policy about `admin:<area>`.
+
+    whoami  authenticates a request's frame.
+    judge   who decides for this principal now.
+    """
+
+    whoami: Callable[[Request], Awaitable[Principal]]
+    judge: Callable[[Principal], Callable[[AccessRequest], Decision]]
+    recorder: Recorder
+    clock: Clock
+
+    async def permit(  # noqa: PLR0917  the parts of one question
+        self, request: Request, action: str, area: str, kind: str, wanted: str, principal: Principal | None = None
+    ) -> Wish:
+        """The wish of somebody who may, recorded as `kind` (reading is no event); raises `Refused` otherwise, recorded too."""
+        principal = principal or await self.whoami(request)
+        scope = {**request.scope, "method": request.method}
+        arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=self.clock)
+        question = AccessRequest(
+            subject=principal.subject,
+            actors=principal.actors,
+            tenant=principal.tenant,
+            action=action,
+            resource=f"admin:{area}",
+            at=arrival.at,
+            groups=principal.groups,
+            context=principal.facts("http"),
+        )
+        decision = self.judge(principal)(question)
+        if decision.allowed and not within(principal.scope, question.resource):
+            raise Refused(Code.INSUFFICIENT_SCOPE, decision=decision)
+        if not decision.allowed or action != "read":
+            await self.recorder.wish(kind, arrival, principal, question, decision, wanted)
+        if not decision.allowed:
+            raise Refused(Code(decision.reason.value), decision=decision)
+        if any(duty.type != "audit" for duty in decision.obligations):  # audit is fulfilled: the record stands
+            raise Refused(Code.DUTY_FAILED, "no such duty can be fulfilled here", decision=decision)
+        return Wish(principal, arrival.id, arrival.at)

@@ -1,0 +1,62 @@
+"""Everything about who calls, opened and closed as one: what the composition root needs of it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from gateway.identity.authenticate import Authenticator
+from gateway.identity.delegation import Delegations
+from gateway.identity.keyfiles import delegation_key
+from gateway.identity.signing import KeyRing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.model import Clock
+    from gateway.settings import Settings
+    from gateway.state.store import State
+    from gateway.upstream.client import Upstreams
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What authenticates, what signs, and what hands on."""
+
+    authenticator: Authenticator
+    ring: KeyRing
+    delegations: Delegations
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What it is made with.  `seal` is the key from which those of each purpose are derived."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    clock: Clock
+    state: State
+    upstreams: Upstreams
+    seal: bytes
+    stack: AsyncExitStack
+
+
+async def opened(means: Means) -> Identity:
+    """Open; `means.stack` closes it.  ProblemError for settings that could not be kept safely."""
+    settings, stack = means.settings, means.stack
+    ring = KeyRing.of(delegation_key(settings.data, settings.delegation.key, means.environ))
+    delegation = settings.delegation
+    delegations = Delegations(ring, settings.public_url, delegation.lifetime_seconds, delegation.max_depth, means.clock)
+    authenticator = Authenticator(
+        tenant=settings.tenant,
+        public_url=settings.public_url,
+        issuers=settings.issuers,
+        agents=settings.agents,
+        delegations=delegations,
+        fetch=partial(means.upstreams.fetch, allow_private=True),  # the operator named the address; link-local stays refused
+        clock=means.clock,
+    )
+    stack.push_async_callback(authenticator.close)
+    return Identity(authenticator, ring, delegations)

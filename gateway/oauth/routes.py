@@ -1,0 +1,37 @@
+"""Adds every route of this package to the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from gateway.administration import Administration
+    from gateway.identity.opening import Identity
+    from gateway.policy.records import Append
+
+JWKS_PATH = "/.well-known/jwks.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the routes need; `append` is the ledger's, durable on return."""
+
+    public_url: str
+    identity: Identity
+    administration: Administration
+    append: Append
+
+
+def register(api: FastAPI, desk: Desk) -> None:
+    """Add the routes."""
+
+    @api.get(JWKS_PATH, tags=["oauth"])
+    async def jwks() -> JSONResponse:
+        """The keys by which the gateway signs its own tokens (RFC 7517)."""
+        return JSONResponse(
+            desk.identity.ring.jwks(), headers={"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
+        )
