@@ -24,6 +24,7 @@ from gateway.identity import strictjson
 from gateway.model import Clock, Principal, Refused, new_id
 from gateway.problem import Problem
 from gateway.reasons import Code
+from gateway.scope import within
 from policies import names
 from policies.model import NOTHING, AccessRequest, Decision, Obligation, Role
 from policies.sentence import explain
@@ -58,11 +59,17 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question.  `foreign`: it is not the caller's own subject, chain and facts.  `said` is what stood in the request."""
+    """One question.
+
+    foreign  it is not the caller's own subject, chain and facts.
+    said     what stood in the request.
+    outside  the caller's own workflow was begun for less than this: then no rule can allow it.
+    """
 
     request: AccessRequest
     foreign: bool
     said: Mapping[str, Any]
+    outside: bool = False
 
 
 class WrongError(Exception):
@@ -120,8 +127,8 @@ async def _answered(request: Request, access: Access, *, batch: bool) -> Respons
         at = access.clock()
         entry = _entry(new_id(at), at, principal, asked, decision)
         entries.append(entry)
-        answers.append(_answer(entry.id, decision, foreign=asked.foreign))
-        if decision.allowed is stop:
+        answers.append(_answer(entry.id, decision, asked))
+        if answers[-1]["decision"] is stop:
             break
     await _record(entries, access)
     plain = answers[0] if not batch or not body.get("evaluations") else {"evaluations": answers}
@@ -212,7 +219,8 @@ def _question(item: Mapping[str, Any], principal: Principal, at: int, where: str
         read = {key: _mapping(value, f"{where}context.{key}") for key, value in facts.items()}
         request = replace(request, context=dict(own.context) | read)
     same = (own.subject, own.actors, own.groups, own.context)
-    return Asked(request, (request.subject, request.actors, request.groups, request.context) != same, item)
+    foreign = (request.subject, request.actors, request.groups, request.context) != same
+    return Asked(request, foreign, item, not foreign and not within(principal.scope, request.resource))
 
 
 def _own(principal: Principal, at: int) -> AccessRequest:
@@ -270,21 +278,26 @@ def _texts(value: object, where: str) -> list[str]:
 
 async def _may_ask(principal: Principal, decide: Callable[[AccessRequest], Decision], access: Access) -> None:
     """Raise `Refused` unless policy lets the caller's whole chain ask about others; the refusal is recorded."""
-    asking = Asked(_own(principal, access.clock()), foreign=False, said={})
+    asking = Asked(_own(principal, access.clock()), foreign=False, said={}, outside=not within(principal.scope, ASK[1]))
     decision = decide(asking.request)
-    if decision.allowed and all(duty.type == "audit" for duty in decision.obligations):  # which the records fulfil
+    fulfilled = all(duty.type == "audit" for duty in decision.obligations)  # which the records fulfil
+    if decision.allowed and fulfilled and not asking.outside:
         return
     at = access.clock()
     await _record([_entry(new_id(at), at, principal, asking, decision)], access)
-    raise Refused(Code.DUTY_FAILED if decision.allowed else Code(decision.reason.value), decision=decision)
+    if not decision.allowed:
+        raise Refused(Code(decision.reason.value), decision=decision)
+    raise Refused(Code.INSUFFICIENT_SCOPE if asking.outside else Code.DUTY_FAILED, decision=decision)
 
 
 # --- answers and records
 
 
-def _answer(entry: str, decision: Decision, *, foreign: bool) -> dict[str, Any]:
+def _answer(entry: str, decision: Decision, asked: Asked) -> dict[str, Any]:
     """AuthZEN's shape.  What the caller may not know of is answered as the unknown, unless it may ask about others."""
-    shown = decision.allowed or decision.visible or foreign
+    shown = decision.allowed or decision.visible or asked.foreign
+    if decision.allowed and asked.outside:
+        return {"decision": False, "context": {"id": entry, "reason": Code.INSUFFICIENT_SCOPE.value}}
     context: dict[str, Any] = {"id": entry, "reason": (decision.reason if shown else Code.UNKNOWN_RESOURCE).value}
     if decision.obligations:
         context["obligations"] = [_duty(duty) for duty in decision.obligations]
@@ -320,7 +333,13 @@ def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: D
         "tenant": principal.tenant,
         "workflow": principal.workflow,
         "chain": [["user", "@subject"], *(["agent", actor] for actor in principal.actors)],
-        "auth": {"method": principal.method, "cred": principal.credential, "jti": principal.jti},
+        "auth": {
+            "method": principal.method,
+            "cred": principal.credential,
+            "jti": principal.jti,
+            "assurance": principal.assurance,
+        },
+        "outside": asked.outside,
         "about": "other" if asked.foreign else "self",
         "action": request.action,
         "resource": request.resource,

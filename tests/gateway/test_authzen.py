@@ -338,3 +338,18 @@ async def test_the_metadata_names_the_two_endpoints(world: World) -> None:
 async def test_a_request_id_that_is_no_plain_word_is_not_echoed(world: World) -> None:
     answer = await world.ask(question(amount=1), **{"x-request-id": "a b"})
     assert "x-request-id" not in answer.headers
+
+
+async def test_a_workflow_that_was_begun_for_less_is_told_no_where_the_rules_say_yes(world: World) -> None:
+    world.principal = structs_replace(PAUL, scope=("mail.*",))
+    assert (await world.ask(question(amount=5))).json()["context"]["reason"] == "insufficient-scope"
+    assert world.entries[-1].fields["outside"] is True
+    world.principal = structs_replace(PAUL, scope=("erp.*",))
+    assert (await world.ask(question(amount=5))).json()["decision"] is True
+
+
+async def test_a_workflow_that_was_begun_for_less_asks_about_nobody_else(world: World) -> None:
+    world.principal = structs_replace(ANN, scope=("erp.*",))
+    assert (await world.ask(question(amount=5))).status_code == 403
+    world.principal = ANN
+    assert (await world.ask(question(amount=5))).status_code == 200
