@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.state.database import open_engine
 from gateway.state.ownership import Contexts, Tasks
+from gateway.state.used import Once
 from gateway.state.worker import Worker
 
 
@@ -14,6 +15,7 @@ class State:
         self._worker = worker
         self.contexts = Contexts(worker)
         self.tasks = Tasks(worker, self.contexts)
+        self.once = Once(worker)
 
     @classmethod
     def open(cls, url: str) -> State:
