@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.identity import claims as said
 from gateway.identity.keys import Fetch, KeySet
-from gateway.identity.token import Rule, Unverified, VerifiedCache, moment, refuse, text, texts, verify
+from gateway.identity.token import Rule, Unverified, VerifiedCache, moment, refuse, text, verify
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -17,17 +18,26 @@ if TYPE_CHECKING:
 
 LEEWAY_SECONDS = 30
 LONGEST_SECONDS = 24 * 3600
-MAX_GROUPS = 500
 STRICT_TYPES = frozenset({"at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS = frozenset({"nonce", "at_hash", "c_hash"})
-_OTHER_USES = frozenset({"cnf", "events", "act"})
-"""Claims of a bound token (RFC 7800), a security event (RFC 8417), a token that was delegated elsewhere (RFC 8693): each limits
-the token in a way that is not checked here, so it is refused."""
+_OTHER_USES = frozenset({"events", "act"})
+"""Claims of a security event (RFC 8417) and of tokens that were delegated elsewhere (RFC 8693): each says that the token is for
+something else, or limits it in a way that is not checked here, so it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a verified access token says.  actors are empty for the person's own hands."""
+    """What a verified access token says.
+
+    actors  are empty for the person's own hands.
+    tenant  follows from the issuer's settings and verified claims, never from the request.
+    issued  `iat`: since when the person's authority stands.
+    issuer  the issuer's alias.
+    acr     authentication context as the issuer says it, "" where it says none.
+    jkt     thumbprint of the key that the token is bound to, "" where it is bound to none.  Whoever accepts a bound token must
+            have seen that key's proof.
+    scope   OAuth scopes; they are for the issuer's `required_scope` and widen nothing.
+    """
 
     subject: str
     actors: tuple[str, ...]
@@ -35,6 +45,12 @@ class Access:
     workflow: str
     ends: int
     jti: str
+    tenant: str
+    issued: int
+    issuer: str
+    acr: str = ""
+    jkt: str = ""
+    scope: tuple[str, ...] = ()
 
 
 def workflow_id(*origin: str) -> str:
@@ -44,11 +60,11 @@ def workflow_id(*origin: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Issuer:
-    alias: str
+    settings: Issuer
     rule: Rule
     keys: KeySet
-    groups_claim: str
-    direct: frozenset[str]
+    tenant: str
+    agents: Mapping[str, str]
 
 
 class AccessTokens:
@@ -60,28 +76,27 @@ class AccessTokens:
         agents: Mapping[str, Agent],
         fetch: Fetch | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        tenant: str = "default",
     ) -> None:
-        """ProblemError where two issuers share a name, or a client id could mean two things."""
-        self._clients = _clients(agents)
+        """ProblemError where two issuers share a name, or a client id could mean two things.  `tenant` is the gateway's own."""
         self._issuers: dict[str, _Issuer] = {}
         self._cache: VerifiedCache[tuple[Access, KeySet]] = VerifiedCache()
+        configured = tuple(issuers)
+        clients = _clients(configured, agents)
         aliases: set[str] = set()
-        for issuer in issuers:
+        for issuer in configured:
             if issuer.issuer in self._issuers or issuer.alias in aliases:
                 raise ProblemError(
                     Problem("duplicate-issuer", "two issuers have the same name or alias", f"issuers.{issuer.alias}")
                 )
-            both = sorted(set(issuer.direct_clients) & self._clients.keys())
-            if both:
-                message = f"client {both[0]!r} is both a person's own hands and an agent"
-                raise ProblemError(Problem("ambiguous-client", message, f"issuers.{issuer.alias}.direct_clients"))
             aliases.add(issuer.alias)
             self._issuers[issuer.issuer] = _Issuer(
-                issuer.alias,
+                issuer,
                 _rule(issuer),
                 KeySet(_jwks_of(issuer), fetch, monotonic),
-                issuer.groups_claim,
-                frozenset(issuer.direct_clients),
+                issuer.tenant or tenant,
+                clients[issuer.alias],
             )
 
     async def known(self, digest: str, now: int) -> Access | None:
@@ -105,7 +120,10 @@ class AccessTokens:
         if key is None:
             refuse("issuer's keys cannot be read" if issuer.keys.failure else "kid is not one of the issuer's keys")
         claims = verify(token, key, issuer.rule, now)
-        access = self._read(token, claims, issuer)
+        strict = token.typ in STRICT_TYPES
+        if not strict and _ID_TOKEN_CLAIMS & claims.keys():
+            refuse("an ID token is no access token")
+        access = _read(claims, issuer, token.signed_digest, strict=strict)
         self._cache.put(token.digest, (access, issuer.keys), key, now, access.ends)
         return access
 
@@ -114,27 +132,43 @@ class AccessTokens:
         for issuer in self._issuers.values():
             await issuer.keys.close()
 
-    def _read(self, token: Unverified, claims: Mapping[str, object], issuer: _Issuer) -> Access:
-        if _OTHER_USES & claims.keys():
-            refuse("token is bound, delegated, or of another use")
-        if token.typ not in STRICT_TYPES and _ID_TOKEN_CLAIMS & claims.keys():
-            refuse("an ID token is no access token")
-        client = _client(token.typ, claims)
-        if client in issuer.direct:
-            actors: tuple[str, ...] = ()
-        elif client in self._clients:
-            actors = (f"agent:{self._clients[client]}",)
-        else:
-            refuse("token was issued to a client that nobody registered")
-        jti = text(claims, "jti") if "jti" in claims else ""
-        return Access(
-            subject=f"user:{issuer.alias}/{text(claims, 'sub')}",
-            actors=actors,
-            groups=_groups(claims, issuer.groups_claim),
-            workflow=workflow_id(issuer.rule.issuer, jti or token.signed_digest),
-            ends=moment(claims, "exp"),
-            jti=jti,
-        )
+
+def _read(claims: said.Claims, issuer: _Issuer, digest: str, *, strict: bool) -> Access:
+    """What verified claims say; `digest` stands for a token that has no `jti`."""
+    settings = issuer.settings
+    if _OTHER_USES & claims.keys():
+        refuse("token is delegated, or of another use")
+    client = said.client(claims, strict=strict)
+    if client in settings.direct_clients:
+        actors: tuple[str, ...] = ()
+    elif client in issuer.agents:
+        actors = (f"agent:{issuer.agents[client]}",)
+    else:
+        refuse("token was issued to a client that nobody registered")
+    scope = said.scopes(claims)
+    if not set(settings.required_scope) <= set(scope):
+        refuse("token lacks a scope that this gateway wants")
+    jkt = said.bound_to(claims)
+    if settings.dpop == "require" and not jkt:
+        refuse("token is bound to no key")
+    groups = said.groups(claims, settings.groups_claim)
+    if groups is None:
+        refuse("the person has more groups than the token holds")  # unknown groups could be ones that a deny rule names
+    jti = text(claims, "jti") if "jti" in claims else ""
+    return Access(
+        subject=f"user:{settings.alias}/{text(claims, 'sub')}",
+        actors=actors,
+        groups=groups,
+        workflow=workflow_id(issuer.rule.issuer, jti or digest),
+        ends=moment(claims, "exp"),
+        jti=jti,
+        tenant=said.tenant(claims, settings.tenant_claim, settings.tenants) if settings.tenant_claim else issuer.tenant,
+        issued=moment(claims, "iat"),
+        issuer=settings.alias,
+        acr=said.authentication_context(claims),
+        jkt=jkt,
+        scope=scope,
+    )
 
 
 def _jwks_of(issuer: Issuer) -> Keys:
@@ -150,29 +184,31 @@ def _rule(issuer: Issuer) -> Rule:
     return Rule(types, frozenset(issuer.algorithms), issuer.issuer, issuer.audience, LEEWAY_SECONDS, LONGEST_SECONDS)
 
 
-def _clients(agents: Mapping[str, Agent]) -> dict[str, str]:
-    clients: dict[str, str] = {}
+def _clients(issuers: tuple[Issuer, ...], agents: Mapping[str, Agent]) -> dict[str, dict[str, str]]:
+    """By issuer's alias, which client id means which agent.  The same id at another issuer may be somebody else's."""
+    meaning: dict[str, dict[str, str]] = {issuer.alias: {} for issuer in issuers}
+    own = {issuer.alias: frozenset(issuer.direct_clients) for issuer in issuers}
     for agent_id, agent in agents.items():
-        for client in agent.client_ids:
-            if client in clients:
-                message = f"client {client!r} belongs to two agents"
-                raise ProblemError(Problem("ambiguous-client", message, f"agents.{agent_id}.client_ids"))
-            clients[client] = agent_id
-    return clients
+        place = f"agents.{agent_id}.client_ids"
+        for alias, clients in per_issuer(agent, tuple(meaning), place).items():
+            if alias not in meaning:
+                raise ProblemError(Problem("unknown-issuer", f"no issuer has the alias {alias!r}", place))
+            for client in clients:
+                if client in own[alias]:
+                    message = f"client {client!r} is both a person's own hands and an agent"
+                    raise ProblemError(Problem("ambiguous-client", message, f"issuers.{alias}.direct_clients"))
+                if meaning[alias].setdefault(client, agent_id) != agent_id:
+                    message = f"client {client!r} belongs to two agents"
+                    raise ProblemError(Problem("ambiguous-client", message, place))
+    return meaning
 
 
-def _client(typ: str, claims: Mapping[str, object]) -> str:
-    """RFC 9068 §2.2 demands `client_id`; providers whose typ is another may say `azp`, but not two different things."""
-    if typ in STRICT_TYPES or "azp" not in claims:
-        return text(claims, "client_id")
-    client = text(claims, "azp")
-    if "client_id" in claims and text(claims, "client_id") != client:
-        refuse("azp and client_id differ")
-    return client
-
-
-def _groups(claims: Mapping[str, object], name: str) -> frozenset[str]:
-    elsewhere = claims.get("_claim_names", {})
-    if not isinstance(elsewhere, dict) or name in elsewhere or "hasgroups" in claims:
-        refuse("the person has more groups than the token holds")  # unknown groups could be ones that a deny rule names
-    return frozenset(texts(claims, name, MAX_GROUPS))
+def per_issuer(agent: Agent, aliases: tuple[str, ...], place: str) -> Mapping[str, tuple[str, ...]]:
+    """An agent's OAuth clients by issuer.  A bare list says nothing of the issuer, so it counts where there is but one."""
+    if isinstance(agent.client_ids, dict):
+        return agent.client_ids
+    if len(aliases) > 1 and agent.client_ids:
+        message = "with several issuers, a client id must say whose it is"
+        help_ = f"write client_ids: {{{aliases[0]}: [{', '.join(agent.client_ids)}]}}"
+        raise ProblemError(Problem("ambiguous-client", message, place, help_))
+    return dict.fromkeys(aliases, agent.client_ids)

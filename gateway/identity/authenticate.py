@@ -49,6 +49,7 @@ class Authenticator:
         agents: Mapping[str, Agent],
         delegations: Delegations,
         alive: Callable[[Principal], None] = _nobody_is_killed,
+        access: AccessTokens | None = None,
         fetch: Fetch | None = None,
         clock: Clock = wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
@@ -56,7 +57,8 @@ class Authenticator:
         """ProblemError for settings that could not be kept safely; reads no key yet.
 
         `public_url` without a trailing slash is the audience of agents' assertions; `alive` raises `Refused(REVOKED)` for a
-        principal of whom anything is killed; `fetch` gets key sets by URL.
+        principal of whom anything is killed; `fetch` gets key sets by URL; `access` verifies people's
+        tokens, where it was made elsewhere.
         """
         for issuer in issuers:
             if issuer.development and not is_loopback(urlsplit(public_url).hostname or ""):
@@ -67,7 +69,7 @@ class Authenticator:
         self._delegations = delegations
         self._clock = clock
         self._alive = alive
-        self._access = AccessTokens(issuers, agents, fetch, monotonic)
+        self.access = access or AccessTokens(issuers, agents, fetch, monotonic, tenant=tenant)
         self._credentials = AgentCredentials(agents, public_url, fetch, monotonic)
 
     async def __call__(self, arrival: Arrival) -> Principal:
@@ -87,7 +89,7 @@ class Authenticator:
             "Bearer "
         ):  # seen a moment ago: the same answer for a tenth of the price
             digest = _sha256(authorization[7:])
-            access = await self._access.known(digest, now)
+            access = await self.access.known(digest, now)
             if access is not None:
                 return self._person(access, digest)
         bearer = _BEARER.fullmatch(authorization)
@@ -103,25 +105,29 @@ class Authenticator:
             refuse("a delegation stands beside an agent's own credential only")
         if token.typ == DELEGATION_TYPE:
             return self._bare(credential)
-        return self._person(await self._access.verify(token, now), token.digest)
+        return self._person(await self.access.verify(token, now), token.digest)
 
     async def close(self) -> None:
         """End what the key sets have under way."""
-        await self._access.close()
+        await self.access.close()
         await self._credentials.close()
 
     def _person(self, access: Access, digest: str) -> Principal:
         """A person's access token, in the person's own hands or in those of a registered agent."""
+        if access.jkt:
+            refuse("token is bound to a key, and nobody proved to hold it")
         return Principal(
             subject=access.subject,
             actors=access.actors,
-            tenant=self._tenant,
+            tenant=access.tenant,
             workflow=access.workflow,
             ends=access.ends,
             method="bearer",
             credential=digest,
             groups=access.groups,
             jti=access.jti,
+            issued=access.issued,
+            acr=access.acr,
         )
 
     def _agent(
