@@ -12,6 +12,8 @@ from policies import names
 MOST = 64
 LONGEST = 256
 EVERYTHING = "*"
+_OF_SERVERS = ("sampling:", "elicitation:", "roots:", "task:", "res:", "prompt:")
+"""What a server has beside its tools.  Agents, the administration and the console are no servers, whatever they are called."""
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -52,21 +54,33 @@ def within(scope: tuple[str, ...] | None, resource: str) -> bool:
 
 def _of(item: str, server: str) -> bool:
     """Whether an item names something of this server: a tool, a resource, a prompt, a task …"""
-    bare = item.partition(":")[2] if ":" in item and not item.startswith("a2a:") else item
-    return bare.startswith((f"{server}.", f"{server}/")) or (bare == server and bare != item)
+    if not item.startswith(_OF_SERVERS):
+        return item.startswith(f"{server}.")
+    bare = item.partition(":")[2]
+    return bare.startswith(f"{server}/") or bare in (server, EVERYTHING)
 
 
 def narrowed(scope: tuple[str, ...] | None, *others: Iterable[str] | None) -> tuple[str, ...] | None:
-    """What all of them cover: of two items the narrower one.  None only where none of them is a bound."""
-    kept = scope
+    """What all of them cover: of two items the narrower one.  None only where none of them is a bound.
+
+    Sorted, and without an item that another one covers: so the same scopes in any order come to the same text.
+    """
+    kept = None if scope is None else frozenset(scope)
     for other in others:
         if other is None:
             continue
-        most = tuple(other)
+        most = frozenset(other)
         if kept is None:
             kept = most
             continue
         both = {item for item in kept if any(covers(wide, item) for wide in most)}
         both |= {item for item in most if any(covers(wide, item) for wide in kept)}
-        kept = tuple(sorted(both))
-    return kept
+        kept = frozenset(both)
+    if kept is None:
+        return None
+    return tuple(sorted(item for item in kept if not any(covers(wide, item) for wide in kept if wide != item)))
+
+
+def written(scope: tuple[str, ...] | None) -> str:
+    """A scope as a token or an answer says it (RFC 6749 §3.3): `*` where it is unbounded, "" for nothing."""
+    return EVERYTHING if scope is None else " ".join(scope)

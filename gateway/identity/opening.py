@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.identity.authenticate import Authenticator
-from gateway.identity.delegation import Delegations
+from gateway.identity.delegation import Delegations, terms_of
 from gateway.identity.keyfiles import delegation_key
 from gateway.identity.signing import KeyRing
 
@@ -48,7 +48,14 @@ async def opened(means: Means) -> Identity:
     settings, stack = means.settings, means.stack
     ring = KeyRing.of(delegation_key(settings.data, settings.delegation.key, means.environ))
     delegation = settings.delegation
-    delegations = Delegations(ring, settings.public_url, delegation.lifetime_seconds, delegation.max_depth, means.clock)
+    delegations = Delegations(
+        ring,
+        settings.public_url,
+        delegation.lifetime_seconds,
+        delegation.max_depth,
+        means.clock,
+        terms=terms_of(settings.agents, delegation.bearer_lifetime_seconds),
+    )
     authenticator = Authenticator(
         tenant=settings.tenant,
         public_url=settings.public_url,
