@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.state.database import open_engine
 from gateway.state.ownership import Contexts, Tasks
 from gateway.state.used import Once
+from gateway.state.vault import Tickets, Vaulted
 from gateway.state.worker import Worker
 
 
@@ -16,6 +17,8 @@ class State:
         self.contexts = Contexts(worker)
         self.tasks = Tasks(worker, self.contexts)
         self.once = Once(worker)
+        self.vaulted = Vaulted(worker)
+        self.tickets = Tickets(worker)
 
     @classmethod
     def open(cls, url: str) -> State:
