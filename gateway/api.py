@@ -140,7 +140,9 @@ def _development(api: FastAPI, issue: Callable[[str], str]) -> None:
 def _errors(api: FastAPI) -> None:
     @api.exception_handler(Refused)
     async def refused(_request: Request, refusal: Refused) -> Response:
-        return problem(_STATUS.get(refusal.code, 403), Problem(refusal.code.value, PROSE[refusal.code]))
+        answer = problem(_STATUS.get(refusal.code, 403), Problem(refusal.code.value, PROSE[refusal.code]))
+        answer.headers.update(dict(refusal.challenge))
+        return answer
 
     @api.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:

@@ -173,6 +173,7 @@ def make_arrival(
         peer=client[0] if client else "",
         query=scope.get("query_string", b"").decode("latin-1"),
         found=found,
+        url_path=scope.get("path", ""),
     )
 
 

@@ -76,6 +76,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     path     what follows the target, as "" or "/.well-known/agent-card.json".
     query    the raw query string, without "?"; only `A2A-Version` is ever read from it.
     found    the same headers by name, so that nobody searches them again; empty where whoever framed it had no use for that.
+    url_path the whole path of the request's URL, decoded, as "/mcp/erp": what a proof of possession names.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     peer: str = ""
     query: str = ""
     found: Mapping[str, Sequence[str]] = NO_HEADERS
+    url_path: str = ""
 
     def every(self, name: str) -> Sequence[str]:
         """All values of a header, in order; none where it is absent."""
@@ -278,6 +280,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 class Refused(Exception):  # noqa: N818  the word of the house: a call is refused
     """The gateway says no.  `code` is from the closed list; `detail` is for the ledger and never for the wire."""
+
+    challenge: tuple[tuple[str, str], ...] = ()
+    """Header lines that tell the caller how to prove itself, where the protocol's own challenge would mislead it."""
 
     def __init__(
         self,

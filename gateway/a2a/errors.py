@@ -116,7 +116,7 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, plain: boo
     headers: tuple[tuple[str, str], ...] = ()
     if row is _CREDENTIAL:
         error = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
-        headers = (("WWW-Authenticate", f'Bearer realm="bailiwick"{error}'),)
+        headers = refusal.challenge or (("WWW-Authenticate", f'Bearer realm="bailiwick"{error}'),)
     elif row is _UNAVAILABLE:
         headers = (("Retry-After", "1"),)
     elif status == 405:

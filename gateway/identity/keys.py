@@ -10,18 +10,20 @@ import asyncio
 import base64
 import hashlib
 import ipaddress
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from gateway.identity.renewal import Renewed, SourceError
 from gateway.identity.strictjson import loads
-from gateway.model import UpstreamError
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
 Fetch = Callable[[str], Awaitable[bytes]]
 """GET of a URL's whole body: follows no redirect, bounds time and size, raises OSError or UpstreamError when it fails."""
 
+Source = Callable[[], Awaitable[bytes]]
+"""The bytes of a key set, wherever they are; raises OSError, UpstreamError or SourceError when they cannot be had."""
+
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
+SIGNATURE = frozenset({"sig"})
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 100
-FRESH_SECONDS = 300.0
-STALE_SECONDS = 24 * 3600.0
-COOLDOWN_SECONDS = 30.0
-FETCH_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
@@ -47,10 +49,15 @@ _CURVES: Mapping[str, tuple[type[ec.EllipticCurve], int, str]] = {
 }
 _RSA_ALGORITHMS = frozenset({"RS256", "PS256"})
 _RSA_BITS = range(2048, 8193)
+_SMALL_PRIMES = math.prod(n for n in range(2, 1000) if all(n % d for d in range(2, math.isqrt(n) + 1)))
+_ED25519_P = 2**255 - 19
+_ED25519_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_ED25519_SMALL = frozenset({0, 1, _ED25519_P - 1, _ED25519_Y8, _ED25519_P - _ED25519_Y8})
+"""The y of every Ed25519 point whose order divides 8: under such a key a signature fits many messages."""
 _ROCA_PRIMES = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 
 
-class KeySetError(Exception):
+class KeySetError(SourceError):
     """The set cannot be used at all; the text names no key material."""
 
 
@@ -63,12 +70,12 @@ class Key:
     public: PublicKey
 
 
-def parse_jwks(data: bytes) -> dict[str, Key]:
-    """The signature keys of a JWK Set (RFC 7517 §5) by kid.
+def parse_jwks(data: bytes, uses: frozenset[str] = SIGNATURE) -> dict[str, Key]:
+    """The signature keys of a JWK Set (RFC 7517 §5) by kid; `uses` are the words of `use` that mean a signature key here.
 
     KeySetError refuses the whole set: not a JWK Set, too large, a symmetric or private key, two signature keys with one kid.
-    Left out: keys for encryption, without kid, of unknown kty, curve or algorithm, RSA outside 2048..8192 bits or with the
-    ROCA fingerprint, keys whose `alg` does not fit their kty and crv.
+    Left out: keys for encryption, without kid, of unknown kty, curve or algorithm, RSA outside 2048..8192 bits, with a small
+    factor or the ROCA fingerprint, Ed25519 points of small order, keys whose `alg` does not fit their kty and crv.
     """
     if len(data) > MAX_BYTES:
         msg = "the key set is too large"
@@ -90,7 +97,7 @@ def parse_jwks(data: bytes) -> dict[str, Key]:
         if entry.get("kty") == "oct" or "d" in entry or "k" in entry:
             msg = "the key set shows a secret key"
             raise KeySetError(msg)
-        key = _key(entry)
+        key = _key(entry, uses)
         if key is None:
             continue
         if key.kid in found:
@@ -100,12 +107,12 @@ def parse_jwks(data: bytes) -> dict[str, Key]:
     return found
 
 
-def _key(jwk: Mapping[str, object]) -> Key | None:
+def _key(jwk: Mapping[str, object], uses: frozenset[str]) -> Key | None:
     """One JWK; None where it is no signature key of a kind that is used here."""
     kid, kty, alg = jwk.get("kid"), jwk.get("kty"), jwk.get("alg")
     if not isinstance(kid, str) or not 1 <= len(kid) <= 128 or not kid.isprintable():
         return None
-    if jwk.get("use", "sig") != "sig":
+    if jwk.get("use", "sig") not in uses:
         return None
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
@@ -114,7 +121,7 @@ def _key(jwk: Mapping[str, object]) -> Key | None:
         if kty == "EC":
             public, algorithms = _ec(jwk)
         elif kty == "OKP" and jwk.get("crv") == "Ed25519":
-            public, algorithms = ed25519.Ed25519PublicKey.from_public_bytes(_bytes(jwk.get("x"))), frozenset({"EdDSA"})
+            public, algorithms = _ed25519(_bytes(jwk.get("x"))), frozenset({"EdDSA"})
         elif kty == "RSA":
             public, algorithms = _rsa(jwk)
         else:
@@ -135,9 +142,16 @@ def _ec(jwk: Mapping[str, object]) -> tuple[PublicKey, frozenset[str]]:
     return numbers.public_key(), frozenset({algorithm})
 
 
+def _ed25519(data: bytes) -> PublicKey:
+    y = int.from_bytes(data, "little") & ((1 << 255) - 1)
+    if y >= _ED25519_P or y in _ED25519_SMALL:
+        raise ValueError
+    return ed25519.Ed25519PublicKey.from_public_bytes(data)
+
+
 def _rsa(jwk: Mapping[str, object]) -> tuple[PublicKey, frozenset[str]]:
     n, e = int.from_bytes(_bytes(jwk.get("n")), "big"), int.from_bytes(_bytes(jwk.get("e")), "big")
-    if n.bit_length() not in _RSA_BITS or e < 65537 or e.bit_length() > 32 or _is_roca(n):
+    if n.bit_length() not in _RSA_BITS or e < 65537 or e.bit_length() > 32 or _is_roca(n) or math.gcd(n, _SMALL_PRIMES) > 1:
         raise ValueError
     return rsa.RSAPublicNumbers(e, n).public_key(), _RSA_ALGORITHMS
 
@@ -150,7 +164,10 @@ def _is_roca(n: int) -> bool:
 def _bytes(value: object) -> bytes:
     if not isinstance(value, str) or len(value) > 2048 or not _BASE64URL.fullmatch(value):
         raise ValueError
-    return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+    data = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+    if b64url(data) != value:  # bits that decode to nothing
+        raise ValueError
+    return data
 
 
 def b64url(data: bytes) -> str:
@@ -168,108 +185,87 @@ def es256_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 
 
 class KeySet:
-    """The keys behind one `jwks` setting: a file, re-read when it changes, or a URL, fetched when it is needed.
+    """The keys behind one `jwks` setting, or behind whatever else gives their bytes.
 
     A file is looked at once a second while its keys are in use, and at once for a kid that it did not hold.
-    A URL's set is renewed in the background once it is 5 minutes old, fetched at most every 30 seconds for a kid that nobody
-    knows, by one request at a time however many callers wait, and used for at most 24 hours after its last good fetch.
+    Any other set is renewed in the background once it is 5 minutes old, read at most every 30 seconds for a kid that nobody
+    knows, by one request at a time however many callers wait, and used for at most 24 hours after it was last read well.
     """
 
-    def __init__(self, keys: Keys, fetch: Fetch | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, keys: Keys | Source, fetch: Fetch | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
         """ProblemError for a URL that is neither https nor loopback, or a URL without `fetch`.  Does no I/O."""
-        self._url = str(keys.url) if keys.url is not None else ""
-        self._file = keys.file
-        self._fetch = fetch
-        self._monotonic = monotonic
-        self._keys: dict[str, Key] = {}
-        self._good_at: float | None = None
-        self._tried_at: float | None = None
-        self._seen: tuple[int, int, int] | None = None
-        self._flight: asyncio.Task[None] | None = None
-        self.failure = ""
+        self._of_file = not callable(keys) and keys.file is not None
+        self._source = keys if callable(keys) else _source(keys, fetch)
+        self._newest: dict[str, Key] = {}
+        self._renewed: Renewed[dict[str, Key]] = Renewed(self._read, "jwks", monotonic)
+
+    @property
+    def failure(self) -> str:
         """Why the last attempt to read the set failed; "" when it did not."""
-        if self._url:
-            _check_url(self._url, fetch)
+        return self._renewed.failure
 
     async def get(self, kid: str) -> Key | None:
         """The key of that kid in the newest good set; None where there is none or the set is too old to be trusted."""
-        if self._file is not None:
-            now = self._monotonic()
-            if kid not in self._usable() or self._tried_at is None or not 0 <= now - self._tried_at < LOOK_SECONDS:
-                self._tried_at = now
-                self._read_file(self._file)
-            return self._usable().get(kid)
-        key = self._usable().get(kid)
-        if key is None and self._may_try(COOLDOWN_SECONDS):
-            await asyncio.shield(self._start())
-            return self._usable().get(kid)
-        if self._flight is not None and key is None:  # somebody asked a moment ago: wait for the same answer
-            await asyncio.shield(self._flight)
-            return self._usable().get(kid)
-        if self._age() > FRESH_SECONDS and self._may_try(COOLDOWN_SECONDS):
-            self._start()
-        return key
+        renewed = self._renewed
+        keys = renewed.usable()
+        key = keys.get(kid) if keys is not None else None
+        if self._of_file:
+            if key is not None and renewed.tried_within(LOOK_SECONDS):
+                return key
+            await renewed.renew(0)
+        elif key is None:
+            await renewed.renew()
+        else:
+            renewed.refresh()
+            return key
+        keys = renewed.usable()
+        return keys.get(kid) if keys is not None else None
 
     async def close(self) -> None:
-        """End a fetch that is under way."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.gather(self._flight, return_exceptions=True)
+        """End a reading that is under way."""
+        await self._renewed.close()
 
-    def _usable(self) -> dict[str, Key]:
-        return self._keys if self._age() <= STALE_SECONDS else {}
-
-    def _age(self) -> float:
-        return float("inf") if self._good_at is None else self._monotonic() - self._good_at
-
-    def _may_try(self, cooldown: float) -> bool:
-        return self._flight is None and (self._tried_at is None or self._monotonic() - self._tried_at >= cooldown)
-
-    def _start(self) -> asyncio.Task[None]:
-        self._tried_at = self._monotonic()
-        self._flight = asyncio.create_task(self._download(), name="jwks")
-        return self._flight
-
-    async def _download(self) -> None:
-        try:
-            if self._fetch is not None:
-                async with asyncio.timeout(FETCH_SECONDS):
-                    data = await self._fetch(self._url)
-                self._accept(data)
-        except (OSError, UpstreamError) as error:  # a timeout is an OSError; whatever the network does, the last good set stays
-            self.failure = type(error).__name__
-        finally:
-            self._flight = None
-
-    def _read_file(self, path: Path) -> None:
-        try:
-            status = path.stat()
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if seen == self._seen:
-                if not self.failure:
-                    self._good_at = self._monotonic()
-                return
-            self._seen = seen
-            with path.open("rb") as file:
-                self._accept(file.read(MAX_BYTES + 1))
-        except OSError as error:
-            self._seen = None
-            self.failure = type(error).__name__
-
-    def _accept(self, data: bytes) -> None:
-        try:
-            fresh = parse_jwks(data)
-        except KeySetError as error:
-            self.failure = str(error)
-            return
+    async def _read(self) -> dict[str, Key]:
+        fresh = parse_jwks(await self._source())
         # A key that has not changed stays the same object, so that what was verified with it stays verified.
-        self._keys = {kid: self._same(key) for kid, key in fresh.items()}
-        self._good_at = self._monotonic()
-        self.failure = ""
+        self._newest = {kid: self._same(key) for kid, key in fresh.items()}
+        return self._newest
 
     def _same(self, key: Key) -> Key:
-        old = self._keys.get(key.kid)
+        old = self._newest.get(key.kid)
         return old if old is not None and old == key else key
+
+
+def _source(keys: Keys, fetch: Fetch | None) -> Source:
+    if keys.file is not None:
+        return _File(keys.file)
+    url = str(keys.url)
+    if not is_confidential(url):
+        raise ProblemError(Problem("insecure-jwks-url", "a key set is fetched over https only", url, "use https, or a file"))
+    if fetch is None:
+        raise ProblemError(Problem("no-fetcher", "a key set by URL needs the gateway's HTTP client", url, "use a file here"))
+    return partial(fetch, url)
+
+
+class _File:
+    """A file's bytes, off the event loop, read where its looks have changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._data = b""
+
+    async def __call__(self) -> bytes:
+        self._seen, self._data = await asyncio.to_thread(self._look, self._seen, self._data)
+        return self._data
+
+    def _look(self, seen: tuple[int, int, int] | None, data: bytes) -> tuple[tuple[int, int, int], bytes]:
+        status = self._path.stat()
+        now = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if now == seen:
+            return now, data
+        with self._path.open("rb") as file:
+            return now, file.read(MAX_BYTES + 1)
 
 
 def is_loopback(host: str) -> bool:
@@ -282,9 +278,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_url(url: str, fetch: Fetch | None) -> None:
+def is_confidential(url: str) -> bool:
+    """Whether nobody between here and there can read or change what this URL answers: https, or this machine."""
     parts = urlsplit(url)
-    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-        raise ProblemError(Problem("insecure-jwks-url", "a key set is fetched over https only", url, "use https, or a file"))
-    if fetch is None:
-        raise ProblemError(Problem("no-fetcher", "a key set by URL needs the gateway's HTTP client", url, "use a file here"))
+    return (parts.scheme == "https" and bool(parts.hostname)) or (parts.scheme == "http" and is_loopback(parts.hostname or ""))

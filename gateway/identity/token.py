@@ -15,7 +15,7 @@ from typing import Generic, NoReturn, TypeVar
 
 import jwt
 
-from gateway.identity.keys import Key
+from gateway.identity.keys import Key, PublicKey
 from gateway.identity.strictjson import loads
 from gateway.model import Refused
 from gateway.reasons import Code
@@ -60,6 +60,7 @@ class Rule:
 
     leeway   seconds by which the issuer's clock may differ from ours.
     longest  seconds from now after which no token of this kind may end.
+    any_issuer  `iss` is not compared: another claim says whose the token is (a SPIFFE trust domain).
     """
 
     types: frozenset[str]
@@ -69,6 +70,7 @@ class Rule:
     leeway: int
     longest: int
     one_audience: bool = False
+    any_issuer: bool = False
 
 
 def read(text: str) -> Unverified:
@@ -77,13 +79,7 @@ def read(text: str) -> Unverified:
     Three canonical base64url parts, at most 16 KB; header members from a closed list (no key, key URL, certificate, `crit`,
     `b64` or `zip`); kid 1 to 128 printable characters; both JSON texts strict (see strictjson), at most 12 deep.
     """
-    if len(text) > MAX_CHARS:
-        refuse("token is too long")
-    form = _FORM.fullmatch(text)
-    if form is None:
-        refuse("not three base64url parts")
-    raw_header, payload, _ = (_decode(part) for part in form.groups())
-    header, claims = _object(raw_header, "header"), _object(payload, "payload")
+    header, claims, payload = parts(text)
     if not header.keys() <= _HEADER:
         refuse("header member is not allowed")
     alg, typ, kid = header.get("alg"), header.get("typ"), header.get("kid")
@@ -95,6 +91,32 @@ def read(text: str) -> Unverified:
     signed = encoded[: encoded.rindex(b".")]
     digest, signed_digest = hashlib.sha256(encoded).hexdigest(), hashlib.sha256(signed).hexdigest()
     return Unverified(typ, alg, kid, claims, digest, signed_digest, text, payload)
+
+
+def parts(text: str) -> tuple[dict[str, object], dict[str, object], bytes]:
+    """Header, claims and payload of a compact JWS, strictly read; nothing of them is proven, nothing of the header judged."""
+    if len(text) > MAX_CHARS:
+        refuse("token is too long")
+    form = _FORM.fullmatch(text)
+    if form is None:
+        refuse("not three base64url parts")
+    header, payload, _ = (_decode(part) for part in form.groups())
+    return _object(header, "header"), _object(payload, "payload"), payload
+
+
+def is_compact(text: str) -> bool:
+    """Whether it has the outer form of a compact JWS; anything else that is a credential is opaque."""
+    return text.count(".") == 2
+
+
+def check_signature(text: str, payload: bytes, public: PublicKey, algorithm: str) -> None:
+    """Refuse unless `public` signed the text with that algorithm, and what was verified is what was read: `payload`."""
+    try:
+        verified = _JWS.decode(text, public, algorithms=[algorithm])
+    except jwt.PyJWTError:
+        refuse("signature does not verify")
+    if verified != payload:
+        refuse("payload was read in two ways")
 
 
 def _decode(part: str) -> bytes:
@@ -127,14 +149,9 @@ def verify(token: Unverified, key: Key, rule: Rule, now: int) -> Mapping[str, ob
         refuse("algorithm is not the one of this issuer and key")
     if token.kid != key.kid:
         refuse("kid is not the key's")
-    try:
-        payload = _JWS.decode(token.text, key.public, algorithms=[token.alg])
-    except jwt.PyJWTError:
-        refuse("signature does not verify")
-    if payload != token.payload:  # what was verified must be what was read
-        refuse("payload was read in two ways")
+    check_signature(token.text, token.payload, key.public, token.alg)
     claims = token.unverified_claims  # from here on they are verified
-    if claims.get("iss") != rule.issuer:
+    if not rule.any_issuer and claims.get("iss") != rule.issuer:
         refuse("iss is another issuer")
     _check_audience(claims.get("aud"), rule)
     _check_times(claims, rule, now)

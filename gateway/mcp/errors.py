@@ -108,7 +108,7 @@ def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: 
     modern = arrival is not None and is_modern(arrival)
     if refusal.code in {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED}:
         presented = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
-        header = (("WWW-Authenticate", challenge + presented),)
+        header = refusal.challenge or (("WWW-Authenticate", challenge + presented),)
         return Answer(401, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
     if refusal.code in _RPC:
         code, status = _RPC[refusal.code]
