@@ -1,0 +1,63 @@
+"""`bailiwick serve` with one issuer: a real provider, of which its settings know the name and how its tokens are used."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tests.idp.provider import Clock, Idp
+from tests.interaction.world import Gateway, Peers
+
+ALIAS = "corp"
+
+
+class Trusting(Gateway):
+    """The gateway of the interaction tests; its people sign in at `idp`, and `clerk` has an OAuth client there."""
+
+    def __init__(self, folder: Path, peers: Peers, *, clock: Clock | None = None, **issuer: Any) -> None:
+        super().__init__(folder, peers)
+        self.idp = Idp(self.public_url)
+        self.clock = clock
+        self._issuer = issuer
+
+    def begin(self) -> Trusting:
+        """Start the provider, then the gateway."""
+        self.idp.start()
+        (self.folder / "idp-secret").write_text(self.idp.gateway_secret)
+        (self.folder / "idp-secret").chmod(0o600)
+        self.settings |= {"issuers": [self.issuer()]}
+        self.settings["agents"]["clerk"] |= {"client_ids": ["clerk-app"]}
+        self.config.write_text(json.dumps(self.settings))
+        self.start()
+        return self
+
+    def end(self) -> None:
+        """End both."""
+        try:
+            self.stop()
+        finally:
+            self.idp.stop()
+
+    def issuer(self) -> dict[str, Any]:
+        """What the settings say of the provider."""
+        return {
+            "alias": ALIAS,
+            "issuer": self.idp.issuer,
+            "audience": self.public_url,
+            "jwks": {"url": f"{self.idp.issuer}/jwks"},
+            "direct_clients": ["desk"],
+        } | self._issuer
+
+    def attempt(self) -> int | None:
+        """Start the process, with a clock that the test may turn where it has one."""
+        environment = self.clock.environment if self.clock is not None else {}
+        with patch.dict(os.environ, environment):
+            return super().attempt()
+
+    def code(self, credential: str | None, tool: str = "desk.read", **more: Any) -> str:
+        """The reason why a tool call is refused; "" where it went through."""
+        said = self.call(tool, credential, **more).json()
+        return str(said["error"]["data"]["code"]) if "error" in said else ""
