@@ -112,7 +112,8 @@ def _key(jwk: Mapping[str, object], uses: frozenset[str]) -> Key | None:
     kid, kty, alg = jwk.get("kid"), jwk.get("kty"), jwk.get("alg")
     if not isinstance(kid, str) or not 1 <= len(kid) <= 128 or not kid.isprintable():
         return None
-    if jwk.get("use", "sig") not in uses:
+    use = jwk.get("use", "sig")
+    if not isinstance(use, str) or use not in uses:
         return None
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
@@ -192,8 +193,15 @@ class KeySet:
     knows, by one request at a time however many callers wait, and used for at most 24 hours after it was last read well.
     """
 
-    def __init__(self, keys: Keys | Source, fetch: Fetch | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        keys: Keys | Source,
+        fetch: Fetch | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        uses: frozenset[str] = SIGNATURE,
+    ) -> None:
         """ProblemError for a URL that is neither https nor loopback, or a URL without `fetch`.  Does no I/O."""
+        self._uses = uses
         self._of_file = not callable(keys) and keys.file is not None
         self._source = keys if callable(keys) else _source(keys, fetch)
         self._newest: dict[str, Key] = {}
@@ -226,7 +234,7 @@ class KeySet:
         await self._renewed.close()
 
     async def _read(self) -> dict[str, Key]:
-        fresh = parse_jwks(await self._source())
+        fresh = parse_jwks(await self._source(), self._uses)
         # A key that has not changed stays the same object, so that what was verified with it stays verified.
         self._newest = {kid: self._same(key) for kid, key in fresh.items()}
         return self._newest
