@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, HttpUrl, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, model_validator
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """Ids of servers, agents, issuers and tenants: `[a-z0-9-]`, no dots, at most 63 characters."""
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")]
+Argument = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,4096}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -20,17 +21,19 @@ class Group(BaseModel):
 
 
 class Secret(Group):
-    """A reference to a secret: the name of an environment variable, or a file that holds it (a trailing newline is dropped)."""
+    """A reference to a secret: an environment variable, a file, or a command that prints it (a trailing newline is dropped)."""
 
     env: str | None = None
     file: Path | None = None
+    command: tuple[Argument, ...] | None = Field(None, min_length=1, max_length=64)
+    """Argument list, run without a shell: ten seconds, 64 KiB of output, no environment but PATH, HOME and LANG."""
     prefix: str = ""
     """Stands before the secret, as `Bearer `."""
 
     @model_validator(mode="after")
     def _one(self) -> Secret:
-        if (self.env is None) == (self.file is None):
-            msg = "give exactly one of env and file"
+        if sum(each is not None for each in (self.env, self.file, self.command)) != 1:
+            msg = "give exactly one of env, file and command"
             raise ValueError(msg)
         return self
 

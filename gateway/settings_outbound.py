@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, HttpUrl, model_validator
+from pydantic import Field, HttpUrl, StringConstraints, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Secret, Slug
 
 Strategy = Literal["txn_token", "token_exchange", "id_jag", "vault_oauth", "client_credentials", "static_secret", "none"]
+
+_ASKED = frozenset({"header", "endpoint", "audience", "resource", "scope"})
+_READ: Mapping[str, frozenset[str]] = {
+    "txn_token": frozenset({"header", "audience", "lifetime_seconds"}),
+    "token_exchange": _ASKED,
+    "id_jag": _ASKED | {"redeem"},
+    "vault_oauth": _ASKED | {"authorize_url"},
+    "client_credentials": _ASKED,
+    "static_secret": frozenset({"header", "secret"}),
+    "none": frozenset(),
+}
+"""What each strategy reads beside its name: anything else would do nothing, and is refused."""
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "token_exchange": ("endpoint",),
+    "id_jag": ("endpoint", "redeem", "audience"),
+    "vault_oauth": ("endpoint", "authorize_url"),
+    "client_credentials": ("endpoint",),
+    "static_secret": ("secret",),
+}
+_PRINTABLE = r"^[\x21\x23-\x5b\x5d-\x7e]{1,512}$"
+ScopeToken = Annotated[str, StringConstraints(pattern=_PRINTABLE)]
+"""RFC 6749 §3.3."""
+Name = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,512}$")]
 
 
 class TokenEndpoint(Group):
@@ -17,6 +42,13 @@ class TokenEndpoint(Group):
 
     url: HttpUrl
     client: Client
+
+    @model_validator(mode="after")
+    def _safe(self) -> TokenEndpoint:
+        if self.url.scheme != "https" and not _is_loopback(self.url.host or ""):
+            msg = "a token endpoint is spoken to over https only"
+            raise ValueError(msg)
+        return self
 
 
 class Credentials(Group):
@@ -33,12 +65,40 @@ class Credentials(Group):
     """`id_jag`: the upstream's authorization server, which takes the assertion (RFC 7523)."""
     authorize_url: HttpUrl | None = None
     """`vault_oauth`: where a person consents."""
-    audience: str | None = None
-    resource: str | None = None
+    audience: Name | None = None
+    """For whom the token shall be: `txn_token`, its `aud` (defaults to the upstream's URL); `id_jag`, the issuer of `redeem`."""
+    resource: Name | None = None
     """RFC 8707."""
-    scope: tuple[str, ...] = ()
-    lifetime_seconds: int = Field(30, ge=5, le=60)
+    scope: tuple[ScopeToken, ...] = Field((), max_length=64)
+    lifetime_seconds: int = Field(30, ge=5, le=30)
     """`txn_token`: how long one counts."""
+
+    @property
+    def header_name(self) -> str:
+        """Where it stands."""
+        return self.header or ("Txn-Token" if self.strategy == "txn_token" else "Authorization")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Credentials:
+        missing = [name for name in _NEEDED.get(self.strategy, ()) if getattr(self, name) is None]
+        idle = sorted(self.model_fields_set - _READ[self.strategy] - {"strategy"})
+        if missing:
+            msg = f"{self.strategy} needs {' and '.join(missing)}"
+            raise ValueError(msg)
+        if idle:
+            msg = f"{self.strategy} does not read {' and '.join(idle)}"
+            raise ValueError(msg)
+        if self.strategy == "txn_token" and self.header_name.lower() == "authorization":
+            msg = "a transaction token never stands in Authorization: it is no access token"
+            raise ValueError(msg)
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class Mcp(Group):

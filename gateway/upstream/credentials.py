@@ -1,14 +1,34 @@
-"""The gateway's own credentials towards upstreams, resolved once at start.  A caller's credential never becomes one of them."""
+"""What the gateway shows to upstreams: fixed header lines, and one strategy each.  A caller's credential never becomes one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
-from gateway.settings import Secret
-from gateway.upstream.message import HeaderBlock, header_block
+from gateway.model import Permit
+from gateway.settings import Credentials, Secret, Settings
+from gateway.upstream.message import FRAMING, HeaderBlock, header_block
+
+Lines = tuple[tuple[bytes, bytes], ...]
 
 Resolve = Callable[[Secret], str]
 """A reference to its secret, without the prefix; raises where it cannot be found."""
+
+
+class Strategy(Protocol):
+    """How one upstream's credential is had; made once, at start.
+
+    personal  whether it says for whom the call is: then it is never shown where an answer is shared between people.
+    """
+
+    personal: bool
+
+    async def for_call(self, permit: Permit) -> tuple[Lines, str]:
+        """Header lines, and their kind for the ledger (`Permit.credential`); `Refused` where they cannot be had."""
+
+    async def rejected(self, permit: Permit) -> bool:
+        """The upstream answered 401 to `permit.credentials`: forget them.  True where others may be had at once."""
+
 
 _PROTOCOL = frozenset(
     {
@@ -47,6 +67,12 @@ def resolved(headers: Mapping[str, Secret], resolve: Resolve) -> tuple[tuple[byt
     return tuple(lines)
 
 
+def token_line(header: str, token: str) -> tuple[bytes, bytes]:
+    """The line that shows a token: `Bearer` before it in `Authorization`, the token alone anywhere else."""
+    name = header.lower()
+    return name.encode("ascii"), (f"Bearer {token}" if name == "authorization" else token).encode("ascii")
+
+
 def block(credentials: Iterable[tuple[bytes, bytes]], fixed: Iterable[tuple[bytes, bytes]]) -> HeaderBlock:
     """The header lines that are the same in every request to one upstream."""
     return header_block((*fixed, *credentials))
@@ -55,3 +81,43 @@ def block(credentials: Iterable[tuple[bytes, bytes]], fixed: Iterable[tuple[byte
 def environment(variables: Mapping[str, Secret], resolve: Resolve) -> dict[str, str]:
     """Environment variables of a child process, with their secrets."""
     return {name: f"{secret.prefix}{resolve(secret)}" for name, secret in variables.items()}
+
+
+def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Where the settings around a strategy leave it no place, or nothing to do: path, what is wrong, what to do."""
+    for name, server in settings.mcp.items():
+        if server.credentials is None:
+            continue
+        path = ("mcp", name, "credentials")
+        if server.command is not None and server.credentials.strategy != "none":
+            yield path, "a child process is sent no headers", "give it the secret in its environment: env: {NAME: {file: …}}"
+        else:
+            yield from _collisions(path, server.credentials, server.headers, None)
+    for name, agent in settings.agents.items():
+        if agent.credentials is None:
+            continue
+        path = ("agents", name, "credentials")
+        if agent.url is None:
+            yield path, "an agent without a url is never called, so it is shown nothing", "add its url, or leave this out"
+        else:
+            yield from _collisions(path, agent.credentials, agent.headers, agent.delegation_header)
+
+
+def _collisions(
+    path: tuple[str, ...], credentials: Credentials, headers: Iterable[str], delegation: str | None
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    if credentials.strategy == "none":
+        if list(headers):
+            yield path, "`none` says that nothing is shown, and headers are", "leave out one of them"
+        return
+    header = credentials.header_name.lower()
+    if header in _PROTOCOL or header.startswith("mcp-param-") or header.encode() in FRAMING:
+        yield path, f"header {header} is set by the gateway itself", "name another header"
+    if header in {name.lower() for name in headers}:
+        yield path, f"header {header} stands among headers too", "leave out one of them"
+    if delegation is not None and header == delegation.lower():
+        yield (
+            path,
+            f"the delegation token stands in {header} too",
+            "give the agent another delegation_header, or name another header",
+        )

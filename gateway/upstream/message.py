@@ -18,7 +18,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _TARGET = re.compile(rb"/[\x21-\x7e]*")
 _METHODS = frozenset({b"GET", b"POST", b"PUT", b"DELETE", b"PATCH"})  # HEAD and CONNECT frame their answers otherwise
-_OURS = frozenset(
+FRAMING = frozenset(
     {
         b"host",
         b"connection",
@@ -34,6 +34,7 @@ _OURS = frozenset(
         b"accept-encoding",
     }
 )
+"""By these the client would change framing or addressing."""
 
 
 def header_block(headers: Iterable[tuple[bytes, bytes]]) -> HeaderBlock:
@@ -48,7 +49,7 @@ def header_block(headers: Iterable[tuple[bytes, bytes]]) -> HeaderBlock:
             raise ValueError("a header name is not a token")
         if _VALUE.fullmatch(value) is None:
             raise ValueError(f"the value of header {name.decode('ascii')} cannot be sent")
-        if name.lower() in _OURS:
+        if name.lower() in FRAMING:
             raise ValueError(f"header {name.decode('ascii')} is not the caller's to set")
         lines += (name, b": ", value, b"\r\n")
     return HeaderBlock(b"".join(lines))
