@@ -17,6 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from gateway.identity.commands import printed
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -29,12 +30,15 @@ DELEGATION_FILE, LEDGER_FILE, SEAL_FILE = "delegation-key.pem", "ledger-key.pem"
 def resolve(secret: Secret, environ: Mapping[str, str] = os.environ, location: str = "") -> str:
     """What the reference stands for, its prefix before it.  ProblemError (which never shows the value) where there is nothing.
 
-    One trailing newline of a file is dropped.  A file that everybody may read or write is refused; its group may read it, as
-    mounted secrets have it.
+    One trailing newline of a file, or of what a command prints, is dropped.  A file that everybody may read or write is refused;
+    its group may read it, as mounted secrets have it.
     """
     if secret.env is not None:
         value = environ.get(secret.env, "")
         source = f"environment variable {secret.env}"
+    elif secret.command is not None:
+        source = f"the command {secret.command[0]}"
+        value = _text(printed(secret.command, environ), Path(secret.command[0]))
     else:
         path = Path(secret.file or "")
         value, source = _text(_read(path, stat.S_IRWXO | stat.S_IWGRP), path), str(path)
@@ -112,7 +116,7 @@ def _create(path: Path, content: bytes) -> None:
 def _configured(path: Path, secret: Secret | None, environ: Mapping[str, str], make: Callable[[], bytes]) -> tuple[str, bytes]:
     if secret is None:
         return str(path), load_or_create(path, make)
-    return secret.env or str(secret.file), resolve(secret, environ).encode("utf-8")
+    return secret.env or str(secret.file or (secret.command or ("",))[0]), resolve(secret, environ).encode("utf-8")
 
 
 def _read(path: Path, forbidden: int) -> bytes:
