@@ -173,7 +173,7 @@ class App:
         upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
         stack.push_async_callback(upstreams.aclose)
         dev = self._dev_issuer()
-        identity = await opened_identity(Means(settings, self._environ, clock, state, upstreams, seal, stack))
+        identity = await opened_identity(Means(settings, self._environ, clock, state, upstreams, seal, stack, journal.append))
         sandboxed = await self._open_sandbox()
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Sha256, Slug
 from gateway.settings_outbound import Credentials
@@ -88,6 +88,13 @@ class Delegation(Group):
     max_depth: int = Field(5, ge=1, le=16)
     bearer_lifetime_seconds: int = Field(60, ge=10, le=300)
     """Of tokens for agents that show them alone (`bearer_ok`)."""
+
+    @model_validator(mode="after")
+    def _one_ring(self) -> Delegation:
+        if self.former_keys and self.key is None:
+            msg = "former_keys stand beside key alone: the data folder knows its own (bailiwick keys list)"
+            raise ValueError(msg)
+        return self
 
 
 class AgentAuth(Group):

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from gateway.identity.commands import printed
 from gateway.problem import Problem, ProblemError
@@ -41,7 +47,7 @@ def resolve(secret: Secret, environ: Mapping[str, str] = os.environ, location: s
         value = _text(printed(secret.command, environ), Path(secret.command[0]))
     else:
         path = Path(secret.file or "")
-        value, source = _text(_read(path, stat.S_IRWXO | stat.S_IWGRP), path), str(path)
+        value, source = _text(read(path, stat.S_IRWXO | stat.S_IWGRP), path), str(path)
     if not value:
         raise _problem("missing-secret", f"{source} is not set or empty", location or source)
     return secret.prefix + value
@@ -51,16 +57,34 @@ def delegation_key(
     data: Path, secret: Secret | None = None, environ: Mapping[str, str] = os.environ
 ) -> ec.EllipticCurvePrivateKey:
     """The ES256 key of the delegation tokens (PKCS#8 PEM): the configured one, or one made in the data folder at first need."""
-    source, pem = _configured(data / DELEGATION_FILE, secret, environ, lambda: _pem(ec.generate_private_key(ec.SECP256R1())))
-    key = _private(pem, source)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _problem("wrong-key", "the delegation key must be a P-256 key in PKCS#8 PEM", source)
+    source, pem = _configured(
+        data / DELEGATION_FILE, secret, environ, lambda: private_pem(ec.generate_private_key(ec.SECP256R1()))
+    )
+    return _signing_key(pem, source)
+
+
+def read_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A P-256 key (PKCS#8 PEM) that only its owner may read."""
+    return _signing_key(read(path, stat.S_IRWXG | stat.S_IRWXO), str(path))
+
+
+def former_key(secret: Secret, environ: Mapping[str, str] = os.environ) -> ec.EllipticCurvePublicKey:
+    """The public part of a P-256 key that signs nothing any more: of a public key (PEM), or of the private one."""
+    source, pem = secret.env or str(secret.file), resolve(secret, environ).encode("utf-8")
+    if b"PRIVATE KEY" in pem:
+        return _signing_key(pem, source).public_key()
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _problem("wrong-key", "a former key must be a P-256 key in PEM", source)
     return key
 
 
 def ledger_key(data: Path, secret: Secret | None = None, environ: Mapping[str, str] = os.environ) -> ed25519.Ed25519PrivateKey:
     """The Ed25519 key of the ledger's checkpoints (PKCS#8 PEM): the configured one, or one made at first need."""
-    source, pem = _configured(data / LEDGER_FILE, secret, environ, lambda: _pem(ed25519.Ed25519PrivateKey.generate()))
+    source, pem = _configured(data / LEDGER_FILE, secret, environ, lambda: private_pem(ed25519.Ed25519PrivateKey.generate()))
     key = _private(pem, source)
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise _problem("wrong-key", "the ledger key must be an Ed25519 key in PKCS#8 PEM", source)
@@ -87,12 +111,38 @@ def load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        _create(path, make())
-    return _read(path, stat.S_IRWXG | stat.S_IRWXO)
+        create(path, make())
+    return read(path, stat.S_IRWXG | stat.S_IRWXO)
 
 
-def _create(path: Path, content: bytes) -> None:
-    """Write aside, then link: a link never replaces, so the first of two creators stays."""
+def create(path: Path, content: bytes) -> None:
+    """A new file for its owner alone, whole or not at all.
+
+    Written aside, then linked: a link never replaces, so the first of two creators stays.
+    """
+    aside = _written_aside(path, content)
+    try:
+        path.hardlink_to(aside)
+    except FileExistsError:
+        return
+    finally:
+        aside.unlink()
+    _settle(path.parent)
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """The same, in the place of what is there."""
+    aside = _written_aside(path, content)
+    try:
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    _settle(path.parent)
+
+
+def _written_aside(path: Path, content: bytes) -> Path:
+    """A hidden file beside, flushed to the disk."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -100,17 +150,19 @@ def _create(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            path.hardlink_to(aside)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return aside
+
+
+def _settle(folder: Path) -> None:
+    """The names in a folder, flushed to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
     finally:
-        aside.unlink()
+        os.close(descriptor)
 
 
 def _configured(path: Path, secret: Secret | None, environ: Mapping[str, str], make: Callable[[], bytes]) -> tuple[str, bytes]:
@@ -119,7 +171,7 @@ def _configured(path: Path, secret: Secret | None, environ: Mapping[str, str], m
     return secret.env or str(secret.file or (secret.command or ("",))[0]), resolve(secret, environ).encode("utf-8")
 
 
-def _read(path: Path, forbidden: int) -> bytes:
+def read(path: Path, forbidden: int) -> bytes:
     """The content of a regular file whose mode has no `forbidden` bit; mode and content are of the same open file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in a key's place must not hang the start
@@ -150,8 +202,16 @@ def _text(content: bytes, path: Path) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+def private_pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    """PKCS#8 in PEM, without a password."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _signing_key(pem: bytes, source: str) -> ec.EllipticCurvePrivateKey:
+    key = _private(pem, source)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _problem("wrong-key", "the delegation key must be a P-256 key in PKCS#8 PEM", source)
+    return key
 
 
 def _private(pem: bytes, source: str) -> object:

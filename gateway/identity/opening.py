@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations, terms_of
-from gateway.identity.keyfiles import delegation_key
-from gateway.identity.signing import KeyRing
+from gateway.identity.keywatch import opened_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.identity.signing import KeyRing
     from gateway.model import Clock
+    from gateway.policy.records import Append
     from gateway.settings import Settings
     from gateway.state.store import State
     from gateway.upstream.client import Upstreams
@@ -32,7 +33,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What it is made with.  `seal` is the key from which those of each purpose are derived."""
+    """What it is made with.  `seal` is the key from which those of each purpose are derived; `append` is the ledger's."""
 
     settings: Settings
     environ: Mapping[str, str]
@@ -41,12 +42,15 @@ class Means:
     upstreams: Upstreams
     seal: bytes
     stack: AsyncExitStack
+    append: Append
 
 
 async def opened(means: Means) -> Identity:
     """Open; `means.stack` closes it.  ProblemError for settings that could not be kept safely."""
     settings, stack = means.settings, means.stack
-    ring = KeyRing.of(delegation_key(settings.data, settings.delegation.key, means.environ))
+    ring, watch = await opened_keys(settings, means.environ, means.append, means.clock)
+    stack.push_async_callback(watch.aclose)
+    watch.start()
     delegation = settings.delegation
     delegations = Delegations(
         ring,
