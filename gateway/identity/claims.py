@@ -81,10 +81,9 @@ def tenant(claims: Claims, name: str, tenants: Mapping[str, str]) -> str:
 
 
 def client(claims: Claims, *, strict: bool) -> str:
-    """RFC 9068 §2.2 demands `client_id` (strict); other providers may say `azp`, but not two different things."""
-    if strict or "azp" not in claims:
-        return text(claims, "client_id")
-    found = text(claims, "azp")
-    if "client_id" in claims and text(claims, "client_id") != found:
-        refuse("azp and client_id differ")
-    return found
+    """RFC 9068 §2.2 demands `client_id` (strict); other providers may say `azp` or `cid`, but not two different things."""
+    names = ("client_id",) if strict else tuple(name for name in ("azp", "cid", "client_id") if name in claims)
+    found = {text(claims, name) for name in names or ("client_id",)}
+    if len(found) > 1:
+        refuse("azp, cid and client_id differ")
+    return found.pop()

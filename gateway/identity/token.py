@@ -82,7 +82,7 @@ def read(text: str) -> Unverified:
     header, claims, payload = parts(text)
     if not header.keys() <= _HEADER:
         refuse("header member is not allowed")
-    alg, typ, kid = header.get("alg"), header.get("typ"), header.get("kid")
+    alg, typ, kid = header.get("alg"), header.get("typ", ""), header.get("kid")  # typ is left out by some; a rule must allow it
     if not isinstance(alg, str) or not isinstance(typ, str) or not isinstance(kid, str):
         refuse("header needs alg, typ and kid as text")
     if not 1 <= len(kid) <= 128 or not kid.isprintable():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -218,6 +219,8 @@ def plain_jwt(world, tmp_path: Path, **claims: object) -> str:
         ({"client_id": "cli"}, True),
         ({"azp": "cli", "client_id": "cli"}, True),
         ({"azp": "cli", "client_id": "other"}, False),
+        ({"cid": "cli"}, True),
+        ({"azp": "cli", "cid": "other"}, False),
         ({}, False),
         ({"azp": "cli", "nonce": "n"}, False),
         ({"azp": "cli", "at_hash": "h"}, False),
@@ -233,6 +236,30 @@ async def test_where_a_provider_says_plain_jwt_an_id_token_is_still_refused(worl
         direct_clients=("cli",),
         token_types=("JWT",),
     )
+    world.authenticator = Authenticator(
+        tenant="acme", public_url="https://gw", issuers=[issuer], agents={}, delegations=world.delegations, clock=world.clock
+    )
+    if good:
+        assert (await world.bearer(token)).subject == "user:idp/u"
+    else:
+        assert (await refused(world.bearer(token))).code is Code.INVALID_CREDENTIAL
+
+
+@pytest.mark.parametrize(("accepted", "good"), [(("",), True), (("JWT", "at+jwt"), False)])
+async def test_a_token_that_says_no_typ_counts_only_where_the_settings_say_so(
+    world, tmp_path: Path, accepted, good: bool
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwk = es256_jwk(key.public_key())
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [jwk]}))
+    now = int(world.clock.seconds)
+    claims = {"iss": "https://idp.example", "aud": "api", "sub": "u", "iat": now, "exp": now + 60, "cid": "cli"}
+    token = jwt.encode(claims, key, algorithm="ES256", headers={"typ": None, "kid": jwk["kid"]})
+    assert b'"typ"' not in base64.urlsafe_b64decode(token.split(".")[0] + "==")
+    issuer = Issuer(
+        alias="idp", issuer="https://idp.example", audience="api", jwks=Keys(file=tmp_path / "keys.json"),
+        direct_clients=("cli",), token_types=accepted,
+    )  # fmt: skip
     world.authenticator = Authenticator(
         tenant="acme", public_url="https://gw", issuers=[issuer], agents={}, delegations=world.delegations, clock=world.clock
     )
