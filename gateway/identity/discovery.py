@@ -33,6 +33,8 @@ class Metadata:
     introspection_endpoint: str = ""
     token_endpoint: str = ""
     authorization_endpoint: str = ""
+    names_itself: bool = False
+    """Whether its authorization responses always say `iss` (RFC 9207)."""
 
 
 def locations(issuer: str) -> tuple[str, str]:
@@ -68,6 +70,7 @@ def parse(data: bytes, issuer: str) -> Metadata:
         _endpoint(document, "introspection_endpoint", issuer),
         _endpoint(document, "token_endpoint", issuer),
         _endpoint(document, "authorization_endpoint", issuer),
+        document.get("authorization_response_iss_parameter_supported") is True,
     )
 
 
