@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
 
 if TYPE_CHECKING:
     from gateway.administration import Administration
@@ -30,8 +29,10 @@ def register(api: FastAPI, desk: Desk) -> None:
     """Add the routes."""
 
     @api.get(JWKS_PATH, tags=["oauth"])
-    async def jwks() -> JSONResponse:
-        """The keys by which the gateway signs its own tokens (RFC 7517)."""
-        return JSONResponse(
-            desk.identity.ring.jwks(), headers={"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
-        )
+    async def jwks(request: Request) -> Response:
+        """The keys by which the gateway signs its own tokens (RFC 7517); a cache may keep them for five minutes."""
+        document, etag = desk.identity.ring.document()
+        headers = {"Cache-Control": "public, max-age=300", "ETag": etag, "Access-Control-Allow-Origin": "*"}
+        if etag in {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
+            return Response(status_code=304, headers=headers)
+        return Response(document, media_type="application/jwk-set+json", headers=headers)
