@@ -22,6 +22,8 @@ MOST_OF_A_SCOPE = 65_536
 GRACE_SECONDS = 120
 """Rows stay so long after their end: another replica's clock may be behind."""
 MAX_SCOPE = 128
+Key = tuple[str, str]
+"""Scope, and SHA-256 (hex) of the `jti`."""
 _REMEMBERED = 65_536
 _COUNTED_EVERY = 256
 _SCOPES = 4096
@@ -37,7 +39,7 @@ class Once:
     def __init__(self, worker: Worker, most: int = MOST_OF_A_SCOPE) -> None:
         self._worker = worker
         self._most = most
-        self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()  # a replay on the same replica asks no database
+        self._seen: OrderedDict[Key, int] = OrderedDict()  # a replay on the same replica asks no database
         self._room: OrderedDict[str, int] = OrderedDict()  # how many more before the rows of a scope are counted again
         self._swept = 0
 
@@ -47,12 +49,9 @@ class Once:
         False as well for what has ended (`until` is not after `now`).  Refused(OVERLOADED) where the scope is full; what the
         worker raises where the database does not answer.
         """
-        if not 1 <= len(scope) <= MAX_SCOPE or not scope.isprintable():
-            msg = f"a scope is 1 to {MAX_SCOPE} printable characters"
-            raise ValueError(msg)
+        key = key_of(scope, jti)
         if until <= now:
             return False
-        key = scope, hashlib.sha256(jti.encode("utf-8", "backslashreplace")).hexdigest()
         if self._seen.get(key, 0) > now:
             return False
         counted = self._takes_room(scope)
@@ -62,7 +61,7 @@ class Once:
 
         def work(connection: Connection) -> tuple[bool, int | None, bool]:
             room = None if counted else _room(connection, scope, now, self._most)
-            return _insert(connection, *key, until), room, sweep and _sweep(connection, now)
+            return insert(connection, key, until), room, sweep and _sweep(connection, now)
 
         first, room, more = await self._worker.run(work)
         if more:
@@ -77,6 +76,12 @@ class Once:
             self._seen.popitem(last=False)
         return first
 
+    async def used(self, scope: str, jti: str) -> bool:
+        """Whether it was used before; uses nothing."""
+        key = key_of(scope, jti)
+        row = select(_USED.c.until).where(_USED.c.scope == key[0], _USED.c.digest == key[1])
+        return await self._worker.run(lambda connection: connection.execute(row).one_or_none() is not None)
+
     def _takes_room(self, scope: str) -> bool:
         """Whether the last count of the scope's rows left room for one more; taken before anybody waits."""
         room = self._room.get(scope, 0)
@@ -85,10 +90,18 @@ class Once:
         return room > 0
 
 
-def _insert(connection: Connection, scope: str, digest: str, until: int) -> bool:
+def key_of(scope: str, jti: str) -> Key:
+    """Under which a use is kept.  ValueError for a scope that is none."""
+    if not 1 <= len(scope) <= MAX_SCOPE or not scope.isprintable():
+        msg = f"a scope is 1 to {MAX_SCOPE} printable characters"
+        raise ValueError(msg)
+    return scope, hashlib.sha256(jti.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def insert(connection: Connection, key: Key, until: int) -> bool:
     """Whether the row is new; of two at once the database lets one wait and then see the other's."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    row = dialect.insert(_USED).values(scope=scope, digest=digest, until=until).on_conflict_do_nothing().returning(_USED.c.until)
+    row = dialect.insert(_USED).values(scope=key[0], digest=key[1], until=until).on_conflict_do_nothing().returning(_USED.c.until)
     return connection.execute(row).one_or_none() is not None
 
 
