@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.state.database import open_engine
+from gateway.state.grants import Grants
 from gateway.state.ownership import Contexts, Tasks
 from gateway.state.used import Once
 from gateway.state.vault import Tickets, Vaulted
@@ -17,6 +18,7 @@ class State:
         self.contexts = Contexts(worker)
         self.tasks = Tasks(worker, self.contexts)
         self.once = Once(worker)
+        self.grants = Grants(worker)
         self.vaulted = Vaulted(worker)
         self.tickets = Tickets(worker)
 
