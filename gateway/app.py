@@ -24,8 +24,10 @@ from audit.model import LedgerUnavailableError
 from gateway import obligations
 from gateway.a2a.cards import Cards
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.operations import CARD
 from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
+from gateway.a2a.wire import params_of
 from gateway.access import Access, add_access
 from gateway.administration import Administration
 from gateway.api import Doors, make_api
@@ -36,9 +38,10 @@ from gateway.identity.opening import Identity, Means
 from gateway.identity.opening import opened as opened_identity
 from gateway.mcp.builtin import BuiltinServer
 from gateway.mcp.endpoint import McpEndpoint
-from gateway.mcp.road import McpRoad, Upstream
+from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.session import Sessions
 from gateway.mcp.stdio import StdioServer
+from gateway.mcp.wire import arguments_of
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
 from gateway.oauth.routes import register as register_oauth
@@ -64,6 +67,7 @@ log = logging.getLogger("gateway")
 
 MCP_PATH: Final = "/mcp/"
 A2A_PATH: Final = "/a2a/"
+_SENT: Final = {"mcp": arguments_of, "a2a": params_of}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,7 @@ class App:
         upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
         stack.push_async_callback(upstreams.aclose)
         dev = self._dev_issuer()
-        identity = await opened_identity(Means(settings, self._environ, clock, state, upstreams, seal, stack, journal.append))
+        identity = await opened_identity(Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append))
         sandboxed = await self._open_sandbox()
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
@@ -240,10 +244,12 @@ class App:
             others=others,
             json_depth=limits.json_depth,
             response_bytes=limits.response_bytes,
+            rejected=parts.identity.outbound.rejected,
         )
 
         async def fulfil(permit: Permit) -> Permit:
-            return obligations.fulfil(permit)
+            permit = obligations.fulfil(permit)
+            return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
 
         stages = _stages(parts, road, fulfil)
         endpoint = McpEndpoint(
@@ -276,10 +282,12 @@ class App:
             mint=parts.identity.delegations.mint,
             cards=cards,
             bounds=Bounds(limits.response_bytes, limits.json_depth),
+            rejected=parts.identity.outbound.rejected,
         )
 
         async def fulfil(permit: Permit) -> Permit:
-            return await road.fulfil(obligations.fulfil(permit))
+            permit = await parts.identity.outbound.fulfil(obligations.fulfil(permit), shared=permit.call.method == CARD)
+            return await road.fulfil(permit)
 
         stages = _stages(parts, road, fulfil)
         endpoint = A2aEndpoint(stages, guard=self._guard, limits=limits, slots=slots, clock=parts.clock)

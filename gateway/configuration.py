@@ -22,6 +22,7 @@ from gateway.located_yaml import Mark, Value
 from gateway.problem import Problem, ProblemError
 from gateway.schema_walk import is_secret, kind_of, members, step
 from gateway.settings import Settings
+from gateway.upstream.credentials import contradictions
 
 MAX_BYTES = 1024 * 1024
 PREFIX = "BAILIWICK_"
@@ -355,6 +356,8 @@ def _contradictions(configuration: Configuration) -> Iterator[Problem]:
             if holders.setdefault(client, name) != name:
                 text = f"client id '{client}' belongs to {holders[client]} already: it must mean one agent"
                 yield configuration.problem("duplicate-client", text, ("agents", name, "client_ids", index))
+    for path, text, help_ in contradictions(settings):
+        yield configuration.problem("credentials", text, path, help_)
     if settings.sandbox.enabled and "sandbox" in settings.mcp:
         text = "'sandbox' is the built-in server; give this one another id"
         yield configuration.problem("reserved-name", text, ("mcp", "sandbox"))

@@ -26,6 +26,7 @@ from gateway.asgi import WORKFLOW_HEADER, child_traceparent
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.registry import AgentTarget
 from policies.model import AccessRequest
 
@@ -73,6 +74,7 @@ class A2aRoad:
         mint: Mint,
         cards: Cards,
         bounds: Bounds | None = None,
+        rejected: Rejected = no_other,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._targets = {agent: _target(peer) for agent, peer in peers.items()}
@@ -81,6 +83,7 @@ class A2aRoad:
         self._mint = mint
         self._cards = cards
         self._bounds = bounds or Bounds()
+        self._rejected = rejected
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
@@ -137,11 +140,13 @@ class A2aRoad:
         call = intent.permit.call
         target = self._targets[call.target]
         if call.method == CARD:
-            card = await self._cards.get(call.target, lambda: self._fetch_card(target), target.hidden)
+            card = await self._cards.get(call.target, lambda: self._fetch_card(target, intent.permit), target.hidden)
             yield Reply(card, is_final=True)
             return
         response = await self._upstreams.send(self._request(intent, target))
         try:
+            if response.status == 401:
+                await self._rejected(intent.permit, again=False)  # an operation may have an effect: the next call shall do better
             kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
             if kind == "text/event-stream" and response.status == 200 and OPERATIONS[call.method].streams:
                 async with aclosing(self._stream(response, intent)) as replies:
@@ -173,22 +178,26 @@ class A2aRoad:
             (b"accept", accept),
             (b"traceparent", child_traceparent(call.trace).encode()),
             (target.peer.delegation_header, target.bearer + permit.delegation.encode()),
+            *permit.credentials,
         ]
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
         return HttpRequest(target.peer.url, body, tuple(headers), target.static)
 
-    async def _fetch_card(self, target: _Target) -> bytes:
+    async def _fetch_card(self, target: _Target, permit: Permit) -> bytes:
         """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""
         path = target.peer.url.target.partition(b"?")[0].rstrip(b"/")
         tries = [path + CARD_PATH.encode(), CARD_PATH.encode()] if path else [CARD_PATH.encode()]
         for at in tries:
             url = replace(target.peer.url, target=at)
-            response = await self._upstreams.send(HttpRequest(url, static=target.card_static, method=b"GET", replay=True))
+            request = HttpRequest(url, b"", permit.credentials, target.card_static, b"GET", replay=True)
+            response = await self._upstreams.send(request)
             try:
                 if response.status == 200:
                     return await response.read(CARD_BYTES)
                 status = response.status
+                if status == 401:
+                    await self._rejected(permit, again=False)
             finally:
                 await response.aclose()
             if status != 404:

@@ -17,7 +17,7 @@ from google.protobuf.json_format import Error, MessageToDict, ParseDict  # type:
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from gateway.a2a.errors import INVALID_REQUEST, PARSE_ERROR, SUPPORTED_VERSIONS, RpcId, RpcRefused
-from gateway.model import Arrival
+from gateway.model import Arrival, Call
 from gateway.reasons import Code
 
 MAX_NODES = 50_000
@@ -169,6 +169,11 @@ def to_json(message: Message) -> dict[str, Any]:
     """A proto as ProtoJSON; numbers without a fraction are integers again, as they most likely came."""
     plain: dict[str, Any] = _whole_numbers(MessageToDict(message))
     return plain
+
+
+def params_of(call: Call) -> dict[str, Any]:
+    """The params that are sent."""
+    return to_json(call.message)
 
 
 def dump(value: Any) -> bytes:

@@ -14,7 +14,9 @@ from gateway.identity.keywatch import opened_keys
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.identity.signing import KeyRing
+    from gateway.identity.outbound import STRATEGIES, Ground, Outbound
+from gateway.identity.signing import KeyRing
+    from gateway.identity.transaction import Sent
     from gateway.model import Clock
     from gateway.policy.records import Append
     from gateway.settings import Settings
@@ -29,6 +31,7 @@ class Identity:
     authenticator: Authenticator
     ring: KeyRing
     delegations: Delegations
+    outbound: Outbound
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Means:
     clock: Clock
     state: State
     upstreams: Upstreams
+    sent: Mapping[str, Sent]
+    """By protocol: what of a call an upstream's credential can be bound to."""
     seal: bytes
     stack: AsyncExitStack
     append: Append
@@ -70,4 +75,10 @@ async def opened(means: Means) -> Identity:
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)
-    return Identity(authenticator, ring, delegations)
+    return Identity(authenticator, ring, delegations, _outbound(means, ring))
+
+
+def _outbound(means: Means, ring: KeyRing) -> Outbound:
+    """What the gateway shows to upstreams; a strategy that needs more than `Ground` is made of it here."""
+    ground = Ground(means.settings.public_url, ring, means.upstreams, means.environ, means.clock)
+    return Outbound(means.settings, ground, means.sent, {**STRATEGIES})

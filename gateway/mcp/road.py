@@ -18,9 +18,10 @@ from gateway.mcp.normalise import normalise
 from gateway.mcp.session import Sessions, valid_upstream_id
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import PARAM_PREFIX, encoded, onward, read
-from gateway.model import Arrival, Call, Intent, Principal, Refused, Reply, UpstreamError
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget
 from policies.model import AccessRequest
@@ -45,6 +46,7 @@ class McpRoad:
     others    by server id: those that are not HTTP.
     could     decides what a list shows (`lists.asking`).
     redact    blanks fields in a tool's result.
+    rejected  is told of a credential that an upstream does not take, and may have another.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class McpRoad:
         others: Mapping[str, Upstream] | None = None,
         json_depth: int = 64,
         response_bytes: int = 32 * 1024 * 1024,
+        rejected: Rejected = no_other,
     ) -> None:
         """ValueError for a target that nothing here can speak to."""
         self._targets = dict(targets)
@@ -68,6 +71,7 @@ class McpRoad:
         self._others = dict(others or {})
         self._json_depth = json_depth
         self._response_bytes = response_bytes
+        self._rejected = rejected
         self._static: dict[tuple[str, str], HeaderBlock] = {}
         for target in self._targets.values():
             if target.url is None and target.id not in self._others:
@@ -101,7 +105,7 @@ class McpRoad:
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """The hop to the server.  Ends with the answer to this very call, or raises `UpstreamError`."""
         call = intent.permit.call
-        here = _answered_here(call)
+        here = answered_here(call)
         if here is not None:
             yield here
             return
@@ -109,7 +113,7 @@ class McpRoad:
         if other is not None:
             replies = other.forward(intent)
         else:
-            response = await self._upstreams.send(self._request(call))
+            response = await self._sent(intent.permit)
             kind = _kind(response)
             if call.rpc_id is None or response.status != 200 or kind != b"text/event-stream":
                 yield await self._whole(response, kind, call)
@@ -205,14 +209,29 @@ class McpRoad:
             block = self._static[target.id, version] = HeaderBlock(target.static + line)
         return block
 
-    def _request(self, call: Call) -> HttpRequest:
+    async def _sent(self, permit: Permit) -> HttpResponse:
+        """The answer's head.  A credential that is not taken is forgotten; what may be asked twice is, with another one."""
+        request = self._request(permit)
+        response = await self._upstreams.send(request)
+        if response.status == 401:
+            try:
+                other = await self._rejected(permit, again=request.replay)
+            except Refused:
+                other = None  # the answer stays what it was
+            if other is not None:
+                await response.aclose()
+                return await self._upstreams.send(self._request(other))
+        return response
+
+    def _request(self, permit: Permit) -> HttpRequest:
         """Made anew from what was checked: of the client's headers only checked `Mcp-Param-*` go on."""
+        call = permit.call
         target = self._targets[call.target]
         if target.url is None:
             raise UpstreamError("connect", "the server has no URL")
         sent = onward(call)
         parent = child_traceparent(call.trace) if call.rpc_id is None else sent["params"]["_meta"]["traceparent"]
-        headers = [(b"traceparent", parent.encode())]
+        headers = [(b"traceparent", parent.encode()), *permit.credentials]
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
         static = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
@@ -238,7 +257,7 @@ def _whose(refusal: Refused, intent: Intent) -> Refused:
     return refusal
 
 
-def _answered_here(call: Call) -> Reply | None:
+def answered_here(call: Call) -> Reply | None:
     """`ping` concerns this hop alone; a cancellation of the stateless era is the hang-up, and the notice of it is dropped."""
     if call.method == PING:
         return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)

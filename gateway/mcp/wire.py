@@ -279,6 +279,11 @@ def onward(call: Call) -> dict[str, Any]:
     return {**sent, "params": {**params, "_meta": meta}}
 
 
+def arguments_of(call: Call) -> Any:
+    """The arguments that are sent, `{}` where there are none."""
+    return call.message.get("params", {}).get("arguments", {})
+
+
 def encoded(value: str) -> str:
     """A text as a header can say it: as it is, or inside the Base64 sentinel (SEP-2243)."""
     plain = value.isascii() and value.isprintable() and value == value.strip(" ")

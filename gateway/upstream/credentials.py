@@ -30,6 +30,18 @@ class Strategy(Protocol):
         """The upstream answered 401 to `permit.credentials`: forget them.  True where others may be had at once."""
 
 
+class Rejected(Protocol):
+    """What a road tells of a 401: see `Outbound.rejected`."""
+
+    async def __call__(self, permit: Permit, *, again: bool) -> Permit | None:
+        """The permit with another credential, or None."""
+
+
+async def no_other(permit: Permit, *, again: bool) -> Permit | None:  # noqa: ARG001  `Rejected`'s shape
+    """For a road that shows nothing but fixed header lines."""
+    return None
+
+
 _PROTOCOL = frozenset(
     {
         "accept",
