@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import httpx
 import pytest
 
 from tests.idp.conftest import Make
@@ -21,6 +24,20 @@ def test_who_signs_in_calls_a_tool_as_that_person(gateway: Trusting, idp: Idp, p
     start, _ = gateway.records(trace=trace)
     assert [kind for kind, _ in start.leaf["chain"]] == ["user"]
     assert start.leaf["auth"]["jti"] == claims_of(token)["jti"]
+
+
+def test_a_client_that_knows_only_the_gateways_address_finds_its_way(gateway: Trusting, idp: Idp) -> None:
+    """401, protected resource metadata (RFC 9728), the server's metadata, sign-in for that resource (RFC 8707), the call."""
+    refused = gateway.call("desk.read", None)
+    assert refused.status_code == 401
+    metadata = re.search(r'resource_metadata="([^"]+)"', refused.headers["www-authenticate"])
+    assert metadata
+    described = gateway.http.get(metadata[1]).json()
+    assert described["resource"] == f"{gateway.public_url}/mcp/desk"
+    (server,) = described["authorization_servers"]
+    found = httpx.get(f"{server}/.well-known/openid-configuration", trust_env=False).json()
+    assert (found["issuer"], found["code_challenge_methods_supported"]) == (idp.issuer, ["S256"])
+    assert gateway.code(idp.login("paul", resource=described["resource"])["access_token"]) == ""
 
 
 def test_what_a_persons_groups_do_not_grant_is_refused(gateway: Trusting, idp: Idp) -> None:
