@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 
 from audit.model import LedgerUnavailableError
@@ -15,6 +15,10 @@ from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit,
 from gateway.reasons import Code
 from gateway.scope import within
 from policies.model import AccessRequest, Decision
+
+
+def _unwatched(_principal: Principal) -> AbstractContextManager[None]:
+    return nullcontext()  # for a road on which nobody is ever killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Stages:
     record_outcome  under way when called, durable when awaited, or it raises.
     record_refusal  durable on return, or it raises.
     observe         metrics and spans, off the hot path; must not raise or block.
+    watch           what a call runs within once it is sent: raises `Refused` where its authority is over, or as soon as it is.
     """
 
     authenticate: Callable[[Arrival], Awaitable[Principal]]
@@ -45,6 +50,7 @@ class Stages:
     record_outcome: Callable[[Intent, Outcome], Awaitable[object]]
     record_refusal: Callable[[Arrival, Refused], Awaitable[None]]
     observe: Callable[[Arrival, Intent | Refused, Outcome | None], None]
+    watch: Callable[[Principal], AbstractContextManager[None]] = _unwatched
 
 
 class _Bearings:
@@ -76,25 +82,28 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     tally = _Tally()
     held: Reply | None = None
     try:
-        async with aclosing(stages.forward(intent)) as replies:
-            async for raw in replies:
-                reply = stages.filter(raw, intent)
-                tally.count(reply)
-                if held is not None:  # what looked final was not: the stream goes on
-                    yield held
-                    held = None
-                if reply.is_final:
-                    held = reply  # the final word waits for its record
-                else:
-                    yield reply
+        with stages.watch(intent.permit.principal):
+            async with aclosing(stages.forward(intent)) as replies:
+                async for raw in replies:
+                    reply = stages.filter(raw, intent)
+                    tally.count(reply)
+                    if held is not None:  # what looked final was not: the stream goes on
+                        yield held
+                        held = None
+                    if reply.is_final:
+                        held = reply  # the final word waits for its record
+                    else:
+                        yield reply
         if held is None:
             raise UpstreamError("closed", "the upstream ended without a final message")
         tally.status = OutcomeStatus.TOOL_ERROR if held.failed else OutcomeStatus.OK
     except UpstreamError as error:
         tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
         raise
-    except Refused as refusal:  # a duty that shows only in the answer: the result is withheld
-        tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, str(refusal)
+    except Refused as refusal:  # a duty that shows only in the answer: the result is withheld; or its authority is over
+        revoked = refusal.code is Code.REVOKED
+        tally.status, tally.detail = OutcomeStatus.INTERRUPTED if revoked else OutcomeStatus.INTERNAL_ERROR, str(refusal)
+        _of(refusal, intent.permit.principal, intent.permit.call)
         raise
     except Exception as error:
         tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, type(error).__name__

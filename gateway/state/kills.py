@@ -100,19 +100,20 @@ class KillRows:
 
         return await self._worker.run(work)
 
-    async def apply(self, once: Key, until: int, kills: Sequence[Kill], lifts: Sequence[Lift], at: int) -> list[Kill] | None:
+    async def apply(
+        self, once: Key, until: int, kills: Sequence[Kill], lifts: Sequence[Lift], at: int
+    ) -> tuple[list[Kill], list[Kill]] | None:
         """All that one event changes, in one transaction with its being used; None where it was used before.
 
-        Returns the kills that were lifted.
+        Returns the kills that stand, as `add` does, and those that were lifted.
         """
 
-        def work(connection: Connection) -> list[Kill] | None:
+        def work(connection: Connection) -> tuple[list[Kill], list[Kill]] | None:
             if not insert(connection, once, until):
                 return None
-            for kill in kills:
-                _add(connection, kill, self._most)
+            stand = [_add(connection, kill, self._most) for kill in kills]
             self._tell(connection)
-            return [each for lift in lifts for each in _lift(connection, lift, at)]
+            return stand, [each for lift in lifts for each in _lift(connection, lift, at)]
 
         return await self._worker.run(work)
 
