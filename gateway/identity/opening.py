@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations, terms_of
 from gateway.identity.keywatch import opened_keys
+from gateway.identity.outbound import STRATEGIES, Ground, Outbound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.identity.outbound import STRATEGIES, Ground, Outbound
-from gateway.identity.signing import KeyRing
+    from gateway.identity.signing import KeyRing
     from gateway.identity.transaction import Sent
     from gateway.model import Clock
     from gateway.policy.records import Append
