@@ -1,4 +1,4 @@
-"""Who calls: from two headers to a `Principal`, or a refusal.
+"""Who calls: from a few headers to a `Principal`, or a refusal.
 
 Which credential is which follows from its form, never from trying.  Headers in which a client or a proxy claims an identity
 (`X-Forwarded-User` and its kin) are not read at all.
@@ -9,28 +9,32 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.identity.access import Access, AccessTokens, workflow_id
-from gateway.identity.agents import ASSERTION_TYPE, SECRET_MARK, AgentCredentials
+from gateway.identity.agents import AUTHORIZATION, SECRET_MARK, AgentCredentials, Proven, Remembered, both
 from gateway.identity.delegation import DELEGATION_TYPE, Delegated, Delegations
+from gateway.identity.dpop import DPOP, Once, Proof, Proofs, refuse_proof
 from gateway.identity.keys import Fetch, is_loopback
-from gateway.identity.token import read, refuse
-from gateway.model import Arrival, Clock, Principal, Refused, new_id, wall_clock
+from gateway.identity.token import Unverified, is_compact, read, refuse
+from gateway.model import Arrival, Assurance, Clock, Principal, Refused, new_id, wall_clock, weaker
 from gateway.problem import Problem, ProblemError
 from gateway.reasons import Code
 
 if TYPE_CHECKING:
+    from gateway.identity.hops import Hops
     from gateway.settings import Agent, Issuer
 
-AUTHORIZATION = "authorization"
 DELEGATION = "bailiwick-delegation"
 SERVICE_SECONDS = 3600
 """How long a workflow that an agent starts in its own name may go on."""
 
-_BEARER = re.compile(r"bearer ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 §2.1, RFC 9110 §11.1
+Keep = Callable[[Access, str], Awaitable[None]]
+"""Told of an access token that was verified afresh, with its text."""
+
+_CREDENTIAL = re.compile(r"(bearer|dpop) ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 §2.1, RFC 9449 §7.1
 
 
 def _nobody_is_killed(_principal: Principal) -> None:
@@ -50,6 +54,10 @@ class Authenticator:
         delegations: Delegations,
         alive: Callable[[Principal], None] = _nobody_is_killed,
         access: AccessTokens | None = None,
+        credentials: AgentCredentials | None = None,
+        hops: Hops | None = None,
+        keep: Keep | None = None,
+        once: Once | None = None,
         fetch: Fetch | None = None,
         clock: Clock = wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
@@ -57,20 +65,25 @@ class Authenticator:
         """ProblemError for settings that could not be kept safely; reads no key yet.
 
         `public_url` without a trailing slash is the audience of agents' assertions; `alive` raises `Refused(REVOKED)` for a
-        principal of whom anything is killed; `fetch` gets key sets by URL; `access` verifies people's
-        tokens, where it was made elsewhere.
+        principal of whom anything is killed; `fetch` gets key sets by URL; `access` verifies people's tokens and `credentials`
+        agents' own, where they were made elsewhere; `once` remembers proofs for all replicas.
         """
         for issuer in issuers:
             if issuer.development and not is_loopback(urlsplit(public_url).hostname or ""):
                 message = "the development issuer lets anybody be anybody: it is for a loopback address only"
                 raise ProblemError(Problem("development-issuer", message, f"issuers.{issuer.alias}", "configure your own issuer"))
         self._tenant = tenant
+        self._tenants = _tenants(tenant, issuers, agents.values())
         self._agents = agents
         self._delegations = delegations
         self._clock = clock
         self._alive = alive
+        self._hops = hops
+        self._keep = keep
+        once = once or Remembered().use
         self.access = access or AccessTokens(issuers, agents, fetch, monotonic, tenant=tenant)
-        self._credentials = AgentCredentials(agents, public_url, fetch, monotonic)
+        self.credentials = credentials or AgentCredentials(agents, public_url, fetch, monotonic, once=once)
+        self.proofs = Proofs(public_url, once)
 
     async def __call__(self, arrival: Arrival) -> Principal:
         """The principal of a call, from its headers alone; `Refused`: NO_CREDENTIAL, INVALID_CREDENTIAL or REVOKED."""
@@ -78,108 +91,188 @@ class Authenticator:
         self._alive(principal)
         return principal
 
-    async def _identified(self, arrival: Arrival) -> Principal:
-        now = self._clock() // 1_000_000
-        authorization, delegation = _only(arrival, AUTHORIZATION), _only(arrival, DELEGATION)
-        if authorization is None:
-            if delegation is None:
-                raise Refused(Code.NO_CREDENTIAL)
-            return self._bare(delegation)
-        if delegation is None and authorization.startswith(
-            "Bearer "
-        ):  # seen a moment ago: the same answer for a tenth of the price
-            digest = _sha256(authorization[7:])
-            access = await self.access.known(digest, now)
-            if access is not None:
-                return self._person(access, digest)
-        bearer = _BEARER.fullmatch(authorization)
-        if bearer is None:
-            refuse("not one Bearer credential")
-        credential = bearer.group(1)
-        if credential.startswith(SECRET_MARK):
-            return self._agent(self._credentials.by_secret(credential), "secret", credential, delegation, now)
-        token = read(credential)
-        if token.typ == ASSERTION_TYPE:
-            return self._agent(await self._credentials.by_key(token, now), "key", credential, delegation, now)
-        if delegation is not None:
-            refuse("a delegation stands beside an agent's own credential only")
-        if token.typ == DELEGATION_TYPE:
-            return self._bare(credential)
-        return self._person(await self.access.verify(token, now), token.digest)
-
     async def close(self) -> None:
         """End what the key sets have under way."""
         await self.access.close()
-        await self._credentials.close()
+        await self.credentials.close()
 
-    def _person(self, access: Access, digest: str) -> Principal:
-        """A person's access token, in the person's own hands or in those of a registered agent."""
-        if access.jkt:
-            refuse("token is bound to a key, and nobody proved to hold it")
-        return Principal(
-            subject=access.subject,
-            actors=access.actors,
-            tenant=access.tenant,
-            workflow=access.workflow,
-            ends=access.ends,
-            method="bearer",
-            credential=digest,
-            groups=access.groups,
-            jti=access.jti,
-            issued=access.issued,
-            acr=access.acr,
-        )
+    async def _identified(self, arrival: Arrival) -> Principal:
+        now = self._clock() // 1_000_000
+        authorization, delegation, proof = (_only(arrival, name) for name in (AUTHORIZATION, DELEGATION, DPOP))
+        held = self.credentials.by_certificate(arrival, now)
+        if authorization is None:
+            if proof is not None:
+                refuse_proof("a proof of possession without a token")
+            if held is not None:
+                return await self._agent(held, delegation, arrival, now)
+            if delegation is None:
+                raise Refused(Code.NO_CREDENTIAL)
+            return self._bare(delegation)
+        form = _CREDENTIAL.fullmatch(authorization)
+        if form is None:
+            refuse("neither one Bearer nor one DPoP credential")
+        scheme, credential = form.groups()
+        if scheme.lower() == DPOP:
+            if delegation is not None:
+                refuse("a delegation stands beside an agent's own credential only")
+            return await self._bound(credential, held, arrival, now)
+        if proof is not None:
+            refuse_proof("a proof of possession beside another scheme than DPoP")
+        return await self._unbound(credential, delegation, held, arrival, now)
 
-    def _agent(
-        self, agent: str, method: Literal["secret", "key"], credential: str, delegation: str | None, now: int
+    async def _unbound(
+        self, credential: str, delegation: str | None, held: Proven | None, arrival: Arrival, now: int
     ) -> Principal:
-        """An agent that has proven itself: for the person of its delegation, or as the service that it is."""
+        """`Authorization: Bearer`: an agent's own credential, a delegation, or a person's token."""
+        digest = _sha256(credential)
+        if delegation is None:  # seen a moment ago: the same answer for a tenth of the price
+            access = await self.access.known(digest, now)
+            if access is not None:
+                return _person(access, digest, held)
+        shown = await self.credentials.shown(credential, now)
+        if shown is not None:
+            return await self._agent(shown if held is None else both(shown, held), delegation, arrival, now)
+        if delegation is not None:
+            refuse("a delegation stands beside an agent's own credential only")
+        token = read(credential) if is_compact(credential) else None
+        if token is not None and token.typ == DELEGATION_TYPE:
+            return self._bare(credential) if held is None else await self._agent(held, credential, arrival, now)
+        return _person(await self._accessed(credential, token, now), digest, held)
+
+    async def _bound(self, credential: str, held: Proven | None, arrival: Arrival, now: int) -> Principal:
+        """`Authorization: DPoP`: a person's token or a delegation, by whoever holds the key that it, or the agent, names."""
+        proof = self.proofs.read(arrival, credential, now)
+        if credential.startswith(SECRET_MARK):  # or it would be asked about at an issuer as an opaque token
+            refuse("an agent's secret stands beside the scheme Bearer alone")
+        digest = _sha256(credential)
+        access = await self.access.known(digest, now)
+        if access is None:
+            token = read(credential) if is_compact(credential) else None
+            if token is not None and token.typ == DELEGATION_TYPE:
+                return await self._bound_delegation(credential, proof, held, now)
+            access = await self._accessed(credential, token, now)
+        if access.jkt != proof.thumbprint:
+            refuse_proof("token is bound to another key, or to none")
+        await self.proofs.spend(proof, now)
+        return _person(access, digest, held, bound=True)
+
+    async def _bound_delegation(self, credential: str, proof: Proof, held: Proven | None, now: int) -> Principal:
+        delegated, digest = self._delegated(credential)
+        if held is not None and held.agent != delegated.holder:
+            refuse("the delegation belongs to another agent")
+        if delegated.jkt:
+            if delegated.jkt != proof.thumbprint:
+                refuse_proof("the delegation is bound to another key")
+        elif not await self.credentials.holds(delegated.holder, proof.key):
+            refuse_proof("the key is not one that the agent registered")
+        await self.proofs.spend(proof, now)
+        return _delegate(delegated, "delegation+dpop", digest, "pop")
+
+    async def _accessed(self, credential: str, token: Unverified | None, now: int) -> Access:
+        """A person's token, verified afresh."""
+        access = await self.access.verify(token or read(credential), now)
+        if self._keep is not None:
+            await self._keep(access, credential)
+        return access
+
+    async def _agent(self, proven: Proven, delegation: str | None, arrival: Arrival, now: int) -> Principal:
+        """An agent that has proven itself: for the person of its delegation or of its trace, or as the service that it is."""
         if delegation is not None:
             delegated, digest = self._delegated(delegation)
-            if delegated.holder != agent:
+            if delegated.holder != proven.agent:
                 refuse("the delegation belongs to another agent")
-            return self._principal(delegated, f"delegation+{method}", digest)
+            if delegated.jkt:
+                refuse_proof("the delegation is bound to a key, and nobody proved to hold it")
+            return _delegate(delegated, f"delegation+{proven.method}", digest, proven.assurance)
+        if self._hops is not None and self._agents[proven.agent].auth.trace_ok and arrival.trace.parent:
+            token = await self._hops.handed(proven.agent, arrival.trace.trace_id, now)
+            if token is not None:
+                delegated, digest = self._delegated(token)
+                if delegated.holder != proven.agent:
+                    refuse("the delegation belongs to another agent")
+                return _delegate(delegated, f"trace+{proven.method}", digest, "correlated")
         return Principal(
-            subject=f"svc:{agent}",
-            actors=(f"agent:{agent}",),
-            tenant=self._tenant,
-            workflow=workflow_id("svc", agent, new_id(self._clock())),
+            subject=f"svc:{proven.agent}",
+            actors=(f"agent:{proven.agent}",),
+            tenant=self._agents[proven.agent].tenant or self._tenant,
+            workflow=workflow_id("svc", proven.agent, new_id(self._clock())),
             ends=now + SERVICE_SECONDS,
-            method=method,
-            credential=_sha256(credential),
+            method=proven.method,
+            credential=proven.credential,
+            assurance=proven.assurance,
+            issued=now,
         )
 
     def _bare(self, credential: str) -> Principal:
         """A delegation token alone: good for agents whose settings say so."""
         delegated, digest = self._delegated(credential)
+        if delegated.jkt:
+            refuse_proof("the delegation is bound to a key, and nobody proved to hold it")
         if not self._agents[delegated.holder].auth.bearer_ok:
             refuse("this agent must show a credential of its own beside the delegation")
-        return self._principal(delegated, "delegation", digest)
+        return _delegate(delegated, "delegation", digest, "bearer")
 
     def _delegated(self, credential: str) -> tuple[Delegated, str]:
         """A delegation token that may be used here, by whomever it belongs to; and its SHA-256 (hex)."""
         digest = _sha256(credential)
         delegated = self._delegations.known(digest) or self._delegations.verify(credential)
-        if delegated.tenant != self._tenant:
+        if delegated.tenant not in self._tenants:
             refuse("the delegation is for another tenant")
         if any(actor.removeprefix("agent:") not in self._agents for actor in delegated.chain):
             refuse("an agent of the chain is not registered any more")
         return delegated, digest
 
-    def _principal(self, delegated: Delegated, method: str, digest: str) -> Principal:
-        return Principal(
-            subject=delegated.subject,
-            actors=delegated.chain,
-            tenant=delegated.tenant,
-            workflow=delegated.workflow,
-            ends=delegated.ends,
-            method=method,
-            credential=digest,
-            groups=delegated.groups,
-            jti=delegated.jti,
-            path=delegated.path,
-            caused_by=delegated.call,
-        )
+
+def _person(access: Access, digest: str, held: Proven | None, *, bound: bool = False) -> Principal:
+    """A person's access token, in the person's own hands or in those of a registered agent."""
+    if access.jkt and not bound:
+        refuse_proof("token is bound to a key, and nobody proved to hold it")
+    if held is not None and access.actors != (f"agent:{held.agent}",):
+        refuse("an agent's certificate beside a token that was not issued to it")
+    return Principal(
+        subject=access.subject,
+        actors=access.actors,
+        tenant=access.tenant,
+        workflow=access.workflow,
+        ends=access.ends,
+        method="dpop" if bound else "bearer",
+        credential=digest,
+        groups=access.groups,
+        jti=access.jti,
+        assurance="pop" if bound else "bearer",
+        issued=access.issued,
+        acr=access.acr,
+    )
+
+
+def _delegate(delegated: Delegated, method: str, digest: str, assurance: Assurance) -> Principal:
+    """The agent that holds a delegation, with what the delegation says; `assurance` is of this hop alone."""
+    return Principal(
+        subject=delegated.subject,
+        actors=delegated.chain,
+        tenant=delegated.tenant,
+        workflow=delegated.workflow,
+        ends=delegated.ends,
+        method=method,
+        credential=digest,
+        groups=delegated.groups,
+        jti=delegated.jti,
+        path=delegated.path,
+        caused_by=delegated.call,
+        assurance=weaker(delegated.assurance, assurance),
+        scope=delegated.scope,
+        issued=delegated.issued,
+        acr=delegated.acr,
+        grant=delegated.grant,
+    )
+
+
+def _tenants(own: str, issuers: Iterable[Issuer], agents: Iterable[Agent]) -> frozenset[str]:
+    """Every tenant in which somebody can begin a workflow here."""
+    found = {own} | {agent.tenant for agent in agents if agent.tenant is not None}
+    for issuer in issuers:
+        found |= set(issuer.tenants.values()) | ({issuer.tenant} if issuer.tenant is not None else set())
+    return frozenset(found)
 
 
 def _sha256(text: str) -> str:

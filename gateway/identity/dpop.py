@@ -46,7 +46,7 @@ class BadProofError(Refused):
         super().__init__(Code.INVALID_CREDENTIAL, detail)
 
 
-def refuse(detail: str) -> NoReturn:
+def refuse_proof(detail: str) -> NoReturn:
     """Refuse a proof."""
     raise BadProofError(detail)
 
@@ -90,36 +90,36 @@ class Proofs:
         """All of `check` but whether it was used before: compare the key, then `spend` it."""
         values = arrival.every(DPOP)
         if len(values) != 1:
-            refuse("not exactly one proof of possession")
+            refuse_proof("not exactly one proof of possession")
         try:
             return self._read(values[0], arrival, credential, now)
         except BadProofError:
             raise
         except Refused as refusal:
-            refuse(f"proof: {refusal.detail}")
+            refuse_proof(f"proof: {refusal.detail}")
 
     async def spend(self, proof: Proof, now: int) -> None:
         """Use it up."""
         if not await self._once(f"dpop:{proof.thumbprint}", proof.jti, proof.until, now):
-            refuse("proof was used before")
+            refuse_proof("proof was used before")
 
     def _read(self, proof: str, arrival: Arrival, credential: str, now: int) -> Proof:
         if len(proof) > MAX_CHARS:
-            refuse("proof is too long")
+            refuse_proof("proof is too long")
         header, claims, payload = parts(proof)
         if header.keys() != _HEADER or header["typ"] != PROOF_TYPE:
-            refuse("proof's header is not typ dpop+jwt, alg and jwk alone")
+            refuse_proof("proof's header is not typ dpop+jwt, alg and jwk alone")
         key = _key(header["jwk"], header["alg"])
         check_signature(proof, payload, key.public, str(header["alg"]))
         jti, issued = text(claims, "jti", 128), moment(claims, "iat")
         if claims.get("htm") != arrival.http_method:
-            refuse("htm is another method")
+            refuse_proof("htm is another method")
         if not self._is_here(claims.get("htu"), arrival):
-            refuse("htu is another address")
+            refuse_proof("htu is another address")
         if not -WINDOW_SECONDS <= issued - now <= WINDOW_SECONDS:
-            refuse("iat is not of the last minute")
+            refuse_proof("iat is not of the last minute")
         if credential and not _is_hash_of(claims.get("ath"), credential):
-            refuse("ath is not the hash of the token")
+            refuse_proof("ath is not the hash of the token")
         return Proof(key, jti, issued + WINDOW_SECONDS + 1)
 
     def _is_here(self, htu: object, arrival: Arrival) -> bool:
@@ -154,15 +154,15 @@ def _number(value: int) -> str:
 def _key(jwk: object, alg: object) -> Key:
     """The public key that stands in a proof, as strictly read as one of a key set; its kid is its thumbprint."""
     if not isinstance(jwk, Mapping) or not jwk.keys() <= _PUBLIC:
-        refuse("jwk is not a public key")
+        refuse_proof("jwk is not a public key")
     try:
         key = parse_jwks(orjson.dumps({"keys": [{**jwk, "kid": "proof"}]})).get("proof")
     except (KeySetError, orjson.JSONEncodeError):
         key = None
     if key is None:
-        refuse("jwk is no key that is accepted here")
+        refuse_proof("jwk is no key that is accepted here")
     if alg not in ALGORITHMS or alg not in key.algorithms:
-        refuse("algorithm is not one of the key's")
+        refuse_proof("algorithm is not one of the key's")
     return Key(thumbprint(key.public), frozenset({str(alg)}), key.public)
 
 

@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gateway.identity.agents import AgentCredentials
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations, terms_of
+from gateway.identity.hops import Hops
+from gateway.identity.keyfiles import resolve
 from gateway.identity.keywatch import opened_keys
 from gateway.identity.outbound import STRATEGIES, Ground, Outbound
+from gateway.identity.revocation import Kills
+from gateway.state.kills import CHANNEL
+from gateway.state.notices import Notices
+from gateway.stores import state_url_of
+from gateway.state.sealing import Sealer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +43,7 @@ class Identity:
     ring: KeyRing
     delegations: Delegations
     outbound: Outbound
+    hops: Hops
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +77,44 @@ async def opened(means: Means) -> Identity:
         means.clock,
         terms=terms_of(settings.agents, delegation.bearer_lifetime_seconds),
     )
+    hops = Hops(
+        means.state.hops, delegations, Sealer(_derived(means, b"handed hops"), "handed hop"), _derived(means, b"handed traces")
+    )
+    kills = await _kills(means)
     authenticator = Authenticator(
         tenant=settings.tenant,
         public_url=settings.public_url,
         issuers=settings.issuers,
         agents=settings.agents,
         delegations=delegations,
+        credentials=_credentials(means),
+        hops=hops,
+        once=means.state.once.use,
         fetch=partial(means.upstreams.fetch, allow_private=True),  # the operator named the address; link-local stays refused
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)
-    return Identity(authenticator, ring, delegations, _outbound(means, ring))
+    return Identity(authenticator, ring, delegations, _outbound(means, ring), hops)
+
+
+def _credentials(means: Means) -> AgentCredentials:
+    """How agents prove themselves."""
+    settings, terminator = means.settings, means.settings.terminator
+    secret = terminator.secret if terminator is not None else None
+    return AgentCredentials(
+        settings.agents,
+        settings.public_url,
+        partial(means.upstreams.fetch, allow_private=True),  # as for issuers
+        once=means.state.once.use,
+        terminator=terminator,
+        terminator_secret=None if secret is None else resolve(secret, means.environ, "terminator.secret"),
+        trust_domains=settings.trust_domains,
+    )
+
+
+def _derived(means: Means, purpose: bytes) -> bytes:
+    """A key of its own for one purpose (RFC 5869)."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(means.seal)
 
 
 def _outbound(means: Means, ring: KeyRing) -> Outbound:

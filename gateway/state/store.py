@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from gateway.model import random16
 from gateway.state.database import open_engine
 from gateway.state.grants import Grants
+from gateway.state.hops import HandedHops
+from gateway.state.kills import KillRows
 from gateway.state.ownership import Contexts, Tasks
 from gateway.state.used import Once
 from gateway.state.vault import Tickets, Vaulted
@@ -15,9 +18,13 @@ class State:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.replica = random16().hex()
+        """This process's word for itself in notices."""
         self.contexts = Contexts(worker)
         self.tasks = Tasks(worker, self.contexts)
         self.once = Once(worker)
+        self.kills = KillRows(worker, self.replica)
+        self.hops = HandedHops(worker)
         self.grants = Grants(worker)
         self.vaulted = Vaulted(worker)
         self.tickets = Tickets(worker)
