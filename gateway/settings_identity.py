@@ -32,6 +32,8 @@ class Directory(Group):
     """Bearer token for it."""
     file: Path | None = None
     """YAML: `<sub>: {groups: [...], active: true}`; re-read when it changes."""
+    group_names: Literal["display", "value"] = "display"
+    """Which member of a SCIM group is the group's name in tokens and policies: what it is shown as, or its id."""
     cache_seconds: int = Field(60, ge=0, le=300)
 
 

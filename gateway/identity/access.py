@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.identity import claims as said
+from gateway.identity.agents import SECRET_MARK
+from gateway.identity.issuers import STRICT_TYPES, Trusted, Ways, trusted
 from gateway.identity.keys import Fetch, KeySet
-from gateway.identity.token import Rule, Unverified, VerifiedCache, moment, refuse, text, verify
+from gateway.identity.token import Unverified, VerifiedCache, moment, refuse, text, verify
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
-    from gateway.settings import Agent, Issuer, Keys
+    from gateway.identity.directory import Directory
+    from gateway.settings import Agent, Issuer
 
-LEEWAY_SECONDS = 30
-LONGEST_SECONDS = 24 * 3600
-STRICT_TYPES = frozenset({"at+jwt", "application/at+jwt"})
+_OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
+_JSON = re.compile(rb'\s*\{\s*"')
 _ID_TOKEN_CLAIMS = frozenset({"nonce", "at_hash", "c_hash"})
 _OTHER_USES = frozenset({"events", "act"})
 """Claims of a security event (RFC 8417) and of tokens that were delegated elsewhere (RFC 8693): each says that the token is for
@@ -58,15 +62,6 @@ def workflow_id(*origin: str) -> str:
     return "wf-" + hashlib.sha256("\0".join(origin).encode("utf-8")).hexdigest()[:26]
 
 
-@dataclass(frozen=True, slots=True)
-class _Issuer:
-    settings: Issuer
-    rule: Rule
-    keys: KeySet
-    tenant: str
-    agents: Mapping[str, str]
-
-
 class AccessTokens:
     """Verifies the access tokens of the configured issuers."""
 
@@ -78,26 +73,47 @@ class AccessTokens:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         tenant: str = "default",
+        ways: Ways | None = None,
     ) -> None:
-        """ProblemError where two issuers share a name, or a client id could mean two things.  `tenant` is the gateway's own."""
-        self._issuers: dict[str, _Issuer] = {}
+        """ProblemError where two issuers share a name, or a client id could mean two things.
+
+        `tenant` is the gateway's own; `ways` are how issuers are reached, instead of `fetch` and `monotonic` alone.
+        """
+        self._issuers: dict[str, Trusted] = {}
+        self._aliases: dict[str, Trusted] = {}
         self._cache: VerifiedCache[tuple[Access, KeySet]] = VerifiedCache()
         configured = tuple(issuers)
         clients = _clients(configured, agents)
-        aliases: set[str] = set()
         for issuer in configured:
-            if issuer.issuer in self._issuers or issuer.alias in aliases:
+            if issuer.issuer in self._issuers or issuer.alias in self._aliases:
                 raise ProblemError(
                     Problem("duplicate-issuer", "two issuers have the same name or alias", f"issuers.{issuer.alias}")
                 )
-            aliases.add(issuer.alias)
-            self._issuers[issuer.issuer] = _Issuer(
-                issuer,
-                _rule(issuer),
-                KeySet(_jwks_of(issuer), fetch, monotonic),
-                issuer.tenant or tenant,
-                clients[issuer.alias],
-            )
+            part = trusted(issuer, clients[issuer.alias], tenant, ways or Ways(fetch, monotonic=monotonic))
+            self._issuers[issuer.issuer] = self._aliases[issuer.alias] = part
+        asked = [part for part in self._issuers.values() if part.introspection is not None]
+        if len(asked) > 1:
+            message = "an opaque token does not say whose it is, and is shown to no issuer but its own"
+            raise ProblemError(Problem("two-introspections", message, f"issuers.{asked[1].settings.alias}.introspection"))
+        self._asked = asked[0] if asked else None
+
+    def issuer(self, alias: str) -> Trusted | None:
+        """The issuer of that alias: its keys, its metadata, its directory."""
+        return self._aliases.get(alias)
+
+    @property
+    def directories(self) -> Mapping[str, Directory]:
+        """By issuer's alias, where its people are looked up."""
+        return {alias: part.directory for alias, part in self._aliases.items() if part.directory is not None}
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Every tenant that a person of these issuers can be of."""
+        return frozenset(
+            tenant
+            for part in self._issuers.values()
+            for tenant in (part.settings.tenants.values() if part.settings.tenant_claim else (part.tenant,))
+        )
 
     async def known(self, digest: str, now: int) -> Access | None:
         """What a token said that was verified within the last minute, while its key is still one of the issuer's."""
@@ -123,17 +139,40 @@ class AccessTokens:
         strict = token.typ in STRICT_TYPES
         if not strict and _ID_TOKEN_CLAIMS & claims.keys():
             refuse("an ID token is no access token")
-        access = _read(claims, issuer, token.signed_digest, strict=strict)
+        access = await _read(claims, issuer, token.signed_digest, strict=strict)
         self._cache.put(token.digest, (access, issuer.keys), key, now, access.ends)
         return access
 
+    async def opaque(self, text: str, now: int) -> Access:
+        """What the one issuer that is asked about opaque tokens says of this one, or `Refused`.
+
+        Whatever could be read by another is no opaque token, and is told to nobody: a JOSE object, an agent's secret.
+        """
+        if _OPAQUE.fullmatch(text) is None or text.startswith(SECRET_MARK) or _is_jose(text):
+            refuse("neither a signed nor an opaque token")
+        issuer = self._asked
+        if issuer is None or issuer.introspection is None:
+            refuse("token is opaque, and no issuer is asked about such")
+        claims = await issuer.introspection.claims(text, now)
+        return await _read(claims, issuer, hashlib.sha256(text.encode("ascii")).hexdigest(), strict=True)
+
     async def close(self) -> None:
-        """End what the key sets have under way."""
+        """End what is under way."""
         for issuer in self._issuers.values():
-            await issuer.keys.close()
+            await issuer.close()
 
 
-def _read(claims: said.Claims, issuer: _Issuer, digest: str, *, strict: bool) -> Access:
+def _is_jose(text: str) -> bool:
+    """Whether its first part of several begins as a header does: a JWS or JWE of whomever, in whatever state."""
+    head, dot, _ = text.partition(".")
+    head = head.rstrip("=")
+    try:
+        return bool(dot) and _JSON.match(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4))) is not None
+    except ValueError:
+        return False
+
+
+async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bool) -> Access:
     """What verified claims say; `digest` stands for a token that has no `jti`."""
     settings = issuer.settings
     if _OTHER_USES & claims.keys():
@@ -151,18 +190,17 @@ def _read(claims: said.Claims, issuer: _Issuer, digest: str, *, strict: bool) ->
     jkt = said.bound_to(claims)
     if settings.dpop == "require" and not jkt:
         refuse("token is bound to no key")
+    tenant = said.tenant(claims, settings.tenant_claim, settings.tenants) if settings.tenant_claim else issuer.tenant
+    sub, jti = text(claims, "sub"), text(claims, "jti") if "jti" in claims else ""
     groups = said.groups(claims, settings.groups_claim)
-    if groups is None:
-        refuse("the person has more groups than the token holds")  # unknown groups could be ones that a deny rule names
-    jti = text(claims, "jti") if "jti" in claims else ""
     return Access(
-        subject=f"user:{settings.alias}/{text(claims, 'sub')}",
+        subject=f"user:{settings.alias}/{sub}",
         actors=actors,
-        groups=groups,
+        groups=await _looked_up(issuer, sub) if groups is None else groups,
         workflow=workflow_id(issuer.rule.issuer, jti or digest),
         ends=moment(claims, "exp"),
         jti=jti,
-        tenant=said.tenant(claims, settings.tenant_claim, settings.tenants) if settings.tenant_claim else issuer.tenant,
+        tenant=tenant,
         issued=moment(claims, "iat"),
         issuer=settings.alias,
         acr=said.authentication_context(claims),
@@ -171,17 +209,14 @@ def _read(claims: said.Claims, issuer: _Issuer, digest: str, *, strict: bool) ->
     )
 
 
-def _jwks_of(issuer: Issuer) -> Keys:
-    if issuer.jwks is None:
-        raise ProblemError(Problem("no-keys", "an issuer needs jwks", f"issuers.{issuer.alias}"))
-    return issuer.jwks
-
-
-def _rule(issuer: Issuer) -> Rule:
-    types = frozenset(issuer.token_types)
-    if "at+jwt" in types:
-        types |= STRICT_TYPES  # RFC 9068 §4 allows both spellings
-    return Rule(types, frozenset(issuer.algorithms), issuer.issuer, issuer.audience, LEEWAY_SECONDS, LONGEST_SECONDS)
+async def _looked_up(issuer: Trusted, sub: str) -> frozenset[str]:
+    """The groups of somebody who has more than a token holds.  Unknown groups could be ones that a deny rule names."""
+    if issuer.directory is None:
+        refuse("the person has more groups than the token holds")
+    person = await issuer.directory.look(sub)
+    if not person.active or not person.groups:
+        refuse("the directory knows no such account, or no groups of it")
+    return person.groups
 
 
 def _clients(issuers: tuple[Issuer, ...], agents: Mapping[str, Agent]) -> dict[str, dict[str, str]]:
