@@ -303,7 +303,8 @@ class App:
 
         def faults() -> Mapping[str, str]:
             health = parts.journal.healthy
-            return {} if health else {"ledger": health.reason}
+            found = {} if health else {"ledger": health.reason}
+            return found | ({"kills": parts.identity.kills.fault} if parts.identity.kills.fault else {})
 
         async def checkpoint() -> str | None:
             return await asyncio.to_thread(parts.journal.checkpoint)
@@ -360,6 +361,7 @@ def _stages(parts: _Parts, road: Road, fulfil: Callable[[Permit], Awaitable[Perm
         record_outcome=parts.recorder.outcome,
         record_refusal=parts.recorder.refusal,
         observe=observe,
+        watch=parts.identity.kills.watch,
     )
 
 

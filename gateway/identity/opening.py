@@ -20,8 +20,8 @@ from gateway.identity.outbound import STRATEGIES, Ground, Outbound
 from gateway.identity.revocation import Kills
 from gateway.state.kills import CHANNEL
 from gateway.state.notices import Notices
-from gateway.stores import state_url_of
 from gateway.state.sealing import Sealer
+from gateway.stores import state_url_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +44,7 @@ class Identity:
     delegations: Delegations
     outbound: Outbound
     hops: Hops
+    kills: Kills
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ async def opened(means: Means) -> Identity:
         issuers=settings.issuers,
         agents=settings.agents,
         delegations=delegations,
+        alive=kills.alive,
         credentials=_credentials(means),
         hops=hops,
         once=means.state.once.use,
@@ -94,7 +96,27 @@ async def opened(means: Means) -> Identity:
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)
-    return Identity(authenticator, ring, delegations, _outbound(means, ring), hops)
+    return Identity(authenticator, ring, delegations, _outbound(means, ring), hops, kills)
+
+
+async def _kills(means: Means) -> Kills:
+    """Who may act no more, read once and followed from now on."""
+    settings, chosen, url = means.settings, means.settings.revocation, state_url_of(means.settings)
+    kills = Kills(
+        means.state.kills,
+        means.append,
+        issuers=[issuer.issuer for issuer in settings.issuers],
+        poll_seconds=chosen.poll_seconds,
+        stale_seconds=chosen.stale_seconds,
+    )
+    await kills.refresh()
+    means.stack.push_async_callback(kills.close)
+    kills.start()
+    if Notices.possible(url):
+        notices = Notices(url, CHANNEL, means.state.replica, kills.wake)
+        means.stack.push_async_callback(notices.aclose)
+        notices.start()
+    return kills
 
 
 def _credentials(means: Means) -> AgentCredentials:
