@@ -18,7 +18,7 @@ _READ: Mapping[str, frozenset[str]] = {
     "txn_token": frozenset({"header", "audience", "lifetime_seconds"}),
     "token_exchange": _ASKED,
     "id_jag": _ASKED | {"redeem"},
-    "vault_oauth": _ASKED | {"authorize_url"},
+    "vault_oauth": _ASKED | {"authorize_url", "issuer"},
     "client_credentials": _ASKED,
     "static_secret": frozenset({"header", "secret"}),
     "none": frozenset(),
@@ -65,6 +65,8 @@ class Credentials(Group):
     """`id_jag`: the upstream's authorization server, which takes the assertion (RFC 7523)."""
     authorize_url: HttpUrl | None = None
     """`vault_oauth`: where a person consents."""
+    issuer: Name | None = None
+    """`vault_oauth`: what the authorization server's answers must say in `iss` (RFC 9207); without it, none of them is asked."""
     audience: Name | None = None
     """For whom the token shall be: `txn_token`, its `aud` (defaults to the upstream's URL); `id_jag`, the issuer of `redeem`."""
     resource: Name | None = None

@@ -21,7 +21,8 @@ import msgspec
 
 from audit.model import Entry, LedgerUnavailableError
 from gateway.identity.login import Login
-from gateway.identity.vault import Append, Provider, TokenRefusedError, Vault
+from gateway.identity.token_request import TokenRefusedError
+from gateway.identity.vault import Append, Provider, Vault
 from gateway.model import Clock, Principal, Refused, new_id
 from gateway.reasons import Code
 from gateway.state.sealing import Sealer, UnsealableError

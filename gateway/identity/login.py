@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from gateway.identity.discovery import Discovery, Metadata
 from gateway.identity.keys import KeySet
 from gateway.identity.token import Rule, read, refuse, text, verify
-from gateway.identity.vault import TokenRefusedError
+from gateway.identity.token_request import TokenRefusedError
 from gateway.model import Refused
 from gateway.reasons import Code
 

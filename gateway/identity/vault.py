@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from audit.model import Entry, LedgerUnavailableError
+from gateway.identity.token_request import TokenRefusedError
 from gateway.model import Clock, Refused, new_id
 from gateway.reasons import Code
 from gateway.state.sealing import Sealer, UnsealableError
@@ -37,14 +38,6 @@ _NO_END: Final = 1 << 40
 
 class ForgottenError(Exception):
     """Nothing that could be used is kept: the person has to consent (again)."""
-
-
-class TokenRefusedError(Exception):
-    """The authorization server said no; `error` is its code (RFC 6749 §5.2), cleaned."""
-
-    def __init__(self, error: str) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 Ask = Callable[[Mapping[str, str]], Awaitable[Mapping[str, Any]]]
@@ -162,14 +155,17 @@ class Vault:
         held = Held.of(answer, self._now)
         await self._rows.put(key, self._seal(key, held), self._clock())
 
-    async def worn(self, key: Key, access: str) -> None:
-        """The upstream did not take this access token: the next call has it refreshed, or the person asked."""
+    async def worn(self, key: Key, access: str) -> bool:
+        """The upstream did not take this access token; whether the next call may have another without asking the person."""
         kept = await self._rows.get(key)
-        if kept is None:
-            return
-        held = await self._held(kept)
-        if held.access == access and held.until > self._now:
+        try:
+            held = await self._held(kept)
+        except ForgottenError:
+            return False
+        if kept is not None and held.access == access and held.until > self._now:
             await self._rows.swap(kept, self._seal(key, replace(held, until=0)), self._clock())
+            return bool(held.refresh)
+        return True  # it was renewed meanwhile
 
     async def forget(self, key: Key, why: str, by: str = "") -> bool:
         """Remove it, on record first; whether anything was kept.  `by`: who wanted it, where it was not the person."""
