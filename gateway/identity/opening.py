@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from gateway.identity.access import AccessTokens
 from gateway.identity.agents import AgentCredentials
+from gateway.identity.asking import asking
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations, terms_of
 from gateway.identity.hops import Hops
+from gateway.identity.issuers import Ways
 from gateway.identity.keyfiles import resolve
 from gateway.identity.keywatch import opened_keys
 from gateway.identity.outbound import STRATEGIES, Ground, Outbound
 from gateway.identity.revocation import Kills
+from gateway.identity.vaulting import STRATEGY as VAULT
+from gateway.identity.vaulting import Vaulting
+from gateway.identity.vaulting import opened as opened_vault
 from gateway.state.kills import CHANNEL
 from gateway.state.notices import Notices
 from gateway.state.sealing import Sealer
@@ -45,6 +51,7 @@ class Identity:
     outbound: Outbound
     hops: Hops
     kills: Kills
+    vaulting: Vaulting
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,9 @@ async def opened(means: Means) -> Identity:
         means.clock,
         terms=terms_of(settings.agents, delegation.bearer_lifetime_seconds),
     )
-    hops = Hops(
-        means.state.hops, delegations, Sealer(_derived(means, b"handed hops"), "handed hop"), _derived(means, b"handed traces")
-    )
+    hops = _hops(means, delegations)
     kills = await _kills(means)
+    vaulting = opened_vault(means, _derived(means, b"vault"), kills.alive)
     authenticator = Authenticator(
         tenant=settings.tenant,
         public_url=settings.public_url,
@@ -89,6 +95,7 @@ async def opened(means: Means) -> Identity:
         agents=settings.agents,
         delegations=delegations,
         alive=kills.alive,
+        access=_access(means),
         credentials=_credentials(means),
         hops=hops,
         once=means.state.once.use,
@@ -96,7 +103,7 @@ async def opened(means: Means) -> Identity:
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)
-    return Identity(authenticator, ring, delegations, _outbound(means, ring), hops, kills)
+    return Identity(authenticator, ring, delegations, _outbound(means, ring, vaulting), hops, kills, vaulting)
 
 
 async def _kills(means: Means) -> Kills:
@@ -119,6 +126,20 @@ async def _kills(means: Means) -> Kills:
     return kills
 
 
+def _access(means: Means) -> AccessTokens:
+    """People's tokens.  The operator named the issuers' addresses; link-local ones stay refused, and private ones where only an
+    issuer's metadata names them."""
+    settings, upstreams = means.settings, means.upstreams
+    ways = Ways(
+        fetch=partial(upstreams.fetch, allow_private=True),
+        ask=asking(upstreams, private=True),
+        fetch_named=upstreams.fetch,
+        ask_named=asking(upstreams, private=False),
+        environ=means.environ,
+    )
+    return AccessTokens(settings.issuers, settings.agents, tenant=settings.tenant, ways=ways)
+
+
 def _credentials(means: Means) -> AgentCredentials:
     """How agents prove themselves."""
     settings, terminator = means.settings, means.settings.terminator
@@ -134,12 +155,18 @@ def _credentials(means: Means) -> AgentCredentials:
     )
 
 
+def _hops(means: Means, delegations: Delegations) -> Hops:
+    """What is handed to agents that show no token."""
+    seal, key = Sealer(_derived(means, b"handed hops"), "handed hop"), _derived(means, b"handed traces")
+    return Hops(means.state.hops, delegations, seal, key, means.settings.agents, means.clock)
+
+
 def _derived(means: Means, purpose: bytes) -> bytes:
     """A key of its own for one purpose (RFC 5869)."""
     return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(means.seal)
 
 
-def _outbound(means: Means, ring: KeyRing) -> Outbound:
+def _outbound(means: Means, ring: KeyRing, vaulting: Vaulting) -> Outbound:
     """What the gateway shows to upstreams; a strategy that needs more than `Ground` is made of it here."""
     ground = Ground(means.settings.public_url, ring, means.upstreams, means.environ, means.clock)
-    return Outbound(means.settings, ground, means.sent, {**STRATEGIES})
+    return Outbound(means.settings, ground, means.sent, {**STRATEGIES, VAULT: vaulting.make})
