@@ -284,6 +284,7 @@ class App:
             cards=cards,
             bounds=Bounds(limits.response_bytes, limits.json_depth),
             rejected=parts.identity.outbound.rejected,
+            onward=parts.identity.hops,
         )
 
         async def fulfil(permit: Permit) -> Permit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from gateway.a2a.operations import CARD, CARD_PATH, OPERATIONS, Operation, named
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, to_json, to_proto
 from gateway.asgi import WORKFLOW_HEADER, child_traceparent
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, Trace, UpstreamError
 from gateway.reasons import Code
 from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
 from gateway.upstream.credentials import Rejected, no_other
@@ -40,6 +40,16 @@ _OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b
 
 Mint = Callable[[Principal, str, str, int], str]
 """Principal, agent, call id, most groups → the token by which the agent goes on for this principal; may raise `Refused`."""
+
+
+class Onward(Protocol):
+    """How a call goes on to an agent that shows no token with its own calls."""
+
+    def trace(self, call: Call) -> Trace:
+        """Under which it is sent."""
+
+    async def hand(self, call: Call, token: str) -> None:
+        """Keep what the agent goes on for; durable on return, and before the call is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class A2aRoad:
         cards: Cards,
         bounds: Bounds | None = None,
         rejected: Rejected = no_other,
+        onward: Onward | None = None,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._targets = {agent: _target(peer) for agent, peer in peers.items()}
@@ -84,6 +95,7 @@ class A2aRoad:
         self._cards = cards
         self._bounds = bounds or Bounds()
         self._rejected = rejected
+        self._onward = onward
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
@@ -133,6 +145,8 @@ class A2aRoad:
         token = self._mint(permit.principal, peer.id, call.arrival.id, peer.max_groups)
         if named.context:  # last, as it leaves a trace: a refused call claims nothing
             await self._ownership.enter(permit, named.context)
+        if self._onward is not None:
+            await self._onward.hand(call, token)
         return replace(permit, delegation=token)
 
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
@@ -174,14 +188,15 @@ class A2aRoad:
         permit, call = intent.permit, intent.permit.call
         body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": to_json(call.message)})
         accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
+        trace = call.trace if self._onward is None else self._onward.trace(call)
         headers = [
             (b"accept", accept),
-            (b"traceparent", child_traceparent(call.trace).encode()),
+            (b"traceparent", child_traceparent(trace).encode()),
             (target.peer.delegation_header, target.bearer + permit.delegation.encode()),
             *permit.credentials,
         ]
-        if call.trace.state:
-            headers.append((b"tracestate", call.trace.state.encode()))
+        if trace.state:
+            headers.append((b"tracestate", trace.state.encode()))
         return HttpRequest(target.peer.url, body, tuple(headers), target.static)
 
     async def _fetch_card(self, target: _Target, permit: Permit) -> bytes:

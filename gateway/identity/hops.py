@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.identity.delegation import Delegated, Delegations
 from gateway.identity.token import refuse
+from gateway.model import Call, Clock, Trace
 from gateway.state.sealing import Sealer, UnsealableError
+
+if TYPE_CHECKING:
+    from gateway.settings import Agent
 
 MOST_OF_A_TRACE = 16
 
@@ -30,22 +35,32 @@ class Rows(Protocol):
 class Hops:
     """What was handed to the agents with `trace_ok`: to each call the token that the agent would show if it could."""
 
-    def __init__(self, rows: Rows, delegations: Delegations, seal: Sealer, key: bytes) -> None:
+    def __init__(  # noqa: PLR0917  the parts that one correlation needs
+        self, rows: Rows, delegations: Delegations, seal: Sealer, key: bytes, agents: Mapping[str, Agent], clock: Clock
+    ) -> None:
         """`key` makes the trace ids: 32 bytes, the same on every replica."""
         self._rows = rows
         self._delegations = delegations
         self._seal = seal
         self._key = key
+        self._agents = frozenset(name for name, agent in agents.items() if agent.auth.trace_ok)
+        self._clock = clock
 
-    def trace_id(self, call_id: str) -> str:
-        """Under which a call goes on to its agent: nobody can tell it from the call's id, and no two calls have the same."""
-        return hmac.digest(self._key, call_id.encode("ascii"), hashlib.sha256)[:16].hex()
+    def trace(self, call: Call) -> Trace:
+        """Under which a call goes on: to an agent of these a trace that begins here and that nobody could choose or foresee."""
+        if call.target not in self._agents:
+            return call.trace
+        fresh = hmac.digest(self._key, call.arrival.id.encode("ascii"), hashlib.sha256)[:16].hex()
+        return Trace(fresh, call.trace.span_id, flags=call.trace.flags)
 
-    async def hand(self, agent: str, call_id: str, token: str, now: int) -> None:
-        """Before the call is sent: durable on return.  `token` is the agent's delegation, `now` in epoch seconds."""
-        trace, delegated = self.trace_id(call_id), self._delegations.verify(token)
-        sealed = self._seal.seal(_binding(agent, trace, call_id), token.encode("ascii"))
-        await self._rows.hand(agent, trace, call_id, sealed, delegated.expires, now)
+    async def hand(self, call: Call, token: str) -> None:
+        """Before the call is sent to its agent: durable on return.  `token` is the agent's delegation."""
+        if call.target not in self._agents:
+            return
+        agent, trace, now = call.target, self.trace(call).trace_id, self._clock() // 1_000_000
+        until = self._delegations.verify(token).expires
+        sealed = self._seal.seal(_binding(agent, trace, call.arrival.id), token.encode("ascii"))
+        await self._rows.hand(agent, trace, call.arrival.id, sealed, until, now)
 
     async def handed(self, agent: str, trace: str, now: int) -> str | None:
         """The delegation by which this agent, proven to be it, goes on under a trace; None where nothing was handed to it so.
