@@ -134,7 +134,8 @@ class AccessTokens:
             refuse("iss is not a configured issuer")
         key = await issuer.keys.get(token.kid)
         if key is None:
-            refuse("issuer's keys cannot be read" if issuer.keys.failure else "kid is not one of the issuer's keys")
+            failure = issuer.keys.failure
+            refuse(f"issuer's keys cannot be read: {failure}" if failure else "kid is not one of the issuer's keys")
         claims = verify(token, key, issuer.rule, now)
         strict = token.typ in STRICT_TYPES
         if not strict and _ID_TOKEN_CLAIMS & claims.keys():

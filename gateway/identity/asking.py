@@ -1,6 +1,6 @@
-"""How identity asks others over HTTP what has no effect there: one request, one whole answer, bounded in bytes and time.
+"""How identity asks others over HTTP: one request, one whole answer, bounded in bytes and time; no redirect is followed.
 
-No redirect is followed.
+A GET whose pooled connection turns out to be dead is sent once more.  A POST is not: its proof may be good once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def asking(upstreams: Upstreams, *, private: bool, limit: int = MAX_BYTES, secon
             where = Url.parse(url, allow_private=private)
         except ValueError as error:
             raise UpstreamError("connect", str(error)) from None
-        request = HttpRequest(where, body or b"", lines, method=b"GET" if body is None else b"POST", replay=True)
+        request = HttpRequest(where, body or b"", lines, method=b"GET" if body is None else b"POST", replay=body is None)
         try:
             async with asyncio.timeout(seconds):
                 response = await upstreams.send(request)

@@ -118,9 +118,9 @@ class ScimDirectory:
         try:
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 person = await self._find(sub)
-        except SourceError as error:
+        except (SourceError, UpstreamError) as error:
             return str(error)
-        except (OSError, UpstreamError) as error:
+        except OSError as error:
             return type(error).__name__
         finally:
             del self._flights[sub]

@@ -99,11 +99,10 @@ class Introspection:
 
     async def _ask(self, token: str, now: int) -> _Verdict:
         try:
-            url, ask = await self._endpoint()
-            headers, members = self._client.proof(self._rule.issuer, now)
-            form = urlencode({"token": token, "token_type_hint": "access_token", **members}).encode("ascii")
-            status, body = await ask(url, headers, form)
-        except (OSError, UpstreamError, SourceError) as error:
+            status, body = await self._answer(token, now)
+        except (UpstreamError, SourceError) as error:
+            return _Verdict({}, f"the issuer cannot be asked: {error}", certain=False)
+        except OSError as error:
             return _Verdict({}, f"the issuer cannot be asked: {type(error).__name__}", certain=False)
         if status != 200:
             return _Verdict({}, f"the issuer answers {status}", certain=False)
@@ -111,6 +110,19 @@ class Introspection:
             return _Verdict(read(body, self._rule, now))
         except Refused as refusal:
             return _Verdict({}, refusal.detail)
+
+    async def _answer(self, token: str, now: int) -> tuple[int, bytes]:
+        """A connection that died in the pool is no answer: once more, with another proof."""
+        url, ask = await self._endpoint()
+        for last in (False, True):
+            headers, members = self._client.proof(self._rule.issuer, now)
+            form = urlencode({"token": token, "token_type_hint": "access_token", **members}).encode("ascii")
+            try:
+                return await ask(url, headers, form)
+            except UpstreamError as error:
+                if last or error.kind != "closed":
+                    raise
+        raise AssertionError  # the second round returns or raises
 
 
 def read(body: bytes, rule: Rule, now: int) -> Claims:

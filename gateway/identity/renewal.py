@@ -75,9 +75,9 @@ class Renewed(Generic[T]):
         try:
             async with asyncio.timeout(READ_SECONDS):
                 value = await self._read()
-        except SourceError as error:
+        except (SourceError, UpstreamError) as error:
             self.failure = str(error)
-        except (OSError, UpstreamError) as error:  # a timeout is an OSError
+        except OSError as error:  # a timeout is one
             self.failure = type(error).__name__
         else:
             self._value, self._good_at, self.failure = value, self._monotonic(), ""

@@ -239,7 +239,7 @@ async def test_while_the_provider_is_down_the_last_good_set_serves_for_a_day_and
     assert await keys.get("a") is key
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "jwks"))
     assert await keys.get("a") is key
-    assert keys.failure == "UpstreamError"
+    assert keys.failure == "status: 503"
     source.now += 3600 + 1
     assert await keys.get("a") is None
     source.failing = False
