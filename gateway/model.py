@@ -177,6 +177,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     message    the parsed envelope (MCP: dict; A2A: the request's protobuf message).
     version    protocol revision the caller speaks.
     session    upstream's own session id (legacy MCP), unsealed for this principal.
+    opens      whether the client said that it can have its person open a URL (MCP's URL elicitation).
     """
 
     arrival: Arrival
@@ -189,6 +190,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     rpc_id: str | int | None = None
     version: str = ""
     session: str | None = None
+    opens: bool = False
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):

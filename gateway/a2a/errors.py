@@ -76,6 +76,13 @@ _UNAVAILABLE = _Row(
     INTERNAL, "The gateway cannot take this call now; try again later.", "UNAVAILABLE", 503, 503, domain=OUR_DOMAIN
 )
 _CREDENTIAL = _Row(REFUSED, "Authentication is required.", "UNAUTHENTICATED", 401, 401, domain=OUR_DOMAIN)
+_CONSENT = _Row(
+    REFUSED,
+    "The person has to consent first: show them the URL, then try again.",
+    "CONSENT_REQUIRED",
+    plain=403,
+    domain=OUR_DOMAIN,
+)
 _BY_RPC_CODE: Final[Mapping[int, _Row]] = {
     PARSE_ERROR: _Row(PARSE_ERROR, "Invalid JSON payload", "JSON_PARSE_ERROR"),
     INVALID_REQUEST: _Row(INVALID_REQUEST, "Invalid Request", "INVALID_REQUEST"),
@@ -98,6 +105,7 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.INVALID_PARAMS: _BY_RPC_CODE[INVALID_PARAMS],
     Code.BAD_ORIGIN: _Row(INVALID_REQUEST, "This origin is not allowed.", "BAD_ORIGIN", 403, 403, OUR_DOMAIN),
     Code.NOT_OWNER: _BY_RPC_CODE[TASK_NOT_FOUND],
+    Code.CONSENT_REQUIRED: _CONSENT,
     Code.LEDGER_UNAVAILABLE: _UNAVAILABLE,
     Code.OVERLOADED: _UNAVAILABLE,
     Code.INTERNAL_ERROR: _Row(INTERNAL, "Internal error", "INTERNAL_ERROR", plain=500, domain=OUR_DOMAIN),
@@ -142,7 +150,8 @@ def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
         versions = {"supportedVersions": ", ".join(SUPPORTED_VERSIONS)} if row.rpc == VERSION_NOT_SUPPORTED else NOTHING
         return _error(row, versions)
     code = "not-available" if row is _HIDDEN else refusal.code.value
-    return _error(row, {"code": code, "decisionId": decision})
+    link = {"url": refusal.data["url"]} if row is _CONSENT else NOTHING
+    return _error(row, {"code": code, "decisionId": decision, **link})
 
 
 def task_not_found() -> Mapping[str, Any]:

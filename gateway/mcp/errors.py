@@ -22,6 +22,7 @@ INVALID_PARAMS: Final = -32602
 INTERNAL: Final = -32603
 HEADER_MISMATCH: Final = -32020
 UNSUPPORTED_VERSION: Final = -32022
+URL_NEEDED: Final = -32042
 POLICY: Final = -31403
 UPSTREAM: Final = -31502
 UNAVAILABLE: Final = -31503
@@ -29,6 +30,8 @@ UNAVAILABLE: Final = -31503
 META_CODE: Final = "bailiwick/code"
 META_DECISION: Final = "bailiwick/decision"
 NOT_AVAILABLE: Final = "not-available"
+URL_SINCE: Final = "2025-11-25"
+"""The one revision of the era of handshakes that has URL elicitation."""
 
 RpcId = str | int | None
 
@@ -125,6 +128,8 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
     hidden = refusal.code is Code.UNKNOWN_TARGET or (refusal.decision is not None and not refusal.decision.visible)
     if not knows or call is None or (hidden and call.method != CALL_TOOL):
         return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
+    if refusal.code is Code.CONSENT_REQUIRED:
+        return Answer(200, _consent(refusal, call, decision, modern=modern))
     if call.method != CALL_TOOL:
         return Answer(200, _error(rpc_id, POLICY, "Denied by policy", refusal.code.value, decision))
     if hidden:
@@ -146,6 +151,28 @@ def _denied_call(call: Call, code: Code, decision: str, *, modern: bool) -> byte
     }
     if modern:
         result["resultType"] = "complete"
+    return dumps({"jsonrpc": "2.0", "id": call.rpc_id, "result": result})
+
+
+def _consent(refusal: Refused, call: Call, decision: str, *, modern: bool) -> bytes:
+    """The link by which the person consents: as a URL elicitation where the client knows those, else as a text to read."""
+    url, said = refusal.data["url"], refusal.data["message"]
+    asked = {"mode": "url", "message": said, "url": url}
+    meta = {META_CODE: refusal.code.value, META_DECISION: decision}
+    result: dict[str, Any]
+    if call.opens and modern and call.method == CALL_TOOL:  # 2026-07-28: there is no -32042, and no elicitationId
+        requests = {"consent": {"method": "elicitation/create", "params": asked}}
+        result = {"resultType": "input_required", "inputRequests": requests, "_meta": meta}
+    elif call.opens and call.version == URL_SINCE:
+        data = {"elicitations": [{**asked, "elicitationId": refusal.data["elicitation"]}]}
+        return _error(call.rpc_id, URL_NEEDED, str(said), refusal.code.value, decision, data=data)
+    elif call.method != CALL_TOOL:
+        return _error(call.rpc_id, POLICY, f"{said} {url}", refusal.code.value, decision, data={"url": url})
+    else:
+        text = f"{said}\n{url}\nShow this link to the person you work for, and call again once they have consented."
+        result = {"content": [{"type": "text", "text": text}], "isError": True, "_meta": meta}
+        if modern:
+            result["resultType"] = "complete"
     return dumps({"jsonrpc": "2.0", "id": call.rpc_id, "result": result})
 
 

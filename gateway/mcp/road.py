@@ -89,11 +89,11 @@ class McpRoad:
         sealed = arrival.header("mcp-session-id")
         if sealed is not None and call.version not in MODERN and call.method != INITIALIZE:
             try:
-                session = self._sessions.open(sealed, server=arrival.target, principal=principal)
+                session, opens = self._sessions.open(sealed, server=arrival.target, principal=principal)
             except RpcRefused as refusal:
                 refusal.rpc_id = call.rpc_id
                 raise
-            call = replace(call, session=session)
+            call = replace(call, session=session, opens=opens)
         if arrival.target not in self._targets:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         return call
@@ -136,7 +136,7 @@ class McpRoad:
             return replace(reply, headers=headers)
         for name, value in reply.headers:
             if name == SESSION_HEADER and call.method == INITIALIZE:
-                headers += ((name, self._sessions.seal(value, server=call.target, principal=permit.principal)),)
+                headers += ((name, self._sessions.seal(value, server=call.target, principal=permit.principal, opens=call.opens)),)
         if reply.is_final:
             if "result" in payload:
                 reply = self._narrowed(reply, intent)

@@ -36,27 +36,33 @@ class Sessions:
         self._now = now
         self._lifetime = lifetime
 
-    def seal(self, upstream: str, *, server: str, principal: Principal) -> str:
-        """The id that the client gets for the upstream's session `upstream`; printable ASCII."""
+    def seal(self, upstream: str, *, server: str, principal: Principal, opens: bool = False) -> str:
+        """The id that the client gets for the upstream's session `upstream`; printable ASCII.
+
+        `opens`: what the client said of itself when the session began, see `Call.opens`.
+        """
         whose = [server, principal.tenant, principal.subject, list(principal.actors)]
-        plain = orjson.dumps([*whose, upstream, int(self._now() + self._lifetime)])
+        plain = orjson.dumps([*whose, opens, upstream, int(self._now() + self._lifetime)])
         nonce = os.urandom(12)
         return base64.urlsafe_b64encode(nonce + self._seal.encrypt(nonce, plain, _CONTEXT)).rstrip(b"=").decode("ascii")
 
-    def open(self, sealed: str, *, server: str, principal: Principal) -> str:
-        """The upstream's session id; UNKNOWN_SESSION for another server's, another caller's, an ended or a forged one."""
+    def open(self, sealed: str, *, server: str, principal: Principal) -> tuple[str, bool]:
+        """The upstream's session id, and `opens`.
+
+        UNKNOWN_SESSION for another server's, another caller's, an ended or a forged one.
+        """
         if len(sealed) > _LONGEST or not sealed.isascii():
             raise RpcRefused(Code.UNKNOWN_SESSION, "not a session id")
         try:
             raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
-            *whose, upstream, ends = orjson.loads(self._seal.decrypt(raw[:12], raw[12:], _CONTEXT))
+            *whose, opens, upstream, ends = orjson.loads(self._seal.decrypt(raw[:12], raw[12:], _CONTEXT))
         except (binascii.Error, ValueError, InvalidTag):
             raise RpcRefused(Code.UNKNOWN_SESSION, "not sealed here") from None
         if ends < self._now():
             raise RpcRefused(Code.UNKNOWN_SESSION, "ended")
         if whose != [server, principal.tenant, principal.subject, list(principal.actors)]:
             raise RpcRefused(Code.UNKNOWN_SESSION, "another caller's, or another server's")
-        return str(upstream)
+        return str(upstream), opens is True
 
 
 def valid_upstream_id(text: str) -> bool:

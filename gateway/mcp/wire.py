@@ -77,6 +77,7 @@ def read(arrival: Arrival, depth: int) -> Call:
         arguments=arguments,
         rpc_id=rpc_id,
         version=_spoken(version, name, params),
+        opens=_opens(params.get("capabilities") if name == INITIALIZE else meta.get(CAPABILITIES_KEY)),
     )
 
 
@@ -249,6 +250,12 @@ def _spoken(version: str | None, name: str, params: Mapping[str, Any]) -> str:
         wanted = params.get("protocolVersion")
         return wanted if isinstance(wanted, str) and wanted in LEGACY else LEGACY[0]
     return version or ASSUMED
+
+
+def _opens(capabilities: object) -> bool:
+    """Whether a client's capabilities declare `elicitation.url`."""
+    elicitation = capabilities.get("elicitation") if isinstance(capabilities, dict) else None
+    return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
 
 
 def _trace(arrived: Trace, meta: Mapping[str, Any]) -> Trace:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 
+from gateway.oauth.browser import Browser
+from gateway.oauth.browser import register as register_browser
+from gateway.oauth.vault import register as register_vault
+
 if TYPE_CHECKING:
     from gateway.administration import Administration
     from gateway.identity.opening import Identity
@@ -36,3 +40,7 @@ def register(api: FastAPI, desk: Desk) -> None:
         if etag in {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
             return Response(status_code=304, headers=headers)
         return Response(document, media_type="application/jwk-set+json", headers=headers)
+    vaulting = desk.identity.vaulting
+    register_vault(api, vaulting.vault, desk.administration)
+    if vaulting.consents is not None:
+        register_browser(api, Browser(desk.public_url, vaulting.consents))
