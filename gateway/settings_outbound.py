@@ -16,8 +16,8 @@ Strategy = Literal["txn_token", "token_exchange", "id_jag", "vault_oauth", "clie
 _ASKED = frozenset({"header", "endpoint", "audience", "resource", "scope"})
 _READ: Mapping[str, frozenset[str]] = {
     "txn_token": frozenset({"header", "audience", "lifetime_seconds"}),
-    "token_exchange": _ASKED,
-    "id_jag": _ASKED | {"redeem"},
+    "token_exchange": _ASKED | {"subject_issuer"},
+    "id_jag": _ASKED | {"subject_issuer", "redeem"},
     "vault_oauth": _ASKED | {"authorize_url", "issuer"},
     "client_credentials": _ASKED,
     "static_secret": frozenset({"header", "secret"}),
@@ -72,6 +72,8 @@ class Credentials(Group):
     resource: Name | None = None
     """RFC 8707."""
     scope: tuple[ScopeToken, ...] = Field((), max_length=64)
+    subject_issuer: Slug | None = None
+    """`token_exchange`, `id_jag`: alias of the issuer whose tokens are exchanged at `endpoint`; said where there are several."""
     lifetime_seconds: int = Field(30, ge=5, le=30)
     """`txn_token`: how long one counts."""
 

@@ -15,12 +15,15 @@ from gateway.identity.agents import AgentCredentials
 from gateway.identity.asking import asking
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations, terms_of
+from gateway.identity.fetched import Fetched
 from gateway.identity.hops import Hops
 from gateway.identity.issuers import Ways
 from gateway.identity.keyfiles import resolve
 from gateway.identity.keywatch import opened_keys
-from gateway.identity.outbound import STRATEGIES, Ground, Outbound
+from gateway.identity.killed import Names
+from gateway.identity.outbound import STRATEGIES, Ground, Outbound, exchanged
 from gateway.identity.revocation import Kills
+from gateway.identity.subjects import Subjects
 from gateway.identity.vaulting import STRATEGY as VAULT
 from gateway.identity.vaulting import Vaulting
 from gateway.identity.vaulting import opened as opened_vault
@@ -49,6 +52,7 @@ class Identity:
     ring: KeyRing
     delegations: Delegations
     outbound: Outbound
+    subjects: Subjects
     hops: Hops
     kills: Kills
     vaulting: Vaulting
@@ -88,6 +92,8 @@ async def opened(means: Means) -> Identity:
     hops = _hops(means, delegations)
     kills = await _kills(means)
     vaulting = opened_vault(means, _derived(means, b"vault"), kills.alive)
+    seal, wanted = _derived(means, b"subject tokens"), exchanged(settings)
+    subjects = Subjects(means.state.subject_tokens, seal, means.clock, wanted)
     authenticator = Authenticator(
         tenant=settings.tenant,
         public_url=settings.public_url,
@@ -98,12 +104,13 @@ async def opened(means: Means) -> Identity:
         access=_access(means),
         credentials=_credentials(means),
         hops=hops,
+        keep=subjects.keep if wanted else None,
         once=means.state.once.use,
         fetch=partial(means.upstreams.fetch, allow_private=True),  # the operator named the address; link-local stays refused
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)
-    return Identity(authenticator, ring, delegations, _outbound(means, ring, vaulting), hops, kills, vaulting)
+    return Identity(authenticator, ring, delegations, _outbound(means, ring, vaulting, subjects), subjects, hops, kills, vaulting)
 
 
 async def _kills(means: Means) -> Kills:
@@ -112,6 +119,7 @@ async def _kills(means: Means) -> Kills:
     kills = Kills(
         means.state.kills,
         means.append,
+        names=Names.of(settings),
         issuers=[issuer.issuer for issuer in settings.issuers],
         poll_seconds=chosen.poll_seconds,
         stale_seconds=chosen.stale_seconds,
@@ -166,7 +174,10 @@ def _derived(means: Means, purpose: bytes) -> bytes:
     return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(means.seal)
 
 
-def _outbound(means: Means, ring: KeyRing, vaulting: Vaulting) -> Outbound:
+def _outbound(means: Means, ring: KeyRing, vaulting: Vaulting, subjects: Subjects) -> Outbound:
     """What the gateway shows to upstreams; a strategy that needs more than `Ground` is made of it here."""
-    ground = Ground(means.settings.public_url, ring, means.upstreams, means.environ, means.clock)
-    return Outbound(means.settings, ground, means.sent, {**STRATEGIES, VAULT: vaulting.make})
+    settings, clock = means.settings, means.clock
+    ground = Ground(settings.public_url, ring, means.upstreams, means.environ, clock, subjects, Fetched(clock))
+    outbound = Outbound(settings, ground, means.sent, {**STRATEGIES, VAULT: vaulting.make})
+    means.stack.push_async_callback(outbound.aclose)
+    return outbound

@@ -9,19 +9,22 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
+from gateway.identity.fetched import ClientCredentials, Fetched, IdJag, TokenExchange
 from gateway.identity.followed import Followed
+from gateway.identity.oauthclient import TokenServer
 from gateway.identity.transaction import Sent, TransactionTokens
 from gateway.model import Permit, Refused
 from gateway.problem import Problem, ProblemError
 from gateway.reasons import Code
-from gateway.upstream.credentials import Lines, Strategy
+from gateway.upstream.credentials import EXCHANGED, Lines, Strategy, issuer_of
 
 if TYPE_CHECKING:
     from gateway.identity.signing import KeyRing
+    from gateway.identity.subjects import Subjects
     from gateway.model import Clock
     from gateway.settings import Credentials, Settings
     from gateway.upstream.client import Upstreams
@@ -31,13 +34,19 @@ _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What every strategy may use."""
+    """What every strategy may use.
+
+    subjects  people's tokens that may be exchanged.
+    tokens    what authorization servers gave so far.
+    """
 
     public_url: str
     ring: KeyRing
     upstreams: Upstreams
     environ: Mapping[str, str]
     clock: Clock
+    subjects: Subjects
+    tokens: Fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ class Making:
     place   of its settings, as `mcp.erp` or `agents.clerk`: unique, and good for errors.
     url     of the upstream.
     sent    what of a call a credential can be bound to.
+    issuer  alias of the issuer whose people's tokens are exchanged, "" where none are.
     """
 
     place: str
@@ -54,6 +64,13 @@ class Making:
     credentials: Credentials
     sent: Sent
     ground: Ground
+    issuer: str = ""
+
+    def server(self, which: Literal["endpoint", "redeem"]) -> TokenServer:
+        """One of the token endpoints of these settings; ProblemError where the gateway's client there cannot be had."""
+        endpoint = getattr(self.credentials, which)
+        place = f"{self.place}.credentials.{which}"
+        return TokenServer(endpoint, self.ground.upstreams, self.ground.environ, self.ground.clock, place)
 
 
 Make = Callable[[Making], Strategy]
@@ -119,14 +136,39 @@ def _transaction(making: Making) -> Strategy:
     )
 
 
+def _client(making: Making) -> Strategy:
+    return ClientCredentials(making.place, making.credentials, making.server("endpoint"), making.ground.tokens)
+
+
+def _exchange(making: Making) -> Strategy:
+    ground, server = making.ground, making.server("endpoint")
+    return TokenExchange(making.place, making.credentials, server, ground.tokens, ground.subjects, making.issuer)
+
+
+def _id_jag(making: Making) -> Strategy:
+    ground, server, redeem = making.ground, making.server("endpoint"), making.server("redeem")
+    person = ground.subjects, making.issuer
+    return IdJag(making.place, making.credentials, server, ground.tokens, *person, redeem, ground.clock)
+
+
 STRATEGIES: Mapping[str, Make] = MappingProxyType(
     {
         "none": lambda _: Nothing(),
         "static_secret": StaticSecret,
         "txn_token": _transaction,
+        "client_credentials": _client,
+        "token_exchange": _exchange,
+        "id_jag": _id_jag,
     }
 )
 """By the word in the settings; `Outbound` takes more of them."""
+
+
+def exchanged(settings: Settings) -> frozenset[str]:
+    """Aliases of the issuers whose people's tokens some upstream needs."""
+    chosen = [server.credentials for server in settings.mcp.values() if server.credentials is not None]
+    chosen += [agent.credentials for agent in settings.agents.values() if agent.credentials is not None]
+    return frozenset(issuer_of(each, settings) or "" for each in chosen if each.strategy in EXCHANGED)
 
 
 class Outbound:
@@ -136,6 +178,7 @@ class Outbound:
         self, settings: Settings, ground: Ground, sent: Mapping[str, Sent], strategies: Mapping[str, Make] = STRATEGIES
     ) -> None:
         """ProblemError for a strategy that cannot be made; blocks.  `sent` by protocol: see `Making`."""
+        self._ground = ground
         self._strategies: dict[tuple[str, str], Strategy] = {}
         self._fixed: set[tuple[str, str]] = set()
         for protocol, group, upstreams in (("mcp", "mcp", settings.mcp), ("a2a", "agents", settings.agents)):
@@ -149,8 +192,13 @@ class Outbound:
                 if make is None:
                     text = f"the strategy {upstream.credentials.strategy} cannot be used here"
                     raise ProblemError(Problem("unknown-strategy", text, f"{place}.credentials.strategy"))
-                making = Making(place, str(upstream.url), upstream.credentials, sent[protocol], ground)
+                issuer = issuer_of(upstream.credentials, settings) or ""
+                making = Making(place, str(upstream.url), upstream.credentials, sent[protocol], ground, issuer)
                 self._strategies[protocol, name] = make(making)
+
+    async def aclose(self) -> None:
+        """End what is being fetched."""
+        await self._ground.tokens.aclose()
 
     async def fulfil(self, permit: Permit, *, shared: bool = False) -> Permit:
         """The permit with what its upstream is shown; `shared`: the answer will be other people's too, so nothing personal is.

@@ -8,6 +8,7 @@ from gateway.state.grants import Grants
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
 from gateway.state.ownership import Contexts, Tasks
+from gateway.state.subject_tokens import SubjectTokens
 from gateway.state.used import Once
 from gateway.state.vault import Tickets, Vaulted
 from gateway.state.worker import Worker
@@ -23,6 +24,7 @@ class State:
         self.contexts = Contexts(worker)
         self.tasks = Tasks(worker, self.contexts)
         self.once = Once(worker)
+        self.subject_tokens = SubjectTokens(worker)
         self.kills = KillRows(worker, self.replica)
         self.hops = HandedHops(worker)
         self.grants = Grants(worker)

@@ -105,6 +105,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, s
             yield path, "a child process is sent no headers", "give it the secret in its environment: env: {NAME: {file: …}}"
         else:
             yield from _collisions(path, server.credentials, server.headers, None)
+            yield from _origin(path, server.credentials, settings)
     for name, agent in settings.agents.items():
         if agent.credentials is None:
             continue
@@ -113,6 +114,25 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, s
             yield path, "an agent without a url is never called, so it is shown nothing", "add its url, or leave this out"
         else:
             yield from _collisions(path, agent.credentials, agent.headers, agent.delegation_header)
+            yield from _origin(path, agent.credentials, settings)
+
+
+EXCHANGED = frozenset({"token_exchange", "id_jag"})
+"""Strategies that need the person's own access token."""
+
+
+def issuer_of(credentials: Credentials, settings: Settings) -> str | None:
+    """Alias of the issuer whose people's tokens are exchanged; None where that is not clear."""
+    if credentials.subject_issuer is None and len(settings.issuers) == 1:
+        return settings.issuers[0].alias
+    return next((issuer.alias for issuer in settings.issuers if issuer.alias == credentials.subject_issuer), None)
+
+
+def _origin(path: tuple[str, ...], credentials: Credentials, settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    if credentials.strategy in EXCHANGED and issuer_of(credentials, settings) is None:
+        known = ", ".join(issuer.alias for issuer in settings.issuers) or "none"
+        text = "it is not clear whose people's tokens are exchanged there: a token never goes to another issuer's endpoint"
+        yield path, text, f"add subject_issuer: <alias>; configured: {known}"
 
 
 def _collisions(
