@@ -107,7 +107,7 @@ class KeyWatch:
                 self._ring.swap(signer, others)
                 log.info("the gateway signs with the key %s; %d keys count", kid or "(none)", len(others))
             due = signing(self._index, now)
-            if due is not None and due.kid == kid:
+            if due is not None and due.kid == kid and not self._complaints.get("read"):
                 await asyncio.to_thread(self._sweep, self._folder, now)
         await self._tell()
 
