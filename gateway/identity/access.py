@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.identity import claims as said
 from gateway.identity.agents import SECRET_MARK
+from gateway.identity.introspection import Remembered
 from gateway.identity.issuers import STRICT_TYPES, Trusted, Ways, trusted
 from gateway.identity.keys import Fetch, KeySet
 from gateway.identity.token import Unverified, VerifiedCache, moment, refuse, text, verify
@@ -82,6 +83,7 @@ class AccessTokens:
         self._issuers: dict[str, Trusted] = {}
         self._aliases: dict[str, Trusted] = {}
         self._cache: VerifiedCache[tuple[Access, KeySet]] = VerifiedCache()
+        self._told: Remembered[Access] = Remembered()
         configured = tuple(issuers)
         clients = _clients(configured, agents)
         for issuer in configured:
@@ -116,10 +118,11 @@ class AccessTokens:
         )
 
     async def known(self, digest: str, now: int) -> Access | None:
-        """What a token said that was verified within the last minute, while its key is still one of the issuer's."""
+        """What a token said that was verified within the last minute, while its key is still one of the issuer's; or what was
+        told of an opaque one, for as long as its issuer's settings say."""
         cached = self._cache.get(digest, now)
         if cached is None:
-            return None
+            return self._told.get(digest, now)
         (access, keys), key = cached
         if await keys.get(key.kid) is not key:
             self._cache.forget(digest)
@@ -155,7 +158,11 @@ class AccessTokens:
         if issuer is None or issuer.introspection is None:
             refuse("token is opaque, and no issuer is asked about such")
         claims = await issuer.introspection.claims(text, now)
-        return await _read(claims, issuer, hashlib.sha256(text.encode("ascii")).hexdigest(), strict=True)
+        digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+        access = await _read(claims, issuer, digest, strict=True)
+        if issuer.introspection.seconds:
+            self._told.put(digest, access, min(access.ends, now + issuer.introspection.seconds))
+        return access
 
     async def close(self) -> None:
         """End what is under way."""

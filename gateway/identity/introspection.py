@@ -10,14 +10,14 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from gateway.identity.asking import Ask, Headers
 from gateway.identity.claims import Claims, bound_to
 from gateway.identity.renewal import SourceError
 from gateway.identity.strictjson import loads
-from gateway.identity.token import Rule, check_claims, moment, refuse
+from gateway.identity.token import Rule, check_claims, refuse
 from gateway.model import Refused, UpstreamError
 from gateway.reasons import Code
 
@@ -28,6 +28,8 @@ MAX_ASKED = 64
 """Questions under way at a time; one more is refused, as anybody can invent a token."""
 NEGATIVE_SECONDS = 5
 _TYPES = frozenset({"bearer", "dpop"})
+
+T = TypeVar("T")
 
 Endpoint = Callable[[], Awaitable[tuple[str, Ask]]]
 """Where the issuer is asked now, and by which way; raises OSError, UpstreamError or SourceError where nobody knows."""
@@ -50,15 +52,17 @@ class _Verdict:
 
 
 class Introspection:
-    """Asks one issuer.  An answer counts for `seconds`, a no for five, nothing else at all."""
+    """Asks one issuer, once for all who wait for the same answer.  A no counts for five seconds; a yes, for its caller to keep.
+
+    seconds  for how long a yes may be kept.
+    """
 
     def __init__(self, rule: Rule, endpoint: Endpoint, client: Proves, seconds: int) -> None:
+        self.seconds = seconds
         self._rule = rule
         self._endpoint = endpoint
         self._client = client
-        self._seconds = seconds
-        self._good = _Remembered(4096)
-        self._bad = _Remembered(1024)
+        self._bad: Remembered[str] = Remembered(1024)
         self._flights: dict[str, asyncio.Task[_Verdict]] = {}
 
     async def claims(self, token: str, now: int) -> Claims:
@@ -66,17 +70,16 @@ class Introspection:
         if not LEAST_CHARS <= len(token) <= MAX_CHARS:
             refuse("not the length of an opaque token")
         digest = hashlib.sha256(token.encode("ascii")).hexdigest()
-        verdict = self._good.get(digest, now) or self._bad.get(digest, now)
-        if verdict is None:
-            flight = self._flights.get(digest)
-            if flight is None:
-                if len(self._flights) >= MAX_ASKED:
-                    raise Refused(Code.OVERLOADED, "too many tokens are being asked about")
-                flight = self._flights[digest] = asyncio.create_task(self._asked(token, digest, now), name="introspection")
-            verdict = await asyncio.shield(flight)
+        if (no := self._bad.get(digest, now)) is not None:
+            refuse(no)
+        flight = self._flights.get(digest)
+        if flight is None:
+            if len(self._flights) >= MAX_ASKED:
+                raise Refused(Code.OVERLOADED, "too many tokens are being asked about")
+            flight = self._flights[digest] = asyncio.create_task(self._asked(token, digest, now), name="introspection")
+        verdict = await asyncio.shield(flight)
         if verdict.refusal:
             refuse(verdict.refusal)
-        check_claims(verdict.claims, self._rule, now)
         return verdict.claims
 
     async def close(self) -> None:
@@ -90,9 +93,7 @@ class Introspection:
         try:
             verdict = await self._ask(token, now)
             if verdict.refusal and verdict.certain:
-                self._bad.put(digest, verdict, now + NEGATIVE_SECONDS)
-            elif not verdict.refusal:
-                self._good.put(digest, verdict, min(moment(verdict.claims, "exp"), now + self._seconds))
+                self._bad.put(digest, verdict.refusal, now + NEGATIVE_SECONDS)
             return verdict
         finally:
             del self._flights[digest]
@@ -147,26 +148,28 @@ def read(body: bytes, rule: Rule, now: int) -> Claims:
     return answer
 
 
-class _Remembered:
-    """Verdicts by digest: bounded, least recently used goes first."""
+class Remembered(Generic[T]):
+    """What was told of tokens a moment ago, by their SHA-256: bounded, least recently used goes first."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int = 4096) -> None:
         self._most = most
-        self._entries: OrderedDict[str, tuple[_Verdict, int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[T, int]] = OrderedDict()
 
-    def get(self, digest: str, now: int) -> _Verdict | None:
+    def get(self, digest: str, now: int) -> T | None:
+        """What was told, until it dies."""
         entry = self._entries.get(digest)
         if entry is None:
             return None
-        verdict, dies = entry
+        told, dies = entry
         if now >= dies:
             del self._entries[digest]
             return None
         self._entries.move_to_end(digest)
-        return verdict
+        return told
 
-    def put(self, digest: str, verdict: _Verdict, dies: int) -> None:
-        self._entries[digest] = (verdict, dies)
+    def put(self, digest: str, told: T, dies: int) -> None:
+        """Keep it until that second."""
+        self._entries[digest] = (told, dies)
         self._entries.move_to_end(digest)
         if len(self._entries) > self._most:
             self._entries.popitem(last=False)
