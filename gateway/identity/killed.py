@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from gateway.identity.access import workflow_id
 from gateway.identity.token import is_text
 from gateway.model import Principal
 from gateway.state.kills import SELF, Kill
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 KINDS: Final = ("user", "agent", "workflow", "branch", "token", "grant", "tenant")
 OWN: Final = frozenset({"user", "workflow", "branch", "token", "grant"})
@@ -42,6 +45,43 @@ def wrong_target(kind: str, target: str) -> str:
     form, said = _FORMS.get(kind, (None, _OTHER))
     good = is_text(target, 400 if kind == "user" else 255) and (form is None or form.fullmatch(target) is not None)
     return "" if good else said
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Whom the settings know: a kill of a misspelt name would kill nobody, and say that it did."""
+
+    tenant: str
+    issuers: frozenset[str]
+    agents: frozenset[str]
+    tenants: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Names:
+        """Those of the settings."""
+        tenants = {settings.tenant, *(issuer.tenant for issuer in settings.issuers if issuer.tenant)}
+        tenants |= {tenant for issuer in settings.issuers for tenant in issuer.tenants.values()}
+        tenants |= {agent.tenant for agent in settings.agents.values() if agent.tenant}
+        aliases = frozenset(issuer.alias for issuer in settings.issuers)
+        return cls(settings.tenant, aliases, frozenset(settings.agents), frozenset(tenants))
+
+    def wrong(self, kind: str, target: str) -> str:
+        """What is wrong with a target, in words; "" where nothing is."""
+        said = wrong_target(kind, target)
+        if said:
+            return f"the target of a kill of kind {kind} is written {said}"
+        if kind == "user" and target.startswith("user:"):
+            return _unknown("issuer", target[5:].partition("/")[0], self.issuers)
+        if kind in {"user", "agent"}:
+            return _unknown("agent", target.partition(":")[2], self.agents)
+        return _unknown("tenant", target, self.tenants) if kind == "tenant" else ""
+
+
+def _unknown(what: str, name: str, known: frozenset[str]) -> str:
+    if name in known:
+        return ""
+    some = ", ".join(sorted(known)[:8]) or "none"
+    return f"the settings have no {what} {name}; there are: {some}"
 
 
 class _Table:
@@ -80,38 +120,29 @@ class Killed:
         self._workflows, self._branches = tables["workflow"].by_target, tables["branch"].by_target
         self._tokens, self._grants = tables["token"].by_target, tables["grant"].by_target
         self._tenants = tables["tenant"].by_target
-        self._own = {person: Killed([_without_owner(kill) for kill in theirs], issuers) for person, theirs in own.items()}
+        # in the index of one person's own, whose they are is settled
+        self._own = {who: Killed([replace(kill, source="") for kill in theirs], issuers) for who, theirs in own.items()}
 
     def of(self, principal: Principal) -> Kill | None:
         """A kill by which this principal is dead."""
         given = principal.issued
-        found = self._users.get(principal.subject) if self._users else None
-        if found is not None and given <= found[0]:
+        if self._users and (found := self._users.get(principal.subject)) is not None and given <= found[0]:
             return found[1]
-        found = self._workflows.get(principal.workflow) if self._workflows else None
-        if found is not None and given <= found[0]:
+        if self._workflows and (found := self._workflows.get(principal.workflow)) is not None and given <= found[0]:
             return found[1]
-        return self._elsewhere(principal, given)
-
-    def _elsewhere(self, principal: Principal, given: int) -> Kill | None:
-        looked: tuple[tuple[dict[str, tuple[int, Kill]], Sequence[str]], ...] = (
-            (self._agents, principal.actors),
-            (self._branches, principal.path),
-            (self._tokens, (principal.jti,)),
-            (self._grants, (principal.grant,)),
-            (self._tenants, (principal.tenant,)),
-        )
-        for table, names in looked:
-            if not table:
-                continue
-            for name in names:
-                found = table.get(name)
-                if found is not None and given <= found[0]:
+        if self._tokens and (found := self._tokens.get(principal.jti)) is not None and given <= found[0]:
+            return found[1]
+        if self._tenants and (found := self._tenants.get(principal.tenant)) is not None and given <= found[0]:
+            return found[1]
+        if self._grants and (found := self._grants.get(principal.grant)) is not None and given <= found[0]:
+            return found[1]
+        if self._agents:
+            for actor in principal.actors:
+                if (found := self._agents.get(actor)) is not None and given <= found[0]:
+                    return found[1]
+        if self._branches:
+            for jti in principal.path:
+                if (found := self._branches.get(jti)) is not None and given <= found[0]:
                     return found[1]
         own = self._own.get(principal.subject) if self._own else None
         return own.of(principal) if own is not None else None
-
-
-def _without_owner(kill: Kill) -> Kill:
-    """The same, for the index of its owner's alone."""
-    return replace(kill, source="")

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
-from gateway.identity.killed import Killed
+from gateway.identity.killed import Killed, Names
 from gateway.model import Principal, Refused
 from gateway.reasons import Code
 from gateway.running import Running
@@ -38,13 +38,15 @@ class Kills:
         rows: KillRows,
         append: Append,
         *,
+        names: Names,
         issuers: Sequence[str] = (),
         poll_seconds: float = 5,
         stale_seconds: float = 60,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`append` is the ledger's; `issuers` those whose access tokens begin workflows.  Nobody is alive before `refresh`."""
+        """`append` is the ledger's; access tokens of `issuers` (`iss`) begin workflows.  Nobody is alive before `refresh`."""
         self.running = Running()
+        self.names = names
         self._rows = rows
         self._append = append
         self._issuers = tuple(issuers)
