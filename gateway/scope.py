@@ -31,9 +31,9 @@ def check(item: str) -> None:
     """ValueError unless the item is `*`, an object (`erp.read`, `a2a:clerk`) or a pattern that rules may use (`erp.*`)."""
     if item == EVERYTHING:
         return
-    kind = names.kind_of(item)
+    kind = names.kind_of_cell(item)
     bad = len(item) > LONGEST or not item.isascii() or not item.isprintable() or any(char in item for char in ' "\\')
-    if bad or kind is None or not kind.ruled or item.startswith("set:") or not (kind.has(item) or kind.covers(item)):
+    if bad or kind is None or not kind.ruled or kind.instead or not (kind.has(item) or kind.covers(item)):
         msg = "a scope names objects and patterns of policy, as erp.read, erp.* or a2a:clerk"
         raise ValueError(msg)
 

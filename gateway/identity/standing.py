@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway import scope as scopes
 from gateway.identity.token import is_text, refuse
@@ -17,31 +17,13 @@ from gateway.reasons import Code
 from gateway.state.grants import Grant, Grants
 
 if TYPE_CHECKING:
+    from gateway.identity.directory import Directory
     from gateway.settings import Agent
 
 LONGEST_SECONDS = 366 * 24 * 3600
 RUN_SECONDS = 3600
 """How long a workflow that begins by a grant may go on."""
 MAX_DEFINITION = 128
-
-
-class Person(Protocol):
-    """What a directory says of somebody now."""
-
-    @property
-    def groups(self) -> frozenset[str]:
-        """All of them."""
-
-    @property
-    def active(self) -> bool:
-        """Whether the account stands."""
-
-
-class Directory(Protocol):
-    """Where people's present groups are looked up."""
-
-    async def look(self, sub: str) -> Person | None:
-        """The person of that `sub`, None for nobody; `Refused` where it cannot be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +106,7 @@ class Standing:
         if directory is None:
             return None
         person = await directory.look(subject.partition("/")[2])
-        if person is None or not person.active:
+        if not person.active:
             refuse("the person's account does not stand")
         return person.groups
 
