@@ -11,18 +11,17 @@ import os.path
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from gateway import located_yaml
+from gateway.contradictions import contradictions
 from gateway.located_yaml import Mark, Value
 from gateway.problem import Problem, ProblemError
 from gateway.schema_walk import is_secret, kind_of, members, step
 from gateway.settings import Settings
-from gateway.upstream.credentials import contradictions
 
 MAX_BYTES = 1024 * 1024
 PREFIX = "BAILIWICK_"
@@ -83,8 +82,8 @@ def read(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise ProblemError(*sorted(problems, key=_reading_order))
     settings = _absolute(settings, path.absolute().parent)
     configuration = Configuration(settings, path, lines, document.keys, document.values, variables)
-    if contradictions := list(_contradictions(configuration)):
-        raise ProblemError(*contradictions)
+    if wrong := list(contradictions(configuration)):
+        raise ProblemError(*wrong)
     return configuration
 
 
@@ -334,39 +333,3 @@ def _anchor(value: object, base: Path) -> object:
     if isinstance(value, dict):
         return {key: _anchor(inner, base) for key, inner in value.items()}
     return tuple(_anchor(inner, base) for inner in value) if isinstance(value, tuple) else value
-
-
-def _contradictions(configuration: Configuration) -> Iterator[Problem]:
-    """What each setting allows on its own but all of them together do not."""
-    settings = configuration.settings
-    aliases: dict[str, int] = {}
-    names: dict[str, int] = {}
-    for index, issuer in enumerate(settings.issuers):
-        for seen, value, key in ((aliases, issuer.alias, "alias"), (names, issuer.issuer, "issuer")):
-            if seen.setdefault(value, index) != index:
-                text = f"issuers {seen[value]} and {index} have the same {key}: nobody could tell their people apart"
-                yield configuration.problem("duplicate-issuer", text, ("issuers", index, key))
-        if issuer.development and not _is_loopback(settings.server.host):
-            text = f"a development issuer only serves a loopback address, and the gateway listens on {settings.server.host}"
-            help_ = "set server.host to 127.0.0.1, or use a real identity provider"
-            yield configuration.problem("development-issuer", text, ("issuers", index, "development"), help_)
-    holders: dict[str, str] = {client: "direct_clients" for issuer in settings.issuers for client in issuer.direct_clients}
-    for name, agent in settings.agents.items():
-        for index, client in enumerate(agent.client_ids):
-            if holders.setdefault(client, name) != name:
-                text = f"client id '{client}' belongs to {holders[client]} already: it must mean one agent"
-                yield configuration.problem("duplicate-client", text, ("agents", name, "client_ids", index))
-    for path, text, help_ in contradictions(settings):
-        yield configuration.problem("credentials", text, path, help_)
-    if settings.sandbox.enabled and "sandbox" in settings.mcp:
-        text = "'sandbox' is the built-in server; give this one another id"
-        yield configuration.problem("reserved-name", text, ("mcp", "sandbox"))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

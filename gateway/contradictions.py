@@ -1,0 +1,145 @@
+"""What each setting allows on its own but all of them together do not: said at once, each at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from gateway.problem import Problem
+from gateway.upstream.credentials import contradictions as of_credentials
+
+if TYPE_CHECKING:
+    from gateway.configuration import Configuration
+    from gateway.settings import Issuer
+
+
+def contradictions(configuration: Configuration) -> Iterator[Problem]:
+    """Every one of them, in the order of the settings."""
+    settings = configuration.settings
+    yield from _names(configuration)
+    for index, issuer in enumerate(settings.issuers):
+        if issuer.development and not _is_loopback(settings.server.host):
+            text = f"a development issuer only serves a loopback address, and the gateway listens on {settings.server.host}"
+            help_ = "set server.host to 127.0.0.1, or use a real identity provider"
+            yield configuration.problem("development-issuer", text, ("issuers", index, "development"), help_)
+        yield from _keys(configuration, index, issuer)
+        yield from _tenants(configuration, index, issuer)
+        yield from _introspection(configuration, index, issuer)
+        yield from _directory(configuration, index, issuer)
+    yield from _clients(configuration)
+    for path, text, help_ in of_credentials(settings):
+        yield configuration.problem("credentials", text, path, help_)
+    if settings.sandbox.enabled and "sandbox" in settings.mcp:
+        text = "'sandbox' is the built-in server; give this one another id"
+        yield configuration.problem("reserved-name", text, ("mcp", "sandbox"))
+
+
+def _names(configuration: Configuration) -> Iterator[Problem]:
+    aliases: dict[str, int] = {}
+    names: dict[str, int] = {}
+    for index, issuer in enumerate(configuration.settings.issuers):
+        for seen, value, key in ((aliases, issuer.alias, "alias"), (names, issuer.issuer, "issuer")):
+            if seen.setdefault(value, index) != index:
+                text = f"issuers {seen[value]} and {index} have the same {key}: nobody could tell their people apart"
+                yield configuration.problem("duplicate-issuer", text, ("issuers", index, key))
+
+
+def _keys(configuration: Configuration, index: int, issuer: Issuer) -> Iterator[Problem]:
+    """Without keys of its own, an issuer's name is where its metadata is."""
+    asked = issuer.introspection is not None and issuer.introspection.url is None
+    if issuer.jwks is None or asked:
+        parts = urlsplit(issuer.issuer)
+        if not _is_confidential(issuer.issuer) or parts.query or parts.fragment or "@" in parts.netloc:
+            text = "is no https URL without query and fragment, so its metadata cannot be read"
+            help_ = "write the issuer exactly as its tokens say it, or give jwks (and introspection.url)"
+            yield configuration.problem("no-metadata", f"issuers.{index}.issuer: {text}", ("issuers", index, "issuer"), help_)
+    if issuer.jwks is not None and issuer.jwks.url is not None and not _is_confidential(str(issuer.jwks.url)):
+        yield _insecure(configuration, ("issuers", index, "jwks", "url"))
+
+
+def _tenants(configuration: Configuration, index: int, issuer: Issuer) -> Iterator[Problem]:
+    if issuer.tenant is not None and issuer.tenant_claim is not None:
+        text = "an issuer's people are of one tenant, or of the one that a claim says: not both"
+        yield configuration.problem(
+            "two-tenants", text, ("issuers", index, "tenant"), "remove tenant, or tenant_claim and tenants"
+        )
+    elif (issuer.tenant_claim is None) != (not issuer.tenants):
+        text = "tenant_claim names the claim, and tenants maps its values: one is nothing without the other"
+        key = "tenants" if issuer.tenants else "tenant_claim"
+        help_ = "write tenant_claim: tid and tenants: {<value>: <tenant>}"
+        yield configuration.problem("half-a-tenant", text, ("issuers", index, key), help_)
+
+
+def _introspection(configuration: Configuration, index: int, issuer: Issuer) -> Iterator[Problem]:
+    settings, place = issuer.introspection, ("issuers", index, "introspection")
+    if settings is None:
+        return
+    first = next(n for n, each in enumerate(configuration.settings.issuers) if each.introspection is not None)
+    if first != index:
+        text = (
+            "an opaque token does not say whose it is, and is shown to no issuer but its own: one issuer may have introspection"
+        )
+        yield configuration.problem("two-introspections", text, place, f"issuers.{first} has it; the others must issue JWTs")
+    if settings.client.secret is None and settings.client.key is None:
+        text = "an issuer answers only to a client that proves itself"
+        yield configuration.problem("no-client", text, (*place, "client"), "give the client a secret or a key, by reference")
+    if settings.url is not None and not _is_confidential(str(settings.url)):
+        yield _insecure(configuration, (*place, "url"))
+
+
+def _directory(configuration: Configuration, index: int, issuer: Issuer) -> Iterator[Problem]:
+    settings, place = issuer.directory, ("issuers", index, "directory")
+    if settings is None:
+        return
+    if (settings.url is None) == (settings.file is None):
+        yield configuration.problem("no-directory", "a directory is a url or a file: give exactly one", place)
+    if settings.url is None and settings.token is not None:
+        yield configuration.problem("no-directory", "a token is shown to a url, and none is given", (*place, "token"))
+    if settings.url is not None and not _is_confidential(str(settings.url)):
+        yield _insecure(configuration, (*place, "url"))
+
+
+def _insecure(configuration: Configuration, place: tuple[str | int, ...]) -> Problem:
+    return configuration.problem("insecure-url", "it is asked over https only, or on this machine", place, "use https")
+
+
+def _clients(configuration: Configuration) -> Iterator[Problem]:
+    """A client id means one agent, at one issuer: at another's it may be anybody's."""
+    settings = configuration.settings
+    aliases = tuple(issuer.alias for issuer in settings.issuers)
+    holders = {(issuer.alias, client): "direct_clients" for issuer in settings.issuers for client in issuer.direct_clients}
+    for name, agent in settings.agents.items():
+        place = ("agents", name, "client_ids")
+        by_issuer = agent.client_ids
+        if not isinstance(by_issuer, dict):
+            if by_issuer and len(aliases) > 1:
+                text = "with several issuers a client id must say whose it is: at another it may be somebody else's"
+                help_ = f"write client_ids: {{{aliases[0]}: [{', '.join(by_issuer)}]}}"
+                yield configuration.problem("ambiguous-client", text, place, help_)
+                continue
+            by_issuer = {aliases[0] if aliases else "": by_issuer}
+        for alias, clients in by_issuer.items():
+            inner = (*place, alias) if isinstance(agent.client_ids, dict) else place
+            if alias not in aliases and isinstance(agent.client_ids, dict):
+                known = f"known: {', '.join(aliases)}" if aliases else "there is no issuer"
+                yield configuration.problem("unknown-issuer", f"no issuer has the alias '{alias}'", inner, known)
+            for index, client in enumerate(clients):
+                if holders.setdefault((alias, client), name) != name:
+                    text = f"client id '{client}' belongs to {holders[alias, client]} already: it must mean one agent"
+                    yield configuration.problem("duplicate-client", text, (*inner, index))
+
+
+def _is_confidential(url: str) -> bool:
+    parts = urlsplit(url)
+    return (parts.scheme == "https" and bool(parts.hostname)) or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
