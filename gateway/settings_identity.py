@@ -159,3 +159,10 @@ class Revocation(Group):
     """The net below notifications: how often the table is read in any case."""
     stale_seconds: float = Field(60, ge=1, le=3600)
     """After so long without a reading, nothing is decided any more: it could be that somebody was killed."""
+
+    @model_validator(mode="after")
+    def _patient(self) -> Revocation:
+        if self.stale_seconds < 2 * self.poll_seconds:
+            msg = "stale_seconds is at least twice poll_seconds, or one slow reading stops everything"
+            raise ValueError(msg)
+        return self
