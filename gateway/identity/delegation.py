@@ -49,7 +49,8 @@ class Delegated:
 
     chain    `agent:<id>`, origin first; the last one holds the token.
     jti      of this branch of the workflow: a renewed token keeps it, so that a kill of it is a kill of what it became.
-    path     jti of every branch from the workflow's start; the last one is this token's own.
+    path     jti of every branch from the workflow's start; the last one is this token's own.  Where the token endpoint began the
+             workflow, the one that the person's token is stands before them.
     left     how many more agents the chain may take.
     call     id of the call for which it was minted.
     expires, ends   epoch seconds: of this token, and of everything in this person's name.
@@ -304,11 +305,11 @@ def _act(chain: tuple[str, ...]) -> dict[str, object]:
 
 def _delegated(claims: Mapping[str, object]) -> Delegated:
     """Every invariant once more, although the signature is ours: an old key or an older release must not widen anything."""
-    chain, path = texts(claims, "chain", MAX_CHAIN), texts(claims, "path", MAX_CHAIN)
+    chain, path = texts(claims, "chain", MAX_CHAIN), texts(claims, "path", MAX_CHAIN + 1)
     left, jti = claims["left"], text(claims, "jti")
     if not chain or len(set(chain)) != len(chain) or not all(_AGENT.fullmatch(actor) for actor in chain):
         refuse("chain is not a list of different agents")
-    if not 1 <= len(path) <= len(chain) or len(set(path)) != len(path) or path[-1] != jti:
+    if not 1 <= len(path) <= len(chain) + 1 or len(set(path)) != len(path) or path[-1] != jti:
         refuse("path does not end with this token")
     if type(left) is not int or not 0 <= left <= MAX_CHAIN - len(chain):
         refuse("left is no number of agents")

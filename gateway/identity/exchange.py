@@ -100,6 +100,7 @@ class Exchange:
     """Issues delegation tokens to agents."""
 
     def __init__(self, parts: Parts) -> None:
+        self.standing = parts.standing
         self._parts = parts
         self._delegations = parts.delegations
 
@@ -155,6 +156,7 @@ class Exchange:
                 groups=access.groups,
                 jti=access.jti,
                 assurance=weaker("pop" if access.jkt else "bearer", client.assurance),
+                path=(access.workflow,),  # the token's own: a kill of it, or of the token, ends what began with it
                 issued=access.issued,
                 acr=access.acr,
             )

@@ -113,9 +113,11 @@ class Killed:
                 own.setdefault(kill.by, []).append(kill)
                 continue
             tables[kill.kind].add(kill.target, kill)
-            if kill.kind == "token":
-                for issuer in issuers:
-                    tables["workflow"].add(workflow_id(issuer, kill.target), kill)
+            begun = [workflow_id(issuer, kill.target) for issuer in issuers] if kill.kind == "token" else []
+            for workflow in begun:
+                tables["workflow"].add(workflow, kill)
+            for workflow in [kill.target] if kill.kind == "workflow" else begun:
+                tables["branch"].add(workflow, kill)  # a workflow that began with the token goes back to it: see `path`
         self._users, self._agents = tables["user"].by_target, tables["agent"].by_target
         self._workflows, self._branches = tables["workflow"].by_target, tables["branch"].by_target
         self._tokens, self._grants = tables["token"].by_target, tables["grant"].by_target

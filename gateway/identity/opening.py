@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.identity.access import AccessTokens
 from gateway.identity.agents import AgentCredentials
 from gateway.identity.asking import asking
-from gateway.identity.authenticate import Authenticator
+from gateway.identity.authenticate import Authenticator, Keep
+from gateway.identity.clients import Clients
 from gateway.identity.delegation import Delegations, terms_of
+from gateway.identity.exchange import Exchange, Parts
 from gateway.identity.fetched import Fetched
 from gateway.identity.hops import Hops
 from gateway.identity.issuers import Ways
@@ -23,6 +25,7 @@ from gateway.identity.keywatch import opened_keys
 from gateway.identity.killed import Names
 from gateway.identity.outbound import STRATEGIES, Ground, Outbound, exchanged
 from gateway.identity.revocation import Kills
+from gateway.identity.standing import Standing
 from gateway.identity.subjects import Subjects
 from gateway.identity.vaulting import STRATEGY as VAULT
 from gateway.identity.vaulting import Vaulting
@@ -56,6 +59,7 @@ class Identity:
     hops: Hops
     kills: Kills
     vaulting: Vaulting
+    exchange: Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,29 @@ async def opened(means: Means) -> Identity:
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)
-    return Identity(authenticator, ring, delegations, _outbound(means, ring, vaulting, subjects), subjects, hops, kills, vaulting)
+    outbound = _outbound(means, ring, vaulting, subjects)
+    exchange = _exchange(means, authenticator, delegations, kills, subjects.keep if wanted else None)
+    return Identity(authenticator, ring, delegations, outbound, subjects, hops, kills, vaulting, exchange)
+
+
+def _exchange(means: Means, authenticator: Authenticator, delegations: Delegations, kills: Kills, keep: Keep | None) -> Exchange:
+    """What the token endpoint issues, and by which standing grants."""
+    settings = means.settings
+    standing = Standing(means.state.grants, settings.agents, authenticator.access.directories, means.clock)
+    clients = Clients(authenticator.credentials, authenticator.proofs, means.clock)
+    return Exchange(
+        Parts(
+            public_url=settings.public_url,
+            agents=settings.agents,
+            clients=clients,
+            people=authenticator.access,
+            delegations=delegations,
+            standing=standing,
+            alive=kills.alive,
+            clock=means.clock,
+            keep=keep,
+        )
+    )
 
 
 async def _kills(means: Means) -> Kills:

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from gateway.oauth.browser import Browser
 from gateway.oauth.browser import register as register_browser
 from gateway.oauth.kills import register as register_kills
+from gateway.oauth.token import register as register_token
 from gateway.oauth.vault import register as register_vault
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def register(api: FastAPI, desk: Desk) -> None:
         if etag in {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
             return Response(status_code=304, headers=headers)
         return Response(document, media_type="application/jwk-set+json", headers=headers)
+
     register_kills(api, desk.identity.kills, desk.administration)
+    register_token(api, desk.public_url, desk.identity.exchange, desk.administration, desk.append)
     vaulting = desk.identity.vaulting
     register_vault(api, vaulting.vault, desk.administration)
     if vaulting.consents is not None:

@@ -28,12 +28,14 @@ from gateway.identity.directory import NOBODY, Person
 from gateway.identity.dpop import Proofs
 from gateway.identity.exchange import TOKEN_EXCHANGE, Exchange, Parts
 from gateway.identity.keys import es256_jwk
+from gateway.identity.killed import Killed
 from gateway.identity.standing import Standing
 from gateway.model import Principal, Refused, new_id
 from gateway.oauth.token import register
 from gateway.reasons import Code
 from gateway.record import Recorder
 from gateway.settings import Agent, AgentAuth, Issuer, Keys
+from gateway.state.kills import Kill
 from gateway.state.store import State
 from policies import engine as engine_module
 from policies.bundle import load_texts
@@ -141,7 +143,7 @@ class World:
     directory: People = field(default_factory=People)
     entries: list[Entry] = field(default_factory=list)
     kept: list[tuple[Access, str]] = field(default_factory=list)
-    killed: set[str] = field(default_factory=set)
+    killed: list[Kill] = field(default_factory=list)
     principal: Principal | None = None
     down: bool = False
     standing: Standing = field(init=False)
@@ -171,10 +173,11 @@ class World:
         return self.principal
 
     def alive(self, principal: Principal) -> None:
-        """As the real one: by person, agent, workflow, branch, grant."""
-        named = {principal.subject, *principal.actors, principal.workflow, principal.jti, *principal.path, principal.grant}
-        if named & self.killed:
+        if Killed(self.killed, [IDP]).of(principal) is not None:
             raise Refused(Code.REVOKED)
+
+    def kill(self, kind: str, target: str) -> None:
+        self.killed.append(Kill(new_id(self.clock()), kind, target, None, "a test", "api", "user:corp/ann", self.clock()))
 
     async def append(self, entry: Entry) -> Receipt:
         if self.down:

@@ -11,9 +11,10 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.identity.access import workflow_id
 from gateway.identity.delegation import Delegated
 from gateway.identity.directory import Person
-from tests.identity.exchange_world import ACCESS, ASSERTION, JWT, NOW, URL, World, make_world, thumbprint
+from tests.identity.exchange_world import ACCESS, ASSERTION, IDP, JWT, NOW, URL, World, make_world, thumbprint
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
@@ -306,14 +307,19 @@ async def test_groups_are_those_of_now_where_the_issuer_has_a_directory(world: W
     refused(await world.renew(token), "invalid_request")
 
 
-@pytest.mark.parametrize("what", ["subject", "workflow", "jti", "agent"])
-async def test_what_is_killed_is_not_renewed_and_begins_nothing(world: World, what: str) -> None:
-    token = await world.begun()
+@pytest.mark.parametrize("kind", ["user", "agent", "workflow", "branch", "token", "begun", "tenant"])
+async def test_what_is_killed_is_not_renewed_and_begins_nothing(world: World, kind: str) -> None:
+    """Also by what it began with: the person's token, and the workflow that this would be by itself."""
+    person = world.idp.token(jti="the-persons-own")
+    token = (await world.start(person)).json()["access_token"]
+    child = (await world.child(token, "erp")).json()["access_token"]
     said = world.delegations.verify(token)
-    world.killed.add("agent:analyst" if what == "agent" else getattr(said, what))
+    targets = {"user": said.subject, "agent": "agent:analyst", "workflow": said.workflow, "branch": said.jti, "tenant": "acme"}
+    targets |= {"token": "the-persons-own", "begun": workflow_id(IDP, "the-persons-own")}
+    world.kill(kind.replace("begun", "workflow"), targets[kind])
     refused(await world.renew(token), "invalid_request")
-    if what in ("subject", "agent"):
-        refused(await world.start(), "invalid_request")
+    refused(await world.renew(child, agent="erp"), "invalid_request")
+    assert (await world.start(person)).status_code == (200 if kind in ("workflow", "branch") else 400)
 
 
 # --- children
@@ -388,7 +394,7 @@ async def test_a_child_shows_its_own_assertion_once_and_the_parent_its_own_deleg
 
 async def test_a_killed_child_gets_nothing(world: World) -> None:
     token = await world.begun()
-    world.killed.add("agent:erp")
+    world.kill("agent", "agent:erp")
     refused(await world.child(token, "erp"), "invalid_request")
 
 
