@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import typer
@@ -16,13 +16,14 @@ from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
     from gateway.configuration import Configuration, Steps
-    from gateway.settings import Keys, Secret, Settings
+    from gateway.settings import Settings
     from policies.bundle import Bundle
 
 LIVE_SECONDS = 3.0
 _LIVE_BYTES = 64 * 1024
 
 Severity = Literal["error", "warning"]
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -148,8 +149,8 @@ def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
     except ProblemError as error:
         yield from (Found("error", problem) for problem in error.problems)
         return
-    yield from _secrets(configuration, environ)
-    yield from _private_keys(configuration.settings.data)
+    yield from secrets(configuration, environ)
+    yield from private_keys(configuration.settings.data)
     try:
         bundle = read_bundle(configuration.settings.policies)
     except ProblemError as error:
@@ -175,8 +176,11 @@ def _inactive(settings: Settings, bundle: Bundle) -> Iterator[Found]:
         yield from (Found("error", problem) for problem in findings_as_problems(error.findings, settings.policies))
 
 
-def _secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterator[Found]:
-    for path, secret in _references(configuration.settings):
+def secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterator[Found]:
+    """References to secrets and key sets that lead nowhere, or to a file that others may read."""
+    from gateway.settings import Keys, Secret  # noqa: PLC0415  the command line pays for what it uses
+
+    for path, secret in walked(configuration.settings, Secret):
         if secret.env is not None:
             if not environ.get(secret.env):
                 text = f"the environment variable {secret.env} is not set"
@@ -185,7 +189,7 @@ def _secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterat
                 )
         elif secret.file is not None:
             yield from _secret_file(configuration, (*path, "file"), secret.file)
-    for path, keys in _jwks(configuration.settings):
+    for path, keys in walked(configuration.settings, Keys):
         # The development issuer's keys are made on the first start.
         made_here = path[0] == "issuers" and configuration.settings.issuers[int(path[1])].development
         if keys.file is not None and not made_here and not keys.file.is_file():
@@ -210,37 +214,30 @@ def _secret_file(configuration: Configuration, path: Steps, file: Path) -> Itera
         yield Found("error", configuration.problem("open-secret", text, path, f"chmod 600 {file}"))
 
 
-def _private_keys(data: Path) -> Iterator[Found]:
+def private_keys(data: Path) -> Iterator[Found]:
     """Keys that the gateway has made for itself: theirs alone to read."""
-    for file in sorted(data.glob("*")) if data.is_dir() else ():
+    for file in sorted([*data.glob("*"), *data.glob("keys/*")]) if data.is_dir() else ():
         if file.name.endswith((".pem", "-key")) and file.is_file() and file.stat().st_mode & 0o077:
             mode = file.stat().st_mode & 0o777
             text = f"others than its owner may read or write this key (mode {mode:04o})"
             yield Found("error", Problem("open-secret", text, str(file), f"chmod 600 {file}"))
 
 
-def _references(settings: Settings) -> Iterator[tuple[Steps, Secret]]:
-    for path, secret in (
-        (("ledger", "key"), settings.ledger.key),
-        (("ledger", "seal_key"), settings.ledger.seal_key),
-        (("delegation", "key"), settings.delegation.key),
-    ):
-        if secret is not None:
-            yield path, secret
-    for name, agent in settings.agents.items():
-        yield from ((("agents", name, "headers", header), secret) for header, secret in agent.headers.items())
-    for name, server in settings.mcp.items():
-        yield from ((("mcp", name, "env", variable), secret) for variable, secret in server.env.items())
-        yield from ((("mcp", name, "headers", header), secret) for header, secret in server.headers.items())
+def walked(value: object, kind: type[T], path: Steps = ()) -> Iterator[tuple[Steps, T]]:
+    """Every part of the settings that is of this kind, by its path."""
+    from pydantic import BaseModel  # noqa: PLC0415  the command line pays for what it uses
 
-
-def _jwks(settings: Settings) -> Iterator[tuple[Steps, Keys]]:
-    for index, issuer in enumerate(settings.issuers):
-        if issuer.jwks is not None:
-            yield ("issuers", index, "jwks"), issuer.jwks
-    for name, agent in settings.agents.items():
-        if agent.auth.jwks is not None:
-            yield ("agents", name, "auth", "jwks"), agent.auth.jwks
+    if isinstance(value, kind):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from walked(getattr(value, name), kind, (*path, name))
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from walked(each, kind, (*path, name))
+    elif isinstance(value, tuple):
+        for index, each in enumerate(value):
+            yield from walked(each, kind, (*path, index))
 
 
 def _between(configuration: Configuration, bundle: Bundle) -> Iterator[Found]:
