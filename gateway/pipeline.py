@@ -17,7 +17,7 @@ from gateway.scope import within
 from policies.model import AccessRequest, Decision
 
 
-def _unwatched(_principal: Principal) -> AbstractContextManager[None]:
+def _unwatched(_intent: Intent) -> AbstractContextManager[None]:
     return nullcontext()  # for a road on which nobody is ever killed
 
 
@@ -50,7 +50,7 @@ class Stages:
     record_outcome: Callable[[Intent, Outcome], Awaitable[object]]
     record_refusal: Callable[[Arrival, Refused], Awaitable[None]]
     observe: Callable[[Arrival, Intent | Refused, Outcome | None], None]
-    watch: Callable[[Principal], AbstractContextManager[None]] = _unwatched
+    watch: Callable[[Intent], AbstractContextManager[None]] = _unwatched
 
 
 class _Bearings:
@@ -82,7 +82,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     tally = _Tally()
     held: Reply | None = None
     try:
-        with stages.watch(intent.permit.principal):
+        with stages.watch(intent):
             async with aclosing(stages.forward(intent)) as replies:
                 async for raw in replies:
                     reply = stages.filter(raw, intent)

@@ -12,9 +12,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway.identity.killed import Killed, Names
-from gateway.model import Principal, Refused
+from gateway.model import Intent, Principal, Refused
 from gateway.reasons import Code
 from gateway.running import Running
 from gateway.state.kills import OFFLINE, SELF, Kill, KillRows, Lift, Mark
@@ -78,8 +80,11 @@ class Kills:
             if kill is not None:
                 raise _of(_revoked(kill), principal)
 
-    def watch(self, principal: Principal) -> Watched:
-        """What a call runs within from the moment it is sent; asks `alive` once more."""
+    def watch(self, intent: Intent) -> Watched:
+        """What a call runs within from the moment it is sent; asks `alive` once more, and of the agent that is called too."""
+        principal = intent.permit.principal
+        if intent.permit.call.arrival.protocol == "a2a":
+            principal = replace(principal, actors=(*principal.actors, f"agent:{intent.permit.call.target}"))
         self.alive(principal)
         return self.running.watch(principal)
 

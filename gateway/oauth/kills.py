@@ -121,6 +121,8 @@ def _check(wanted: Wanted, kills: Kills, at: int) -> None:
         raise _invalid("target", wrong)
     if wanted.before is not None and wanted.before > at // 1_000_000 + _AHEAD:
         raise _invalid("before", "it lies ahead; without it, the kill stands until it is lifted")
+    if wanted.before is not None and wanted.target.startswith("svc:"):
+        raise _invalid("before", "a service shows its credential anew at every call; leave it out, and lift the kill later")
     if wanted.mine and wanted.kind not in OWN:
         raise _invalid("mine", f"nobody's own is of kind {wanted.kind}; people may kill their own {', '.join(sorted(OWN))}")
 
@@ -136,7 +138,8 @@ async def _wanted(request: Request) -> Wanted:
     except Refused as refusal:
         raise RequestValidationError([{"loc": ("body",), "msg": f"the body is {refusal.code.value}"}]) from None
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False, include_input=False)) from None
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
 
 
 def shown(kill: Kill) -> dict[str, Any]:
