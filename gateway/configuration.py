@@ -279,7 +279,8 @@ def _reading_order(problem: Problem) -> tuple[int, int]:
 
 
 def _invalid(error: dict[str, Any], places: _Places) -> Problem:
-    path: Steps = tuple(error["loc"])
+    # Where either of two kinds may stand, the kind's own name is no step of the way.
+    path: Steps = tuple(each for each in error["loc"] if each == "[key]" or "[" not in str(each))
     kind = str(error["type"])
     if kind == "extra_forbidden":
         known = members(step(Settings, path[:-1]))
