@@ -18,12 +18,10 @@ from tests.interaction.outside import CLIENT, GRANT, SECRET, TOKEN_TYPE, Outside
 from tests.interaction.world import LEGACY, MODERN, Gateway, Peers
 
 SERVERS = ("told", "traded", "jagged", "hired", "fixed", "printed", "bare")
-ARGUMENTS = {
+NUMBERS = {"n": 4.50, "big": 1e21, "small": 1e-7, "whole": 3.0}
+ARGUMENTS: dict[str, Any] = {
     "text": "héllo \u20ac",
-    "n": 4.50,
-    "big": 1e21,
-    "small": 1e-7,
-    "whole": 3.0,
+    **NUMBERS,
     "deep": {"z": [1, None], "\u20ac": True},
 }
 
@@ -365,7 +363,8 @@ def test_a_command_prints_the_secret(gate: Gateway, world: Outside) -> None:
 def test_nothing_that_came_in_goes_out_and_nothing_of_the_upstreams_own_comes_back(gate: Gateway, world: Outside) -> None:
     token = gate.token()
     smuggled = {
-        "Cookie": "session=mine", "Txn-Token": "mine.mine.mine", "X-Forwarded-User": "mallory", "X-Api-Key": "mine", "Forwarded": "for=mine", "X-Forwarded-For": "9.9.9.9",
+        "Cookie": "session=mine", "Txn-Token": "mine.mine.mine", "X-Forwarded-User": "mallory", "X-Api-Key": "mine",
+        "Forwarded": "for=mine", "X-Forwarded-For": "9.9.9.9",
         "Proxy-Authorization": "Basic mine", "Baggage": "user=mine", "X-Mine": "mine",
     }  # fmt: skip
     for server in ("bare", "told", "fixed", "traded"):
