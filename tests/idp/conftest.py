@@ -51,15 +51,25 @@ def idp(gateway: Trusting) -> Idp:
     return gateway.idp
 
 
-@pytest.fixture
-def own_gateway(_installed: None, upstreams: Peers, tmp_path: Path) -> Iterator[Make]:
-    """Makes a gateway, a provider and a clock for one test, which may turn them."""
+def _making(upstreams: Peers, folder: Path) -> Iterator[Make]:
     made: list[Trusting] = []
 
     def make(**issuer: Any) -> Trusting:
-        made.append(Trusting(tmp_path, upstreams, clock=Clock(tmp_path / "clock"), **issuer))
+        made.append(Trusting(folder, upstreams, clock=Clock(folder / "clock"), **issuer))
         return made[-1].begin()
 
     yield make
     for gateway in made:
         gateway.end()
+
+
+@pytest.fixture
+def own_gateway(_installed: None, upstreams: Peers, tmp_path: Path) -> Iterator[Make]:
+    """Makes a gateway, a provider and a clock for one test, which may turn them."""
+    yield from _making(upstreams, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(_installed: None, upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Makes one for the tests of one file, which leave it as good as they found it."""
+    yield from _making(upstreams, tmp_path_factory.mktemp("shared"))

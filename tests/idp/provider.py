@@ -134,6 +134,7 @@ class Idp:
         self.app_key, self.gateway_key = EcKey(), EcKey()
         self.gateway_secret = secrets.token_urlsafe(32)
         self.issuer, self.port = "", 0
+        self.ahead = 0
         self._control = secrets.token_urlsafe(32)
         self._process: subprocess.Popen[str] | None = None
 
@@ -154,6 +155,8 @@ class Idp:
         assert said, f"the provider ended: {self._process.wait(WAIT_SECONDS)}"
         self.issuer = json.loads(said)["issuer"]
         self.port = urlsplit(self.issuer).port or 0
+        if self.ahead:
+            self.turn_clock(self.ahead)
         return self
 
     def stop(self) -> None:
@@ -165,6 +168,11 @@ class Idp:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can be asked."""
+        return self._process is not None
 
     def _settings(self) -> dict[str, Any]:
         code = {"redirect_uris": [REDIRECT], "response_types": ["code"]}
@@ -217,8 +225,13 @@ class Idp:
         self.control(keys=self._private_keys())
         return self.keys[0]
 
+    def turn_clock(self, ahead: int) -> None:
+        """By so many seconds its clock is before the true time."""
+        self.ahead = ahead
+        self.control(ahead=ahead)
+
     def control(self, **said: Any) -> None:
-        """`ahead`: seconds by which its clock is wrong; `people`; `keys`."""
+        """`ahead`, `people`, `keys`: as the server takes them."""
         headers = {"control": self._control}
         httpx.post(f"{self.issuer}/control", json=said, headers=headers, trust_env=False).raise_for_status()
 
@@ -258,7 +271,7 @@ class Idp:
     def token(self, client: str, data: Mapping[str, str], key: EcKey | None = None) -> httpx.Response:
         """Ask the token endpoint as one of the clients."""
         url = f"{self.issuer}/token"
-        headers = {"DPoP": key.proof("POST", url)} if key is not None else {}
+        headers = {"DPoP": key.proof("POST", url, ahead=self.ahead)} if key is not None else {}
         return httpx.post(url, data=dict(data) | self._shown(client), headers=headers, trust_env=False)
 
     def refresh(self, tokens: Mapping[str, Any], client: str = "desk", key: EcKey | None = None) -> dict[str, Any]:

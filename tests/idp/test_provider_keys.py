@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.idp.conftest import Make
-from tests.idp.trusting import Trusting
 
 pytestmark = pytest.mark.node
 
 COOLDOWN, FRESH = 31, 301
-
-
-def passed(gateway: Trusting, seconds: int) -> None:
-    """So many seconds have passed, at the gateway and at the provider."""
-    assert gateway.clock is not None
-    gateway.clock.ahead(seconds)
-    gateway.idp.control(ahead=seconds)
 
 
 def test_after_the_keys_were_turned_old_and_new_tokens_count(own_gateway: Make) -> None:
@@ -26,7 +18,7 @@ def test_after_the_keys_were_turned_old_and_new_tokens_count(own_gateway: Make) 
     gateway.idp.turn_keys()
     new = gateway.idp.login("paul")["access_token"]
     assert gateway.code(new) == "invalid-credential"  # the set was read a moment ago: a stranger must not make us ask at will
-    passed(gateway, COOLDOWN)
+    gateway.passed(COOLDOWN)
     assert gateway.code(new) == ""
     assert gateway.code(old) == ""
 
@@ -37,7 +29,7 @@ def test_a_token_of_a_key_that_was_taken_away_dies_with_the_cache(own_gateway: M
     assert gateway.code(old) == ""
     gateway.idp.turn_keys(keep=0)
     assert gateway.code(old) == ""  # for five minutes at most
-    passed(gateway, COOLDOWN)
+    gateway.passed(COOLDOWN)
     assert gateway.code(gateway.idp.login("paul")["access_token"]) == ""  # a new key was seen, and so the new set was read
     assert gateway.code(old) == "invalid-credential"
 
@@ -47,7 +39,7 @@ def test_a_key_that_was_taken_away_is_noticed_although_no_new_one_is_used(own_ga
     old = gateway.idp.login("paul")["access_token"]
     assert gateway.code(old) == ""
     gateway.idp.turn_keys(keep=0)
-    passed(gateway, FRESH)
+    gateway.passed(FRESH)
     answers = [gateway.code(old) for _ in range(20)]  # the first of them asks, beside its answer
     assert answers[-1] == "invalid-credential"
 
@@ -60,11 +52,11 @@ def test_while_the_provider_is_away_known_keys_go_on_and_unknown_ones_do_not(own
     idp.turn_keys()
     new = idp.login("paul")["access_token"]
     idp.stop()
-    gateway.clock.ahead(FRESH)
+    gateway.passed(FRESH)
     assert gateway.code(old) == ""
     assert gateway.code(new) == "invalid-credential"
     idp.start()
-    gateway.clock.ahead(FRESH + COOLDOWN)
+    gateway.passed(COOLDOWN)
     assert gateway.code(new) == ""
     assert gateway.code(old) == ""
 
@@ -72,13 +64,12 @@ def test_while_the_provider_is_away_known_keys_go_on_and_unknown_ones_do_not(own
 def test_a_provider_that_is_away_for_more_than_a_day_is_not_believed_any_more(own_gateway: Make) -> None:
     gateway = own_gateway()
     idp = gateway.idp
-    passed(gateway, 0)
     assert gateway.code(idp.login("paul")["access_token"]) == ""
     day = 24 * 3600 + 1
-    idp.control(ahead=day)
+    idp.turn_clock(day)
     late = idp.login("paul")["access_token"]
     idp.stop()
-    gateway.clock.ahead(day)
+    gateway.passed(day)
     assert gateway.code(late) == "invalid-credential"
 
 
@@ -91,5 +82,5 @@ def test_a_gateway_starts_while_its_provider_is_away_and_believes_nobody_until_i
     gateway.start()
     assert gateway.code(token) == "invalid-credential"
     idp.start()
-    passed(gateway, COOLDOWN)
+    gateway.passed(COOLDOWN)
     assert gateway.code(token) == ""

@@ -21,6 +21,7 @@ class Trusting(Gateway):
         super().__init__(folder, peers)
         self.idp = Idp(self.public_url)
         self.clock = clock
+        self._passed = 0
         self._issuer = issuer
 
     def begin(self) -> Trusting:
@@ -28,7 +29,7 @@ class Trusting(Gateway):
         self.idp.start()
         (self.folder / "idp-secret").write_text(self.idp.gateway_secret)
         (self.folder / "idp-secret").chmod(0o600)
-        self.settings |= {"issuers": [self.issuer()]}
+        self.settings |= {"issuers": [self.issuer()], "revocation": {"stale_seconds": 3600}}  # its clock is turned at once
         self.settings["agents"]["clerk"] |= {"client_ids": ["clerk-app"]}
         self.config.write_text(json.dumps(self.settings))
         self.start()
@@ -47,7 +48,6 @@ class Trusting(Gateway):
             "alias": ALIAS,
             "issuer": self.idp.issuer,
             "audience": self.public_url,
-            "jwks": {"url": f"{self.idp.issuer}/jwks"},
             "direct_clients": ["desk"],
         } | self._issuer
 
@@ -57,7 +57,23 @@ class Trusting(Gateway):
         with patch.dict(os.environ, environment):
             return super().attempt()
 
+    def passed(self, seconds: int) -> None:
+        """So many more seconds have passed, here and, where it runs, at the provider."""
+        assert self.clock is not None
+        self._passed += seconds
+        self.clock.ahead(self._passed)
+        if self.idp.runs:
+            self.idp.turn_clock(self._passed)
+
     def code(self, credential: str | None, tool: str = "desk.read", **more: Any) -> str:
         """The reason why a tool call is refused; "" where it went through."""
         said = self.call(tool, credential, **more).json()
         return str(said["error"]["data"]["code"]) if "error" in said else ""
+
+    def bound(self, token: str, proof: str, tool: str = "desk.read") -> str:
+        """As `code`, for a token that is bound to a key (RFC 9449)."""
+        return self.code(None, tool, Authorization=f"DPoP {token}", DPoP=proof)
+
+    def refused_for(self) -> str:
+        """What the ledger says of the newest refusal of a credential."""
+        return str(self.records(kind="auth.refused")[-1].leaf["refused"]["detail"])
