@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from audit.model import Entry, LedgerUnavailableError
+from gateway.identity.keys import b64url
 from gateway.identity.login import Login
 from gateway.identity.token_request import TokenRefusedError
 from gateway.identity.vault import Append, Provider, Vault
@@ -162,7 +163,7 @@ class Consents:
         await self._asked(ticket)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         entering = _Entering(ticket, state, nonce, verifier, self._now + STEP_SECONDS)
-        cookie = base64.urlsafe_b64encode(self._sealer.seal("entering", msgspec.json.encode(entering))).decode("ascii")
+        cookie = b64url(self._sealer.seal("entering", msgspec.json.encode(entering)))  # unpadded: cookies hold no "=" unquoted
         return Onward(await self._login.url(self._login_url, state, nonce, _challenge(verifier)), cookie)
 
     async def identified(self, cookie: str, answer: Mapping[str, str]) -> Onward:
@@ -291,7 +292,7 @@ class Consents:
         if len(cookie) > _MAX_COOKIE or not cookie.isascii():
             raise ConsentError("again")
         try:
-            sealed = base64.b64decode(cookie, altchars=b"-_", validate=True)
+            sealed = base64.b64decode(cookie + "=" * (-len(cookie) % 4), altchars=b"-_", validate=True)
         except binascii.Error:
             raise ConsentError("again") from None
         try:
@@ -376,7 +377,7 @@ def _digest(text: str) -> str:
 
 def _challenge(verifier: str) -> str:
     """RFC 7636 §4.2, S256."""
-    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest()).rstrip(b"=").decode("ascii")
+    return b64url(hashlib.sha256(verifier.encode("ascii")).digest())
 
 
 def _same(one: str, other: str) -> bool:
