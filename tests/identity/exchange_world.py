@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from audit.leaf import check
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.administration import Administration
+from gateway.api import _errors
 from gateway.identity.access import Access, AccessTokens
 from gateway.identity.agents import AgentCredentials, new_secret
 from gateway.identity.clients import Clients
@@ -28,9 +29,11 @@ from gateway.identity.directory import NOBODY, Person
 from gateway.identity.dpop import Proofs
 from gateway.identity.exchange import TOKEN_EXCHANGE, Exchange, Parts
 from gateway.identity.keys import es256_jwk
-from gateway.identity.killed import Killed
+from gateway.identity.killed import Names
+from gateway.identity.revocation import Kills
 from gateway.identity.standing import Standing
 from gateway.model import Principal, Refused, new_id
+from gateway.oauth.grants import register as register_grants
 from gateway.oauth.token import register
 from gateway.reasons import Code
 from gateway.record import Recorder
@@ -60,11 +63,12 @@ p, agent:erp,     acme, a2a:scout,   send, allow, -,     -,          AGT-5
 p, agent:erp,     acme, a2a:narrow,  send, allow, -,     -,          AGT-6
 p, agent:erp,     acme, a2a:analyst, send, allow, -,     -,          AGT-7
 p, agent:analyst, acme, a2a:analyst, send, allow, -,     -,          AGT-8
+p, role:admin,    acme, admin:grants, *,   allow, -,     -,          ADM-1
 p, *,             acme, a2a:reader,  send, require, -,   four-eyes,  SEC-1
 """
 FILES = {
     "model.conf": (Path(engine_module.__file__).with_name("default") / "model.conf").read_text(),
-    "roles.csv": "g, idp:buyers, role:buyer, acme\n",
+    "roles.csv": "g, idp:buyers, role:buyer, acme\ng, idp:admins, role:admin, acme\n",
     "tools.yaml": "tenants: [acme]\ntools:\n  erp.read: {}\n  mail.send: {}\n",
     "conditions.yaml": "proof: {if: 'agent.assurance == \"pop\"', say: proven keys}\n",
     "obligations.yaml": "four-eyes: {type: human-approval, by: role:buyer, within: 10m}\n",
@@ -143,41 +147,44 @@ class World:
     directory: People = field(default_factory=People)
     entries: list[Entry] = field(default_factory=list)
     kept: list[tuple[Access, str]] = field(default_factory=list)
-    killed: list[Kill] = field(default_factory=list)
     principal: Principal | None = None
     down: bool = False
     standing: Standing = field(init=False)
+    kills: Kills = field(init=False)
     api: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
         access = AccessTokens([self.idp.settings()], self.agents, None, self.clock.monotonic, tenant="acme")
         credentials = AgentCredentials(self.agents, URL, None, self.clock.monotonic)
         self.standing = Standing(self.state.grants, self.agents, {"corp": self.directory}, self.clock)
+        names = Names("acme", frozenset({"corp"}), frozenset(self.agents), frozenset({"acme"}))
+        self.kills = Kills(
+            self.state.kills, self.append, names=names, issuers=[IDP], stale_seconds=1e9, monotonic=self.clock.monotonic
+        )
         clients = Clients(credentials, Proofs(URL, self.state.once.use), self.clock)
 
         async def keep(access: Access, token: str) -> None:
             self.kept.append((access, token))
 
         self.exchange = Exchange(
-            Parts(URL, self.agents, clients, access, self.delegations, self.standing, self.alive, self.clock, keep)
+            Parts(URL, self.agents, clients, access, self.delegations, self.standing, self.kills.alive, self.clock, keep)
         )
         recorder = Recorder(self.append, self.append, self.clock)
         engine = Engine(load_texts(FILES))
         self.administration = Administration(self.whoami, lambda _: engine.decide, recorder, self.clock)
         self.api = FastAPI()
+        _errors(self.api)
         register(self.api, URL, self.exchange, self.administration, self.append)
+        register_grants(self.api, self.standing, self.kills, self.administration, self.append)
 
     async def whoami(self, _request: object) -> Principal:
         if self.principal is None:
             raise Refused(Code.NO_CREDENTIAL)
         return self.principal
 
-    def alive(self, principal: Principal) -> None:
-        if Killed(self.killed, [IDP]).of(principal) is not None:
-            raise Refused(Code.REVOKED)
-
-    def kill(self, kind: str, target: str) -> None:
-        self.killed.append(Kill(new_id(self.clock()), kind, target, None, "a test", "api", "user:corp/ann", self.clock()))
+    async def kill(self, kind: str, target: str) -> None:
+        kill = Kill(new_id(self.clock()), kind, target, None, "a test", "api", "user:corp/ann", self.clock())
+        await self.kills.kill(kill, about=None)
 
     async def append(self, entry: Entry) -> Receipt:
         if self.down:
@@ -230,6 +237,13 @@ class World:
         form |= {"actor_token": self.assertion(child), "actor_token_type": JWT}
         return await self.post(form | more, (self.basic(agent) if headers is None else headers))
 
+    async def by_grant(self, grant: str, agent: str = "analyst", **more: str) -> httpx.Response:
+        return await self.post({"grant_type": "client_credentials", "standing_grant": grant} | more, self.basic(agent))
+
+    async def api_call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.api), base_url=URL) as http:
+            return await http.request(method, path, json=body)
+
     async def begun(self, agent: str = "analyst", **more: str) -> str:
         answer = await self.start(agent=agent, **more)
         assert answer.status_code == 200, answer.text
@@ -249,7 +263,13 @@ def thumbprint(key: ec.EllipticCurvePrivateKey) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(members).digest()).rstrip(b"=").decode()
 
 
-def make_world(folder: Path) -> World:
+def person(sub: str = "paul", *groups: str, actors: tuple[str, ...] = (), tenant: str = "acme") -> Principal:
+    return Principal(
+        f"user:corp/{sub}", actors, tenant, "wf-" + "0" * 26, NOW + 1800, "bearer", "0" * 64, frozenset(groups), issued=NOW - 10
+    )
+
+
+async def make_world(folder: Path) -> World:
     clock = StandingClock()
     idp = Idp(folder, clock)
     secrets: dict[str, Any] = {name: new_secret(name) for name in AGENTS}
@@ -267,4 +287,7 @@ def make_world(folder: Path) -> World:
         agents[name] = Agent(auth=auth, **given)
     delegations = Delegations(ec.generate_private_key(ec.SECP256R1()), URL, max_depth=3, clock=clock, terms=terms_of(agents, 60))
     state = State.open(f"sqlite:///{folder / 'state.db'}")
-    return World(folder, clock, idp, agents, {name: secret for name, (secret, _) in secrets.items()}, keys, state, delegations)
+    shown = {name: secret for name, (secret, _) in secrets.items()}
+    world = World(folder, clock, idp, agents, shown, keys, state, delegations)
+    await world.kills.refresh()
+    return world

@@ -21,7 +21,7 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = make_world(tmp_path)
+    made = await make_world(tmp_path)
     yield made
     await made.state.close()
 
@@ -316,7 +316,7 @@ async def test_what_is_killed_is_not_renewed_and_begins_nothing(world: World, ki
     said = world.delegations.verify(token)
     targets = {"user": said.subject, "agent": "agent:analyst", "workflow": said.workflow, "branch": said.jti, "tenant": "acme"}
     targets |= {"token": "the-persons-own", "begun": workflow_id(IDP, "the-persons-own")}
-    world.kill(kind.replace("begun", "workflow"), targets[kind])
+    await world.kill(kind.replace("begun", "workflow"), targets[kind])
     refused(await world.renew(token), "invalid_request")
     refused(await world.renew(child, agent="erp"), "invalid_request")
     assert (await world.start(person)).status_code == (200 if kind in ("workflow", "branch") else 400)
@@ -394,7 +394,7 @@ async def test_a_child_shows_its_own_assertion_once_and_the_parent_its_own_deleg
 
 async def test_a_killed_child_gets_nothing(world: World) -> None:
     token = await world.begun()
-    world.kill("agent", "agent:erp")
+    await world.kill("agent", "agent:erp")
     refused(await world.child(token, "erp"), "invalid_request")
 
 
