@@ -471,3 +471,42 @@ async def test_the_official_client_of_today_has_its_person_consent_and_its_call_
     assert [page.status_code for page in pages] == [200]
     assert result.is_error is False
     assert idp.access[shown(peers).removeprefix("Bearer ")] == name
+
+
+# ------------------------------------------------------------------------------------------------ kills
+def killed(gateway: Gateway, idp: Servers, name: str) -> None:
+    """The person lets nobody act for them any more."""
+    wish = {"kind": "user", "target": f"user:corp/{name}", "reason": "a lost laptop", "mine": True}
+    own = {"Authorization": f"Bearer {idp.token(name, gateway.url)}"}
+    assert gateway.http.post("/api/kills", json=wish, headers=own).status_code == 201
+
+
+def test_a_ticket_of_somebody_who_was_killed_leads_nowhere_from_any_step(vaulting: Gateway, idp: Servers) -> None:
+    at_link, at_login, at_question, at_server = (next(_PEOPLE) for _ in range(4))
+    ticket = link(vaulting, idp, at_link)
+    killed(vaulting, idp, at_link)
+    assert Person(at_link).open(ticket).status_code == 403
+
+    person = Person(at_login)
+    back = idp_answer(person, person.http.get(link(vaulting, idp, at_login)).headers["location"])
+    killed(vaulting, idp, at_login)
+    assert person.open(back).status_code == 403
+
+    person = Person(at_question)
+    page = person.open(link(vaulting, idp, at_question))
+    killed(vaulting, idp, at_question)
+    assert person.say(page).status_code == 403
+
+    person = Person(at_server)
+    callback = idp_answer(person, onward(person.say(person.open(link(vaulting, idp, at_server)))))
+    killed(vaulting, idp, at_server)
+    before = len(idp.requests)
+    assert "This was stopped" in person.open(callback).text
+    assert len(idp.requests) == before
+
+
+def test_what_is_kept_of_somebody_who_was_killed_is_not_used(vaulting: Gateway, idp: Servers, peers: Peers, name: str) -> None:
+    assert Person(name).consent(link(vaulting, idp, name)).status_code == 200
+    killed(vaulting, idp, name)
+    assert call(vaulting, idp, name).status_code == 401
+    assert not peers.heard
