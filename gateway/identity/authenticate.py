@@ -98,10 +98,11 @@ class Authenticator:
 
     async def _identified(self, arrival: Arrival) -> Principal:
         now = self._clock() // 1_000_000
-        authorization, delegation, proof = (_only(arrival, name) for name in (AUTHORIZATION, DELEGATION, DPOP))
+        authorization, delegation = _only(arrival, AUTHORIZATION), _only(arrival, DELEGATION)
+        proved = bool(arrival.every(DPOP))
         held = self.credentials.by_certificate(arrival, now)
         if authorization is None:
-            if proof is not None:
+            if proved:
                 refuse_proof("a proof of possession without a token")
             if held is not None:
                 return await self._agent(held, delegation, arrival, now)
@@ -116,7 +117,7 @@ class Authenticator:
             if delegation is not None:
                 refuse("a delegation stands beside an agent's own credential only")
             return await self._bound(credential, held, arrival, now)
-        if proof is not None:
+        if proved:
             refuse_proof("a proof of possession beside another scheme than DPoP")
         return await self._unbound(credential, delegation, held, arrival, now)
 
