@@ -45,10 +45,10 @@ def scopes(claims: Claims) -> tuple[str, ...]:
     items = value.split(" ") if isinstance(value, str) else value
     if not isinstance(items, list) or len(items) > MAX_SCOPES:
         refuse("scope is not a short list of scopes")
-    found = {item for item in items if item != ""}
+    found = [item for item in items if item != ""]
     if not all(isinstance(item, str) and _SCOPE.fullmatch(item) for item in found):
         refuse("scope is not a short list of scopes")
-    return tuple(sorted(found))
+    return tuple(sorted(set(found)))
 
 
 def bound_to(claims: Claims) -> str:
