@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.output import console, misuse, print_json, printable
-
-_TOKEN: Final = "BAILIWICK_TOKEN"
-_SECONDS: Final = 60.0
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  compared with, never listened on
-
-Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The settings, which say where the gateway listens.")]
-Url = Annotated[str, typer.Option("--url", help="Where the gateway is, if not where the settings say.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-CONFIG = Path("bailiwick.yaml")
+from gateway.cli.asking import CONFIG, Config, Json, Url, ask
+from gateway.cli.output import console, print_json, printable
 
 
 def register(group: typer.Typer) -> None:
@@ -34,7 +25,7 @@ def status(config: Config = CONFIG, url: Url = "", as_json: Json = False) -> Non
 
     [bold]Example[/bold]   bailiwick policy status --config bailiwick.yaml
     """
-    answer = _ask("GET", "/api/policy", config, url, None)
+    answer = ask("GET", "/api/policy", config, url)
     if as_json:
         print_json(answer)
     else:
@@ -78,7 +69,7 @@ def rollback(
 
 
 def _changed(path: str, body: dict[str, str] | None, config: Path, url: str, *, as_json: bool) -> None:
-    answer = _ask("POST", path, config, url, body)
+    answer = ask("POST", path, config, url, body)
     refused = any("rejected" in each for each in answer.values())
     if as_json:
         print_json(answer)
@@ -97,32 +88,3 @@ def _show_rejected(role: str, rejected: dict[str, Any]) -> None:
         out.print(printable(f"  {each['location']}: {each['message']}"))
         if each["help"]:
             out.print(printable(f"    help: {each['help']}"))
-
-
-def _ask(method: str, path: str, config: Path, url: str, body: dict[str, str] | None) -> dict[str, Any]:
-    """The gateway's answer; ends the process where there is none, or where it is no."""
-    import httpx  # noqa: PLC0415  the command line pays for what it uses
-
-    from gateway.configuration import load  # noqa: PLC0415
-
-    token = os.environ.get(_TOKEN, "")
-    if not token.isascii() or not token.isprintable() or not token:
-        misuse(f"{_TOKEN} holds no access token", help="with a development issuer: bailiwick token --user NAME")
-    server = load(config, os.environ).server
-    if url and not url.startswith(("http://", "https://")):
-        misuse(f"--url '{printable(url)}' is no URL", help="as http://127.0.0.1:8080")
-    base = url.rstrip("/") or f"http://{_ANYWHERE.get(server.host, server.host)}:{server.port}"
-    try:
-        with httpx.Client(base_url=base, trust_env=False, timeout=_SECONDS) as http:
-            answer = http.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})
-        found = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        misuse(f"the gateway at {base} does not answer ({type(error).__name__})", help="is it running? `--url` says where")
-    if not isinstance(found, dict):
-        misuse(f"what answers at {base} is no gateway")
-    if answer.status_code not in {200, 422} or "title" in found:
-        console(stderr=True).print(printable(f"{answer.status_code} {found.get('title', '')}: {found.get('detail', '')}"))
-        if answer.status_code == 401:
-            console(stderr=True).print(f"  help: {_TOKEN} holds a token that is not (or no longer) good here; get a new one")
-        raise typer.Exit(2 if answer.status_code in {401, 422} else 1)
-    return found

@@ -1,0 +1,68 @@
+"""Asking the running gateway over its API, as somebody: the access token stands in BAILIWICK_TOKEN, never on the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.cli.output import console, misuse, printable
+
+TOKEN: Final = "BAILIWICK_TOKEN"
+_SECONDS: Final = 60.0
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  compared with, never listened on
+
+Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The settings, which say where the gateway listens.")]
+Url = Annotated[str, typer.Option("--url", help="Where the gateway is, if not where the settings say.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+CONFIG = Path("bailiwick.yaml")
+
+
+def base_url(config: Path, url: str) -> str:
+    """Where the gateway is; ends the process for what is no URL."""
+    from gateway.configuration import load  # noqa: PLC0415  the command line pays for what it uses
+
+    if url and not url.startswith(("http://", "https://")):
+        misuse(f"--url '{printable(url)}' is no URL", help="as http://127.0.0.1:8080")
+    server = load(config, os.environ).server
+    return url.rstrip("/") or f"http://{_ANYWHERE.get(server.host, server.host)}:{server.port}"
+
+
+def answers(base: str) -> bool:
+    """Whether anything speaks HTTP there."""
+    import httpx  # noqa: PLC0415  as above
+
+    try:
+        httpx.get(f"{base}/healthz", timeout=2, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
+
+
+def ask(method: str, path: str, config: Path, url: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """The gateway's answer; ends the process where there is none, or where it is no."""
+    import httpx  # noqa: PLC0415  as above
+
+    token = os.environ.get(TOKEN, "")
+    if not token.isascii() or not token.isprintable() or not token:
+        misuse(f"{TOKEN} holds no access token", help="with a development issuer: bailiwick token --user NAME")
+    base = base_url(config, url)
+    try:
+        with httpx.Client(base_url=base, trust_env=False, timeout=_SECONDS) as http:
+            answer = http.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})
+        found = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        misuse(f"the gateway at {base} does not answer ({type(error).__name__})", help="is it running? `--url` says where")
+    if not isinstance(found, dict):
+        misuse(f"what answers at {base} is no gateway")
+    if answer.status_code not in {200, 201, 422} or "title" in found:
+        where = f" ({found['instance']})" if found.get("instance") else ""
+        told = f"{answer.status_code} {found.get('title', '')}: {found.get('detail', '')}{where}"
+        console(stderr=True).print(printable(told))
+        if answer.status_code == 401:
+            console(stderr=True).print(f"  help: {TOKEN} holds a token that is not (or no longer) good here; get a new one")
+        raise typer.Exit(2 if answer.status_code in {401, 422} else 1)
+    return found

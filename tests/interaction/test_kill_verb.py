@@ -1,0 +1,131 @@
+"""`bailiwick kill`: what an operator types when somebody has to stop, with a gateway and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interaction.world import ROOT, Gateway, Peers, free_port
+
+WARDEN = """\
+p, role:warden, acme, admin:kills, read,   allow, -, -, WAR-1
+p, role:warden, acme, admin:kills, change, allow, -, -, WAR-2
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    running = Gateway(tmp_path_factory.mktemp("verb"), upstreams, more={"revocation": {"poll_seconds": 0.05}})
+    policies = running.folder / "policies"
+    (policies / "grants" / "wardens.csv").write_text(WARDEN)
+    (policies / "roles.csv").write_text((policies / "roles.csv").read_text() + "g, idp:finance-controllers, role:warden, acme\n")
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+def kill(gateway: Gateway, *words: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BAILIWICK_")}
+    environment |= {"NO_COLOR": "1", "COLUMNS": "200"} | ({"BAILIWICK_TOKEN": token} if token is not None else {})
+    command = [sys.executable, "-m", "gateway.cli", "kill", *words, "--config", str(gateway.config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=ROOT)
+
+
+def test_the_way_of_a_kill_as_its_operator_sees_it(gateway: Gateway) -> None:
+    warden, paul = gateway.token("fiona"), gateway.token("paul")
+    done = kill(gateway, "user", "dev/paul", "--reason", "left", token=warden)
+    assert (done.returncode, done.stderr) == (0, "")
+    said, how = done.stdout.splitlines()
+    assert said == "killed: user user:dev/paul"
+    assert gateway.call("desk.read", paul).status_code == 401
+    listed = kill(gateway, "list", token=warden)
+    assert listed.returncode == 0
+    assert "user user:dev/paul" in listed.stdout
+    assert ": left" in listed.stdout
+    lifted = kill(gateway, "lift", how.rsplit(" ", 1)[1], "--json", token=warden)
+    assert (lifted.returncode, json.loads(lifted.stdout)["target"]) == (0, "user:dev/paul")
+    assert gateway.call("desk.read", paul).status_code == 200
+    assert kill(gateway, "list", token=warden).stdout == ""
+    assert json.loads(kill(gateway, "list", "--lifted", "--json", token=warden).stdout)["kills"][0]["lifted"]
+
+
+def test_people_kill_their_own_without_a_right_and_nobody_elses(gateway: Gateway) -> None:
+    mia = gateway.token("mia")
+    assert kill(gateway, "agent", "clerk", "--reason", "no", token=mia).returncode == 1
+    mine = kill(gateway, "user", "dev/mia", "--reason", "my laptop is gone", "--before", "now", "--json", token=mia)
+    assert (mine.returncode, json.loads(mine.stdout)["source"]) == (0, "self")
+    refused = kill(gateway, "list", "--mine", token=mia)
+    assert refused.returncode == 2
+    assert "help: BAILIWICK_TOKEN holds a token that is not (or no longer) good here" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("user", "dve/paul", "--reason", "x"), "no issuer dve"),
+        (("user", "dev/paul"), "--reason"),
+        (("workflow", "wf-1", "--reason", "x"), "26 hex"),
+        (("user", "dev/paul", "--reason", "x", "--before", "yesterday"), "is no time"),
+        (("user", "dev/paul", "--reason", "x", "--before", "2026-01-01T00:00:00"), "no time zone"),
+        (("user", "dev/paul", "--reason", "x", "--offline"), "a gateway answers"),
+        (("user", "dev/paul", "--reason", "x", "--offline", "--mine"), "goes with neither"),
+        (("planet", "earth"), "No such command"),
+    ],
+)
+def test_misuse_is_told_and_ends_with_2(gateway: Gateway, words: tuple[str, ...], told: str) -> None:
+    ended = kill(gateway, *words, token=gateway.token("fiona"))
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_an_unknown_kill_ends_with_1_and_no_token_with_2(gateway: Gateway) -> None:
+    ended = kill(gateway, "lift", "no-such", token=gateway.token("fiona"))
+    assert (ended.returncode, "unknown-kill" in ended.stderr) == (1, True)
+    assert kill(gateway, "list").returncode == 2
+
+
+def test_without_a_gateway_a_kill_waits_in_the_store_and_is_in_force_and_on_record_at_the_start(
+    upstreams: Peers, tmp_path: Path
+) -> None:
+    gateway = Gateway(tmp_path, upstreams)
+    try:
+        token = gateway.start().token()
+        gateway.stop()
+        done = kill(gateway, "user", "dev/paul", "--reason", "at night", "--offline", "--json")
+        assert done.returncode == 0, done.stderr
+        made = json.loads(done.stdout)
+        assert made["source"] == "offline"
+        assert made["by"].startswith("os:")
+        listed = json.loads(kill(gateway, "list", "--offline", "--json").stdout)["kills"]
+        assert [each["id"] for each in listed] == [made["id"]]
+        for _ in range(2):  # started again, it is recorded once
+            gateway.start()
+            assert gateway.call("desk.read", token).status_code == 401
+            gateway.stop()
+        (record,) = [record for record in gateway.records() if record.kind == "identity.kill"]
+        assert (record.id, record.leaf["source"]) == (made["id"], "offline")
+        assert gateway.opened(record, "reason") == b"at night"
+    finally:
+        gateway.stop()
+
+
+def test_a_kill_written_beside_a_gateway_that_only_seems_away_is_read_by_it(gateway: Gateway) -> None:
+    """By a second process on the same SQLite, which knows nothing of the first."""
+    settings = gateway.settings | {"server": {"port": free_port(), "public_url": gateway.public_url}}
+    other = gateway.folder / "elsewhere.yaml"
+    other.write_text(json.dumps(settings))
+    courier = gateway.agent_secrets["courier"]
+    assert gateway.http.get("/api/whoami", headers={"Authorization": f"Bearer {courier}"}).status_code == 200
+    command = [sys.executable, "-m", "gateway.cli", "kill", "agent", "courier", "--reason", "now", "--offline"]
+    done = subprocess.run([*command, "--config", str(other)], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    while gateway.http.get("/api/whoami", headers={"Authorization": f"Bearer {courier}"}).status_code != 401:
+        assert gateway.http.get("/healthz").status_code == 200
