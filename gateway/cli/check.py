@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
@@ -189,6 +190,9 @@ def secrets(configuration: Configuration, environ: Mapping[str, str]) -> Iterato
                 )
         elif secret.file is not None:
             yield from _secret_file(configuration, (*path, "file"), secret.file)
+        elif secret.command is not None and shutil.which(secret.command[0], path=environ.get("PATH")) is None:
+            text = f"there is no program {secret.command[0]}"
+            yield Found("error", configuration.problem("unresolved-secret", text, (*path, "command"), "give its whole path"))
     for path, keys in walked(configuration.settings, Keys):
         # The development issuer's keys are made on the first start.
         made_here = path[0] == "issuers" and configuration.settings.issuers[int(path[1])].development
@@ -266,3 +270,14 @@ def _between(configuration: Configuration, bundle: Bundle) -> Iterator[Found]:
     for server in sorted(servers - known_servers - {"sandbox"}):
         text = f"tools of '{server}' are registered, but the settings have no such server"
         yield Found("warning", Problem("unknown-server", text, f"{settings.policies / 'tools.yaml'}"))
+    yield from _shared(settings, bundle)
+
+
+def _shared(settings: Settings, bundle: Bundle) -> Iterator[Found]:
+    """Tools that write behind a credential that is everybody's; the one rule of lint that needs the settings to see it."""
+    from gateway.bundles import findings_as_problems  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.policy.check import facts_of  # noqa: PLC0415
+    from policies.lint import lint  # noqa: PLC0415
+
+    found = [each.finding for each in lint(bundle, facts_of(settings)).complaints if each.finding.code == "shared-credential"]
+    yield from (Found("warning", problem) for problem in findings_as_problems(found, settings.policies))

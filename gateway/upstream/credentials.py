@@ -117,6 +117,19 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, s
             yield from _origin(path, agent.credentials, settings)
 
 
+_SHARED = frozenset({"static_secret", "client_credentials"})
+
+
+def shared_servers(settings: Settings) -> frozenset[str]:
+    """Servers that see the same credential for everybody, so that they cannot tell people apart."""
+    found = set()
+    for name, server in settings.mcp.items():
+        chosen = server.credentials.strategy if server.credentials is not None else "none"
+        if chosen in _SHARED or (chosen == "none" and (server.headers or server.env)):
+            found.add(name)
+    return frozenset(found)
+
+
 EXCHANGED = frozenset({"token_exchange", "id_jag"})
 """Strategies that need the person's own access token."""
 

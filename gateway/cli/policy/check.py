@@ -94,11 +94,13 @@ def facts_of(settings: Settings) -> Facts:
     """What the settings say of the world around a bundle."""
     from dataclasses import replace  # noqa: PLC0415  the command line pays for what it uses
 
+    from gateway.upstream.credentials import shared_servers  # noqa: PLC0415
+
     return replace(
         bare_facts(),
         agents=frozenset(settings.agents),
         servers=frozenset(settings.mcp) | {"sandbox"},  # built in, whether enabled or not
-        shared=frozenset(name for name, server in settings.mcp.items() if server.headers or server.env),
+        shared=shared_servers(settings),
     )
 
 
