@@ -31,6 +31,7 @@ from gateway.identity.keys import b64url, es256_jwk
 FOLDER = Path(__file__).resolve().parent
 REDIRECT = "http://127.0.0.1:9/callback"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 OPAQUE, ELSEWHERE, RSA_SIGNED, LEDGERS = "urn:test:opaque", "urn:test:elsewhere", "urn:test:rsa", "urn:test:ledgers"
@@ -127,8 +128,10 @@ class Clock:
 class Idp:
     """The provider; the key that signs is the first of `keys`."""
 
-    def __init__(self, audience: str) -> None:
+    def __init__(self, audience: str, trusts: str = "") -> None:
+        """`trusts`: issuer of another provider, whose assertions (ID-JAG) it redeems."""
         self.audience = audience
+        self.trusts = trusts
         self.keys = [EcKey()]
         self.rsa = rsa_jwk()
         self.app_key, self.gateway_key = EcKey(), EcKey()
@@ -185,7 +188,8 @@ class Idp:
             "token_endpoint_auth_signing_alg": "ES256",
             "jwks": {"keys": [self.app_key.public_jwk]},
         }
-        gateway = {"grant_types": [EXCHANGE, "client_credentials"], "redirect_uris": [], "response_types": []}
+        grants_of_gateway = [EXCHANGE, "client_credentials", *([JWT_BEARER] if self.trusts else [])]
+        gateway = {"grant_types": grants_of_gateway, "redirect_uris": [], "response_types": []}
         scope = "tools"
         return {
             "port": self.port,
@@ -193,6 +197,7 @@ class Idp:
             "keys": self._private_keys(),
             "people": PEOPLE,
             "ttl": TTL,
+            "trusts": self.trusts,
             "clients": [
                 public | {"client_id": "desk"},
                 public | {"client_id": "stranger"},

@@ -4,15 +4,16 @@ import { timingSafeEqual } from 'node:crypto'
 import { createServer } from 'node:http'
 import { text } from 'node:stream/consumers'
 
-import { createLocalJWKSet, importJWK, jwtVerify, SignJWT } from 'jose'
+import { createLocalJWKSet, createRemoteJWKSet, importJWK, jwtVerify, SignJWT } from 'jose'
 import Provider, { errors } from 'oidc-provider'
 import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.js'
 
 const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange'
 const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token'
+const JWT_BEARER = 'urn:ietf:params:oauth:grant-type:jwt-bearer'
 const ID_JAG = 'urn:ietf:params:oauth:token-type:id-jag'
 
-const { port, control, keys: firstKeys, clients, people, resources, ttl } = JSON.parse(await text(process.stdin))
+const { port, control, keys: firstKeys, clients, people, resources, ttl, trusts } = JSON.parse(await text(process.stdin))
 const now = Date.now
 const adapter = createMemoryAdapter()  // tokens and sessions outlive a change of keys
 const actors = new WeakMap()
@@ -66,6 +67,19 @@ async function exchange(ctx) {
   }
 }
 
+// RFC 7523 with an ID-JAG: the provider that it trusts says who the person is, and for which of its clients.
+async function redeem(ctx) {
+  const { params, client, provider } = ctx.oidc
+  const { payload } = await jwtVerify(params.assertion, createRemoteJWKSet(new URL(`${trusts}/jwks`)), {
+    issuer: trusts, audience: provider.issuer, typ: 'oauth-id-jag+jwt', requiredClaims: ['sub', 'client_id', 'resource', 'jti', 'exp'],
+  }).catch(() => { throw new errors.InvalidGrant('assertion') })
+  if (payload.client_id !== client.clientId) throw new errors.InvalidGrant('assertion')
+  const token = new provider.AccessToken({ accountId: payload.sub, client, gty: 'jwt_bearer', scope: payload.scope })
+  token.resourceServer = new provider.ResourceServer(payload.resource, target(payload.resource))
+  const value = await token.save()
+  ctx.body = { access_token: value, token_type: token.tokenType, expires_in: token.expiration, scope: token.scope }
+}
+
 function publicKeys() {
   return { keys: keys.map(({ d, p, q, dp, dq, qi, ...rest }) => rest) }
 }
@@ -102,6 +116,7 @@ function build(issuer) {
   provider.registerGrantType(EXCHANGE, exchange, [
     'audience', 'resource', 'scope', 'subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'requested_token_type',
   ])
+  if (trusts) provider.registerGrantType(JWT_BEARER, redeem, ['assertion', 'scope'])
   return provider.callback()
 }
 

@@ -29,11 +29,15 @@ class Trusting(Gateway):
         self.idp.start()
         (self.folder / "idp-secret").write_text(self.idp.gateway_secret)
         (self.folder / "idp-secret").chmod(0o600)
-        self.settings |= {"issuers": [self.issuer()], "revocation": {"stale_seconds": 3600}}  # its clock is turned at once
-        self.settings["agents"]["clerk"] |= {"client_ids": ["clerk-app"]}
+        self.configure()
         self.config.write_text(json.dumps(self.settings))
         self.start()
         return self
+
+    def configure(self) -> None:
+        """What the settings say, once the provider's address is known."""
+        self.settings |= {"issuers": [self.issuer()], "revocation": {"stale_seconds": 3600}}  # its clock is turned at once
+        self.settings["agents"]["clerk"] |= {"client_ids": ["clerk-app"]}
 
     def end(self) -> None:
         """End both."""
@@ -67,8 +71,14 @@ class Trusting(Gateway):
 
     def code(self, credential: str | None, tool: str = "desk.read", **more: Any) -> str:
         """The reason why a tool call is refused; "" where it went through."""
-        said = self.call(tool, credential, **more).json()
-        return str(said["error"]["data"]["code"]) if "error" in said else ""
+        answer = self.call(tool, credential, **more)
+        said = answer.json()
+        if "error" in said:
+            return str(said["error"]["data"]["code"])
+        if not said["result"].get("isError"):
+            return ""
+        (record,) = self.records(id=answer.headers["bailiwick-decision"])  # told to the model in words, to us by the ledger
+        return str(record.leaf["refused"]["code"])
 
     def bound(self, token: str, proof: str, tool: str = "desk.read") -> str:
         """As `code`, for a token that is bound to a key (RFC 9449)."""
