@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,7 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitRequestURLParams, ElicitResult
 
 from tests.interaction.consent_world import Person, Servers, gateway_in, link_in, onward, servers
-from tests.interaction.world import LEGACY, MODERN, Gateway, Heard, Peers
+from tests.interaction.world import LEGACY, MODERN, ROOT, Gateway, Heard, Peers
 
 ERAS = pytest.mark.parametrize("version", [LEGACY, MODERN])
 _PEOPLE = iter(f"person-{number}" for number in range(1000))
@@ -510,3 +515,41 @@ def test_what_is_kept_of_somebody_who_was_killed_is_not_used(vaulting: Gateway, 
     killed(vaulting, idp, name)
     assert call(vaulting, idp, name).status_code == 401
     assert not peers.heard
+
+
+# ------------------------------------------------------------------------------------------------ the verb
+def verb(gateway: Gateway, token: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`bailiwick vault WORDS --config …`, by whoever has the token."""
+    command = [sys.executable, "-m", "gateway.cli", "vault", *words, "--config", str(gateway.config)]
+    environment = os.environ | {"COLUMNS": "240", "NO_COLOR": "1", "BAILIWICK_TOKEN": token}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=ROOT)
+
+
+def test_the_verb_lists_and_forgets(vaulting: Gateway, idp: Servers, name: str) -> None:
+    own = idp.token(name, vaulting.url)
+    assert Person(name).consent(link(vaulting, idp, name)).status_code == 200
+    assert verb(vaulting, own, "list").stdout.startswith("desk: since ")
+    listed = json.loads(verb(vaulting, own, "list", "--json").stdout)
+    assert (listed["subject"], [each["upstream"] for each in listed["upstreams"]]) == (f"user:corp/{name}", ["desk"])
+    others = verb(vaulting, idp.token("mallory", vaulting.url), "forget", "desk", "--subject", f"user:corp/{name}")
+    assert (others.returncode, others.stdout) == (1, "")
+    assert kept(vaulting, idp, name) == ["desk"]
+    assert verb(vaulting, own, "forget", "desk").stdout == f"forgotten: desk of user:corp/{name}\n"
+    again = verb(vaulting, own, "forget", "desk")
+    assert (again.returncode, "not-kept" in again.stderr) == (1, True)
+    assert verb(vaulting, "", "list").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"browser": None}, "nothing says how they prove who they are"),
+        ({"browser": {"issuer": "nobody", "client": {"id": "x"}}}, "there is no issuer 'nobody'"),
+    ],
+)
+def test_a_gateway_at_which_nobody_could_consent_does_not_start(
+    upstreams: Peers, idp: Servers, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    gateway = gateway_in(tmp_path, upstreams, idp, **settings)
+    assert gateway.attempt() == 1
+    assert said in gateway.log.read_text()
