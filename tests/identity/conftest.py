@@ -50,9 +50,11 @@ class World:
     secrets: dict[str, str] = field(default_factory=dict)
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
+    def arrival(self, *headers: tuple[str, str]) -> Arrival:
+        return Arrival(new_id(self.clock()), "mcp", "erp", headers, b"", self.clock(), Trace("0" * 31 + "1", "0" * 15 + "1"))
+
     async def ask(self, *headers: tuple[str, str]) -> Principal:
-        arrival = Arrival(new_id(self.clock()), "mcp", "erp", headers, b"", self.clock(), Trace("0" * 31 + "1", "0" * 15 + "1"))
-        return await self.authenticator(arrival)
+        return await self.authenticator(self.arrival(*headers))
 
     async def bearer(self, token: str, delegation: str | None = None) -> Principal:
         headers = [("authorization", f"Bearer {token}")]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from itertools import product
 from pathlib import Path
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
@@ -17,6 +19,8 @@ from gateway.model import Refused
 from gateway.problem import ProblemError
 from gateway.reasons import Code
 from gateway.settings import Agent, Issuer, Keys
+
+START = 1_800_000_000
 
 
 async def refused(awaitable) -> Refused:
@@ -179,7 +183,9 @@ async def test_a_retired_secret_is_refused_and_each_current_one_is_good(world) -
 
 
 def build(world, issuers: list[Issuer], agents: dict[str, Agent], url: str = "http://127.0.0.1:8080") -> Authenticator:
-    return Authenticator(tenant="acme", public_url=url, issuers=issuers, agents=agents, delegations=world.delegations)
+    return Authenticator(
+        tenant="acme", public_url=url, issuers=issuers, agents=agents, delegations=world.delegations, clock=world.clock
+    )
 
 
 def test_the_development_issuer_is_refused_on_an_address_that_is_not_loopback(world) -> None:
@@ -288,3 +294,137 @@ async def test_replicas_with_one_key_accept_each_others_delegations(world) -> No
     paul = await world.paul()
     other = Delegations(world.delegations.ring, "http://127.0.0.1:8080", clock=world.clock)
     assert (await world.bearer(other.mint(paul, "reader", "c"))).subject == paul.subject
+
+
+async def test_every_proof_says_how_strong_it_is_and_a_later_hop_never_makes_the_chain_stronger(world) -> None:
+    paul = await world.paul()
+    assert paul.assurance == "bearer"
+    assert (await world.bearer(world.secrets["erp"])).assurance == "bearer"
+    assert (await world.bearer(world.assertion())).assurance == "pop"
+    for so_far, proven in product(("correlated", "bearer", "pop"), ("bearer", "pop", "alone")):
+        agent = {"bearer": "erp", "pop": "keyed", "alone": "reader"}[proven]
+        token = world.delegations.mint(replace(paul, assurance=so_far), agent, "c")
+        credential = {"bearer": world.secrets["erp"], "pop": world.assertion(), "alone": None}[proven]
+        principal = await (world.bearer(token) if credential is None else world.bearer(credential, token))
+        strength = ("correlated", "bearer", "pop")
+        hop = "bearer" if proven == "alone" else proven
+        assert principal.assurance == strength[min(strength.index(so_far), strength.index(hop))]
+
+
+async def test_what_a_delegation_says_goes_on_as_it_is(world) -> None:
+    paul = replace(await world.paul(), scope=("erp.read", "erp.write"), acr="gold", issued=START - 7)
+    principal = await world.bearer(world.secrets["erp"], world.delegations.mint(paul, "erp", "c"))
+    assert (principal.scope, principal.acr, principal.issued) == (("erp.read", "erp.write"), "gold", START - 7)
+    service = await world.bearer(world.secrets["erp"])
+    assert (service.scope, service.acr, service.issued, service.grant) == (None, "", START, "")
+
+
+async def test_a_service_acts_in_its_own_tenant_and_its_delegations_are_taken(world) -> None:
+    world.agents["erp"] = world.agents["erp"].model_copy(update={"tenant": "subsidiary"})
+    rebuilt = build(world, [world.issuer.settings()], world.agents)
+    principal = await rebuilt(world.arrival(("authorization", f"Bearer {world.secrets['erp']}")))
+    assert principal.tenant == "subsidiary"
+    token = world.delegations.mint(principal, "reader", "c")
+    assert (await rebuilt(world.arrival(("bailiwick-delegation", token)))).tenant == "subsidiary"
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        ({"tenant": "north"}, {"acme", "north"}),
+        ({"tenant_claim": "org", "tenants": {"o-1": "north", "o-2": "south"}}, {"acme", "north", "south"}),
+        ({}, {"acme"}),
+    ],
+)
+async def test_a_delegation_is_taken_in_every_tenant_that_an_issuer_can_name_and_in_no_other(world, settings, known) -> None:
+    rebuilt = build(world, [world.issuer.settings().model_copy(update=settings)], world.agents)
+    paul = await world.paul()
+    for tenant in ("acme", "north", "south", "east"):
+        token = world.delegations.mint(replace(paul, tenant=tenant), "reader", "c")
+        asked = rebuilt(world.arrival(("bailiwick-delegation", token)))
+        if tenant in known:
+            assert (await asked).tenant == tenant
+        else:
+            assert "another tenant" in (await refused(asked)).detail
+
+
+async def test_a_token_that_was_verified_afresh_is_handed_to_whoever_keeps_it_and_no_other_credential_is(world) -> None:
+    kept: list[tuple[str, str]] = []
+
+    async def keep(access, token: str) -> None:
+        kept.append((access.subject, token))
+
+    authenticator = Authenticator(
+        tenant="acme", public_url="http://127.0.0.1:8080", issuers=(world.issuer.settings(),), agents=world.agents,
+        delegations=world.delegations, keep=keep, clock=world.clock, monotonic=world.clock.monotonic,
+    )  # fmt: skip
+    world.authenticator = authenticator
+    token = world.issuer.issue("paul", [])
+    paul = await world.bearer(token)
+    await world.bearer(token)
+    await world.bearer(world.secrets["erp"], world.delegations.mint(paul, "erp", "c"))
+    await world.bearer(world.assertion())
+    await refused(world.bearer(token[:-4] + "AAAA"))
+    assert kept == [("user:dev/paul", token)]
+
+
+async def test_what_is_used_once_is_asked_of_the_store_that_all_replicas_share(world) -> None:
+    asked: list[tuple[str, str, int, int]] = []
+
+    async def once(scope: str, jti: str, until: int, now: int) -> bool:
+        asked.append((scope, jti, until, now))
+        return len(asked) == 1
+
+    world.authenticator = Authenticator(
+        tenant="acme", public_url="http://127.0.0.1:8080", issuers=(), agents=world.agents, delegations=world.delegations,
+        once=once, clock=world.clock, monotonic=world.clock.monotonic,
+    )  # fmt: skip
+    await world.bearer(world.assertion(jti="one"))
+    assert "used before" in (await refused(world.bearer(world.assertion(jti="two")))).detail
+    assert asked == [("assertion:keyed", jti, START + 60 + 30, START) for jti in ("one", "two")]
+
+
+async def test_a_kill_is_asked_for_every_principal_however_it_proved_itself(world) -> None:
+    asked: list[str] = []
+
+    def alive(principal) -> None:
+        asked.append(principal.method)
+        raise Refused(Code.REVOKED)
+
+    paul = await world.paul()
+    world.authenticator = Authenticator(
+        tenant="acme", public_url="http://127.0.0.1:8080", issuers=(world.issuer.settings(),), agents=world.agents,
+        delegations=world.delegations, alive=alive, clock=world.clock, monotonic=world.clock.monotonic,
+    )  # fmt: skip
+    token = world.issuer.issue("paul", [])
+    for credential, delegation in (
+        (token, None), (token, None), (world.secrets["erp"], None), (world.assertion(), None),
+        (world.secrets["erp"], world.delegations.mint(paul, "erp", "c")), (world.delegations.mint(paul, "reader", "c"), None),
+    ):  # fmt: skip
+        assert (await refused(world.bearer(credential, delegation))).code is Code.REVOKED
+    assert asked == ["bearer", "bearer", "secret", "key", "delegation+secret", "delegation"]
+
+
+async def test_the_same_header_twice_is_refused_whichever_it_is(world) -> None:
+    token, paul = world.issuer.issue("paul", []), await world.paul()
+    delegation = world.delegations.mint(paul, "erp", "c")
+    secret = ("authorization", f"Bearer {world.secrets['erp']}")
+    for headers in (
+        (("authorization", f"Bearer {token}"),) * 2,
+        (secret, secret),
+        (secret, ("bailiwick-delegation", delegation), ("bailiwick-delegation", delegation)),
+        (("bailiwick-delegation", delegation),) * 2,
+    ):
+        assert "twice" in (await refused(world.ask(*headers))).detail
+
+
+@pytest.mark.parametrize(
+    "scheme", ["bearer", "BEARER", "Bearer  ", "Basic", "Token", "Digest", "Negotiate", "DPoPs", "", "Bearer,"]
+)
+async def test_a_scheme_that_is_none_of_ours_is_refused(world, scheme: str) -> None:
+    token = world.issuer.issue("paul", [])
+    asked = world.ask(("authorization", f"{scheme} {token}"))
+    if scheme.lower() == "bearer":
+        assert (await asked).subject == "user:dev/paul"
+    else:
+        assert (await refused(asked)).code is Code.INVALID_CREDENTIAL
