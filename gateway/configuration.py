@@ -279,9 +279,10 @@ def _reading_order(problem: Problem) -> tuple[int, int]:
 
 
 def _invalid(error: dict[str, Any], places: _Places) -> Problem:
+    kind, said = str(error["type"]), tuple(error["loc"])
+    key = said[-1:] if kind == "extra_forbidden" else ()  # whatever it looks like
     # Where either of two kinds may stand, the kind's own name is no step of the way.
-    path: Steps = tuple(each for each in error["loc"] if each == "[key]" or "[" not in str(each))
-    kind = str(error["type"])
+    path: Steps = (*(each for each in said[: len(said) - len(key)] if each == "[key]" or "[" not in str(each)), *key)
     if kind == "extra_forbidden":
         known = members(step(Settings, path[:-1]))
         near = difflib.get_close_matches(str(path[-1]).lower().replace("-", "_"), known, 1)

@@ -70,7 +70,7 @@ def read_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def former_key(secret: Secret, environ: Mapping[str, str] = os.environ) -> ec.EllipticCurvePublicKey:
     """The public part of a P-256 key that signs nothing any more: of a public key (PEM), or of the private one."""
-    source, pem = secret.env or str(secret.file), resolve(secret, environ).encode("utf-8")
+    source, pem = _source(secret), resolve(secret, environ).encode("utf-8")
     if b"PRIVATE KEY" in pem:
         return _signing_key(pem, source).public_key()
     try:
@@ -168,7 +168,11 @@ def _settle(folder: Path) -> None:
 def _configured(path: Path, secret: Secret | None, environ: Mapping[str, str], make: Callable[[], bytes]) -> tuple[str, bytes]:
     if secret is None:
         return str(path), load_or_create(path, make)
-    return secret.env or str(secret.file or (secret.command or ("",))[0]), resolve(secret, environ).encode("utf-8")
+    return _source(secret), resolve(secret, environ).encode("utf-8")
+
+
+def _source(secret: Secret) -> str:
+    return secret.env or str(secret.file or (secret.command or ("",))[0])
 
 
 def read(path: Path, forbidden: int) -> bytes:
