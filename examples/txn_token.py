@@ -69,8 +69,8 @@ def _text(value: Any) -> str:
         return "{" + ",".join(f"{_text(name)}:{_text(inner)}" for name, inner in members) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_text, value)) + "]"
-    if isinstance(value, float):
-        return _number(value)
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) > 2**53):
+        return _number(float(value))
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TYPE = "txntoken+jwt"
 MAX_CHARS = 8 * 1024
-_EXACT = 2**53
+_EXACT, _LARGEST = 2**53, 2**1023
 
 Sent = Callable[[Call], object]
 """What a token is bound to: the arguments of a tool, the params of an operation, as they will be sent."""
@@ -92,8 +92,7 @@ def _nested(chain: tuple[str, ...]) -> dict[str, object]:
 def digest(value: object) -> str:
     """SHA-256 (hex) of a JSON value's canonical bytes (RFC 8785).
 
-    Refused(CREDENTIAL_UNAVAILABLE) for an integer beyond 2^53, which as JSON's double would be another: two calls would share a
-    token.
+    Refused(CREDENTIAL_UNAVAILABLE) for an integer that as JSON's double would be another one: two calls would share a token.
     """
     return hashlib.sha256(canonical(value)).hexdigest()
 
@@ -138,9 +137,11 @@ def _units(key: str) -> bytes:
 def _number(value: float) -> str:
     """As ECMAScript writes it (RFC 8785 §3.2.2.3)."""
     if isinstance(value, int):
-        if abs(value) > _EXACT:
-            raise Refused(Code.CREDENTIAL_UNAVAILABLE, "an integer beyond 2^53 has no canonical form")
-        return str(value)
+        if abs(value) <= _EXACT:
+            return str(value)
+        if abs(value) >= _LARGEST or int(float(value)) != value:
+            raise Refused(Code.CREDENTIAL_UNAVAILABLE, "an integer beyond 2^53 that is no double has no canonical form")
+        value = float(value)
     if value == 0:
         return "0"
     mantissa, _, exponent = repr(abs(value)).partition("e")  # the shortest digits that read back as the same double
