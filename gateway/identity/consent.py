@@ -23,7 +23,7 @@ from audit.model import Entry, LedgerUnavailableError
 from gateway.identity.keys import b64url
 from gateway.identity.login import Login
 from gateway.identity.token_request import TokenRefusedError
-from gateway.identity.vault import Append, Provider, Vault
+from gateway.identity.vault import Append, Held, Provider, Vault
 from gateway.model import Clock, Principal, Refused, new_id
 from gateway.reasons import Code
 from gateway.state.sealing import Sealer, UnsealableError
@@ -34,7 +34,8 @@ STEP_SECONDS: Final = 600
 ANEW_SECONDS: Final = 300
 """A link that is good for less than this is not handed out again: another takes its place."""
 _TRIES: Final = 5
-_RANDOM = re.compile(r"[A-Za-z0-9_-]{43}")
+_MARKED = re.compile(r"[A-Za-z0-9_-]{64}")
+_MARK_BYTES: Final = 16
 _MAX_COOKIE: Final = 4096
 _MAX_CODE: Final = 2048
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,7 +44,7 @@ Why = Literal["link", "again", "person", "login", "upstream", "stopped", "cancel
 
 
 class ConsentError(Exception):
-    """A step that leads nowhere.  `why` is all that the browser learns; `cookie` says whether the flow itself is over."""
+    """A step that leads nowhere.  `why` is all that the browser learns."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)
@@ -117,16 +118,18 @@ class Consents:
         public_url: str,
         tickets: Tickets,
         sealer: Sealer,
+        mark: bytes,
         login: Login,
         vault: Vault,
         append: Append,
         alive: Callable[[Principal], None],
         clock: Clock,
     ) -> None:
-        """`sealer`: of the purpose `consent`; `alive` raises `Refused(REVOKED)` for whoever was killed."""
+        """`sealer`: of the purpose `consent`; `mark`: a key; `alive`: as the authenticator's, of whoever was killed."""
         self._public_url = public_url
         self._tickets = tickets
         self._sealer = sealer
+        self._mark = mark
         self._login = login
         self._vault = vault
         self._append = append
@@ -145,11 +148,11 @@ class Consents:
         for _ in range(_TRIES):
             now = self._now
             held = await self._tickets.read(place, now)
-            standing = "" if held is None else self._open(place, held[0]).decode()
+            standing = "" if held is None else self._standing(place, held[0])
             if held is not None and held[1] - now > ANEW_SECONDS and await self._tickets.read(_digest(standing), now):
                 return self._url(standing)
-            until = min(now + TICKET_SECONDS, principal.ends)
-            ticket = secrets.token_urlsafe(32)
+            until = now + TICKET_SECONDS  # whatever ends before: the person will prove themselves anew
+            ticket = self._fresh()
             digest = _digest(ticket)
             asked = Asked(*_of(key), principal.workflow, principal.actors, principal.issued, until)
             sealed = self._sealer.seal(digest, msgspec.json.encode(asked))
@@ -234,15 +237,12 @@ class Consents:
             **provider.about(),
         }
         try:
-            given = await provider.ask(form)
+            held = Held.of(await provider.ask(form), self._now)
         except (TokenRefusedError, Refused):
             raise ConsentError("upstream") from None
         self._check_alive(step.asked)
         await self._record(step.asked, provider)
-        try:
-            await self._vault.keep(step.asked.key, given)
-        except Refused:
-            raise ConsentError("upstream") from None
+        await self._vault.keep(step.asked.key, held)
 
     @property
     def _now(self) -> int:
@@ -270,6 +270,24 @@ class Consents:
         except Refused:
             raise ConsentError("stopped") from None
 
+    def _fresh(self) -> str:
+        """256 random bits, and a mark that they are ours: a stranger's guess costs no look into the store."""
+        drawn = secrets.token_bytes(32)
+        return b64url(drawn + hmac.digest(self._mark, drawn, "sha256")[:_MARK_BYTES])
+
+    def _is_ours(self, text: str) -> bool:
+        if _MARKED.fullmatch(text) is None:
+            return False
+        drawn = base64.urlsafe_b64decode(text)
+        return hmac.compare_digest(hmac.digest(self._mark, drawn[:32], "sha256")[:_MARK_BYTES], drawn[32:])
+
+    def _standing(self, place: str, sealed: bytes) -> str:
+        """The ticket of a place; "" where it was sealed under another key."""
+        try:
+            return self._sealer.open(place, sealed).decode()
+        except UnsealableError:
+            return ""
+
     def _open(self, binding: str, sealed: bytes) -> bytes:
         try:
             return self._sealer.open(binding, sealed)
@@ -277,7 +295,7 @@ class Consents:
             raise ConsentError("link") from None
 
     async def _asked(self, ticket: str) -> Asked:
-        if _RANDOM.fullmatch(ticket) is None:
+        if not self._is_ours(ticket):
             raise ConsentError("link")
         digest = _digest(ticket)
         found = await self._tickets.read(digest, self._now)
@@ -304,7 +322,7 @@ class Consents:
         return entering
 
     async def _step(self, cookie: str, *, agreed: bool) -> _Step:
-        if _RANDOM.fullmatch(cookie) is None:
+        if not self._is_ours(cookie):
             raise ConsentError("again")
         digest = _digest(cookie)
         found = await self._tickets.read(digest, self._now)
@@ -321,7 +339,7 @@ class Consents:
             raise ConsentError("again")  # somebody was faster, with the same cookie
 
     async def _next(self, step: _Step) -> str:
-        cookie = secrets.token_urlsafe(32)
+        cookie = self._fresh()
         digest = _digest(cookie)
         await self._tickets.add(digest, self._sealer.seal(f"step\n{digest}", msgspec.json.encode(step)), step.until)
         return cookie

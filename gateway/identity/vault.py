@@ -150,9 +150,8 @@ class Vault:
         except Refused as refusal:
             raise Refused(refusal.code, refusal.detail) from None  # each caller's own: it will say whose call it befell
 
-    async def keep(self, key: Key, answer: Mapping[str, Any]) -> None:
+    async def keep(self, key: Key, held: Held) -> None:
         """Keep what a person's consent led to.  Its record is the caller's, and comes first."""
-        held = Held.of(answer, self._now)
         await self._rows.put(key, self._seal(key, held), self._clock())
 
     async def worn(self, key: Key, access: str) -> bool:

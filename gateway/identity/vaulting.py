@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -55,8 +56,8 @@ def opened(means: Means, key: bytes, alive: Callable[[Principal], None]) -> Vaul
         return Vaulting(vault, None, _nowhere)
     login = _login(means)
     means.stack.push_async_callback(login.close)
-    sealer = Sealer(key, "consent")
-    consents = Consents(settings.public_url, state.tickets, sealer, login, vault, means.append, alive, means.clock)
+    sealer, mark = Sealer(key, "consent"), hmac.digest(key, b"marks", "sha256")
+    consents = Consents(settings.public_url, state.tickets, sealer, mark, login, vault, means.append, alive, means.clock)
 
     def make(making: Making) -> VaultOauth:
         provider = _provider(making, means)

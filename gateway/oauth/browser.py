@@ -66,28 +66,32 @@ class Browser:
 
     async def question(self, request: Request) -> Response:
         """The page that asks."""
-        try:
+
+        async def ask() -> Response:
             return _page(200, *_asked(await self._consents.question(self._cookie(request))), origin=True)
-        except ConsentError as error:
-            return self._refused(error)
+
+        return await self._guarded(ask)
 
     async def answer(self, request: Request) -> Response:
         """The person's answer.  Leads on by a page: a redirect after a form would be held to where forms may go."""
-        try:
+
+        async def take() -> Response:
             form = await _form(request)
             cookie, yes = self._cookie(request), form.get("answer") == "yes"
             onward = await self._consents.agree(cookie, form.get("csrf", ""), yes=yes)
-        except ConsentError as error:
-            return self._refused(error)
-        return self._with_cookie(_page(200, "One step more", _onward(onward.location), refresh=onward.location), onward.cookie)
+            page = _page(200, "One step more", _onward(onward.location), refresh=onward.location)
+            return self._with_cookie(page, onward.cookie)
+
+        return await self._guarded(take)
 
     async def callback(self, upstream: str, request: Request) -> Response:
         """Back from the upstream's authorization server."""
-        try:
+
+        async def take() -> Response:
             await self._consents.returned(upstream, self._cookie(request), _members(request.query_params))
-        except ConsentError as error:
-            return self._refused(error)
-        return self._forgetting(_redirect("/vault/done"))
+            return self._forgetting(_redirect("/vault/done"))
+
+        return await self._guarded(take)
 
     @staticmethod
     def done() -> Response:
@@ -95,13 +99,19 @@ class Browser:
         return _page(200, "Done", "<p>You can close this window and go back to your agent.</p>")
 
     async def _step(self, step: Callable[[], Awaitable[Onward]]) -> Response:
-        try:
+        async def take() -> Response:
             onward = await step()
+            return self._with_cookie(_redirect(onward.location), onward.cookie)
+
+        return await self._guarded(take)
+
+    async def _guarded(self, take: Callable[[], Awaitable[Response]]) -> Response:
+        try:
+            return await take()
         except ConsentError as error:
             return self._refused(error)
-        except Refused:
+        except Refused:  # the store, or the issuer's metadata
             return self._refused(ConsentError("later"))
-        return self._with_cookie(_redirect(onward.location), onward.cookie)
 
     def _refused(self, error: ConsentError) -> Response:
         status, title, text = _SAID[error.why]
@@ -126,7 +136,7 @@ class Browser:
 
 
 def register(api: FastAPI, browser: Browser) -> None:
-    """Add the pages.  The link is the last of them: a ticket has 43 characters, and is called like none of the others."""
+    """Add the pages.  The link is the last of them: a ticket has 64 characters, and is called like none of the others."""
 
     @api.get("/vault/login", include_in_schema=False)
     async def login(request: Request) -> Response:

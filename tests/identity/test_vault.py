@@ -86,18 +86,19 @@ async def replica(tmp_path: Path, notes: Servers, clock: Clock, recorded: list[E
         await close()
 
 
-def granted(notes: Servers, key: Key = PAUL, **more: Any) -> dict[str, Any]:
+def given(notes: Servers, key: Key = PAUL, **more: Any) -> Held:
     """What the server gave when the person consented."""
     refresh = f"rt-of-{key.subject}"
     notes.refresh[refresh] = key.subject
-    return {"access_token": "at-first", "refresh_token": refresh, "token_type": "bearer", "expires_in": 600, **more}
+    answer = {"access_token": "at-first", "refresh_token": refresh, "token_type": "bearer", "expires_in": 600, **more}
+    return Held.of(answer, NOW)
 
 
 async def test_a_token_is_used_until_shortly_before_its_end_and_refreshed_then(
     replica: Replica, notes: Servers, clock: Clock
 ) -> None:
     vault = await replica()
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     clock.seconds += 600 - EARLY_SECONDS - 1
     assert await vault.token(PAUL) == "at-first"
     assert notes.requests == []
@@ -115,7 +116,7 @@ async def test_of_two_replicas_that_need_a_refresh_at_once_one_asks_and_both_hav
 ) -> None:
     """Were both to ask, the server would take the second for a thief, and all of the person's tokens back."""
     one, other = await replica(), await replica()
-    await one.keep(PAUL, granted(notes))
+    await one.keep(PAUL, given(notes))
     clock.seconds += 601
     came, go = threading.Event(), threading.Event()
 
@@ -137,7 +138,7 @@ async def test_a_replica_that_died_while_it_refreshed_holds_up_the_others_for_it
     replica: Replica, notes: Servers, clock: Clock
 ) -> None:
     one, other = await replica(), await replica()
-    await one.keep(PAUL, granted(notes))
+    await one.keep(PAUL, given(notes))
     clock.seconds += 601
     came, go = threading.Event(), threading.Event()
 
@@ -162,7 +163,7 @@ async def test_what_the_server_takes_back_is_forgotten_and_on_record(
     replica: Replica, notes: Servers, clock: Clock, recorded: list[Entry]
 ) -> None:
     vault = await replica()
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     notes.refresh.clear()
     clock.seconds += 601
     for _ in range(2):
@@ -178,7 +179,7 @@ async def test_a_server_that_cannot_be_asked_costs_the_call_and_not_the_credenti
     replica: Replica, notes: Servers, clock: Clock, recorded: list[Entry]
 ) -> None:
     away, there = await replica(url="http://127.0.0.1:9/token"), await replica()
-    await there.keep(PAUL, granted(notes))
+    await there.keep(PAUL, given(notes))
     clock.seconds += 601
     with pytest.raises(Refused) as refused:
         await away.token(PAUL)
@@ -191,7 +192,7 @@ async def test_a_server_that_cannot_be_asked_costs_the_call_and_not_the_credenti
 async def test_each_caller_that_waited_is_refused_by_a_refusal_of_its_own(replica: Replica, notes: Servers, clock: Clock) -> None:
     """A refusal says whose call it befell; one for all would tell one call's story in another's record."""
     vault = await replica(url="http://127.0.0.1:9/token")
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     clock.seconds += 601
     refusals = await asyncio.gather(*[vault.token(PAUL) for _ in range(4)], return_exceptions=True)
     assert all(isinstance(each, Refused) for each in refusals)
@@ -200,7 +201,7 @@ async def test_each_caller_that_waited_is_refused_by_a_refusal_of_its_own(replic
 
 async def test_what_was_forgotten_while_it_was_refreshed_stays_forgotten(replica: Replica, notes: Servers, clock: Clock) -> None:
     vault, other = await replica(), await replica()
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     clock.seconds += 601
     loop, gone = asyncio.get_running_loop(), threading.Event()
 
@@ -222,7 +223,7 @@ async def test_a_token_that_the_upstream_does_not_take_is_refreshed_though_its_e
     replica: Replica, notes: Servers
 ) -> None:
     vault = await replica()
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     assert await vault.worn(PAUL, "at-first")
     fresh = await vault.token(PAUL)
     assert fresh != "at-first"
@@ -235,7 +236,7 @@ async def test_without_a_refresh_token_the_person_is_asked_again_when_it_has_end
     replica: Replica, notes: Servers, clock: Clock, recorded: list[Entry]
 ) -> None:
     vault = await replica()
-    await vault.keep(PAUL, granted(notes, refresh_token=""))
+    await vault.keep(PAUL, given(notes, refresh_token=""))
     assert await vault.token(PAUL) == "at-first"
     clock.seconds += 601
     with pytest.raises(ForgottenError):
@@ -248,7 +249,7 @@ async def test_a_row_that_somebody_moved_to_another_person_opens_for_nobody(
 ) -> None:
     """Whoever may write to the database cannot make mia's calls with paul's account."""
     vault = await replica()
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     with sqlite3.connect(tmp_path / "state.db") as database:
         database.execute("update vault_tokens set subject = ?", (MIA.subject,))
     database.close()
@@ -264,7 +265,7 @@ def stored(folder: Path) -> bytes:
 
 async def test_a_thief_of_the_database_finds_no_token_in_it(replica: Replica, notes: Servers, tmp_path: Path) -> None:
     vault = await replica()
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     found = stored(tmp_path)
     assert PAUL.subject.encode() in found  # who has an account where can be seen
     assert b"at-first" not in found
@@ -276,7 +277,7 @@ async def test_what_cannot_be_recorded_is_not_forgotten(replica: Replica, notes:
         raise LedgerUnavailableError("the disk is full")
 
     vault = await replica(append=gone)
-    await vault.keep(PAUL, granted(notes))
+    await vault.keep(PAUL, given(notes))
     with pytest.raises(Refused) as refused:
         await vault.forget(PAUL, "asked for")
     assert refused.value.code is Code.LEDGER_UNAVAILABLE

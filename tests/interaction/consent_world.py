@@ -265,7 +265,7 @@ def onward(page: httpx.Response) -> str:
 
 def link_in(text: str) -> str:
     """The link to consent, wherever it stands."""
-    found = re.search(r"http://[^\s\"]+/vault/[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])", text)
+    found = re.search(r"http://[^\s\"]+/vault/[A-Za-z0-9_-]{64}(?![A-Za-z0-9_-])", text)
     assert found is not None, text
     return found[0]
 
