@@ -16,6 +16,7 @@ from gateway.identity.asking import asking
 from gateway.identity.authenticate import Authenticator, Keep
 from gateway.identity.clients import Clients
 from gateway.identity.delegation import Delegations, terms_of
+from gateway.identity.events import Receivers, receivers
 from gateway.identity.exchange import Exchange, Parts
 from gateway.identity.fetched import Fetched
 from gateway.identity.hops import Hops
@@ -60,6 +61,7 @@ class Identity:
     kills: Kills
     vaulting: Vaulting
     exchange: Exchange
+    receivers: Receivers
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,18 @@ async def opened(means: Means) -> Identity:
     stack.push_async_callback(authenticator.close)
     outbound = _outbound(means, ring, vaulting, subjects)
     exchange = _exchange(means, authenticator, delegations, kills, subjects.keep if wanted else None)
-    return Identity(authenticator, ring, delegations, outbound, subjects, hops, kills, vaulting, exchange)
+    return Identity(
+        authenticator,
+        ring,
+        delegations,
+        outbound,
+        subjects,
+        hops,
+        kills,
+        vaulting,
+        exchange,
+        _receivers(means, authenticator.access),
+    )
 
 
 def _exchange(means: Means, authenticator: Authenticator, delegations: Delegations, kills: Kills, keep: Keep | None) -> Exchange:
@@ -158,6 +171,14 @@ async def _kills(means: Means) -> Kills:
         means.stack.push_async_callback(notices.aclose)
         notices.start()
     return kills
+
+
+def _receivers(means: Means, access: AccessTokens) -> Receivers:
+    """The issuers whose security events are taken."""
+    fetch = partial(means.upstreams.fetch, allow_private=True)  # as for issuers
+    taken = receivers(means.settings.issuers, access, fetch, means.state.once, means.environ)
+    means.stack.push_async_callback(taken.close)
+    return taken
 
 
 def _access(means: Means) -> AccessTokens:

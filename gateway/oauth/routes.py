@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 
 from gateway.oauth.browser import Browser
 from gateway.oauth.browser import register as register_browser
+from gateway.oauth.events import register as register_events
 from gateway.oauth.grants import register as register_grants
 from gateway.oauth.kills import register as register_kills
 from gateway.oauth.token import register as register_token
@@ -45,6 +46,7 @@ def register(api: FastAPI, desk: Desk) -> None:
         return Response(document, media_type="application/jwk-set+json", headers=headers)
 
     register_kills(api, desk.identity.kills, desk.administration)
+    register_events(api, desk.identity.receivers, desk.identity.kills, desk.administration.clock)
     register_grants(api, desk.identity.exchange.standing, desk.identity.kills, desk.administration, desk.append)
     register_token(api, desk.public_url, desk.identity.exchange, desk.administration, desk.append)
     vaulting = desk.identity.vaulting

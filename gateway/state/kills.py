@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table, func, select, text, update
 from gateway.model import Refused
 from gateway.reasons import Code
 from gateway.state.tables import Kill as Row
-from gateway.state.used import Key, insert
+from gateway.state.used import Key, insert, sweep
 from gateway.state.worker import Worker
 
 CHANNEL: Final = "bailiwick_kills"
@@ -111,6 +111,7 @@ class KillRows:
         def work(connection: Connection) -> tuple[list[Kill], list[Kill]] | None:
             if not insert(connection, once, until):
                 return None
+            sweep(connection, at // 1_000_000)
             stand = [_add(connection, kill, self._most) for kill in kills]
             self._tell(connection)
             return stand, [each for lift in lifts for each in _lift(connection, lift, at)]

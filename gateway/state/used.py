@@ -55,13 +55,13 @@ class Once:
         if self._seen.get(key, 0) > now:
             return False
         counted = self._takes_room(scope)
-        sweep = now - self._swept >= _SWEPT_EVERY_SECONDS
-        if sweep:
+        due = now - self._swept >= _SWEPT_EVERY_SECONDS
+        if due:
             self._swept = now
 
         def work(connection: Connection) -> tuple[bool, int | None, bool]:
             room = None if counted else _room(connection, scope, now, self._most)
-            return insert(connection, key, until), room, sweep and _sweep(connection, now)
+            return insert(connection, key, until), room, due and sweep(connection, now)
 
         first, room, more = await self._worker.run(work)
         if more:
@@ -114,7 +114,7 @@ def _room(connection: Connection, scope: str, now: int, most: int) -> int:
     return min(room, _COUNTED_EVERY)
 
 
-def _sweep(connection: Connection, now: int) -> bool:
+def sweep(connection: Connection, now: int) -> bool:
     """Delete rows that have ended, a batch; whether it was a full one."""
     ended = select(_USED.c.scope, _USED.c.digest).where(_USED.c.until < now - GRACE_SECONDS).limit(_SWEPT_AT_ONCE)
     if connection.dialect.name == "postgresql":
