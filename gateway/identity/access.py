@@ -124,7 +124,7 @@ class AccessTokens:
         if cached is None:
             return self._told.get(digest, now)
         (access, keys), key = cached
-        if await keys.get(key.kid) is not key:
+        if (keys.at_hand(key.kid) or await keys.get(key.kid)) is not key:
             self._cache.forget(digest)
             return None
         return access

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from gateway.identity.renewal import Renewed, SourceError
+from gateway.identity.renewal import COOLDOWN_SECONDS, Renewed, SourceError
 from gateway.identity.strictjson import loads
 from gateway.problem import Problem, ProblemError
 
@@ -212,31 +212,24 @@ class KeySet:
         """Why the last attempt to read the set failed; "" when it did not."""
         return self._renewed.failure
 
+    def at_hand(self, kid: str) -> Key | None:
+        """The key, where nobody has to be waited for."""
+        if self._of_file and not self._renewed.tried_within(LOOK_SECONDS):
+            return None
+        keys = self._renewed.usable()
+        key = keys.get(kid) if keys is not None else None
+        if key is not None and not self._of_file:
+            self._renewed.refresh()
+        return key
+
     async def get(self, kid: str) -> Key | None:
         """The key of that kid in the newest good set; None where there is none or the set is too old to be trusted."""
-        renewed = self._renewed
-        keys = renewed.usable()
-        key = keys.get(kid) if keys is not None else None
-        if self._of_file:
-            if key is not None and renewed.tried_within(LOOK_SECONDS):
-                return key
-            await renewed.renew(0)
-        elif key is None:
-            await renewed.renew()
-        else:
-            renewed.refresh()
-            return key
-        keys = renewed.usable()
-        return keys.get(kid) if keys is not None else None
-
-    async def holding(self, public: PublicKey) -> Key | None:
-        """The key of the newest good set that is this very key, whatever its kid; one that nobody knows is looked for again."""
-        for _ in range(2):
-            kid = next((key.kid for key in (self._renewed.usable() or {}).values() if key.public == public), "")
-            key = await self.get(kid)  # "" is no key's kid: the set is read again, as it is for any kid that nobody knows
-            if key is not None and key.public == public:
-                return key
-        return None
+        key = self.at_hand(kid)
+        if key is None:
+            await self._renewed.renew(0 if self._of_file else COOLDOWN_SECONDS)
+            keys = self._renewed.usable()
+            key = keys.get(kid) if keys is not None else None
+        return key
 
     async def close(self) -> None:
         """End a reading that is under way."""

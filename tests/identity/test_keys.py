@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,61 @@ async def test_a_key_file_is_read_again_when_it_changes_and_a_broken_one_keeps_t
     assert await keys.get("a") is None
     write(document(first))
     assert await keys.get("a") is not None
+
+
+def test_a_modulus_with_a_small_factor_is_left_out() -> None:
+    assert algorithms(rsa_jwk(n=b64url(((2**2047 // 991 + 1) * 991).to_bytes(256, "big")))) == {}
+    assert algorithms(rsa_jwk(n=b64url((2**2047 + 2).to_bytes(256, "big")))) == {}
+
+
+def test_base64_that_has_a_twin_is_left_out() -> None:
+    key = p256("a")
+    twin = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    x = str(key["x"])
+    assert algorithms(key | {"x": x[:-1] + twin[twin.index(x[-1]) | 1]}) == {}
+
+
+def test_every_ed25519_point_of_small_order_is_left_out_and_no_other() -> None:
+    p = 2**255 - 19
+    d = -121665 * pow(121666, -1, p) % p
+
+    def add(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+        (x1, y1), (x2, y2) = one, other
+        k = d * x1 * x2 * y1 * y2 % p
+        return (x1 * y2 + x2 * y1) * pow(1 + k, -1, p) % p, (y1 * y2 + x1 * x2) * pow(1 - k, -1, p) % p
+
+    def points(y: int) -> list[tuple[int, int]]:
+        square = (y * y - 1) * pow(d * y * y + 1, -1, p) % p
+        root = pow(square, (p + 3) // 8, p)
+        root = root if root * root % p == square else root * pow(2, (p - 1) // 4, p) % p
+        return [(x, y) for x in {root, -root % p}] if root * root % p == square else []
+
+    y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+    of_order_8 = points(y8)[0]
+    group, here = set(), (0, 1)
+    for _ in range(8):
+        group.add(here)
+        here = add(here, of_order_8)
+    assert here == (0, 1)
+    assert len(group) == 8
+    for x, y in group:
+        for sign in (0, 1):
+            assert algorithms(ed25519_jwk(x=b64url((y | sign << 255).to_bytes(32, "little")))) == {}, (x, y)
+    for y in range(p, 2**255):  # the same points by numbers that are too large
+        assert algorithms(ed25519_jwk(x=b64url(y.to_bytes(32, "little")))) == {}
+    assert algorithms(ed25519_jwk()) == {"e": {"EdDSA"}}
+
+
+async def test_a_key_file_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    os.mkfifo(path)  # opening it waits until somebody writes: as a network's file system does that is gone
+    keys = KeySet(Keys(file=path))
+    waiting = asyncio.create_task(keys.get("a"))
+    ran = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, ran.set)
+    await asyncio.wait_for(ran.wait(), 5)
+    assert not waiting.done()
+    writer = await asyncio.to_thread(path.open, "wb")
+    await asyncio.to_thread(lambda: (writer.write(document(p256("a"))), writer.close()))
+    assert await waiting is not None
+    assert keys.at_hand("a") is not None
