@@ -73,9 +73,8 @@ def _header(token: Unverified, issuer: Issuer, seen: Seen) -> Iterator[Check]:
     types = set(issuer.token_types) | (STRICT_TYPES if "at+jwt" in issuer.token_types else frozenset())
     if token.typ not in types:
         shown = short(token.typ) if token.typ else "missing"
-        help_ = (
-            f"{of}.token_types: [{', '.join((*issuer.token_types, token.typ))}] accepts it, where the issuer cannot write at+jwt"
-        )
+        wanted = ", ".join(each or '""' for each in (*issuer.token_types, token.typ))
+        help_ = f"{of}.token_types: [{wanted}] accepts it, where the issuer cannot write at+jwt"
         yield Check(OF, "typ", "finding", f"typ is {shown}; accepted: {', '.join(sorted(types))}", help_)
     else:
         yield Check(OF, "typ", "ok", f"typ is {short(token.typ)}")

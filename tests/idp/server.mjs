@@ -134,7 +134,10 @@ async function controlled(request, response) {
   return response.writeHead(204).end()
 }
 
-const server = createServer((request, response) => (request.url === '/control' ? controlled : answer)(request, response))
+const server = createServer((request, response) => {
+  response.setHeader('Date', new Date(Date.now()).toUTCString())
+  return (request.url === '/control' ? controlled : answer)(request, response)
+})
 server.listen(port, '127.0.0.1', () => {
   server.issuer = `http://127.0.0.1:${server.address().port}`
   answer = build(server.issuer)
