@@ -14,6 +14,7 @@ from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from gateway.identity.dpop import ALGORITHMS
 from gateway.model import Principal, Refused
 from gateway.policy.routes import PolicyDoor
 from gateway.policy.routes import register as register_policy
@@ -121,6 +122,7 @@ def _public(api: FastAPI, doors: Doors) -> None:
             "resource": f"{doors.public_url}/{kind}/{target}",
             "authorization_servers": list(doors.issuers),
             "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": list(ALGORITHMS),
             "resource_name": "Bailiwick",
         }
         return JSONResponse(metadata, headers={"Access-Control-Allow-Origin": "*"})
