@@ -31,6 +31,7 @@ def contradictions(configuration: Configuration) -> Iterator[Problem]:
     yield from _clients(configuration)
     for path, text, help_ in of_credentials(settings):
         yield configuration.problem("credentials", text, path, help_)
+    yield from _browser(configuration)
     if settings.sandbox.enabled and "sandbox" in settings.mcp:
         text = "'sandbox' is the built-in server; give this one another id"
         yield configuration.problem("reserved-name", text, ("mcp", "sandbox"))
@@ -99,6 +100,47 @@ def _directory(configuration: Configuration, index: int, issuer: Issuer) -> Iter
         yield configuration.problem("no-directory", "a token is shown to a url, and none is given", (*place, "token"))
     if settings.url is not None and not _is_confidential(str(settings.url)):
         yield _insecure(configuration, (*place, "url"))
+
+
+def _browser(configuration: Configuration) -> Iterator[Problem]:
+    """Whoever is asked for consent proves in a browser who they are."""
+    settings, browser = configuration.settings, configuration.settings.browser
+    wanted = [
+        ((group, name, "credentials"), each.credentials)
+        for group, upstreams in (("mcp", settings.mcp), ("agents", settings.agents))
+        for name, each in upstreams.items()
+        if each.credentials is not None and each.credentials.strategy == "vault_oauth"
+    ]
+    for place, credentials in wanted:
+        url = str(credentials.authorize_url)
+        if not _is_confidential(url) or urlsplit(url).fragment:
+            yield _insecure(configuration, (*place, "authorize_url"))
+    if (browser is None) == (not wanted):
+        if browser is not None and not _is_confidential(settings.public_url):
+            text = "people consent at the gateway's public URL, which others could read and change"
+            yield configuration.problem("insecure-url", text, ("server", "public_url"), "use https")
+        if browser is not None:
+            yield from _login(configuration, browser.issuer)
+    elif browser is None:
+        text = "vault_oauth asks people for their consent, and nothing says how they prove who they are"
+        yield configuration.problem("no-browser", text, wanted[0][0], "add browser: {issuer: …, client: {id: …}}")
+    else:
+        text = "nobody is asked for consent: no upstream has the strategy vault_oauth"
+        yield configuration.problem("no-consent", text, ("browser",), "remove it")
+
+
+def _login(configuration: Configuration, alias: str) -> Iterator[Problem]:
+    issuer = next((each for each in configuration.settings.issuers if each.alias == alias), None)
+    if issuer is None:
+        known = ", ".join(each.alias for each in configuration.settings.issuers)
+        text = f"no issuer has the alias '{alias}'"
+        yield configuration.problem("unknown-issuer", text, ("browser", "issuer"), f"known: {known}" if known else "")
+    elif issuer.development:
+        text = "the development issuer has no page at which anybody could log in"
+        yield configuration.problem("development-issuer", text, ("browser", "issuer"), "name a real identity provider")
+    elif not _is_confidential(issuer.issuer):
+        text = "where people log in is read from the issuer's metadata, and its name is no https URL"
+        yield configuration.problem("no-metadata", text, ("browser", "issuer"))
 
 
 def _insecure(configuration: Configuration, place: tuple[str | int, ...]) -> Problem:

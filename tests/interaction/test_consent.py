@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -22,8 +23,11 @@ from mcp import Client, MCPError, UrlElicitationRequiredError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitRequestURLParams, ElicitResult
 
+from gateway.configuration import load
+from gateway.problem import ProblemError
 from tests.interaction.consent_world import Person, Servers, gateway_in, link_in, onward, servers
-from tests.interaction.world import LEGACY, MODERN, ROOT, Gateway, Heard, Peers
+from tests.interaction.world import LEGACY, MODERN, ROOT, Gateway, Heard, Peers, free_port
+from tests.mcp.world import reference_server
 
 ERAS = pytest.mark.parametrize("version", [LEGACY, MODERN])
 _PEOPLE = iter(f"person-{number}" for number in range(1000))
@@ -554,16 +558,98 @@ def test_the_verb_lists_and_forgets(vaulting: Gateway, idp: Servers, name: str) 
     assert verb(vaulting, "", "list").returncode == 2
 
 
+SAAS = """\
+      strategy: vault_oauth
+      authorize_url: {authorize}
+      endpoint: {{url: https://saas.example/token, client: {{id: bailiwick}}}}
+"""
+WANTED = "mcp:\n  desk:\n    url: https://saas.example/mcp\n    credentials:\n"
+CORP = "issuers:\n  - {alias: corp, issuer: 'https://idp.example', audience: x}\n"
+BROWSER = "browser: {issuer: corp, client: {id: bailiwick}}\n"
+GOOD = SAAS.format(authorize="https://saas.example/authorize")
+
+
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("text", "code"),
     [
-        ({"browser": None}, "nothing says how they prove who they are"),
-        ({"browser": {"issuer": "nobody", "client": {"id": "x"}}}, "there is no issuer 'nobody'"),
+        (CORP + WANTED + GOOD, "no-browser"),
+        (CORP + BROWSER, "no-consent"),
+        (CORP.replace("corp", "other") + BROWSER + WANTED + GOOD, "unknown-issuer"),
+        (CORP.replace("audience: x", "audience: x, development: true") + BROWSER + WANTED + GOOD, "development-issuer"),
+        (CORP + BROWSER + WANTED + SAAS.format(authorize="http://saas.example/authorize"), "insecure-url"),
+        (CORP + BROWSER + WANTED + SAAS.format(authorize="https://saas.example/authorize#top"), "insecure-url"),
+        (CORP + BROWSER + "server: {public_url: 'http://gateway.example'}\n" + WANTED + GOOD, "insecure-url"),
     ],
 )
-def test_a_gateway_at_which_nobody_could_consent_does_not_start(
-    upstreams: Peers, idp: Servers, tmp_path: Path, settings: dict[str, Any], said: str
+def test_settings_by_which_nobody_could_consent_safely_are_refused(tmp_path: Path, text: str, code: str) -> None:
+    """`check` says it, and `serve` does not start."""
+    (tmp_path / "bailiwick.yaml").write_text(text)
+    with pytest.raises(ProblemError) as raised:
+        load(tmp_path / "bailiwick.yaml", {})
+    assert [problem.code for problem in raised.value.problems] == [code]
+    (tmp_path / "good.yaml").write_text(CORP + BROWSER + WANTED + GOOD)
+    assert load(tmp_path / "good.yaml", {}).browser is not None
+
+
+async def test_what_a_client_of_the_handshakes_can_do_is_remembered_by_its_session(
+    upstreams: Peers, idp: Servers, tmp_path: Path, name: str
 ) -> None:
-    gateway = gateway_in(tmp_path, upstreams, idp, **settings)
-    assert gateway.attempt() == 1
-    assert said in gateway.log.read_text()
+    """A consent that is taken back in the middle of a session is asked for by URL elicitation, not by a text."""
+    with reference_server() as url:
+        gateway = gateway_in(tmp_path, upstreams, idp)
+        gateway.settings["mcp"]["desk"]["url"] = url
+        gateway.config.write_text(json.dumps(gateway.settings))
+        await asyncio.to_thread(gateway.start)
+        try:
+            assert (await asyncio.to_thread(lambda: Person(name).consent(link(gateway, idp, name)))).status_code == 200
+            for elicits in (True, False):
+                await _taken_back(gateway, idp, name, elicits=elicits)
+        finally:
+            await asyncio.to_thread(gateway.stop)
+
+
+async def _taken_back(gateway: Gateway, idp: Servers, name: str, *, elicits: bool) -> None:
+    async def elicit(_context: Any, _params: Any) -> ElicitResult:
+        return ElicitResult(action="decline")
+
+    headers = {"Authorization": f"Bearer {idp.token(name, gateway.url)}"}
+    callback = elicit if elicits else None
+    async with (
+        httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+        Client(
+            streamable_http_client(f"{gateway.url}/mcp/desk", http_client=http), mode="legacy", elicitation_callback=callback
+        ) as client,
+    ):
+        forgotten = await http.delete(f"{gateway.url}/api/vault/desk")
+        assert forgotten.status_code == 200
+        if elicits:
+            with pytest.raises(MCPError) as raised:
+                await client.session.call_tool("read", {"text": "hello"})
+            needed = UrlElicitationRequiredError.from_error(raised.value.error).elicitations
+            again = needed[0].url
+        else:
+            result = await client.session.call_tool("read", {"text": "hello"})
+            assert result.is_error is True
+            again = link_in(str(result.content))
+        assert (await asyncio.to_thread(Person(name).consent, again)).status_code == 200
+
+
+def test_on_https_the_cookie_is_bound_to_the_host_and_never_sent_in_the_clear(
+    upstreams: Peers, idp: Servers, tmp_path: Path, name: str
+) -> None:
+    """Behind a proxy that ends TLS: what the gateway itself listens on does not matter."""
+    server = {"port": free_port(), "public_url": "https://gateway.example"}
+    gateway = gateway_in(tmp_path, upstreams, idp, server=server)
+    gateway.port, gateway.url = server["port"], f"http://127.0.0.1:{server['port']}"
+    gateway.start()
+    try:
+        token = idp.token(name, gateway.settings["issuers"][0]["audience"])
+        found = re.search(r"https://gateway\.example(/vault/[A-Za-z0-9_-]{64})", gateway.call("desk.read", token).text)
+        assert found is not None
+        cookie = gateway.http.get(found[1]).headers["set-cookie"]
+        assert cookie.startswith("__Host-bailiwick-vault=")
+        for attribute in ("Secure", "HttpOnly", "Path=/", "SameSite=lax"):
+            assert attribute in cookie.split("; ")
+        assert "domain" not in cookie.lower()
+    finally:
+        gateway.stop()
