@@ -124,7 +124,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     workflow    id of the workflow this call belongs to, minted by the gateway.
     ends        epoch seconds after which nothing may be done in this person's name.
     method      how the caller proved itself: a person's token `bearer` or `dpop`; an agent `secret`, `key`, `certificate`,
-                `svid`, with `delegation+` or `trace+` before it where it acts for somebody; `delegation+dpop`; `delegation` alone.
+                `svid`, with `delegation+` or `trace+` before it where it acts for somebody; `delegation+dpop`, `delegation`.
     credential  SHA-256 (hex) of the credential; never the credential.
     jti         id of the token that was presented, "" where it has none.
     path        jti of every delegation token from the workflow's start, oldest first.
