@@ -220,7 +220,12 @@ class Outbound:
         None where there is no other, or none may be tried.
         """
         strategy = self._strategies.get((permit.call.arrival.protocol, permit.call.target))
-        if strategy is None or not permit.credentials or not await strategy.rejected(permit) or not again:
+        if strategy is None or not permit.credentials:
             return None
-        lines, kind = await strategy.for_call(permit)
+        try:
+            if not await strategy.rejected(permit) or not again:
+                return None
+            lines, kind = await strategy.for_call(permit)
+        except Refused:  # the call was let through and sent: what came of it is the upstream's answer
+            return None
         return replace(permit, credentials=lines, credential=kind)

@@ -214,10 +214,7 @@ class McpRoad:
         request = self._request(permit)
         response = await self._upstreams.send(request)
         if response.status == 401:
-            try:
-                other = await self._rejected(permit, again=request.replay)
-            except Refused:
-                other = None  # the answer stays what it was
+            other = await self._rejected(permit, again=request.replay)
             if other is not None:
                 await response.aclose()
                 return await self._upstreams.send(self._request(other))

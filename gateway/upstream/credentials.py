@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from gateway.model import Permit
-from gateway.settings import Credentials, Secret, Settings
+from gateway.settings import Credentials, Mcp, Secret, Settings
 from gateway.upstream.message import FRAMING, HeaderBlock, header_block
 
 Lines = tuple[tuple[bytes, bytes], ...]
@@ -115,6 +115,16 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, s
         else:
             yield from _collisions(path, agent.credentials, agent.headers, agent.delegation_header)
             yield from _origin(path, agent.credentials, settings)
+
+
+def with_static(server: Mcp) -> Mcp:
+    """The same server with its static secret among its headers: for a look at it from the command line."""
+    chosen = server.credentials
+    if chosen is None or chosen.secret is None:
+        return server
+    bare = chosen.header_name.lower() == "authorization" and not chosen.secret.prefix
+    secret = chosen.secret.model_copy(update={"prefix": "Bearer "}) if bare else chosen.secret
+    return server.model_copy(update={"headers": {**server.headers, chosen.header_name: secret}})
 
 
 _SHARED = frozenset({"static_secret", "client_credentials"})
