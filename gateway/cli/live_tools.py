@@ -16,6 +16,7 @@ from gateway.mcp.methods import CAPABILITIES_KEY, INITIALIZE, INITIALIZED, LEGAC
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
 from gateway.model import UpstreamError
 from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
+from gateway.upstream.credentials import with_static
 from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget, mcp_targets
 
@@ -42,7 +43,10 @@ def target_of(settings: Settings, server: str, environ: Mapping[str, str]) -> Mc
     from gateway.identity.keyfiles import resolve  # noqa: PLC0415  the command line pays for what it uses
 
     alone = settings.model_copy(
-        update={"mcp": {server: settings.mcp[server]}, "sandbox": settings.sandbox.model_copy(update={"enabled": False})}
+        update={
+            "mcp": {server: with_static(settings.mcp[server])},
+            "sandbox": settings.sandbox.model_copy(update={"enabled": False}),
+        }
     )
     return mcp_targets(alone, lambda secret: resolve(secret.model_copy(update={"prefix": ""}), environ))[server]
 
