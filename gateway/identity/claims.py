@@ -12,6 +12,7 @@ MAX_SCOPES = 256
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 §3.3
 MISSING = object()
+_CLIENT = ("client_id", "azp", "appid", "cid")  # RFC 9068; OpenID Connect; Entra's tokens of version 1; Okta
 
 Claims = Mapping[str, object]
 
@@ -81,9 +82,10 @@ def tenant(claims: Claims, name: str, tenants: Mapping[str, str]) -> str:
 
 
 def client(claims: Claims, *, strict: bool) -> str:
-    """RFC 9068 §2.2 demands `client_id` (strict); other providers may say `azp` or `cid`, but not two different things."""
-    names = ("client_id",) if strict else tuple(name for name in ("azp", "cid", "client_id") if name in claims)
-    found = {text(claims, name) for name in names or ("client_id",)}
+    """RFC 9068 §2.2 demands `client_id` (strict); other providers say `azp`, `appid` or `cid`, but never two different things."""
+    if strict:
+        return text(claims, "client_id")
+    found = {text(claims, name) for name in _CLIENT if name in claims}
     if len(found) > 1:
-        refuse("azp, cid and client_id differ")
-    return found.pop()
+        refuse("the token names two different clients")
+    return found.pop() if found else text(claims, "client_id")

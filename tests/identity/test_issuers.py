@@ -316,6 +316,23 @@ def test_whose_a_client_id_is_must_be_said_where_there_are_several_issuers(clien
     assert {problem.code: problem.location for problem in caught.value.problems}[code].startswith(f"{file}:2:")
 
 
+@pytest.mark.parametrize("name", ["client_id", "azp", "appid", "cid"])
+async def test_where_a_provider_says_another_type_its_name_for_the_client_is_read(
+    name: str, idp: Provider, upstreams: Upstreams
+) -> None:
+    access = accepted(upstreams, issuer(idp, token_types=("JWT",)), agents={"clerk": Agent(client_ids={"idp": ("app",)})})
+    typ = {"typ": "JWT"}
+    assert (await verified(access, token(idp, typ, **({"client_id": None} | {name: "app"})))).actors == ("agent:clerk",)
+    for other in {"client_id", "azp", "appid", "cid"} - {name}:
+        assert "two different clients" in await refused(
+            access, token(idp, typ, **({"client_id": None} | {name: "app", other: "cli"}))
+        )
+        assert (await verified(access, token(idp, typ, **({"client_id": None} | {name: "cli", other: "cli"})))).actors == ()
+    strict = accepted(upstreams, issuer(idp))
+    if name != "client_id":
+        assert "client_id" in await refused(strict, token(idp, **({"client_id": None} | {name: "cli"})))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=8),
     lambda inner: (
