@@ -168,13 +168,17 @@ async def _others(settings: Settings, asker: Asker) -> list[Seen]:
     """The other key sets: of agents, of trust domains, of whoever sends events."""
     from gateway.cli.doctor_issuer import Seen, examine_keys  # noqa: PLC0415  see above
     from gateway.identity.svid import USES  # noqa: PLC0415
+    from gateway.oauth.events import PATH as EVENTS  # noqa: PLC0415
 
     every = ("ES256", "ES384", "EdDSA", "PS256", "RS256")
     sets = [(Seen(f"agents.{name}.auth", every), agent.auth.jwks) for name, agent in settings.agents.items()]
     sets += [(Seen(f"trust_domains.{each.name}", every, USES), each.jwks) for each in settings.trust_domains]
-    sets += [
-        (Seen(f"issuers.{each.alias}.events", every), each.events.jwks) for each in settings.issuers if each.events is not None
-    ]
+    for each in settings.issuers:
+        if each.events is not None:
+            events = Seen(f"issuers.{each.alias}.events", every)
+            url = settings.public_url + EVENTS.format(alias=each.alias)
+            events.say("receiver", "ok", f"its events go to {url}, with aud '{each.events.audience}' and the bearer token")
+            sets.append((events, each.events.jwks))
     await asyncio.gather(*(examine_keys(keys, asker, seen) for seen, keys in sets if keys is not None))
     return [seen for seen, _ in sets]
 

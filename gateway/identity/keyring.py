@@ -76,9 +76,9 @@ def signing(index: Index, now: int) -> Entry | None:
 
 
 def waiting(index: Index, now: int) -> Entry | None:
-    """The key that is published and signs later."""
+    """The key that is published and signs later.  None where the clock was set back behind all: one of them signs then."""
     later = [entry for entry in index if entry.activates > now]
-    return later[-1] if later else None
+    return later[-1] if later and signing(index, now) is not None else None
 
 
 class KeyFolder:
@@ -152,7 +152,7 @@ class KeyFolder:
             if entry is None:
                 known = ", ".join(entry.kid for entry in index)
                 raise _problem("unknown-key", "the ring has no key of that kid", str(self.path), f"it has {known}")
-            if entry is signing(index, now):
+            if entry is (signing(index, now) or index[0]):
                 raise _problem("key-signs", "this key signs now", str(self.path), "bailiwick keys rotate --now, then retire it")
             rest = tuple(each for each in index if each is not entry)
             if entry.activates > now:  # nothing follows the key that signs any more

@@ -445,3 +445,15 @@ def test_trust_domains_and_agents_keys_are_looked_at_too(doctor: Doctor) -> None
     doctor.provider.answers["/bundle"] = 200, json.dumps({"keys": [svid]}).encode()
     checks = {(check["of"], check["check"]): check for check in doctor("--json").json["checks"]}
     assert checks["trust_domains.acme.example", "jwks"]["state"] == "ok"
+
+
+def test_where_events_go_and_whether_their_keys_are_there(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUSH_TOKEN", "hunter2")
+    doctor.provider.answers["/event-keys"] = 500, b""
+    keys = {"url": f"{doctor.provider.url}/event-keys"}
+    doctor.more = {"events": {"audience": "https://gateway.example.com/ssf", "jwks": keys, "token": {"env": "PUSH_TOKEN"}}}
+    ran = doctor("--json")
+    checks = {(check["of"], check["check"]): check for check in ran.json["checks"]}
+    assert "/ssf/events/corp, with aud 'https://gateway.example.com/ssf'" in checks["issuers.corp.events", "receiver"]["message"]
+    assert "answered 500" in checks["issuers.corp.events", "jwks"]["message"]
+    assert "hunter2" not in ran.out

@@ -399,6 +399,27 @@ async def test_where_the_key_that_is_due_is_gone_the_one_before_signs_on_and_wit
     assert gate.delegations.verify(gate.token())
 
 
+async def test_a_clock_that_is_set_back_leaves_the_key_signing_and_its_tokens_good(
+    tmp_path: Path, clock: StandingClock, ledger: Ledger
+) -> None:
+    gate, folder = await open_gate(tmp_path, clock, ledger), KeyFolder(tmp_path)
+    first = gate.ring.kid
+    clock.advance(-7200)
+    await gate.watch.look()
+    assert gate.ring.kid == first
+    token, now = gate.token(), int(clock.seconds)
+    with pytest.raises(ProblemError) as caught:
+        folder.retire(first, now)
+    assert caught.value.problems[0].code == "key-signs"
+    second = folder.rotate(now, 0).kid
+    await gate.watch.look()
+    assert (gate.ring.kid, gate.ring.kids) == (second, {first, second})
+    assert gate.delegations.verify(token).holder == "erp"
+    clock.advance(7200)
+    await gate.watch.look()
+    assert (gate.ring.kid, gate.ring.kids) == (second, {second})
+
+
 @pytest.mark.parametrize("mode", [0o750, 0o705, 0o770, 0o777])
 async def test_a_folder_that_others_can_reach_is_refused(tmp_path: Path, clock: StandingClock, ledger: Ledger, mode: int) -> None:
     await open_gate(tmp_path, clock, ledger)
