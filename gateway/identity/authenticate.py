@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from gateway.identity.access import Access, AccessTokens, workflow_id
 from gateway.identity.agents import AUTHORIZATION, SECRET_MARK, AgentCredentials, Proven, Remembered, both
 from gateway.identity.delegation import DELEGATION_TYPE, Delegated, Delegations
@@ -22,6 +24,7 @@ from gateway.identity.token import Unverified, is_compact, read, refuse
 from gateway.model import Arrival, Assurance, Clock, Principal, Refused, new_id, wall_clock, weaker
 from gateway.problem import Problem, ProblemError
 from gateway.reasons import Code
+from gateway.scope import EVERYTHING, narrowed
 
 if TYPE_CHECKING:
     from gateway.identity.hops import Hops
@@ -75,6 +78,7 @@ class Authenticator:
         self._tenant = tenant
         self._tenants = _tenants(tenant, issuers, agents.values())
         self._agents = agents
+        self._bounds = {f"agent:{name}": agent.scope for name, agent in agents.items() if EVERYTHING not in agent.scope}
         self._delegations = delegations
         self._clock = clock
         self._alive = alive
@@ -88,6 +92,8 @@ class Authenticator:
     async def __call__(self, arrival: Arrival) -> Principal:
         """The principal of a call, from its headers alone; `Refused`: NO_CREDENTIAL, INVALID_CREDENTIAL or REVOKED."""
         principal = await self._identified(arrival)
+        if self._bounds:
+            principal = self._bounded(principal)
         self._alive(principal)
         return principal
 
@@ -95,6 +101,11 @@ class Authenticator:
         """End what the key sets have under way."""
         await self.access.close()
         await self.credentials.close()
+
+    def _bounded(self, principal: Principal) -> Principal:
+        """Within the scope of every agent that it goes through, however it came to them: also with a person's plain token."""
+        bounds = [self._bounds[actor] for actor in principal.actors if actor in self._bounds]
+        return replace(principal, scope=narrowed(principal.scope, *bounds)) if bounds else principal
 
     async def _identified(self, arrival: Arrival) -> Principal:
         now = self._clock() // 1_000_000

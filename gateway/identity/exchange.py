@@ -18,7 +18,7 @@ from gateway.identity.clients import Client, Clients, invalid
 from gateway.identity.delegation import DELEGATION_TYPE, MAX_CHAIN, MAX_GROUPS, Delegated, Delegations
 from gateway.identity.oauth_error import OAuthError
 from gateway.identity.standing import RUN_SECONDS, Standing
-from gateway.identity.token import Unverified, read, refuse
+from gateway.identity.token import Unverified, is_compact, read, refuse
 from gateway.model import Arrival, Clock, Principal, Refused, new_id, weaker
 from gateway.reasons import Code
 from gateway.scope import within
@@ -31,7 +31,6 @@ TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLIENT_CREDENTIALS: Final = "client_credentials"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
-_JWT_DOTS: Final = 2
 
 Way = Literal["start", "renew", "child", "grant"]
 Judge = Callable[[Principal, AccessRequest], Decision]
@@ -48,6 +47,9 @@ class People(Protocol):
 
     async def opaque(self, text: str, now: int) -> Access:
         """One that only its issuer can read."""
+
+    def issuer(self, alias: str) -> object | None:
+        """The issuer of that alias, None where the settings have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Exchange:
         if not text or kind not in (ACCESS_TOKEN, JWT) or form.get("requested_token_type", JWT) not in (ACCESS_TOKEN, JWT):
             raise OAuthError("invalid_request", f"subject_token, of type {ACCESS_TOKEN} or {JWT}, for one of these")
         with invalid("subject_token"):
-            token = read(text) if text.count(".") == _JWT_DOTS else None
+            token = read(text) if is_compact(text) else None
         if token is None or token.typ != DELEGATION_TYPE:
             if "actor_token" in form or kind != ACCESS_TOKEN:
                 raise OAuthError("invalid_request", "a workflow begins with an access_token, and without an actor_token")
@@ -187,6 +189,9 @@ class Exchange:
             refuse("the delegation is bound to another key than the proof's")
         if any(actor.removeprefix("agent:") not in self._parts.agents for actor in held.chain):
             refuse("an agent of the chain is not registered any more")
+        kind, _, name = held.subject.partition(":")
+        if kind == "user" and self._parts.people.issuer(name.partition("/")[0]) is None:
+            refuse("the person's issuer is not trusted any more")
         return held
 
     async def _renew(self, arrival: Arrival, client: Client, held: Delegated, wanted: tuple[str, ...] | None) -> Issued:
