@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import msgspec
 from audit.model import Entry, LedgerUnavailableError
 from gateway.identity.keys import b64url
 from gateway.identity.login import Login
+from gateway.identity.marks import Marks
 from gateway.identity.token_request import TokenRefusedError
 from gateway.identity.vault import Append, Held, Provider, Vault
 from gateway.model import Clock, Principal, Refused, new_id
@@ -34,8 +34,6 @@ STEP_SECONDS: Final = 600
 ANEW_SECONDS: Final = 300
 """A link that is good for less than this is not handed out again: another takes its place."""
 _TRIES: Final = 5
-_MARKED = re.compile(r"[A-Za-z0-9_-]{64}")
-_MARK_BYTES: Final = 16
 _MAX_COOKIE: Final = 4096
 _MAX_CODE: Final = 2048
 T = TypeVar("T", bound=msgspec.Struct)
@@ -118,18 +116,18 @@ class Consents:
         public_url: str,
         tickets: Tickets,
         sealer: Sealer,
-        mark: bytes,
+        marks: Marks,
         login: Login,
         vault: Vault,
         append: Append,
         alive: Callable[[Principal], None],
         clock: Clock,
     ) -> None:
-        """`sealer`: of the purpose `consent`; `mark`: a key; `alive`: as the authenticator's, of whoever was killed."""
+        """`sealer`: of the purpose `consent`; `alive`: as the authenticator's, of whoever was killed."""
         self._public_url = public_url
         self._tickets = tickets
         self._sealer = sealer
-        self._mark = mark
+        self._marks = marks
         self._login = login
         self._vault = vault
         self._append = append
@@ -152,7 +150,7 @@ class Consents:
             if held is not None and held[1] - now > ANEW_SECONDS and await self._tickets.read(_digest(standing), now):
                 return self._url(standing)
             until = now + TICKET_SECONDS  # whatever ends before: the person will prove themselves anew
-            ticket = self._fresh()
+            ticket = self._marks.fresh()
             digest = _digest(ticket)
             asked = Asked(*_of(key), principal.workflow, principal.actors, principal.issued, until)
             sealed = self._sealer.seal(digest, msgspec.json.encode(asked))
@@ -270,17 +268,6 @@ class Consents:
         except Refused:
             raise ConsentError("stopped") from None
 
-    def _fresh(self) -> str:
-        """256 random bits, and a mark that they are ours: a stranger's guess costs no look into the store."""
-        drawn = secrets.token_bytes(32)
-        return b64url(drawn + hmac.digest(self._mark, drawn, "sha256")[:_MARK_BYTES])
-
-    def _is_ours(self, text: str) -> bool:
-        if _MARKED.fullmatch(text) is None:
-            return False
-        drawn = base64.urlsafe_b64decode(text)
-        return hmac.compare_digest(hmac.digest(self._mark, drawn[:32], "sha256")[:_MARK_BYTES], drawn[32:])
-
     def _standing(self, place: str, sealed: bytes) -> str:
         """The ticket of a place; "" where it was sealed under another key."""
         try:
@@ -295,7 +282,7 @@ class Consents:
             raise ConsentError("link") from None
 
     async def _asked(self, ticket: str) -> Asked:
-        if not self._is_ours(ticket):
+        if not self._marks.made(ticket):
             raise ConsentError("link")
         digest = _digest(ticket)
         found = await self._tickets.read(digest, self._now)
@@ -322,7 +309,7 @@ class Consents:
         return entering
 
     async def _step(self, cookie: str, *, agreed: bool) -> _Step:
-        if not self._is_ours(cookie):
+        if not self._marks.made(cookie):
             raise ConsentError("again")
         digest = _digest(cookie)
         found = await self._tickets.read(digest, self._now)
@@ -339,7 +326,7 @@ class Consents:
             raise ConsentError("again")  # somebody was faster, with the same cookie
 
     async def _next(self, step: _Step) -> str:
-        cookie = self._fresh()
+        cookie = self._marks.fresh()
         digest = _digest(cookie)
         await self._tickets.add(digest, self._sealer.seal(f"step\n{digest}", msgspec.json.encode(step)), step.until)
         return cookie

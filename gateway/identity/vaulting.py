@@ -13,6 +13,7 @@ from gateway.identity.consent import Consents
 from gateway.identity.discovery import Discovery
 from gateway.identity.keys import Fetch, KeySet
 from gateway.identity.login import Login
+from gateway.identity.marks import Marks
 from gateway.identity.token_request import TokenRequests
 from gateway.identity.vault import Provider, Vault
 from gateway.identity.vault_oauth import VaultOauth
@@ -56,8 +57,8 @@ def opened(means: Means, key: bytes, alive: Callable[[Principal], None]) -> Vaul
         return Vaulting(vault, None, _nowhere)
     login = _login(means)
     means.stack.push_async_callback(login.close)
-    sealer, mark = Sealer(key, "consent"), hmac.digest(key, b"marks", "sha256")
-    consents = Consents(settings.public_url, state.tickets, sealer, mark, login, vault, means.append, alive, means.clock)
+    sealer, marks = Sealer(key, "consent"), Marks(hmac.digest(key, b"marks", "sha256"))
+    consents = Consents(settings.public_url, state.tickets, sealer, marks, login, vault, means.append, alive, means.clock)
 
     def make(making: Making) -> VaultOauth:
         provider = _provider(making, means)
