@@ -7,7 +7,9 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.problem import Problem
+from gateway.identity.certificates import Certificates
+from gateway.identity.svid import Svids
+from gateway.problem import Problem, ProblemError
 from gateway.upstream.credentials import contradictions as of_credentials
 
 if TYPE_CHECKING:
@@ -29,12 +31,40 @@ def contradictions(configuration: Configuration) -> Iterator[Problem]:
         yield from _introspection(configuration, index, issuer)
         yield from _directory(configuration, index, issuer)
     yield from _clients(configuration)
+    yield from _proofs(configuration)
     for path, text, help_ in of_credentials(settings):
         yield configuration.problem("credentials", text, path, help_)
     yield from _browser(configuration)
     if settings.sandbox.enabled and "sandbox" in settings.mcp:
         text = "'sandbox' is the built-in server; give this one another id"
         yield configuration.problem("reserved-name", text, ("mcp", "sandbox"))
+
+
+def _proofs(configuration: Configuration) -> Iterator[Problem]:
+    """How agents prove themselves: as it would be refused at the start."""
+    settings = configuration.settings
+    terminator = settings.terminator
+    secret = "" if terminator is not None and terminator.secret is not None else None  # that it is there is another check's
+
+    async def unread(_url: str) -> bytes:
+        raise OSError
+
+    for make in (
+        lambda: Certificates(terminator, secret, settings.agents),
+        lambda: Svids(settings.trust_domains, settings.agents, settings.public_url, unread),
+    ):
+        try:
+            make()
+        except ProblemError as error:
+            for found in error.problems:
+                path = ("trust_domains",) if "://" in found.location else tuple(found.location.split("."))
+                yield configuration.problem(found.code, found.message, path, found.help)
+    for name, agent in settings.agents.items():
+        own = agent.auth.jwks or agent.auth.secret_sha256 or agent.auth.certificates or agent.auth.spiffe_id
+        if agent.auth.trace_ok and (agent.url is None or not own):
+            text = f"agents.{name}.auth.trace_ok: nothing can be handed to it, or it cannot prove that it is itself"
+            help_ = "an agent that is followed by its trace has a url, and a credential of its own"
+            yield configuration.problem("unfollowed-agent", text, ("agents", name, "auth", "trace_ok"), help_)
 
 
 def _names(configuration: Configuration) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.configuration import load
 from gateway.identity.agents import AgentCredentials, new_secret
 from gateway.identity.authenticate import Authenticator
 from gateway.model import Arrival, Principal, Refused, Trace, new_id
@@ -224,3 +225,45 @@ def test_contradictions_are_told_at_start(tmp_path: Path) -> None:
         AgentCredentials({}, URL, terminator=Terminator(peers=("proxy.local",)))
     with pytest.raises(ProblemError, match="secret is not there"):
         AgentCredentials({}, URL, terminator=Terminator(peers=(PROXY,), secret=Secret(file=tmp_path / "x")))
+
+
+CERTIFIED = "agents: {clerk: {auth: {certificates: ['dns:clerk.example']}}}"
+SETTINGS = [
+    ("agents: {a: {auth: {certificates: ['CN=a']}}}\nterminator: {peers: [10.0.0.7]}", "bad-certificate-name", 1),
+    (CERTIFIED, "no-terminator", 1),
+    (f"{CERTIFIED}\nterminator: {{peers: [proxy.example]}}", "bad-address", 2),
+    (
+        "agents: {a: {auth: {certificates: ['dns:x']}}, b: {auth: {certificates: ['dns:x']}}}\nterminator: {peers: [10.0.0.7]}",
+        "ambiguous-certificate",
+        1,
+    ),
+    ("agents: {a: {auth: {spiffe_id: clerk}}}", "bad-spiffe-id", 1),
+    ("agents: {a: {auth: {spiffe_id: 'spiffe://x.example/a'}}}", "unknown-trust-domain", 1),
+    ("trust_domains: [{name: 'spiffe://x.example', jwks: {file: k}}]", "bad-trust-domain", 1),
+    ("trust_domains: [{name: x.example, jwks: {url: 'http://x.example/k'}}]", "insecure-jwks-url", 1),
+    (f"agents: {{a: {{auth: {{trace_ok: true, secret_sha256: [{'a' * 64}]}}}}}}", "unfollowed-agent", 1),
+    ("agents: {a: {url: 'http://127.0.0.1:1', auth: {trace_ok: true, bearer_ok: true}}}", "unfollowed-agent", 1),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "line"), SETTINGS)
+def test_settings_of_proofs_that_could_not_be_kept_are_told_with_their_line(
+    text: str, code: str, line: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "bailiwick.yaml"
+    file.write_text(f"{text}\n")
+    with pytest.raises(ProblemError) as caught:
+        load(file, {})
+    found = {problem.code: problem.location for problem in caught.value.problems}
+    assert found == {code: found[code]}
+    if code != "no-terminator":  # there is no line for what is not there
+        assert found[code].startswith(f"{file}:{line}:")
+
+
+def test_good_settings_of_proofs_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "bailiwick.yaml"
+    file.write_text(
+        f"{CERTIFIED}\nterminator: {{peers: ['10.0.0.0/8', '::1'], secret: {{env: T}}}}\n"
+        "trust_domains: [{name: x.example, jwks: {url: 'https://x.example/k'}}]\n"
+    )
+    assert load(file, {"T": "s"}).agents["clerk"].auth.certificates == ("dns:clerk.example",)
