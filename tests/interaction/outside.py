@@ -134,6 +134,12 @@ def _handler(world: Outside) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            """No agent here has a card; who asked for one is remembered."""
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            world.heard.append((self.path.split("/")[2], headers, {}))
+            self._answer(404, {})
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}

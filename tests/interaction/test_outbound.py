@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from examples.txn_token import Verifier
+from gateway.identity.devissuer import DevIssuer
 from tests.interaction.outside import CLIENT, GRANT, SECRET, TOKEN_TYPE, Outside, outside
 from tests.interaction.world import LEGACY, MODERN, Gateway, Peers
 
@@ -77,7 +78,7 @@ def gate(world: Outside, upstreams: Peers, tmp_path_factory: pytest.TempPathFact
     plain = Gateway(folder, upstreams)  # for what it says of itself
     _policies(folder / "policies")
     agents = plain.settings["agents"]
-    agents["clerk"]["credentials"] = {"strategy": "txn_token"}
+    agents["clerk"] |= {"credentials": {"strategy": "txn_token"}, "client_ids": ["clerk-client"]}
     agents["hermit"]["credentials"] = {
         "strategy": "static_secret", "secret": {"file": "fixed", "prefix": "Key "}, "header": "X-Api-Key"
     }  # fmt: skip
@@ -353,6 +354,9 @@ def test_a_mounted_secret_that_is_replaced_is_shown_without_a_restart(gate: Gate
     answer = gate.call("fixed.read", gate.token())
     assert _refused(gate, answer) == "credential-unavailable"
     assert len(world.of("fixed")) == 2
+    (gate.folder / "fixed").write_text("third")  # in place: another way to change it
+    gate.call("fixed.read", gate.token())
+    assert world.of("fixed")[-1]["x-api-key"] == "third"
 
 
 def test_a_command_prints_the_secret(gate: Gateway, world: Outside) -> None:
@@ -388,3 +392,66 @@ def test_no_secret_or_token_reaches_the_log_of_the_process_or_the_ledger(gate: G
         assert secret not in gate.log.read_text()
         assert secret.encode() not in ledger
     assert b"eyJ" not in store  # people's tokens are kept sealed
+
+
+def test_headers_without_a_strategy_are_recorded_as_everybodys(gateway: Gateway) -> None:
+    gateway.call("desk.read", gateway.token())
+    gateway.call("vault.open", gateway.token())
+    assert set(_kinds(gateway, "desk")) == {"shared"}
+    assert set(_kinds(gateway, "vault")) == {""}
+
+
+def test_an_agents_card_is_fetched_with_what_is_everybodys_and_with_nothing_personal(
+    own_gateway: Callable[..., Gateway], world: Outside, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("everybodys")
+    (tmp_path / "key").chmod(0o600)
+    static = {"strategy": "static_secret", "secret": {"file": "key"}, "header": "X-Api-Key"}
+    agents = {
+        "clerk": {"url": f"{world.base}/agents/clerk", "credentials": {"strategy": "txn_token"}},
+        "hermit": {"url": f"{world.base}/agents/hermit", "credentials": static},
+    }
+    gate = own_gateway(agents=agents)
+    with (gate.folder / "policies" / "grants" / "people.csv").open("a") as grants:
+        grants.write("p, role:buyer, acme, a2a:hermit, send, allow, -, -, OUT-H\n")
+    gate.stop()
+    gate.start()
+    for agent in agents:
+        headers = {"Authorization": f"Bearer {gate.token()}", "A2A-Version": "1.0"}
+        gate.http.get(f"/a2a/{agent}/.well-known/agent-card.json", headers=headers)
+    asked = {name: headers for name, headers, _ in world.heard}
+    assert "txn-token" not in asked["clerk"]
+    assert asked["hermit"]["x-api-key"] == "everybodys"
+
+
+def test_an_agent_goes_on_from_the_persons_token_also_after_a_restart(gate: Gateway, world: Outside, peers: Peers) -> None:
+    delegations: list[str] = []
+
+    def remember(heard: Any) -> str:
+        delegations.append(heard.headers["authorization"].removeprefix("Bearer "))
+        return "later"
+
+    peers.agents["clerk"] = remember
+    token = gate.token()
+    gate.send("clerk", token)
+    gate.stop()
+    gate.start()
+    answer = gate.call("traded.read", gate.agent_secrets["clerk"], **{"Bailiwick-Delegation": delegations[0]})
+    assert answer.json()["result"]["isError"] is False, answer.text
+    assert world.forms("/idp/token")[-1]["subject_token"] == token
+
+
+def test_a_workflow_that_began_at_the_token_endpoint_is_exchanged_for_too(gate: Gateway, world: Outside) -> None:
+    issuer = DevIssuer(gate.folder / "data", f"{gate.url}/dev", gate.url)
+    token = issuer.issue("paul", ["procurement-managers"], client_id="clerk-client")
+    form = {
+        "grant_type": f"{GRANT}token-exchange",
+        "subject_token": token,
+        "subject_token_type": f"{TOKEN_TYPE}access_token",
+    }
+    headers = {"Authorization": f"Bearer {gate.agent_secrets['clerk']}"}
+    issued = gate.http.post("/oauth/token", data=form, headers=headers).raise_for_status().json()
+    more = {"Bailiwick-Delegation": issued["access_token"]}
+    answer = gate.call("traded.read", gate.agent_secrets["clerk"], **more)
+    assert answer.json()["result"]["isError"] is False, answer.text
+    assert world.forms("/idp/token")[-1]["subject_token"] == token
