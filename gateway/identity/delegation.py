@@ -357,7 +357,7 @@ def _scope(value: object) -> tuple[str, ...] | None:
         scope = scopes.parse(value)
     except ValueError:
         refuse("scope names what is no object and no pattern")
-    if scopes.written(scope) != value:
+    if scopes.written(scopes.narrowed(scope)) != value:
         refuse("scope is not written as the gateway writes it")
     return scope
 

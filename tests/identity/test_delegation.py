@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.identity.delegation import Delegated, Delegations
+from gateway.identity.delegation import Delegated, Delegations, Terms
 from gateway.model import Principal, Refused
 from gateway.reasons import Code
 
@@ -171,3 +171,92 @@ def test_another_key_is_refused() -> None:
     token = Delegations(ec.generate_private_key(ec.SECP256R1()), URL, clock=Clock()).mint(person(), "erp", "c")
     with pytest.raises(Refused):
         Delegations(KEY, URL, clock=Clock()).verify(token)
+
+
+# --- what the token says besides, and every invariant once more
+
+
+def signed(delegations: Delegations, claims: dict[str, object]) -> str:
+    return delegations.ring.sign("wf-dt+jwt", claims)
+
+
+NEW = ("scope", "start", "assurance", "acr", "grant")
+
+
+@pytest.mark.parametrize("missing", [*NEW, "all of them"])
+def test_a_token_of_an_older_release_is_refused(missing: str) -> None:
+    delegations = Delegations(KEY, URL, clock=Clock())
+    claims = claims_of(delegations.mint(person(), "erp", "c"))
+    left_out = NEW if missing == "all of them" else (missing,)
+    with pytest.raises(Refused, match="not the claims"):
+        delegations.verify(signed(delegations, {name: value for name, value in claims.items() if name not in left_out}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scope": None},
+        {"scope": ["erp.*"]},
+        {"scope": "erp.read erp.*x"},
+        {"scope": "mail.send erp.*"},
+        {"scope": "erp.* "},
+        {"scope": "* erp.read"},
+        {"start": 0},
+        {"start": NOW + 3},
+        {"start": "now"},
+        {"assurance": "strong"},
+        {"assurance": ""},
+        {"acr": 1},
+        {"acr": " mfa"},
+        {"grant": "not an id"},
+        {"grant": None},
+        {"cnf": {"agent": "clerk"}},
+        {"cnf": {"agent": "erp", "jkt": "short"}},
+        {"cnf": {"agent": "erp", "jkt": "k" * 43, "x5t#S256": "x"}},
+        {"cnf": {"jkt": "k" * 43}},
+        {"cnf": "erp"},
+        {"act": {"sub": "agent:clerk"}},
+        {"left": 16},
+        {"left": True},
+        {"path": ["a", "b", "c"]},
+        {"path": []},
+        {"chain": ["agent:erp", "agent:erp"]},
+        {"chain": []},
+        {"ends": NOW + 100},
+        {"wf": "wf-1"},
+        {"sub": "agent:erp"},
+        {"more": 1},
+    ],
+)
+def test_a_signed_token_that_breaks_an_invariant_is_refused_all_the_same(change: dict[str, object]) -> None:
+    """As an old key or another release could have signed it."""
+    delegations = Delegations(KEY, URL, clock=Clock())
+    claims = claims_of(delegations.mint(person(), "erp", "c"))
+    delegations.verify(signed(delegations, claims))
+    with pytest.raises(Refused):
+        delegations.verify(signed(delegations, claims | change))
+
+
+def test_an_agents_own_terms_bound_its_tokens_whoever_mints_them() -> None:
+    terms = {"erp": Terms(("erp.*",), 60)}
+    delegations = Delegations(KEY, URL, clock=Clock(), terms=terms)
+    bound = delegations.verify(delegations.mint(person(), "erp", "c"))
+    assert (bound.scope, bound.expires) == (("erp.*",), NOW + 60)
+    other = delegations.verify(delegations.mint(person(), "clerk", "c", most=("erp.read",), lifetime=30))
+    assert (other.scope, other.expires) == (("erp.read",), NOW + 30)
+    nothing = delegations.verify(delegations.mint(person(), "erp", "c", most=("mail.send",)))
+    assert nothing.scope == ()  # an agent that may touch nothing can still answer
+    assert delegations.verify(delegations.mint(person(), "clerk", "c", lifetime=9000)).expires == NOW + 300
+
+
+def test_an_issuers_clock_that_is_ahead_gives_no_authority_of_the_future() -> None:
+    delegations = Delegations(KEY, URL, clock=Clock())
+    assert delegations.verify(delegations.mint(replace(person(), issued=NOW + 25), "erp", "c")).issued == NOW
+
+
+def test_a_scope_that_no_token_can_carry_is_refused_and_not_cut() -> None:
+    delegations = Delegations(KEY, URL, clock=Clock())
+    scope = tuple(sorted(f"erp.t{number}" for number in range(65)))
+    with pytest.raises(Refused) as caught:
+        delegations.mint(replace(person(), scope=scope), "erp", "c")
+    assert caught.value.code is Code.TOO_LARGE

@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 
 from gateway.identity.access import workflow_id
 from gateway.identity.delegation import Delegated
 from gateway.identity.directory import Person
-from tests.identity.exchange_world import ACCESS, ASSERTION, IDP, JWT, NOW, URL, World, make_world, thumbprint
+from tests.identity.exchange_world import ACCESS, ASSERTION, IDP, JWT, NOW, URL, World, make_world, person, thumbprint
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
@@ -305,6 +306,15 @@ async def test_groups_are_those_of_now_where_the_issuer_has_a_directory(world: W
     refused(await world.renew(token), "invalid_request")
     world.directory.down = True
     refused(await world.renew(token), "invalid_request")
+
+
+async def test_nobody_of_an_issuer_or_an_agent_that_is_gone_is_renewed(world: World) -> None:
+    known = world.delegations.mint(person(), "analyst", "call")
+    assert (await world.renew(known)).status_code == 200
+    gone = replace(person(), subject="user:gone/paul")
+    refused(await world.renew(world.delegations.mint(gone, "analyst", "call")), "invalid_request")
+    through = replace(person(), actors=("agent:former",))
+    refused(await world.renew(world.delegations.mint(through, "analyst", "call")), "invalid_request")
 
 
 @pytest.mark.parametrize("kind", ["user", "agent", "workflow", "branch", "token", "begun", "tenant"])
