@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from audit.model import Entry, LedgerUnavailableError
 from gateway.identity.client import OAuthClient
+from gateway.identity.consent import ANEW_SECONDS, TICKET_SECONDS, ConsentError, Consents
+from gateway.identity.discovery import Discovery
+from gateway.identity.keys import KeySet
+from gateway.identity.login import Login
+from gateway.identity.marks import Marks
 from gateway.identity.token_request import TokenRequests
 from gateway.identity.vault import EARLY_SECONDS, LEASE_SECONDS, ForgottenError, Held, Provider, Vault
 from gateway.identity.vault_oauth import VaultOauth
-from gateway.model import Refused
+from gateway.model import Arrival, Call, Permit, Principal, Refused, Trace
 from gateway.reasons import Code
 from gateway.settings_base import Client, Secret
 from gateway.state import State
 from gateway.state.sealing import Sealer
 from gateway.state.vault import Key
 from gateway.upstream.client import Upstreams
+from policies.model import AccessRequest, Decision, Effect, Reason
 from tests.interaction.consent_world import NOTES, Servers, servers
 
 NOW = 1_800_000_000
@@ -311,6 +318,94 @@ def test_an_answer_that_is_no_token_response_is_not_kept(answer: dict[str, Any])
     with pytest.raises(Refused) as refused:
         Held.of(good | answer, NOW)
     assert refused.value.code is Code.CREDENTIAL_UNAVAILABLE
+
+
+def permit_of(subject: str) -> Permit:
+    trace = Trace("0" * 31 + "1", "0" * 15 + "1")
+    arrival = Arrival("c", "mcp", "notes", (), b"", NOW * 1_000_000, trace)
+    principal = Principal(subject, (), "acme", "wf", NOW + 60, method="bearer", credential="0", issued=NOW)
+    request = AccessRequest(subject, (), "acme", "call", "notes.read", NOW * 1_000_000)
+    call = Call(arrival, "tools/call", "notes", {}, trace)
+    return Permit.of(call, principal, request, Decision(Effect.ALLOW, Reason.ALLOWED, bundle=""))
+
+
+@pytest.fixture
+async def strategy(replica: Replica, notes: Servers, clock: Clock, tmp_path: Path) -> AsyncIterator[VaultOauth]:
+    """With a login that is never asked: a link needs nobody's network."""
+    vault = await replica()
+    state = await asyncio.to_thread(State.open, f"sqlite:///{tmp_path}/state.db")
+    upstreams = Upstreams()
+    discovery = Discovery(notes.issuer, upstreams.fetch)
+    requests = TokenRequests(OAuthClient(Client(id="browser"), {}), upstreams, clock)
+    login = Login("corp", notes.issuer, "browser", frozenset({"ES256"}), discovery, KeySet(discovery.keys), requests.ask)
+    sealer = Sealer(SEAL, "consent")
+
+    async def record(_entry: Entry) -> None:
+        pass
+
+    marks = Marks(SEAL)
+    consents = Consents("https://gateway.example", state.tickets, sealer, marks, login, vault, record, lambda _: None, clock)
+    yield VaultOauth(vault.providers["notes"], vault, consents)
+    await login.close()
+    await upstreams.aclose()
+    await state.close()
+
+
+async def test_only_people_of_the_issuer_at_which_they_can_log_in_are_asked(strategy: VaultOauth) -> None:
+    with pytest.raises(Refused) as asked:
+        await strategy.for_call(permit_of(PAUL.subject))
+    assert asked.value.code is Code.CONSENT_REQUIRED
+    assert str(asked.value.data["url"]).startswith("https://gateway.example/vault/")
+    assert str(asked.value.data["url"]) not in str(asked.value)  # what the ledger gets
+    for subject in ("svc:night-clerk", "user:other/paul", "user:corporate/paul", "user:corp"):
+        with pytest.raises(Refused) as refused:
+            await strategy.for_call(permit_of(subject))
+        assert refused.value.code is Code.CREDENTIAL_UNAVAILABLE
+        assert not refused.value.data
+
+
+async def test_a_link_takes_anothers_place_in_the_second_half_of_its_life_and_one_is_good_at_a_time(
+    strategy: VaultOauth, clock: Clock
+) -> None:
+    async def link() -> str:
+        with pytest.raises(Refused) as asked:
+            await strategy.for_call(permit_of(PAUL.subject))
+        return str(asked.value.data["url"])
+
+    first = await link()
+    clock.seconds += ANEW_SECONDS - 1
+    assert await link() == first
+    clock.seconds += 1
+    second = await link()
+    assert second != first
+    with pytest.raises(ConsentError) as refused:
+        await strategy._consents.enter(first.rpartition("/")[2])
+    assert refused.value.why == "link"
+    clock.seconds += TICKET_SECONDS
+    with pytest.raises(ConsentError):
+        await strategy._consents.enter(second.rpartition("/")[2])
+
+
+async def test_what_the_upstream_refuses_is_worn_and_the_next_call_shows_another(
+    strategy: VaultOauth, replica: Replica, notes: Servers
+) -> None:
+    await (await replica()).keep(PAUL, given(notes))
+    permit = permit_of(PAUL.subject)
+    lines, kind = await strategy.for_call(permit)
+    assert (lines, kind) == (((b"authorization", b"Bearer at-first"),), "person")
+    assert await strategy.rejected(replace(permit, credentials=lines))
+    (other,), _ = await strategy.for_call(permit)
+    assert notes.access[other[1].removeprefix(b"Bearer ").decode()] == PAUL.subject
+
+
+def test_a_text_that_was_not_made_here_is_told_from_ours() -> None:
+    marks, others = Marks(b"a" * 32), Marks(b"b" * 32)
+    text = marks.fresh()
+    assert marks.made(text)
+    assert len({marks.fresh() for _ in range(100)}) == 100
+    flipped = [text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :] for at in range(len(text))]
+    for other in (*flipped, others.fresh(), text[:-1], text + "A", "", "é" * 64, text[:-1] + "="):
+        assert not marks.made(other)
 
 
 def test_a_token_is_never_shown_by_its_holders() -> None:
