@@ -114,17 +114,24 @@ def test_the_tool_never_sees_the_persons_token(gateway: Trusting, idp: Idp, peer
     assert token.split(".")[2] not in seen[0]
 
 
+@pytest.fixture(scope="module")
+def clocked(shared_gateway: Make) -> Trusting:
+    return shared_gateway()
+
+
 @pytest.mark.parametrize(("ahead", "code"), [(20, ""), (-20, ""), (60, "invalid-credential")])
-def test_a_provider_whose_clock_is_a_little_wrong_is_believed(own_gateway: Make, ahead: int, code: str) -> None:
+def test_a_provider_whose_clock_is_a_little_wrong_is_believed(clocked: Trusting, ahead: int, code: str) -> None:
     """Half a minute is forgiven; a token of the future is not."""
-    gateway = own_gateway()
-    gateway.idp.turn_clock(ahead)
-    assert gateway.code(gateway.idp.login("paul")["access_token"]) == code
+    right = clocked.idp.ahead
+    clocked.idp.turn_clock(right + ahead)
+    try:
+        assert clocked.code(clocked.idp.login("paul")["access_token"]) == code
+    finally:
+        clocked.idp.turn_clock(right)
 
 
-def test_a_token_that_has_ended_is_refused(own_gateway: Make) -> None:
-    gateway = own_gateway()
-    token = gateway.idp.login("paul")["access_token"]
-    assert gateway.code(token) == ""
-    gateway.passed(3600 + 31)
-    assert gateway.code(token) == "invalid-credential"
+def test_a_token_that_has_ended_is_refused(clocked: Trusting) -> None:
+    token = clocked.idp.login("paul")["access_token"]
+    assert clocked.code(token) == ""
+    clocked.passed(3600 + 31)
+    assert clocked.code(token) == "invalid-credential"
