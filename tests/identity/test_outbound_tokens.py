@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.identity.access import Access
-from gateway.identity.fetched import EARLY_SECONDS, MAX_FLIGHTS, Fetched
+from gateway.identity.fetched import EARLY_SECONDS, MAX_FLIGHTS, Fetched, Key
 from gateway.identity.oauthclient import Token
 from gateway.identity.subjects import Subjects
 from gateway.model import Principal, Refused
 from gateway.reasons import Code
 from gateway.state.store import State
 
+Fetch = Callable[[], Awaitable[Token]]
 START = 1_800_000_000
 NEVER = 1 << 40
 
@@ -130,19 +131,17 @@ async def test_tokens_and_questions_are_bounded() -> None:
 
 
 KEYS = st.tuples(st.sampled_from(["mcp.a", "mcp.b"]), st.sampled_from(["x", "y"]), st.sampled_from(["paul", "mia"]))
+STEPS = st.lists(st.tuples(KEYS, st.integers(0, 60)), min_size=8, max_size=30)
 
 
-@given(st.lists(st.tuples(KEYS, st.integers(0, 200)), min_size=1, max_size=30))
-async def test_whatever_the_order_nobody_is_given_what_was_got_for_another_or_has_ended(
-    steps: list[tuple[tuple[str, ...], int]],
-) -> None:
-    clock = Clock()
-    tokens = Fetched(clock, most=4)
+async def _played(tokens: Fetched, clock: Clock, steps: list[tuple[Key, int]]) -> int:
+    """Every step's token is the one of its key, and still counts; how many were not fetched for the very step."""
     ends: dict[str, int] = {}
+    remembered = 0
     for number, (key, passed) in enumerate(steps):
         clock.seconds += passed
 
-        async def fetch(key: tuple[str, ...] = key, number: int = number) -> Token:
+        async def fetch(key: Key = key, number: int = number) -> Token:
             text = f"{'/'.join(key)}#{number}"
             ends[text] = clock.seconds + 100
             return Token(text, "bearer", ends[text], "")
@@ -150,6 +149,46 @@ async def test_whatever_the_order_nobody_is_given_what_was_got_for_another_or_ha
         got = await tokens.get(key, fetch, NEVER)
         assert got.partition("#")[0] == "/".join(key)
         assert ends[got] > clock.seconds
+        remembered += got != f"{'/'.join(key)}#{number}"
+    return remembered
+
+
+@given(STEPS)
+async def test_whatever_the_order_nobody_is_given_what_was_got_for_another_or_has_ended(steps: list[tuple[Key, int]]) -> None:
+    clock = Clock()
+    await _played(Fetched(clock, most=4), clock, steps)
+
+
+async def test_the_steps_that_are_played_are_not_vacuous() -> None:
+    played = [step for _ in range(40) for step in [(("mcp.a", "x", "paul"), 5), (("mcp.b", "x", "mia"), 40)]]
+    clock = Clock()
+    assert await _played(Fetched(clock), clock, played) > len(played) // 3
+
+
+class _ForgetsThePerson(Fetched):
+    async def get(self, key: Key, fetch: Fetch, ends: int) -> str:
+        return await super().get(key[:2], fetch, ends)
+
+
+class _ForgetsTheUpstream(Fetched):
+    async def get(self, key: Key, fetch: Fetch, ends: int) -> str:
+        return await super().get(key[1:], fetch, ends)
+
+
+class _ForgetsTheEnd(Fetched):
+    async def get(self, key: Key, fetch: Fetch, ends: int) -> str:
+        async def endless() -> Token:
+            return replace(await fetch(), until=NEVER)
+
+        return await super().get(key, endless, ends)
+
+
+@pytest.mark.parametrize("broken", [_ForgetsThePerson, _ForgetsTheUpstream, _ForgetsTheEnd])
+async def test_a_planted_bug_shows(broken: type[Fetched]) -> None:
+    who = [("mcp.a", "x", "paul"), ("mcp.a", "x", "mia"), ("mcp.b", "x", "paul")]
+    clock = Clock()
+    with pytest.raises(AssertionError):
+        await _played(broken(clock), clock, [(key, 60) for _ in range(3) for key in who])
 
 
 def access(**changes: object) -> Access:

@@ -113,9 +113,9 @@ def _kinds(gate: Gateway, server: str) -> list[str]:
     return [record.leaf.get("cred", "") for record in gate.records(kind="call.start", target=server)]
 
 
-@pytest.mark.parametrize("version", [LEGACY, MODERN])
+@pytest.mark.parametrize(("version", "size"), [(LEGACY, 1), (MODERN, 1), (MODERN, 50_000)])
 def test_a_tool_server_can_verify_for_whom_and_for_which_arguments_it_is_called(
-    gate: Gateway, world: Outside, version: str
+    gate: Gateway, world: Outside, version: str, size: int
 ) -> None:
     verifier, seen = Verifier(gate.url, "https://told.example"), []
 
@@ -124,7 +124,7 @@ def test_a_tool_server_can_verify_for_whom_and_for_which_arguments_it_is_called(
         return True
 
     world.demands["told"] = demand
-    answer = gate.call("told.read", gate.token(), version=version, arguments=ARGUMENTS)
+    answer = gate.call("told.read", gate.token(), version=version, arguments=ARGUMENTS | {"text": "ä\n" * size})
     assert answer.json()["result"]["isError"] is False, answer.text
     (claims,) = seen
     assert claims["sub"] == "user:dev/paul"
