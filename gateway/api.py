@@ -28,6 +28,7 @@ _STATUS = {
     Code.REVOKED: 401,
     Code.LEDGER_UNAVAILABLE: 503,
     Code.OVERLOADED: 503,
+    Code.INTERNAL_ERROR: 500,
 }
 
 

@@ -105,13 +105,19 @@ class Killed:
     __slots__ = ("_agents", "_branches", "_grants", "_own", "_tenants", "_tokens", "_users", "_workflows")
 
     def __init__(self, kills: Iterable[Kill], issuers: Sequence[str] = ()) -> None:
-        """`issuers`: whose access tokens begin workflows, so that the token with which one began kills it."""
+        """`issuers`: whose access tokens begin workflows, so that the token with which one began kills it.
+
+        ValueError for a kill of a kind that is not known.
+        """
         own: dict[str, list[Kill]] = {}
         tables = {kind: _Table() for kind in KINDS}
         for kill in kills:
             if kill.source == SELF and kill.kind != "user":
                 own.setdefault(kill.by, []).append(kill)
                 continue
+            if kill.kind not in tables:
+                msg = f"kill {kill.id} is of a kind that is not known here"
+                raise ValueError(msg)
             tables[kill.kind].add(kill.target, kill)
             begun = [workflow_id(issuer, kill.target) for issuer in issuers] if kill.kind == "token" else []
             for workflow in begun:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.identity")
 
 READ_SECONDS: Final = 15.0
+MANY: Final = 1000
+"""Kills whose index is made beside the event loop."""
 SUBJECT: Final = "@subject"
 Append = Callable[[Entry], Awaitable[Receipt]]
 
@@ -105,7 +107,7 @@ class Kills:
         async with self._lock:
             stands = await self._rows.add(kill)
             self._kills[stands.id] = stands
-            self._take()
+            await self._take()
         return stands
 
     async def lift(self, kill_id: str, at: int) -> Kill | None:
@@ -115,7 +117,7 @@ class Kills:
             lifted = await self._rows.lift(kill_id, at)
             if lifted is not None:
                 self._kills.pop(kill_id, None)
-                self._take()
+                await self._take()
         return lifted
 
     async def apply(  # noqa: PLR0917  one event
@@ -133,7 +135,7 @@ class Kills:
                 self._kills[kill.id] = kill
             for kill in lifted:
                 self._kills.pop(kill.id, None)
-            self._take()
+            await self._take()
         for kill in lifted:
             await self._record(_lifted(kill, jti, at))
         return True
@@ -169,15 +171,15 @@ class Kills:
             try:
                 async with asyncio.timeout(READ_SECONDS):
                     mark, found = await self._rows.read(self._mark)
-            except (Refused, TimeoutError):
-                self._grown_old()
+                if found is not None:
+                    self._kills = {kill.id: kill for kill in found}
+                    await self._take()
+            except (Refused, TimeoutError, ValueError) as error:
+                self._grown_old(error)
                 return
             if self._said_stale:
                 log.warning("kills can be read again")
             self._fresh_until, self._mark, self._said_stale = begun + self._stale, mark, False
-            if found is not None:
-                self._kills = {kill.id: kill for kill in found}
-                self._take()
         await self._record_offline()
 
     async def _follow(self) -> None:
@@ -190,12 +192,13 @@ class Kills:
             self._woken.clear()
             await self.refresh()
 
-    def _take(self) -> None:
-        """What is known comes into force, for the calls that are under way as well."""
-        kills = self._kills.values()
-        self._killed = killed = Killed(kills, self._issuers) if kills else None
+    async def _take(self) -> None:
+        """What is known comes into force, for the calls that are under way as well.  Nobody else changes it meanwhile."""
+        kills = tuple(self._kills.values())
+        killed = Killed(kills, self._issuers) if len(kills) < MANY else await asyncio.to_thread(Killed, kills, self._issuers)
+        self._killed = killed if kills else None
         self._unrecorded |= {kill.id: kill for kill in kills if kill.source == OFFLINE and kill.id not in self._recorded}
-        if killed is None or not len(self.running):
+        if not kills or not len(self.running):
             return
 
         def refusal_of(principal: Principal) -> Refused | None:
@@ -206,11 +209,11 @@ class Kills:
         if ended:
             log.warning("%d calls under way were ended by a kill", ended)
 
-    def _grown_old(self) -> None:
+    def _grown_old(self, error: Exception) -> None:
         if self._monotonic() < self._fresh_until:
             return
         if not self._said_stale:
-            log.error("kills cannot be read: nothing is decided until they can")
+            log.error("kills cannot be read (%s): nothing is decided until they can", error)
             self._said_stale = True
         self.running.end(lambda _: _unknown())
 

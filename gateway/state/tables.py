@@ -50,7 +50,7 @@ class Kill(Table, table=True):
 
     id: str = Field(primary_key=True, sa_type=String(40))
     kind: str = Field(sa_type=String(16))
-    target: str = Field(sa_type=String(SUBJECT_CHARS))
+    target: str = Field(index=True, sa_type=String(SUBJECT_CHARS))
     before: int | None = Field(default=None, sa_type=BigInteger)
     """Epoch seconds: only authority that was given until then is dead; None: all, until it is lifted."""
     reason: str = Field(sa_type=String(256))

@@ -17,7 +17,7 @@ def upgrade() -> None:
         "kills",
         sa.Column("id", sa.String(40), primary_key=True),
         sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("target", sa.String(400), nullable=False),
+        sa.Column("target", sa.String(400), nullable=False, index=True),
         sa.Column("before", sa.BigInteger),
         sa.Column("reason", sa.String(256), nullable=False),
         sa.Column("source", sa.String(16), nullable=False),
