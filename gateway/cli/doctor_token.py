@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.doctor_issuer import Check, Seen, short
 from gateway.identity import claims as said
-from gateway.identity.issuers import LEEWAY_SECONDS, STRICT_TYPES
-from gateway.identity.token import Unverified, check_signature, parts, read
+from gateway.identity.issuers import LEEWAY_SECONDS, LONGEST_SECONDS, STRICT_TYPES
+from gateway.identity.token import Unverified, check_signature, moment, parts, read
 from gateway.model import Refused
 
 if TYPE_CHECKING:
@@ -105,14 +105,20 @@ def _signature(token: Unverified, seen: Seen) -> Check:
 
 
 def _times(claims: Mapping[str, object], now: int) -> Iterator[Check]:
-    ends, issued, begins = claims.get("exp"), claims.get("iat"), claims.get("nbf", 0)
-    if type(ends) is not int or type(issued) is not int or type(begins) is not int:
-        yield Check(OF, "times", "finding", "exp and iat must be there, as whole seconds", "let the issuer write both")
-    elif now >= ends + LEEWAY_SECONDS:
+    try:
+        ends, issued = moment(claims, "exp"), moment(claims, "iat")
+        begins = moment(claims, "nbf") if "nbf" in claims else issued
+    except Refused as refusal:
+        yield Check(OF, "times", "finding", refusal.detail, "the issuer writes times as whole seconds since 1970")
+        return
+    if now >= ends + LEEWAY_SECONDS:
         yield Check(OF, "expired", "finding", f"it ended {_span(now - ends)} ago", "get a new one")
     elif issued > now + LEEWAY_SECONDS or begins > now + LEEWAY_SECONDS:
         ahead = _span(max(issued, begins) - now)
         yield Check(OF, "times", "finding", f"it counts only in {ahead}", "compare the clocks: see `clock` of the issuer")
+    elif ends <= issued or ends > now + LONGEST_SECONDS + LEEWAY_SECONDS:
+        message = f"it ends in {_span(ends - now)}; {_span(LONGEST_SECONDS)} at most are accepted, and not before it was issued"
+        yield Check(OF, "times", "finding", message, "let the issuer give shorter tokens")
     else:
         yield Check(OF, "times", "ok", f"it ends in {_span(ends - now)}")
 

@@ -228,8 +228,8 @@ class KeyFolder:
         try:
             descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             _take(descriptor, self.path)
-            for aside in self.path.glob(".*.*.*"):  # half a key of somebody who was killed: whoever holds the lock writes alone
-                aside.unlink(missing_ok=True)
+            for half in (*self.path.glob(".*.pem.*.*"), *self.path.glob(f".{INDEX}.*.*")):
+                half.unlink(missing_ok=True)  # of somebody who was killed: whoever holds the lock writes alone
             yield
         except OSError as error:
             text = f"the keys cannot be changed: {error.strerror}"

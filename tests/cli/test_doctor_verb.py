@@ -24,10 +24,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gateway.cli.doctor_issuer import Seen
+from gateway.cli.doctor_token import examine_token
+from gateway.identity.access import AccessTokens
 from gateway.identity.keyfiles import private_pem
 from gateway.identity.keyring import KeyFolder
-from gateway.identity.keys import es256_jwk
+from gateway.identity.keys import b64url, es256_jwk, parse_jwks
+from gateway.identity.signing import LocalSigner
+from gateway.settings import Issuer, Keys, Settings
 
 from .conftest import Ran, Run
 
@@ -324,7 +331,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("issuer", {"iss": "https://elsewhere.example.com"}, "iss is 'https://elsewhere", "character by character"),
     ("expired", {"iat": 1_800_000_000 - 4000, "exp": int(time.time()) - 7200}, "it ended 2 hours ago", "a new one"),
     ("times", {"iat": int(time.time()) + 3600, "exp": int(time.time()) + 7200}, "counts only in", "clocks"),
-    ("times", {"exp": None}, "exp and iat", "issuer"),
+    ("times", {"exp": None}, "exp is missing", "whole seconds"),
     (
         "typ",
         {"header": {"typ": "JWT"}},
@@ -391,8 +398,8 @@ def test_an_opaque_token_is_told_as_such(doctor: Doctor) -> None:
 
 def test_a_token_comes_by_stdin_with_or_without_its_scheme(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     text = doctor.token().read_text().strip()
-    for given in (text, f"Bearer {text}\n"):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+    for each in (text, f"Bearer {text}\n"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(each.encode())))
         assert doctor("--token", "-").code == 0
 
 
@@ -457,3 +464,60 @@ def test_where_events_go_and_whether_their_keys_are_there(doctor: Doctor, monkey
     assert "/ssf/events/corp, with aud 'https://gateway.example.com/ssf'" in checks["issuers.corp.events", "receiver"]["message"]
     assert "answered 500" in checks["issuers.corp.events", "jwks"]["message"]
     assert "hunter2" not in ran.out
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-1, 1 << 40), st.text(max_size=8), st.lists(st.text(max_size=4), max_size=3),
+    st.dictionaries(st.sampled_from(["jkt", "groups", "x"]), st.lists(st.text(max_size=3), max_size=2), max_size=2),
+)  # fmt: skip
+CLAIMS = [
+    "aud",
+    "sub",
+    "client_id",
+    "azp",
+    "groups",
+    "iat",
+    "exp",
+    "nbf",
+    "jti",
+    "scope",
+    "cnf",
+    "act",
+    "nonce",
+    "_claim_names",
+    "org",
+]
+
+
+@given(st.dictionaries(st.sampled_from(CLAIMS), ODD, max_size=3), st.sampled_from(["at+jwt", "JWT", "x"]))
+@settings(max_examples=300, deadline=None)
+async def test_whatever_a_token_says_the_findings_agree_with_the_gateway_and_repeat_nothing_of_it(
+    tmp_path_factory: pytest.TempPathFactory, odd: dict[str, object], typ: str
+) -> None:
+    now, url = int(time.time()), "https://idp.example.com"
+    keys = tmp_path_factory.getbasetemp() / "doctor-keys.json"
+    keys.write_text(json.dumps({"keys": [es256_jwk(GOOD.public_key())]}))
+    issuer = Issuer(
+        alias="corp", issuer=url, audience="gateway", jwks=Keys(file=keys), direct_clients=("cli",),
+        token_types=("at+jwt", "JWT"), required_scope=("tools",), tenant_claim="org", tenants={"o-1": "acme"},
+    )  # fmt: skip
+    claims = {
+        "iss": url, "aud": "gateway", "sub": "paul", "client_id": "cli", "groups": ["a"], "iat": now, "exp": now + 300,
+        "scope": "tools", "org": "o-1",
+    } | odd  # fmt: skip
+    body = [b64url(json.dumps(each).encode()) for each in ({"alg": "ES256", "typ": typ, "kid": KID}, claims)]
+    signed = ".".join(body)
+    text = f"{signed}.{b64url(LocalSigner(GOOD).sign(signed.encode()))}"
+    access = AccessTokens([issuer], {})
+    seen = {"corp": Seen("issuers.corp", issuer.algorithms, keys=dict(parse_jwks(keys.read_bytes())))}
+    checks = await examine_token(text, Settings(issuers=(issuer,)), seen, access, now)
+    await access.close()
+    found = {check.name for check in checks if check.state == "finding"}
+    assert text.rpartition(".")[2] not in str(checks)
+    if found == {"form"}:
+        return
+    reasons = found - {"verdict", "groups"}
+    assert not reasons or "verdict" in found
+    if "verdict" in found and not reasons:  # what it names no check for, its verdict must tell
+        (verdict,) = [check.message for check in checks if check.name == "verdict"]
+        assert any(word in verdict for word in ("sub", "jti", "groups", "more groups"))
