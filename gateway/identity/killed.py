@@ -1,13 +1,5 @@
 """What a set of kills means for a principal: a few look-ups, none where nothing of a kind is killed.
 
-    user      `user:<issuer alias>/<sub>` or `svc:<agent>`, whoever acts for them.
-    agent     `agent:<id>`, anywhere in a chain; the agent as a service of its own has itself in its chain.
-    workflow  its id.
-    branch    `jti` of a delegation token: whatever goes back to it; the parent goes on.
-    token     `jti` of the token that is presented, or of the person's token with which the workflow began.
-    grant     id of a standing grant.
-    tenant    its name.
-
 A kill that somebody made for themselves reaches what is theirs, and nothing else.
 """
 
@@ -27,6 +19,14 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 KINDS: Final = ("user", "agent", "workflow", "branch", "token", "grant", "tenant")
+"""user      `user:<issuer alias>/<sub>` or `svc:<agent>`, whoever acts for them.
+agent     `agent:<id>`, anywhere in a chain; the agent as a service of its own has itself in its chain.
+workflow  its id.
+branch    `jti` of a delegation token: whatever goes back to it; the parent goes on.
+token     `jti` of the token that is presented, or of the person's token with which the workflow began.
+grant     id of a standing grant.
+tenant    its name.
+"""
 OWN: Final = frozenset({"user", "workflow", "branch", "token", "grant"})
 """What people may kill of their own."""
 _FOR_EVER: Final = 1 << 62

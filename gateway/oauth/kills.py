@@ -5,6 +5,7 @@ Nothing of a body is read for a stranger; a wish, and then the kill, are on reco
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -50,14 +51,49 @@ class Wanted(BaseModel):
 
 def register(api: FastAPI, kills: Kills, administration: Administration) -> None:
     """Add the routes."""
+    door = _Door(kills, administration)
 
     @api.post(PATH, tags=["kills"], status_code=201)
     async def kill(request: Request) -> JSONResponse:
         """Let somebody or something act no more, on every replica, calls under way included."""
         principal = await administration.whoami(request)
-        wanted = await _wanted(request)
-        at = administration.clock()
-        _check(wanted, kills, at)
+        return JSONResponse(shown(await door.kill(request, principal, await _wanted(request))), 201)
+
+    @api.get(PATH, tags=["kills"])
+    async def listed(
+        request: Request, lifted: Annotated[bool, Query()] = False, mine: Annotated[bool, Query()] = False
+    ) -> dict[str, Any]:
+        """The newest kills that are in force; `lifted` shows history too, `mine` only what one asked for oneself."""
+        principal = await administration.whoami(request)
+        if not mine:
+            await door.permit(request, "read", "identity.kill", "", principal)
+        found = await kills.listed(MOST_SHOWN, lifted=lifted, by=principal.subject if mine else None)
+        return {"kills": [shown(each) for each in found]}
+
+    @api.delete(PATH + "/{kill_id}", tags=["kills"])
+    async def lift(request: Request, kill_id: str) -> JSONResponse:
+        """Take a kill back."""
+        principal = await administration.whoami(request)
+        wanted = kill_id if len(kill_id) <= 40 and kill_id.isascii() and kill_id.isprintable() else "an id that is none"
+        await door.permit(request, "change", "identity.lift", wanted, principal)
+        lifted = await kills.lift(wanted, administration.clock())
+        if lifted is None:
+            from gateway.api import problem  # noqa: PLC0415  it registers these routes
+            from gateway.problem import Problem  # noqa: PLC0415
+
+            return problem(404, Problem("unknown-kill", "there is no kill of that id"))
+        return JSONResponse(shown(lifted))
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    kills: Kills
+    administration: Administration
+
+    async def kill(self, request: Request, principal: Principal, wanted: Wanted) -> Kill:
+        """The kill that stands, in force here."""
+        at = self.administration.clock()
+        _check(wanted, self.kills, at)
         own = _own(principal, wanted)
         made = Kill(
             id=new_id(at),
@@ -70,41 +106,15 @@ def register(api: FastAPI, kills: Kills, administration: Administration) -> None
             created_at=at,
         )
         if own:
-            stands = await kills.kill(made, about=principal.subject)
-        else:
-            wish = await _permit(request, "change", "identity.kill", f"{made.kind} {made.id}", principal)
-            stands = await kills.kill(made, about=made.target if made.kind == "user" else None, request=wish)
-        return JSONResponse(shown(stands), 201)
+            return await self.kills.kill(made, about=principal.subject)
+        wish = await self.permit(request, "change", "identity.kill", f"{made.kind} {made.id}", principal)
+        return await self.kills.kill(made, about=made.target if made.kind == "user" else None, request=wish)
 
-    @api.get(PATH, tags=["kills"])
-    async def listed(
-        request: Request, lifted: Annotated[bool, Query()] = False, mine: Annotated[bool, Query()] = False
-    ) -> dict[str, Any]:
-        """The newest kills that are in force; `lifted` shows history too, `mine` only what one asked for oneself."""
-        principal = await administration.whoami(request)
-        if not mine:
-            await _permit(request, "read", "identity.kill", "", principal)
-        found = await kills.listed(MOST_SHOWN, lifted=lifted, by=principal.subject if mine else None)
-        return {"kills": [shown(each) for each in found]}
-
-    @api.delete(PATH + "/{kill_id}", tags=["kills"])
-    async def lift(request: Request, kill_id: str) -> JSONResponse:
-        """Take a kill back."""
-        principal = await administration.whoami(request)
-        wanted = kill_id if len(kill_id) <= 40 and kill_id.isascii() and kill_id.isprintable() else "an id that is none"
-        await _permit(request, "change", "identity.lift", wanted, principal)
-        lifted = await kills.lift(wanted, administration.clock())
-        if lifted is None:
-            from gateway.api import problem  # noqa: PLC0415  it registers these routes
-            from gateway.problem import Problem  # noqa: PLC0415
-
-            return problem(404, Problem("unknown-kill", "there is no kill of that id"))
-        return JSONResponse(shown(lifted))
-
-    async def _permit(request: Request, action: str, kind: str, wanted: str, principal: Principal) -> str:
-        if principal.tenant != kills.names.tenant:  # a kill reaches over tenants: a right of another tenant's is none here
+    async def permit(self, request: Request, action: str, kind: str, wanted: str, principal: Principal) -> str:
+        """The id of the recorded wish of somebody who may; `Refused` otherwise."""
+        if principal.tenant != self.kills.names.tenant:  # a kill reaches over tenants: a right of another tenant's is none here
             raise Refused(Code.USER_LACKS_RIGHT, "of another tenant")
-        return (await administration.permit(request, action, "kills", kind, wanted, principal)).id
+        return (await self.administration.permit(request, action, "kills", kind, wanted, principal)).id
 
 
 def _own(principal: Principal, wanted: Wanted) -> bool:
