@@ -132,6 +132,8 @@ class Idp:
         """`trusts`: issuer of another provider, whose assertions (ID-JAG) it redeems."""
         self.audience = audience
         self.trusts = trusts
+        self.redirects: tuple[str, ...] = ()
+        """Where `gateway-web`, the gateway's client for people in a browser, may be sent back to."""
         self.keys = [EcKey()]
         self.rsa = rsa_jwk()
         self.app_key, self.gateway_key = EcKey(), EcKey()
@@ -190,6 +192,12 @@ class Idp:
         }
         grants_of_gateway = [EXCHANGE, "client_credentials", *([JWT_BEARER] if self.trusts else [])]
         gateway = {"grant_types": grants_of_gateway, "redirect_uris": [], "response_types": []}
+        web = {
+            "client_id": "gateway-web",
+            "client_secret": self.gateway_secret,
+            "redirect_uris": list(self.redirects),
+            "token_endpoint_auth_method": "client_secret_basic",
+        }
         scope = "tools"
         return {
             "port": self.port,
@@ -203,6 +211,7 @@ class Idp:
                 public | {"client_id": "stranger"},
                 app | {"client_id": "clerk-app"},
                 gateway | {"client_id": "gateway", "client_secret": self.gateway_secret},
+                *([public | web] if self.redirects else []),
                 gateway
                 | {
                     "client_id": "gateway-key",
@@ -262,7 +271,7 @@ class Idp:
             answer = browser.get("/auth", params=asked)
             for _ in range(16):
                 if not answer.is_redirect:
-                    action, filled = _form(answer, person)
+                    action, filled = form(answer, person)
                     answer = browser.post(action, data=filled)
                     continue
                 location = urljoin(str(answer.url), answer.headers["location"])
@@ -304,7 +313,7 @@ class Idp:
         return {"client_id": client, "client_assertion_type": ASSERTION, "client_assertion": key.assertion(client, self.issuer)}
 
 
-def _form(answer: httpx.Response, person: str) -> tuple[str, dict[str, str]]:
+def form(answer: httpx.Response, person: str) -> tuple[str, dict[str, str]]:
     """Where the page's form goes, and what this person writes into it."""
     action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
     prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)

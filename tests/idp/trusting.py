@@ -26,6 +26,7 @@ class Trusting(Gateway):
 
     def begin(self) -> Trusting:
         """Start the provider, then the gateway."""
+        self.idp.redirects = (f"{self.public_url}/vault/login",)
         self.idp.start()
         (self.folder / "idp-secret").write_text(self.idp.gateway_secret)
         (self.folder / "idp-secret").chmod(0o600)
