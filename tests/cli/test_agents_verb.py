@@ -14,12 +14,14 @@ from .conftest import Run
 
 SETTINGS = """\
 tenant: acme
+trust_domains: [{name: acme, jwks: {file: keys.json}}]
 agents:
   nobody: {url: http://127.0.0.1:1/}
   plain: {auth: {secret_sha256: [%s]}}
   turning: {auth: {secret_sha256: [%s, %s]}}
   keyed: {auth: {jwks: {file: keys.json}, spiffe_id: "spiffe://acme/keyed"}}
-  loose: {auth: {bearer_ok: true, trace_ok: true}}
+  loose: {auth: {bearer_ok: true}}
+  traced: {url: http://127.0.0.1:1/, auth: {jwks: {file: keys.json}, trace_ok: true}}
   app: {client_ids: [app-1]}
 """ % ("a" * 64, "b" * 64, "c" * 64)  # noqa: UP031  braces are YAML's
 
@@ -61,15 +63,16 @@ def test_the_list_says_which_proofs_each_has_and_what_is_weak(config: Path, run:
     assert {name: row["proofs"] for name, row in found.items()} == {
         "app": ["client id"],
         "keyed": ["key", "svid"],
-        "loose": ["delegation alone", "trace"],
+        "loose": ["delegation alone"],
         "nobody": [],
         "plain": ["secret"],
+        "traced": ["key", "trace"],
         "turning": ["secret (2)"],
     }
     said = {name: " ".join(row["warnings"]) for name, row in found.items()}
     assert "can call nobody" in said["nobody"]
     assert "bearer_ok" in said["loose"]
-    assert "trace_ok" in said["loose"]
+    assert "trace_ok" in said["traced"]
     assert "replayed" in said["plain"]
     assert "2 secrets are valid" in said["turning"]
     assert not said["keyed"]
