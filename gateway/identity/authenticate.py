@@ -120,6 +120,11 @@ class Authenticator:
             if delegation is None:
                 raise Refused(Code.NO_CREDENTIAL)
             return self._bare(delegation)
+        if authorization[:7].lower() == "bearer " and delegation is None and not proved:
+            digest = _sha256(authorization[7:])  # seen a moment ago: the same answer for a tenth of the price
+            access = await self.access.known(digest, now)
+            if access is not None:
+                return _person(access, digest, held)
         form = _CREDENTIAL.fullmatch(authorization)
         if form is None:
             refuse("neither one Bearer nor one DPoP credential")
@@ -136,11 +141,6 @@ class Authenticator:
         self, credential: str, delegation: str | None, held: Proven | None, arrival: Arrival, now: int
     ) -> Principal:
         """`Authorization: Bearer`: an agent's own credential, a delegation, or a person's token."""
-        digest = _sha256(credential)
-        if delegation is None:  # seen a moment ago: the same answer for a tenth of the price
-            access = await self.access.known(digest, now)
-            if access is not None:
-                return _person(access, digest, held)
         shown = await self.credentials.shown(credential, now)
         if shown is not None:
             return await self._agent(shown if held is None else both(shown, held), delegation, arrival, now)
@@ -149,7 +149,7 @@ class Authenticator:
         token = read(credential) if is_compact(credential) else None
         if token is not None and token.typ == DELEGATION_TYPE:
             return self._bare(credential) if held is None else await self._agent(held, credential, arrival, now)
-        return _person(await self._accessed(credential, token, now), digest, held)
+        return _person(await self._accessed(credential, token, now), _sha256(credential), held)
 
     async def _bound(self, credential: str, held: Proven | None, arrival: Arrival, now: int) -> Principal:
         """`Authorization: DPoP`: a person's token or a delegation, by whoever holds the key that it, or the agent, names."""

@@ -231,6 +231,18 @@ class KeySet:
             key = keys.get(kid) if keys is not None else None
         return key
 
+    async def holding(self, public: PublicKey) -> Key | None:
+        """The key of the newest good set that is this very key, whatever its kid; one that nobody knows is looked for again.
+
+        What agents' proofs of possession are held to (see agents.py).
+        """
+        for _ in range(2):
+            kid = next((key.kid for key in (self._renewed.usable() or {}).values() if key.public == public), "")
+            key = await self.get(kid)  # "" is no key's kid: the set is read again, as it is for any kid that nobody knows
+            if key is not None and key.public == public:
+                return key
+        return None
+
     async def close(self) -> None:
         """End a reading that is under way."""
         await self._renewed.close()
