@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from examples.txn_token import Verifier
+from examples.txn_token import Verifier, canonical
 from gateway.identity.devissuer import DevIssuer
 from tests.interaction.outside import CLIENT, GRANT, SECRET, TOKEN_TYPE, Outside, outside
 from tests.interaction.world import LEGACY, MODERN, Gateway, Peers
@@ -178,6 +179,7 @@ def test_an_agent_sees_the_person_and_the_chain_beside_its_delegation(gate: Gate
     claims = jwt.decode(token, keys.get_signing_key_from_jwt(token), ["ES256"], audience=_clerk(gate))
     assert (claims["sub"], claims["scope"]) == ("user:dev/paul", "send:a2a:clerk")
     assert claims["tctx"]["method"] == "SendMessage"
+    assert claims["tctx"]["args_sha256"] == hashlib.sha256(canonical(heard.message["params"])).hexdigest()
     assert heard.headers["authorization"].startswith("Bearer ")
 
 
