@@ -35,6 +35,7 @@ class Directory(Group):
     group_names: Literal["display", "value"] = "display"
     """Which member of a SCIM group is the group's name in tokens and policies: what it is shown as, or its id."""
     cache_seconds: int = Field(60, ge=0, le=300)
+    """For how long an answer of the SCIM service counts; a file is looked at once a second."""
 
 
 class Events(Group):

@@ -134,7 +134,7 @@ def _directory(issuer: Issuer, ways: Ways) -> Directory | None:
         return FileDirectory(settings.file, ways.monotonic)
     url = str(settings.url)
     token = resolve(settings.token, ways.environ, f"{place}.token") if settings.token is not None else ""
-    if not token.isascii() or not token.isprintable():
+    if not token.isascii() or not token.isprintable() or token != token.strip():
         raise ProblemError(Problem("wrong-secret", "a bearer token is printable ASCII", f"{place}.token"))
     ask = _way(ways.ask, url, place)
     named = settings.group_names
