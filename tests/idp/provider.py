@@ -31,6 +31,7 @@ from gateway.identity.keys import b64url, es256_jwk
 FOLDER = Path(__file__).resolve().parent
 REDIRECT = "http://127.0.0.1:9/callback"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -181,7 +182,7 @@ class Idp:
 
     def _settings(self) -> dict[str, Any]:
         code = {"redirect_uris": [REDIRECT], "response_types": ["code"]}
-        grants = ["authorization_code", "refresh_token"]
+        grants = ["authorization_code", "refresh_token", DEVICE_CODE]
         public = code | {"grant_types": grants, "application_type": "native", "token_endpoint_auth_method": "none"}
         app = code | {
             "grant_types": [*grants, "client_credentials"],
@@ -282,6 +283,21 @@ class Idp:
                 answer = browser.get(location)
         pytest.fail(f"the browser never came back: {answer.status_code} {answer.text[:500]}")
 
+    def by_device(self, person: str, client: str = "desk") -> dict[str, Any]:
+        """Sign in on another machine than the one that asks (RFC 8628)."""
+        asked = {"client_id": client, "scope": "openid tools", "resource": self.audience}
+        begun = httpx.post(f"{self.issuer}/device/auth", data=asked, trust_env=False).raise_for_status().json()
+        wanted = {"grant_type": DEVICE_CODE, "device_code": begun["device_code"]}
+        assert self.token(client, wanted).json()["error"] == "authorization_pending"
+        with httpx.Client(base_url=self.issuer, trust_env=False, follow_redirects=True) as browser:
+            page = browser.get(begun["verification_uri_complete"])
+            for _ in range(8):
+                if "<form" not in page.text:
+                    return self.token(client, wanted).raise_for_status().json()
+                action, filled = form(page, person)
+                page = browser.post(action, data=filled)
+        pytest.fail(f"no end of it: {page.url}")
+
     def token(self, client: str, data: Mapping[str, str], key: EcKey | None = None) -> httpx.Response:
         """Ask the token endpoint as one of the clients."""
         url = f"{self.issuer}/token"
@@ -313,13 +329,12 @@ class Idp:
         return {"client_id": client, "client_assertion_type": ASSERTION, "client_assertion": key.assertion(client, self.issuer)}
 
 
-def form(answer: httpx.Response, person: str) -> tuple[str, dict[str, str]]:
+def form(page: httpx.Response, person: str) -> tuple[str, dict[str, str]]:
     """Where the page's form goes, and what this person writes into it."""
-    action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
-    prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)
-    assert action, f"{answer.status_code} {answer.text[:2000]}"
-    assert prompt
-    return html.unescape(action[1]), {"prompt": prompt[1], "login": person, "password": "any"}
+    action = re.search(r'<form[^>]* action="([^"]+)"', page.text)
+    assert action, f"{page.status_code} {page.text[:2000]}"
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page.text))
+    return html.unescape(action[1]), hidden | {"login": person, "password": "any", "confirm": "yes"}
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -103,6 +103,7 @@ function build(issuer) {
     features: {
       devInteractions: { enabled: true },
       clientCredentials: { enabled: true },
+      deviceFlow: { enabled: true },
       dPoP: { enabled: true },
       introspection: { enabled: true },
       revocation: { enabled: true },

@@ -40,6 +40,13 @@ def test_a_client_that_knows_only_the_gateways_address_finds_its_way(gateway: Tr
     assert gateway.code(idp.login("paul", resource=described["resource"])["access_token"]) == ""
 
 
+def test_who_signs_in_on_another_machine_by_a_device_code_is_that_person(gateway: Trusting, idp: Idp) -> None:
+    """The way of the how-to pages, which takes two commands and no listening port."""
+    token = idp.by_device("paul")["access_token"]
+    me = gateway.http.get("/api/whoami", headers={"Authorization": f"Bearer {token}"}).json()
+    assert (me["subject"], me["groups"], me["method"]) == ("user:corp/paul", ["procurement-managers"], "bearer")
+
+
 def test_what_a_persons_groups_do_not_grant_is_refused(gateway: Trusting, idp: Idp) -> None:
     assert gateway.code(idp.login("mia")["access_token"]) == "not-available"
     assert gateway.code(idp.login("paul")["access_token"]) == ""
