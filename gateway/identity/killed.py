@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KINDS: Final = ("user", "agent", "workflow", "branch", "token", "grant", "tenant")
 """user      `user:<issuer alias>/<sub>` or `svc:<agent>`, whoever acts for them.
 agent     `agent:<id>`, anywhere in a chain; the agent as a service of its own has itself in its chain.
-workflow  its id.
+workflow  its id; one that began by an exchange goes with that of the token that was exchanged.
 branch    `jti` of a delegation token: whatever goes back to it; the parent goes on.
 token     `jti` of the token that is presented, or of the person's token with which the workflow began.
 grant     id of a standing grant.
@@ -136,8 +136,13 @@ class Killed:
         given = principal.issued
         if self._users and (found := self._users.get(principal.subject)) is not None and given <= found[0]:
             return found[1]
-        if self._workflows and (found := self._workflows.get(principal.workflow)) is not None and given <= found[0]:
-            return found[1]
+        if self._workflows:
+            for workflow in (
+                principal.workflow,
+                *principal.path,
+            ):  # where one began by an exchange, the path begins with its token's
+                if (found := self._workflows.get(workflow)) is not None and given <= found[0]:
+                    return found[1]
         if self._tokens and (found := self._tokens.get(principal.jti)) is not None and given <= found[0]:
             return found[1]
         if self._tenants and (found := self._tenants.get(principal.tenant)) is not None and given <= found[0]:

@@ -78,6 +78,9 @@ def test_the_token_of_a_person_kills_the_workflow_that_began_with_it() -> None:
     killed = Killed([kill("token", "person's token")], ["https://idp"])
     assert killed.of(began) is not None
     assert killed.of(PAUL) is None
+    exchanged = changed(PAUL, path=(began.workflow, "j-1", "j-2"))  # as the token endpoint writes it
+    assert killed.of(exchanged) is not None
+    assert Killed([kill("workflow", began.workflow)]).of(exchanged) is not None
 
 
 @pytest.mark.parametrize(("kind", "target"), [("workflow", "wf-1"), ("branch", "j-1"), ("token", "j-2"), ("grant", "g-1")])
