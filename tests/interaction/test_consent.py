@@ -278,6 +278,7 @@ def test_an_answer_without_the_cookie_of_its_browser_or_with_a_foreign_state_is_
     foreign = stranger.http.get(link(vaulting, idp, "mallory"))
     assert stranger.open(login).status_code == 400  # its own cookie, another's state
     assert foreign.status_code == 303
+    assert stranger.open(foreign.headers["location"]).status_code == 200  # and it cost nobody their link
     page = person.open(login)
     assert page.status_code == 200
     callback = idp_answer(person, onward(person.say(page)))
@@ -653,3 +654,16 @@ def test_on_https_the_cookie_is_bound_to_the_host_and_never_sent_in_the_clear(
         assert "domain" not in cookie.lower()
     finally:
         gateway.stop()
+
+
+def test_the_ledger_of_all_this_verifies_and_its_decisions_are_made_again(vaulting: Gateway, idp: Servers, name: str) -> None:
+    """Also the records of a consent, of a stranger's visit and of what was taken back, which no call stands behind."""
+    Person("mallory").open(link(vaulting, idp, name))
+    assert Person(name).consent(link(vaulting, idp, name)).status_code == 200
+    assert vaulting.http.delete(
+        "/api/vault/desk", headers={"Authorization": f"Bearer {idp.token(name, vaulting.url)}"}
+    ).is_success
+    assert call(vaulting, idp, name).status_code == 200
+    for words in (("verify",), ("tail",), ("reproduce",)):
+        told = vaulting.audit(*words)
+        assert told.returncode == 0, told.stdout + told.stderr
