@@ -457,3 +457,19 @@ def test_a_workflow_that_began_at_the_token_endpoint_is_exchanged_for_too(gate: 
     answer = gate.call("traded.read", gate.agent_secrets["clerk"], **more)
     assert answer.json()["result"]["isError"] is False, answer.text
     assert world.forms("/idp/token")[-1]["subject_token"] == token
+
+
+def test_an_agent_that_does_not_take_a_token_is_sent_nothing_twice_and_shown_another_with_the_next_call(
+    gate: Gateway, own_gateway: Callable[..., Gateway], world: Outside
+) -> None:
+    server = {"url": f"{world.base}/as/token", "client": {"id": CLIENT, "key": {"file": str(gate.folder / "client.pem")}}}
+    credentials = {"strategy": "client_credentials", "endpoint": server, "header": "X-Token"}
+    own = own_gateway(agents={"clerk": {"url": f"{world.base}/agents/clerk", "credentials": credentials}})
+    world.demands["/agents/clerk"] = lambda *_: False
+    for _ in range(2):
+        answer = own.send("clerk", own.token())
+        assert answer.status_code != 401
+        assert "www-authenticate" not in answer.headers
+        assert "who is it" not in answer.text
+    shown = [headers["x-token"] for headers in world.of("/agents/clerk")]
+    assert len(shown) == len(set(shown)) == 2
