@@ -97,7 +97,7 @@ class Recorder:
             return
         fields = _about(arrival, principal, call, request)
         fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
-        values = _facts(call, request) if call is not None else ()
+        values = _facts(call, request)
         if decision is not None:
             fields["decision"] = _decided(decision)
             if request is not None:

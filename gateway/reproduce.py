@@ -27,7 +27,11 @@ from policies.model import NOTHING, AccessRequest, Role
 from policies.replay import Asked, Verdict
 
 EVALUATE: Final = "decision.evaluate"
-KINDS: Final = ("call.start", "decision.deny", EVALUATE, "policy.reload")
+KINDS: Final = (
+    *("call.start", "decision.deny", EVALUATE, "policy.reload"),
+    *("identity.delegate", "identity.kill", "identity.lift", "grant.revoke", "vault.forget"),
+)
+"""Those that may hold a decision; of what people did with their own there was none to make."""
 VALUES: Final = ("facts", "request", "question")
 DEPTH: Final = 256
 """Nesting that is read back: as much as any setting of the gateway accepts."""

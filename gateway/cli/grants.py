@@ -92,6 +92,8 @@ def revoke(name: Id, config: Config = CONFIG, url: Url = "", as_json: Json = Fal
         print_json(revoked)
         return
     console().print(printable(f"revoked: {revoked['agent']} may no longer begin anything for {revoked['subject']} by it"))
+    if not revoked["ended"]:
+        console(stderr=True).print("  too many kills are in force: what runs by it ends with its tokens, within five minutes")
 
 
 def _state(grant: dict[str, Any]) -> str:

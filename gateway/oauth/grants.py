@@ -117,9 +117,15 @@ class _Desk:
         await self._standing.grants.revoke(grant.id, at // 1_000_000)
         source, by = (SELF if own else ADMIN), principal.subject
         kill = Kill(new_id(at), "grant", grant.id, None, "the standing grant was revoked", source, by, at)
-        await self._kills.kill(kill, about=principal.subject if own else None, request=wish)
+        ended = True
+        try:
+            await self._kills.kill(kill, about=principal.subject if own else None, request=wish)
+        except Refused as refusal:
+            if refusal.code is not Code.OVERLOADED:
+                raise
+            ended = False  # no renewal any more, so what runs by it ends with its tokens, minutes from now
         revoked = await self._standing.grants.get(grant.id)
-        return None if revoked is None else shown(revoked)
+        return None if revoked is None else shown(revoked) | {"ended": ended}
 
     async def _own(self, request: Request) -> Principal:
         """The person in their own hands; Refused for anybody else, before anything of the body is read."""

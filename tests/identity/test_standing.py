@@ -13,6 +13,7 @@ from gateway.identity.delegation import Delegated
 from gateway.identity.directory import Person
 from gateway.identity.standing import LONGEST_SECONDS
 from gateway.state import grants as rows
+from gateway.state import kills as kill_rows
 from tests.identity.exchange_world import NOW, World, make_world, person
 
 DAY = 24 * 3600
@@ -104,6 +105,18 @@ async def test_what_runs_by_a_revoked_grant_is_not_renewed_even_where_the_kill_w
     grant = await made(world)
     token = (await world.by_grant(grant)).json()["access_token"]
     await world.standing.grants.revoke(grant, NOW)
+    refused(await world.renew(token), "invalid_request")
+
+
+async def test_where_no_kill_can_be_added_a_revoked_grant_still_begins_and_renews_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = await made(world)
+    token = (await world.by_grant(grant)).json()["access_token"]
+    monkeypatch.setattr(kill_rows, "MOST_OF_ONE_PERSON", 0)
+    answer = await world.api_call("DELETE", f"/api/grants/{grant}")
+    assert (answer.status_code, answer.json()["ended"]) == (200, False)
+    refused(await world.by_grant(grant))
     refused(await world.renew(token), "invalid_request")
 
 

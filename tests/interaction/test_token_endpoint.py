@@ -23,6 +23,7 @@ EXCHANGE = {
     "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
     "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
 }
+JWT = "urn:ietf:params:oauth:token-type:jwt"
 
 
 class Corp:
@@ -43,6 +44,12 @@ class Corp:
         kid = es256_jwk(self.key.public_key())["kid"]
         return jwt.encode(claims, self.key, algorithm="ES256", headers={"typ": "at+jwt", "kid": kid})
 
+    def assertion(self, gateway: Gateway, agent: str) -> str:
+        now = int(time.time())
+        claims = {"iss": agent, "sub": agent, "aud": gateway.url, "iat": now, "exp": now + 60, "jti": new_id(now * 10**6)}
+        kid = es256_jwk(self.key.public_key())["kid"]
+        return jwt.encode(claims, self.key, algorithm="ES256", headers={"typ": "client-authentication+jwt", "kid": kid})
+
 
 @pytest.fixture
 def served(upstreams: Peers, tmp_path: Path) -> Iterator[tuple[Gateway, Corp]]:
@@ -54,6 +61,10 @@ def served(upstreams: Peers, tmp_path: Path) -> Iterator[tuple[Gateway, Corp]]:
     gateway = Gateway(tmp_path / "served", upstreams)
     agents = gateway.settings["agents"]
     agents["clerk"] |= {"client_ids": ["clerk-app"], "scope": ["desk.*", "a2a:courier"]}
+    for agent in ("courier", "hermit"):
+        agents[agent]["auth"] = {"jwks": {"file": str(corp.jwks)}}
+    grants = "p, role:buyer, acme, a2a:*, send, allow, -, -, X-1\np, agent:clerk, acme, a2a:courier, send, allow, -, -, X-2\n"
+    (gateway.folder / "policies" / "grants" / "more.csv").write_text(grants)
     gateway.settings["issuers"] = [issuer | {"audience": gateway.url}]
     gateway.config.write_text(json.dumps(gateway.settings))
     try:
@@ -77,7 +88,7 @@ def test_a_delegation_of_the_token_endpoint_works_on_the_road_within_its_scope(s
     assert "error" in gateway.call("desk.slow", secret, **delegation).json()
     assert exchanged(gateway, **EXCHANGE, subject_token=corp.token(gateway, "corp-cli")).json()["error"] == "invalid_request"
     renewed = exchanged(gateway, grant_type=EXCHANGE["grant_type"], subject_token=delegation["Bailiwick-Delegation"],
-                        subject_token_type="urn:ietf:params:oauth:token-type:jwt")  # fmt: skip
+                        subject_token_type=JWT)  # fmt: skip
     assert "result" in gateway.call("desk.read", secret, **{"Bailiwick-Delegation": renewed.json()["access_token"]}).json()
     (record, again) = [each for each in gateway.records() if each.kind == "identity.delegate"]
     assert record.leaf["workflow"] == again.leaf["workflow"]
@@ -86,6 +97,24 @@ def test_a_delegation_of_the_token_endpoint_works_on_the_road_within_its_scope(s
     assert verdict.returncode == 0, verdict.stdout
     said = gateway.http.get("/.well-known/oauth-authorization-server").json()
     assert said["token_endpoint"] == f"{gateway.url}/oauth/token"
+
+
+def test_a_child_is_handed_on_to_where_policy_says_so_and_that_decision_is_made_again_from_its_record(
+    served: tuple[Gateway, Corp],
+) -> None:
+    gateway, corp = served
+    begun = exchanged(gateway, **EXCHANGE, subject_token=corp.token(gateway, "clerk-app")).json()["access_token"]
+    again = {"grant_type": EXCHANGE["grant_type"], "subject_token": begun, "subject_token_type": JWT, "actor_token_type": JWT}
+    child = exchanged(gateway, **again, actor_token=corp.assertion(gateway, "courier"))
+    assert child.status_code == 200, child.text
+    denied = exchanged(gateway, **again, actor_token=corp.assertion(gateway, "hermit"))
+    assert denied.json()["error"] == "invalid_request"
+    handed, refused = (gateway.records(id=answer.headers["bailiwick-decision"])[0] for answer in (child, denied))
+    assert (handed.kind, refused.kind) == ("identity.delegate", "decision.deny")
+    assert handed.leaf["chain"][1:] == [["agent", "agent:clerk"]]
+    told = gateway.audit("reproduce", "--json")
+    assert told.returncode == 0, told.stdout
+    assert json.loads(told.stdout)["identical"] == 2, told.stdout
 
 
 def test_a_grant_made_on_the_command_line_lets_the_agent_work_until_it_is_taken_back(served: tuple[Gateway, Corp]) -> None:
