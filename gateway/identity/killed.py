@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from gateway.identity.access import workflow_id
@@ -84,6 +85,19 @@ def _unknown(what: str, name: str, known: frozenset[str]) -> str:
     return f"the settings have no {what} {name}; there are: {some}"
 
 
+_SINGLE: Final = tuple(
+    (kind, attrgetter(name))
+    for kind, name in (
+        ("user", "subject"), ("workflow", "workflow"), ("token", "jti"), ("grant", "grant"), ("tenant", "tenant"),
+    )
+)  # fmt: skip
+_SEVERAL: Final = (
+    ("agent", attrgetter("actors")),
+    ("branch", attrgetter("path")),
+    ("workflow", attrgetter("path")),  # of one that began by an exchange, it begins with the workflow of what was exchanged
+)
+
+
 class _Table:
     """Kills of one kind: by target, until when what was given is dead, and which kill says so."""
 
@@ -102,7 +116,7 @@ class _Table:
 class Killed:
     """An index of kills.  It never changes."""
 
-    __slots__ = ("_agents", "_branches", "_grants", "_own", "_tenants", "_tokens", "_users", "_workflows")
+    __slots__ = ("_own", "_several", "_single")
 
     def __init__(self, kills: Iterable[Kill], issuers: Sequence[str] = ()) -> None:
         """`issuers`: whose access tokens begin workflows, so that the token with which one began kills it.
@@ -124,38 +138,22 @@ class Killed:
                 tables["workflow"].add(workflow, kill)
             for workflow in [kill.target] if kill.kind == "workflow" else begun:
                 tables["branch"].add(workflow, kill)  # a workflow that began with the token goes back to it: see `path`
-        self._users, self._agents = tables["user"].by_target, tables["agent"].by_target
-        self._workflows, self._branches = tables["workflow"].by_target, tables["branch"].by_target
-        self._tokens, self._grants = tables["token"].by_target, tables["grant"].by_target
-        self._tenants = tables["tenant"].by_target
+        self._single = [(tables[kind].by_target, get) for kind, get in _SINGLE if tables[kind].by_target]
+        self._several = [(tables[kind].by_target, get) for kind, get in _SEVERAL if tables[kind].by_target]
         # in the index of one person's own, whose they are is settled
         self._own = {who: Killed([replace(kill, source="") for kill in theirs], issuers) for who, theirs in own.items()}
 
     def of(self, principal: Principal) -> Kill | None:
         """A kill by which this principal is dead."""
         given = principal.issued
-        if self._users and (found := self._users.get(principal.subject)) is not None and given <= found[0]:
-            return found[1]
-        if self._workflows:
-            for workflow in (
-                principal.workflow,
-                *principal.path,
-            ):  # where one began by an exchange, the path begins with its token's
-                if (found := self._workflows.get(workflow)) is not None and given <= found[0]:
-                    return found[1]
-        if self._tokens and (found := self._tokens.get(principal.jti)) is not None and given <= found[0]:
-            return found[1]
-        if self._tenants and (found := self._tenants.get(principal.tenant)) is not None and given <= found[0]:
-            return found[1]
-        if self._grants and (found := self._grants.get(principal.grant)) is not None and given <= found[0]:
-            return found[1]
-        if self._agents:
-            for actor in principal.actors:
-                if (found := self._agents.get(actor)) is not None and given <= found[0]:
-                    return found[1]
-        if self._branches:
-            for jti in principal.path:
-                if (found := self._branches.get(jti)) is not None and given <= found[0]:
+        for table, get in self._single:
+            found = table.get(get(principal))
+            if found is not None and given <= found[0]:
+                return found[1]
+        for table, get in self._several:
+            for name in get(principal):
+                found = table.get(name)
+                if found is not None and given <= found[0]:
                     return found[1]
         own = self._own.get(principal.subject) if self._own else None
         return own.of(principal) if own is not None else None
