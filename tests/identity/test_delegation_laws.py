@@ -109,11 +109,11 @@ BUGS = {
         "assurance=client.assurance",
     ),
     "a holder forgets its scope": ("child", exchange, "scope=held.scope,", "scope=None,"),
-    "only the token itself can be killed": ("kill", killed, "for jti in principal.path:", "for jti in principal.path[-1:]:"),
+    "only the token itself can be killed": (
+        "kill", killed, '("branch", attrgetter("path"))', '("branch", lambda principal: principal.path[-1:])'
+    ),
     "only the acting agent can be killed": (
-        "kill", killed,
-        "for actor in principal.actors:",
-        "for actor in principal.actors[-1:]:",
+        "kill", killed, '("agent", attrgetter("actors"))', '("agent", lambda principal: principal.actors[-1:])'
     ),
     "an item covers what begins with it": (
         "scope", scope,
