@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from gateway.identity.access import workflow_id
 from gateway.identity.delegation import Delegated
 from gateway.identity.directory import Person
+from gateway.oauth import token as endpoint
 from tests.identity.exchange_world import ACCESS, ASSERTION, IDP, JWT, NOW, URL, World, make_world, person, thumbprint
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -433,3 +435,28 @@ async def test_the_metadata_names_the_endpoint_and_nothing_that_is_not_there(wor
     assert EXCHANGE in said["grant_types_supported"]
     assert "authorization_endpoint" not in said
     assert json.dumps(said)
+
+
+# --- bounds
+
+
+async def test_only_so_many_are_served_at_once_and_none_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(endpoint, "SECONDS", 0.5)
+    world = await make_world(tmp_path)
+    try:
+        token, asked, never = await world.begun(), asyncio.Event(), asyncio.Event()
+
+        async def silent(_sub: str) -> Person:
+            asked.set()
+            await never.wait()
+            raise AssertionError
+
+        monkeypatch.setattr(world.directory, "look", silent)
+        waiting = asyncio.create_task(world.renew(token))
+        await asked.wait()
+        refused(await world.start(), "temporarily_unavailable", 503)
+        refused(await waiting, "temporarily_unavailable", 503)  # a directory that is silent holds nobody's place
+        assert (await world.start()).status_code == 200
+    finally:
+        await world.state.close()
