@@ -200,6 +200,8 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
         refuse("token is bound to no key")
     tenant = said.tenant(claims, settings.tenant_claim, settings.tenants) if settings.tenant_claim else issuer.tenant
     sub, jti = text(claims, "sub"), text(claims, "jti") if "jti" in claims else ""
+    if sub == client:
+        refuse("a client's own token names no person")  # RFC 9068 §5: one client could be called as a person is
     groups = said.groups(claims, settings.groups_claim)
     return Access(
         subject=f"user:{settings.alias}/{sub}",

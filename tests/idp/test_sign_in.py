@@ -61,12 +61,13 @@ def test_a_token_of_an_agents_client_puts_that_agent_into_the_chain(gateway: Tru
     assert gateway.code(token, "desk.slow") != ""
 
 
-def test_a_token_that_the_client_fetched_for_itself_is_nobodys(gateway: Trusting, idp: Idp) -> None:
-    """A client's own token names the client as `sub`: it is a person of that name to nobody's rule."""
+def test_a_token_that_the_client_fetched_for_itself_names_no_person(gateway: Trusting, idp: Idp) -> None:
+    """A client's own token names the client as `sub`: no user never means that the user's rights are not asked for."""
     own = idp.token("clerk-app", {"grant_type": "client_credentials", "scope": "tools", "resource": idp.audience})
     token = own.raise_for_status().json()["access_token"]
     assert claims_of(token)["sub"] == "clerk-app"
-    assert gateway.code(token) != ""
+    assert gateway.code(token) == "invalid-credential"
+    assert gateway.refused_for() == "a client's own token names no person"
 
 
 def test_a_key_of_either_kind_signs(gateway: Trusting, idp: Idp) -> None:
