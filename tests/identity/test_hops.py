@@ -237,3 +237,10 @@ async def test_an_agent_that_left_the_settings_ends_what_was_handed_to_it(gate, 
     trace = await gate.hand(gate.arrival(SECRETS["clerk"][0]), first, "courier")
     monkeypatch.delitem(AGENTS, "clerk")
     assert "not registered" in (await refused(gate.back("courier", trace.trace_id))).detail
+
+
+async def test_what_was_handed_counts_no_more_once_the_settings_say_so(gate, monkeypatch) -> None:
+    trace = await gate.hand(*await gate.person("paul"))
+    auth = AGENTS["clerk"].auth.model_copy(update={"trace_ok": False})
+    monkeypatch.setitem(AGENTS, "clerk", Agent(auth=auth))
+    assert (await gate.back("clerk", trace.trace_id)).subject == "svc:clerk"
