@@ -97,7 +97,7 @@ def test_what_was_given_before_the_event_is_dead_and_what_comes_after_lives(
 ) -> None:
     person = f"paul-{secrets.token_hex(4)}"
     now = int(time.time())
-    old, other = issued(idp, person), idp.gateway.token("mia")
+    old, other = issued(idp, person, iat=now), idp.gateway.token("mia")
     assert works(idp.gateway, old)
     idp.say(event, person, event_timestamp=now, **inside)
     assert not works(idp.gateway, old)
