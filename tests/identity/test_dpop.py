@@ -403,3 +403,10 @@ async def test_a_delegation_beside_a_dpop_credential_is_refused(world) -> None:
     token = world.delegations.mint(await world.paul(), "keyed", "c")
     twice = show(world, token, dpop(world.key, token, NOW), more=(("bailiwick-delegation", token),))
     assert "beside" in (await refused(twice)).detail
+
+
+async def test_the_proof_beside_a_delegation_is_good_once(world) -> None:
+    token = world.delegations.mint(await world.paul(), "keyed", "c")
+    proof = dpop(world.key, token, NOW)
+    await show(world, token, proof)
+    assert "used before" in (await refused(show(world, token, proof))).detail
