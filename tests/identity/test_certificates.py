@@ -15,7 +15,7 @@ from gateway.problem import ProblemError
 from gateway.reasons import Code
 from gateway.settings import Agent, AgentAuth, Terminator
 from gateway.settings_base import Secret
-from tests.identity.proving import certificate, client_cert
+from tests.identity.proving import certificate, client_cert, dpop, new_key, thumbprint_of
 
 NOW = 1_800_000_000
 URL = "http://127.0.0.1:8080"
@@ -267,3 +267,18 @@ def test_good_settings_of_proofs_are_taken(tmp_path: Path) -> None:
         "trust_domains: [{name: x.example, jwks: {url: 'https://x.example/k'}}]\n"
     )
     assert load(file, {"T": "s"}).agents["clerk"].auth.certificates == ("dns:clerk.example",)
+
+
+async def test_a_delegation_that_another_agents_key_proves_is_refused_beside_a_certificate(gate) -> None:
+    holder = new_key()
+    token = gate.world.delegations.mint(await gate.world.paul(), "pinned", "c", jkt=thumbprint_of(holder))
+    for der, good in ((PINNED, True), (CLERK, False)):
+        at, trace = gate.world.clock(), Trace("0" * 31 + "1", "0" * 15 + "1")
+        headers = (
+            ("authorization", f"DPoP {token}"), ("dpop", dpop(holder, token, NOW)), ("client-cert", client_cert(der)),
+        )  # fmt: skip
+        asked = gate.authenticator(Arrival(new_id(at), "mcp", "erp", headers, b"", at, trace, peer=PROXY, url_path="/mcp/erp"))
+        if good:
+            assert (await asked).method == "delegation+dpop"
+        else:
+            assert "another agent" in await refused(asked)
