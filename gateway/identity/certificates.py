@@ -136,7 +136,7 @@ def _read(value: str, now: int) -> Certificate:
         certificate = x509.load_der_x509_certificate(der)
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
         names = _names(certificate)
-    except (ValueError, binascii.Error, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, binascii.Error, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
         refuse("client certificate cannot be read")
     if not begins <= now <= ends:
         refuse("client certificate is not valid now")
@@ -154,4 +154,5 @@ def _names(certificate: x509.Certificate) -> frozenset[str]:
     uris = said.get_values_for_type(x509.UniformResourceIdentifier)
     if len(hosts) + len(uris) > MAX_NAMES:
         refuse("client certificate has too many names")
-    return frozenset({f"dns:{host.lower()}" for host in hosts} | set(uris))
+    # whoever asks for a certificate may have any URI written into it: `sha256:…` there is no thumbprint, `dns:…` no host
+    return frozenset({f"dns:{host.lower()}" for host in hosts} | {uri for uri in uris if _URI.fullmatch(uri)})
