@@ -183,7 +183,7 @@ def _is_jose(text: str) -> bool:
 async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bool) -> Access:
     """What verified claims say; `digest` stands for a token that has no `jti`."""
     settings = issuer.settings
-    if _OTHER_USES & claims.keys():
+    if _OTHER_USES & claims.keys() or said.is_of_another_kind(claims):
         refuse("token is delegated, or of another use")
     client = said.client(claims, strict=strict)
     if client in settings.direct_clients:
@@ -200,7 +200,7 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
         refuse("token is bound to no key")
     tenant = said.tenant(claims, settings.tenant_claim, settings.tenants) if settings.tenant_claim else issuer.tenant
     sub, jti = text(claims, "sub"), text(claims, "jti") if "jti" in claims else ""
-    if sub == client:
+    if said.is_of_a_client(claims, client):
         refuse("a client's own token names no person")  # RFC 9068 §5: one client could be called as a person is
     groups = said.groups(claims, settings.groups_claim)
     return Access(

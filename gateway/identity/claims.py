@@ -14,6 +14,8 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 §3.3
 MISSING = object()
 _CLIENT = ("client_id", "azp", "appid", "cid")  # RFC 9068; OpenID Connect; Entra's tokens of version 1; Okta
 
+_OTHER_KINDS = frozenset({"id", "refresh", "offline", "logout"})  # what Keycloak says in the claim `typ`
+
 Claims = Mapping[str, object]
 
 
@@ -89,3 +91,20 @@ def client(claims: Claims, *, strict: bool) -> str:
     if len(found) > 1:
         refuse("the token names two different clients")
     return found.pop() if found else text(claims, "client_id")
+
+
+def is_of_another_kind(claims: Claims) -> bool:
+    """Whether a claim says that it is no access token: `typ` of Keycloak's, whose header is the same for all; `token_use`."""
+    kind, use = claims.get("typ", "Bearer"), claims.get("token_use", "access")
+    return not isinstance(kind, str) or kind.lower() in _OTHER_KINDS or use != "access"
+
+
+def is_of_a_client(claims: Claims, name: str) -> bool:
+    """Whether the client fetched it for itself: by `sub` (RFC 9068 §5), or as Auth0, Entra and Keycloak say it."""
+    account = claims.get("preferred_username")
+    return (
+        claims.get("sub") in {name, f"{name}@clients"}
+        or claims.get("gty") == "client-credentials"
+        or claims.get("idtyp") == "app"
+        or (isinstance(account, str) and account.lower() == f"service-account-{name}".lower())
+    )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.identity.access import Access, AccessTokens
 from gateway.identity.certificates import Certificates
+from gateway.identity.keys import es256_jwk
+from gateway.identity.token import read
 from gateway.model import Arrival, Refused, Trace, new_id
 from gateway.reasons import Code
-from gateway.settings import Agent, AgentAuth, Terminator
+from gateway.settings import Agent, AgentAuth, Issuer, Keys, Terminator
 from tests.identity.proving import certificate, client_cert
 
 NOW = 1_800_000_000
@@ -44,3 +51,51 @@ def test_a_certificate_of_no_known_version_is_refused_and_breaks_nothing() -> No
     with pytest.raises(Refused) as caught:
         certificates(PIN).agent(shown(odd), NOW)
     assert caught.value.code is Code.INVALID_CREDENTIAL
+
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+IDP = "https://idp.example"
+AUDIENCE = "https://gateway.example"
+
+
+async def verified(folder: Path, header: str, **claims: object) -> Access:
+    """What a token of a provider says whose tokens are all of one header."""
+    (folder / "idp.json").write_text(json.dumps({"keys": [es256_jwk(KEY.public_key())]}))
+    issuer = Issuer(
+        alias="corp", issuer=IDP, audience=AUDIENCE, jwks=Keys(file=folder / "idp.json"),
+        direct_clients=("desk",), token_types=("at+jwt", "JWT"),
+    )  # fmt: skip
+    tokens = AccessTokens((issuer,), {"clerk": Agent(client_ids=("clerk-app",))})
+    said = {"iss": IDP, "aud": AUDIENCE, "sub": "paul", "client_id": "desk", "iat": NOW, "exp": NOW + 600} | claims
+    text = jwt.encode(said, KEY, algorithm="ES256", headers={"typ": header, "kid": es256_jwk(KEY.public_key())["kid"]})
+    return await tokens.verify(read(text), NOW)
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "JWT"])
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "clerk-app"},
+        {"sub": "clerk-app@clients", "gty": "client-credentials"},
+        {"sub": "clerk-app@clients"},
+        {"idtyp": "app", "roles": ["all"]},
+        {"preferred_username": "service-account-clerk-app"},
+    ],
+    ids=["rfc9068", "auth0", "auth0-plain", "entra", "keycloak"],
+)
+async def test_a_token_that_a_client_fetched_for_itself_makes_no_person(
+    tmp_path: Path, typ: str, claims: dict[str, object]
+) -> None:
+    good = {"gty": "password", "idtyp": "user", "preferred_username": "paul"}
+    assert (await verified(tmp_path, typ, client_id="clerk-app", **good)).subject == "user:corp/paul"
+    with pytest.raises(Refused, match="names no person"):
+        await verified(tmp_path, typ, client_id="clerk-app", **claims)
+
+
+@pytest.mark.parametrize(
+    "claims", [{"typ": "ID"}, {"typ": "Refresh"}, {"typ": "Offline"}, {"typ": "Logout"}, {"typ": 7}, {"token_use": "id"}], ids=str
+)
+async def test_an_id_token_without_a_nonce_is_no_access_token(tmp_path: Path, claims: dict[str, object]) -> None:
+    assert (await verified(tmp_path, "JWT", typ="Bearer", token_use="access")).subject == "user:corp/paul"
+    with pytest.raises(Refused, match="of another use"):
+        await verified(tmp_path, "JWT", **claims)
