@@ -182,6 +182,8 @@ class AgentCredentials:
         claims = verify(token, key, rule, now)
         if text(claims, "sub") != agent:
             refuse("sub is not the agent itself")
+        if "cnf" in claims:  # RFC 7800: a limit that is not checked here
+            refuse("an assertion that is bound to a key is no proof without that key")
         ends = moment(claims, "exp")
         if ends > now + LONGEST_SECONDS:
             refuse("an assertion lives at most 60 seconds")

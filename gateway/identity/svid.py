@@ -73,7 +73,10 @@ class Svids:
         if key is None:
             refuse("the domain's keys cannot be read" if keys.failure else "kid is not one of the domain's keys")
         rule = Rule(_TYPES, _ALGORITHMS, "", self._audience, LEEWAY_SECONDS, LONGEST_SECONDS, any_issuer=True)
-        audience = verify(token, key, rule, now)["aud"]
+        claims = verify(token, key, rule, now)
+        audience = claims["aud"]
+        if "cnf" in claims:  # RFC 7800: a limit that is not checked here
+            refuse("an SVID that is bound to a key is no proof without that key")
         if isinstance(audience, list) and len(audience) != 1:  # another of its audiences could show it here
             refuse("aud names others beside this gateway")
         agent = self._agents.get(spiffe_id)

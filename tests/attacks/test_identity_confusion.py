@@ -11,13 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.identity.access import Access, AccessTokens
+from gateway.identity.agents import AgentCredentials
 from gateway.identity.certificates import Certificates
 from gateway.identity.keys import es256_jwk
 from gateway.identity.token import read
 from gateway.model import Arrival, Refused, Trace, new_id
 from gateway.reasons import Code
-from gateway.settings import Agent, AgentAuth, Issuer, Keys, Terminator
-from tests.identity.proving import certificate, client_cert
+from gateway.settings import Agent, AgentAuth, Issuer, Keys, Terminator, TrustDomain
+from tests.identity.proving import certificate, client_cert, spiffe_bundle, svid
 
 NOW = 1_800_000_000
 PROXY = "10.0.0.7"
@@ -99,3 +100,23 @@ async def test_an_id_token_without_a_nonce_is_no_access_token(tmp_path: Path, cl
     assert (await verified(tmp_path, "JWT", typ="Bearer", token_use="access")).subject == "user:corp/paul"
     with pytest.raises(Refused, match="of another use"):
         await verified(tmp_path, "JWT", **claims)
+
+
+async def test_an_svid_or_an_assertion_that_is_bound_to_a_key_is_no_plain_bearer_text(tmp_path: Path) -> None:
+    (tmp_path / "acme.json").write_text(spiffe_bundle(KEY))
+    (tmp_path / "clerk.json").write_text(json.dumps({"keys": [es256_jwk(KEY.public_key())]}))
+    auth = AgentAuth(spiffe_id="spiffe://acme.example/agents/clerk", jwks=Keys(file=tmp_path / "clerk.json"))
+    domain = TrustDomain(name="acme.example", jwks=Keys(file=tmp_path / "acme.json"))
+    credentials = AgentCredentials({"clerk": Agent(auth=auth)}, "http://127.0.0.1:8080", trust_domains=(domain,))
+    said = {"iss": "clerk", "sub": "clerk", "aud": "http://127.0.0.1:8080", "iat": NOW, "exp": NOW + 60}
+    header = {"typ": "client-authentication+jwt", "kid": es256_jwk(KEY.public_key())["kid"]}
+    for bound in ({"jkt": "A" * 43}, {"x5t#S256": "A" * 43}, {}, None):
+        more = {} if bound is None else {"cnf": bound}
+        for text in (svid(KEY, NOW, **more), jwt.encode(said | {"jti": str(bound)} | more, KEY, "ES256", header)):
+            if bound is None:
+                proven = await credentials.shown(text, NOW)
+                assert proven is not None
+                assert proven.agent == "clerk"
+                continue
+            with pytest.raises(Refused, match="bound to a key"):
+                await credentials.shown(text, NOW)
