@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -111,7 +112,7 @@ async def test_an_svid_or_an_assertion_that_is_bound_to_a_key_is_no_plain_bearer
     said = {"iss": "clerk", "sub": "clerk", "aud": "http://127.0.0.1:8080", "iat": NOW, "exp": NOW + 60}
     header = {"typ": "client-authentication+jwt", "kid": es256_jwk(KEY.public_key())["kid"]}
     for bound in ({"jkt": "A" * 43}, {"x5t#S256": "A" * 43}, {}, None):
-        more = {} if bound is None else {"cnf": bound}
+        more: dict[str, Any] = {} if bound is None else {"cnf": bound}
         for text in (svid(KEY, NOW, **more), jwt.encode(said | {"jti": str(bound)} | more, KEY, "ES256", header)):
             if bound is None:
                 proven = await credentials.shown(text, NOW)
