@@ -126,7 +126,7 @@ class Killed:
         own: dict[str, list[Kill]] = {}
         tables = {kind: _Table() for kind in KINDS}
         for kill in kills:
-            if kill.source == SELF and kill.kind != "user":
+            if kill.source == SELF:  # whatever its target says: of somebody else's it kills nothing
                 own.setdefault(kill.by, []).append(kill)
                 continue
             if kill.kind not in tables:

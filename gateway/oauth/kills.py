@@ -94,6 +94,8 @@ class _Door:
         """The kill that stands, in force here."""
         at = self.administration.clock()
         _check(wanted, self.kills, at)
+        if wanted.mine and wanted.kind == "user" and wanted.target != principal.subject:
+            raise _invalid("target", "that is somebody else; `mine` is of what is one's own alone")
         own = _own(principal, wanted)
         made = Kill(
             id=new_id(at),

@@ -90,6 +90,13 @@ def test_what_somebody_kills_of_their_own_reaches_nobody_else(kind: str, target:
     assert Killed([own]).of(changed(PAUL, subject="user:idp/mia")) is not None
 
 
+def test_nobody_kills_a_person_by_calling_them_their_own() -> None:
+    own = kill("user", "user:idp/paul", source="self", by="user:idp/mia")
+    assert Killed([own]).of(PAUL) is None
+    assert Killed([own]).of(changed(PAUL, subject="user:idp/mia")) is None
+    assert Killed([replace(own, by="user:idp/paul")]).of(PAUL) is not None
+
+
 @given(
     kills=st.lists(
         st.tuples(st.sampled_from(MATCHING + OTHERS), st.sampled_from([None, NOW - 1, NOW]), st.sampled_from(["api", "self"])),

@@ -325,6 +325,15 @@ def test_people_end_what_is_theirs_and_nobody_elses(gateway: Gateway, peers: Pee
     assert lift(gateway, killed, again).status_code == 403  # what a thief of a token may end, it may not bring back
 
 
+def test_nobody_kills_another_by_calling_them_their_own(gateway: Gateway) -> None:
+    paul, mia = gateway.token("paul"), gateway.token("mia")
+    for target in ("user:dev/mia", "svc:clerk"):
+        assert kill(gateway, "user", target, paul, mine=True).status_code == 422
+    assert gateway.http.get("/api/whoami", headers={"Authorization": f"Bearer {mia}"}).status_code == 200
+    clerk = {"Authorization": f"Bearer {gateway.agent_secrets['clerk']}"}
+    assert gateway.http.get("/api/whoami", headers=clerk).status_code == 200
+
+
 def test_an_agent_does_not_end_what_it_was_lent(gateway: Gateway, peers: Peers) -> None:
     seen: list[int] = []
 
