@@ -50,7 +50,10 @@ class Fetched:
                 raise Refused(Code.OVERLOADED, "too many credentials are being fetched")
             flight = self._flights[key] = asyncio.create_task(self._fetched(key, fetch, ends), name="credential")
             flight.add_done_callback(_seen)
-        return await asyncio.shield(flight)  # a caller who hangs up does not take it from the others
+        try:
+            return await asyncio.shield(flight)  # a caller who hangs up does not take it from the others
+        except Refused as refusal:
+            raise Refused(refusal.code, refusal.detail) from None  # each caller's own: it will say whose call it befell
 
     def drop(self, key: Key, token: str) -> bool:
         """Forget this very token; True, as another one can be asked for."""

@@ -72,6 +72,7 @@ async def test_a_failure_is_told_to_all_who_wait_and_the_next_call_asks_anew() -
     server.fails = True
     told = await asyncio.gather(*(tokens.get(("a",), server, NEVER) for _ in range(3)), return_exceptions=True)
     assert [type(each) for each in told] == [Refused] * 3
+    assert len({id(each) for each in told}) == 3  # a refusal says whose call it befell: one for all would name one of them
     assert server.asked == 1
     server.fails = False
     assert await tokens.get(("a",), server, NEVER) == "t2"
