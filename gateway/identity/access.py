@@ -203,10 +203,14 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
     if said.is_of_a_client(claims, client):
         refuse("a client's own token names no person")  # RFC 9068 §5: one client could be called as a person is
     groups = said.groups(claims, settings.groups_claim)
+    if groups is None:
+        groups = await _looked_up(issuer, sub)
+    elif issuer.directory is not None and said.find(claims, settings.groups_claim) is said.MISSING:
+        groups = await _unsaid(issuer.directory, sub)
     return Access(
         subject=f"user:{settings.alias}/{sub}",
         actors=actors,
-        groups=await _looked_up(issuer, sub) if groups is None else groups,
+        groups=groups,
         workflow=workflow_id(issuer.rule.issuer, jti or digest),
         ends=moment(claims, "exp"),
         jti=jti,
@@ -217,6 +221,15 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
         jkt=jkt,
         scope=scope,
     )
+
+
+async def _unsaid(directory: Directory, sub: str) -> frozenset[str]:
+    """The groups of somebody whose token says nothing of them: what it holds is often the client's choice (an OAuth scope), and
+    nobody gets rid of a deny rule that names a group by not asking for the claim."""
+    person = await directory.look(sub)
+    if not person.active:
+        refuse("the token says nothing of groups, and the directory knows no such account")
+    return person.groups
 
 
 async def _looked_up(issuer: Trusted, sub: str) -> frozenset[str]:

@@ -18,7 +18,7 @@ from gateway.identity.keys import es256_jwk
 from gateway.identity.token import read
 from gateway.model import Arrival, Refused, Trace, new_id
 from gateway.reasons import Code
-from gateway.settings import Agent, AgentAuth, Issuer, Keys, Terminator, TrustDomain
+from gateway.settings import Agent, AgentAuth, Directory, Issuer, Keys, Terminator, TrustDomain
 from tests.identity.proving import certificate, client_cert, spiffe_bundle, svid
 
 NOW = 1_800_000_000
@@ -60,12 +60,12 @@ IDP = "https://idp.example"
 AUDIENCE = "https://gateway.example"
 
 
-async def verified(folder: Path, header: str, **claims: object) -> Access:
+async def verified(folder: Path, header: str, directory: Path | None = None, **claims: Any) -> Access:
     """What a token of a provider says whose tokens are all of one header."""
     (folder / "idp.json").write_text(json.dumps({"keys": [es256_jwk(KEY.public_key())]}))
     issuer = Issuer(
         alias="corp", issuer=IDP, audience=AUDIENCE, jwks=Keys(file=folder / "idp.json"),
-        direct_clients=("desk",), token_types=("at+jwt", "JWT"),
+        direct_clients=("desk",), token_types=("at+jwt", "JWT"), directory=Directory(file=directory) if directory else None,
     )  # fmt: skip
     tokens = AccessTokens((issuer,), {"clerk": Agent(client_ids=("clerk-app",))})
     said = {"iss": IDP, "aud": AUDIENCE, "sub": "paul", "client_id": "desk", "iat": NOW, "exp": NOW + 600} | claims
@@ -85,10 +85,8 @@ async def verified(folder: Path, header: str, **claims: object) -> Access:
     ],
     ids=["rfc9068", "auth0", "auth0-plain", "entra", "keycloak"],
 )
-async def test_a_token_that_a_client_fetched_for_itself_makes_no_person(
-    tmp_path: Path, typ: str, claims: dict[str, object]
-) -> None:
-    good = {"gty": "password", "idtyp": "user", "preferred_username": "paul"}
+async def test_a_token_that_a_client_fetched_for_itself_makes_no_person(tmp_path: Path, typ: str, claims: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"gty": "password", "idtyp": "user", "preferred_username": "paul"}
     assert (await verified(tmp_path, typ, client_id="clerk-app", **good)).subject == "user:corp/paul"
     with pytest.raises(Refused, match="names no person"):
         await verified(tmp_path, typ, client_id="clerk-app", **claims)
@@ -97,7 +95,7 @@ async def test_a_token_that_a_client_fetched_for_itself_makes_no_person(
 @pytest.mark.parametrize(
     "claims", [{"typ": "ID"}, {"typ": "Refresh"}, {"typ": "Offline"}, {"typ": "Logout"}, {"typ": 7}, {"token_use": "id"}], ids=str
 )
-async def test_an_id_token_without_a_nonce_is_no_access_token(tmp_path: Path, claims: dict[str, object]) -> None:
+async def test_an_id_token_without_a_nonce_is_no_access_token(tmp_path: Path, claims: dict[str, Any]) -> None:
     assert (await verified(tmp_path, "JWT", typ="Bearer", token_use="access")).subject == "user:corp/paul"
     with pytest.raises(Refused, match="of another use"):
         await verified(tmp_path, "JWT", **claims)
@@ -121,3 +119,16 @@ async def test_an_svid_or_an_assertion_that_is_bound_to_a_key_is_no_plain_bearer
                 continue
             with pytest.raises(Refused, match="bound to a key"):
                 await credentials.shown(text, NOW)
+
+
+@pytest.mark.parametrize("claims", [{}, {"groups": []}, {"groups": ["buyers"]}], ids=str)
+async def test_nobody_gets_rid_of_a_group_by_a_token_that_does_not_say_it(tmp_path: Path, claims: dict[str, Any]) -> None:
+    people = tmp_path / "people.yaml"
+    people.write_text("paul: {groups: [contractors], active: true}\n")
+    said = (await verified(tmp_path, "JWT", directory=people, **claims)).groups
+    assert said == frozenset(claims.get("groups", ["contractors"]))
+    if not claims:
+        people.write_text("paul: {groups: [contractors], active: false}\n")
+        with pytest.raises(Refused, match="no such account"):
+            await verified(tmp_path, "JWT", directory=people)
+        assert (await verified(tmp_path, "JWT")).groups == frozenset()
