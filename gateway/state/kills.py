@@ -19,7 +19,7 @@ from gateway.state.worker import Worker
 
 CHANNEL: Final = "bailiwick_kills"
 MOST: Final = 100_000
-"""Kills in force at a time."""
+"""Kills in force at a time; the last tenth is for those who have the right to kill, whatever people and issuers do."""
 MOST_OF_ONE_PERSON: Final = 100
 """Of those that people may make for themselves, each."""
 SELF, EVENT, OFFLINE, ADMIN = "self", "event", "offline", "api"
@@ -166,7 +166,7 @@ def _add(connection: Connection, kill: Kill, most: int) -> Kill:
     stands = next((each for each in _kills(connection, select(_KILLS).where(in_force, *alike)) if each.covers(kill)), None)
     if stands is not None:
         return stands
-    _bounded(connection, most)
+    _bounded(connection, most if kill.source in {ADMIN, OFFLINE} else most - most // 10)
     if kill.source == SELF:
         _bounded(connection, MOST_OF_ONE_PERSON, _KILLS.c.by == kill.by, _KILLS.c.source == SELF)
     connection.execute(_KILLS.insert().values({name: getattr(kill, name) for name in Kill.__slots__}))

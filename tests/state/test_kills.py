@@ -107,6 +107,21 @@ async def test_all_that_are_in_force_are_bounded(url: str) -> None:
     await worker.close()
 
 
+@pytest.mark.parametrize("source", ["event", "self"])
+async def test_however_many_people_and_issuers_make_there_is_room_for_those_with_the_right(url: str, source: str) -> None:
+    engine, threads = await asyncio.to_thread(open_engine, url)
+    worker = Worker(engine, threads)
+    kills = KillRows(worker, most=20)
+    for n in range(18):
+        await kills.add(kill(n, target=f"user:idp/{n}", source=source, by=f"user:idp/{n}"))
+    with pytest.raises(Refused) as caught:
+        await kills.add(kill(18, target="user:idp/18", source=source, by="user:idp/18"))
+    assert caught.value.code is Code.OVERLOADED
+    for n, right in enumerate(("api", "offline")):
+        assert (await kills.add(kill(f"right-{n}", target=f"user:idp/{n}", source=right))).id == f"k-right-{n}"
+    await worker.close()
+
+
 BY_EVENT = {"source": "event", "by": "issuer:idp"}
 
 
