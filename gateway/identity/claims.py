@@ -96,7 +96,7 @@ def client(claims: Claims, *, strict: bool) -> str:
 def is_of_another_kind(claims: Claims) -> bool:
     """Whether a claim says that it is no access token: `typ` of Keycloak's, whose header is the same for all; `token_use`."""
     kind, use = claims.get("typ", "Bearer"), claims.get("token_use", "access")
-    return not isinstance(kind, str) or kind.lower() in _OTHER_KINDS or use != "access"
+    return not isinstance(kind, str) or kind.lower() in _OTHER_KINDS or use not in ("access", "access_token")
 
 
 def is_of_a_client(claims: Claims, name: str) -> bool:

@@ -26,6 +26,9 @@ LEAST_CHARS = 16
 MAX_DEPTH = 12
 MAX_ASKED = 64
 """Questions under way at a time; one more is refused, as anybody can invent a token."""
+MAX_STRANGERS = 48
+"""Of these, about tokens that were not good here within the hour: whoever invents tokens leaves room for those who have one."""
+KNOWN_SECONDS = 3600
 NEGATIVE_SECONDS = 5
 _TYPES = frozenset({"bearer", "dpop"})
 
@@ -63,6 +66,8 @@ class Introspection:
         self._endpoint = endpoint
         self._client = client
         self._bad: Remembered[str] = Remembered(1024)
+        self._good: Remembered[bool] = Remembered()
+        self._strangers: set[str] = set()
         self._flights: dict[str, asyncio.Task[_Verdict]] = {}
 
     async def claims(self, token: str, now: int) -> Claims:
@@ -74,8 +79,11 @@ class Introspection:
             refuse(no)
         flight = self._flights.get(digest)
         if flight is None:
-            if len(self._flights) >= MAX_ASKED:
+            stranger = self._good.get(digest, now) is None
+            if len(self._flights) >= MAX_ASKED or (stranger and len(self._strangers) >= MAX_STRANGERS):
                 raise Refused(Code.OVERLOADED, "too many tokens are being asked about")
+            if stranger:
+                self._strangers.add(digest)
             flight = self._flights[digest] = asyncio.create_task(self._asked(token, digest, now), name="introspection")
         verdict = await asyncio.shield(flight)
         if verdict.refusal:
@@ -92,11 +100,14 @@ class Introspection:
     async def _asked(self, token: str, digest: str, now: int) -> _Verdict:
         try:
             verdict = await self._ask(token, now)
-            if verdict.refusal and verdict.certain:
+            if not verdict.refusal:
+                self._good.put(digest, True, now + KNOWN_SECONDS)  # of room alone: what it says is asked for again
+            elif verdict.certain:
                 self._bad.put(digest, verdict.refusal, now + NEGATIVE_SECONDS)
             return verdict
         finally:
             del self._flights[digest]
+            self._strangers.discard(digest)
 
     async def _ask(self, token: str, now: int) -> _Verdict:
         try:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gateway.identity.access import Access, AccessTokens
 from gateway.identity.asking import asking
 from gateway.identity.client import OAuthClient
+from gateway.identity.introspection import MAX_STRANGERS
 from gateway.identity.issuers import Ways
 from gateway.model import Refused
 from gateway.problem import ProblemError
@@ -274,7 +275,7 @@ async def test_a_no_is_kept_for_five_seconds(idp: Provider, upstreams: Upstreams
 async def test_invented_tokens_do_not_make_more_than_so_many_questions_at_a_time(idp: Provider, upstreams: Upstreams) -> None:
     idp.gate = asyncio.Event()
     access = tokens(idp, upstreams)
-    asked = [asyncio.create_task(access.opaque(f"invented-token-{n:08}", NOW)) for n in range(65)]
+    asked = [asyncio.create_task(access.opaque(f"invented-token-{n:08}", NOW)) for n in range(MAX_STRANGERS + 1)]
     done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
     assert [task.exception().code for task in done] == [Code.OVERLOADED]  # type: ignore[union-attr]
     for task in asked:
@@ -282,6 +283,27 @@ async def test_invented_tokens_do_not_make_more_than_so_many_questions_at_a_time
     await asyncio.gather(*asked, return_exceptions=True)
     await access.close()
     idp.gate.set()
+
+
+async def test_whoever_invents_tokens_leaves_room_for_those_who_had_a_good_one(idp: Provider, upstreams: Upstreams) -> None:
+    idp.tell("/introspect", said(idp))
+    access = tokens(idp, upstreams)
+    await access.opaque(TOKEN, NOW)
+    idp.gate = asyncio.Event()
+    invented = [asyncio.create_task(access.opaque(f"invented-token-{n:08}", NOW)) for n in range(3 * MAX_STRANGERS)]
+    await asyncio.wait(invented, return_when=asyncio.FIRST_COMPLETED)
+    again = asyncio.create_task(access.opaque(TOKEN, NOW + 31))
+    newcomer = asyncio.create_task(access.opaque("opaque-token-of-eve-0123456789", NOW))
+    with pytest.raises(Refused) as caught:
+        await newcomer
+    assert caught.value.code is Code.OVERLOADED
+    assert not again.done()
+    idp.gate.set()
+    assert (await again).subject == "user:idp/paul"
+    ends = await asyncio.gather(*invented, return_exceptions=True)
+    assert sum(isinstance(end, Refused) and end.code is Code.OVERLOADED for end in ends) == 2 * MAX_STRANGERS
+    assert isinstance(await access.opaque("opaque-token-of-eve-0123456789", NOW), Access)
+    await access.close()
 
 
 JOSE = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (b'{"alg":"ES256"}', b"{}", b"signature"))
