@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from msgspec.structs import replace as changed
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway.api import problem
@@ -48,13 +49,14 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the endpoint needs: who calls, who judges for them now, the ledger (durable on return), the clock."""
+    """What the endpoint needs: who calls, who judges for them now, the ledger (durable on return), the clock, who is killed."""
 
     public_url: str
     whoami: Callable[[Request], Awaitable[Principal]]
     judge: Callable[[Principal], Callable[[AccessRequest], Decision]]
     append: Callable[[Entry], Awaitable[Receipt]]
     clock: Clock
+    dead: Callable[[Principal], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ class Asked:
     foreign  it is not the caller's own subject, chain and facts.
     said     what stood in the request.
     outside  the caller's own workflow was begun for less than this: then no rule can allow it.
+    revoked  somebody whom it is about, or the agent that would be sent to, was killed.
     """
 
     request: AccessRequest
     foreign: bool
     said: Mapping[str, Any]
     outside: bool = False
+    revoked: bool = False
 
 
 class WrongError(Exception):
@@ -122,9 +126,8 @@ async def _answered(request: Request, access: Access, *, batch: bool) -> Respons
     if any(asked.foreign for asked in questions):
         await _may_ask(principal, decide, access)
     answers, entries = [], []
-    for asked in questions:
-        decision = decide(asked.request)
-        at = access.clock()
+    for each in questions:
+        decision, asked, at = decide(each.request), _judged(each, principal, access), access.clock()
         entry = _entry(new_id(at), at, principal, asked, decision)
         entries.append(entry)
         answers.append(_answer(entry.id, decision, asked))
@@ -290,14 +293,24 @@ async def _may_ask(principal: Principal, decide: Callable[[AccessRequest], Decis
     raise Refused(Code.INSUFFICIENT_SCOPE if asking.outside else Code.DUTY_FAILED, decision=decision)
 
 
+def _judged(asked: Asked, principal: Principal, access: Access) -> Asked:
+    """With what kills say; of others as they would be, had they signed in just now.  `Refused` where it is not known."""
+    request, now = asked.request, asked.request.at // 1_000_000
+    if asked.foreign:
+        principal = Principal(request.subject, request.actors, request.tenant, "", now, "authzen", "", issued=now)
+    to = (f"agent:{request.resource[4:]}",) if request.resource.startswith("a2a:") else ()
+    return replace(asked, revoked=access.dead(changed(principal, actors=(*principal.actors, *to))))
+
+
 # --- answers and records
 
 
 def _answer(entry: str, decision: Decision, asked: Asked) -> dict[str, Any]:
     """AuthZEN's shape.  What the caller may not know of is answered as the unknown, unless it may ask about others."""
     shown = decision.allowed or decision.visible or asked.foreign
-    if decision.allowed and asked.outside:
-        return {"decision": False, "context": {"id": entry, "reason": Code.INSUFFICIENT_SCOPE.value}}
+    if decision.allowed and (asked.revoked or asked.outside):
+        reason = Code.REVOKED if asked.revoked else Code.INSUFFICIENT_SCOPE
+        return {"decision": False, "context": {"id": entry, "reason": reason.value}}
     context: dict[str, Any] = {"id": entry, "reason": (decision.reason if shown else Code.UNKNOWN_RESOURCE).value}
     if decision.obligations:
         context["obligations"] = [_duty(duty) for duty in decision.obligations]
@@ -340,6 +353,7 @@ def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: D
             "assurance": principal.assurance,
         },
         "outside": asked.outside,
+        "revoked": asked.revoked,
         "about": "other" if asked.foreign else "self",
         "action": request.action,
         "resource": request.resource,

@@ -325,7 +325,8 @@ class App:
 def _access(parts: _Parts, doors: Doors) -> Access:
     """The decision point over HTTP: the judge that the caller's calls would meet now."""
 
-    return Access(doors.public_url, doors.whoami, _judge_of(parts), parts.journal.append, parts.clock)
+    dead = parts.identity.kills.dead
+    return Access(doors.public_url, doors.whoami, _judge_of(parts), parts.journal.append, parts.clock, dead)
 
 
 def _judge_of(parts: _Parts) -> Callable[[Principal], Callable[[AccessRequest], Decision]]:

@@ -82,6 +82,16 @@ class Kills:
             if kill is not None:
                 raise _of(_revoked(kill), principal)
 
+    def dead(self, principal: Principal) -> bool:
+        """Whether anybody of the chain was killed, for who only asks; `Refused(INTERNAL_ERROR)` where it is not known."""
+        try:
+            self.alive(principal)
+        except Refused as refusal:
+            if refusal.code is not Code.REVOKED:
+                raise
+            return True
+        return False
+
     def watch(self, intent: Intent) -> Watched:
         """What a call runs within from the moment it is sent; asks `alive` once more, and of the agent that is called too."""
         principal = intent.permit.principal

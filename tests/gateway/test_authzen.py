@@ -18,8 +18,10 @@ from audit.leaf import check
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway import access as authzen
 from gateway.api import _errors
+from gateway.identity.killed import Killed
 from gateway.model import Principal, Refused
 from gateway.reasons import Code
+from gateway.state.kills import Kill
 from policies import engine as engine_module
 from policies.bundle import load_texts
 from policies.engine import Engine
@@ -32,6 +34,8 @@ p, agent:helper, acme, erp.write_po, call, allow, -, -, AGT-1
 p, agent:helper, acme, mail.send, call, allow, -, -, AGT-2
 p, role:auditor, acme, admin:decisions, ask, allow, key-only, -, AUD-1
 p, role:buyer, acme, res:files/file:///data/*, read, allow, -, -, BUY-2
+p, role:buyer, acme, a2a:clerk, send, allow, -, -, BUY-3
+p, agent:helper, acme, a2a:clerk, send, allow, -, -, AGT-3
 """
 FILES = {
     "model.conf": (Path(engine_module.__file__).with_name("default") / "model.conf").read_text(),
@@ -59,6 +63,7 @@ class World:
     principal: Principal | None = PAUL
     entries: list[Entry] = field(default_factory=list)
     broken: bool = False
+    kills: tuple[Kill, ...] = ()
     engine: Engine = field(default_factory=lambda: Engine(load_texts(FILES)))
 
     async def whoami(self, _request: Request) -> Principal:
@@ -73,13 +78,16 @@ class World:
         self.entries.append(entry)
         return Receipt("log", entry.id, len(self.entries), b"")
 
+    def dead(self, principal: Principal) -> bool:
+        return Killed(self.kills).of(principal) is not None
+
     def client(self) -> httpx.AsyncClient:
         api = FastAPI()
         _errors(api)
         authzen.add_access(
             api,
             authzen.Access(
-                "https://gate.example.com", self.whoami, lambda _principal: self.engine.decide, self.append, lambda: AT
+                "https://gate.example.com", self.whoami, lambda _principal: self.engine.decide, self.append, lambda: AT, self.dead
             ),
         )
         return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="https://gate.example.com")
@@ -211,6 +219,23 @@ async def test_who_may_ask_learns_about_others_and_no_name_of_theirs_is_in_the_l
     assert b"corp/paul" in entry.values[0].data
     asked["resource"]["id"] = "mail.send"
     assert (await world.ask(asked)).json()["context"]["reason"] == "user-lacks-right"
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [("user", "user:corp/paul"), ("agent", "agent:helper"), ("agent", "agent:clerk"), ("tenant", "acme")]
+)
+async def test_of_whom_a_kill_is_in_force_nobody_is_told_yes(world: World, kind: str, target: str) -> None:
+    world.principal = ANN
+    about = question()
+    about["subject"]["properties"] = {"groups": ["buyers"], "actors": ["agent:helper"]}
+    about |= {"action": {"name": "send"}, "resource": {"type": "agent", "id": "a2a:clerk"}}
+    assert (await world.ask(about)).json()["decision"] is True
+    world.kills = (Kill("k", kind, target, None, "why", "api", "user:corp/fiona", AT),)
+    answer = (await world.ask(about)).json()
+    assert (answer["decision"], answer["context"]["reason"]) == (False, "revoked")
+    assert [entry.fields["revoked"] for entry in world.entries] == [False, True]
+    world.kills = (replace(world.kills[0], before=AT // 1_000_000 - 1),)
+    assert (await world.ask(about)).json()["decision"] is True  # whoever signs in again goes on
 
 
 async def test_the_right_to_ask_is_judged_by_the_callers_own_facts(world: World) -> None:
