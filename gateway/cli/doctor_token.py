@@ -135,6 +135,8 @@ def _claims(token: Unverified, claims: Mapping[str, object], issuer: Issuer, set
         yield Check(OF, "audience", "ok", f"it is for {short(issuer.audience)}")
     if token.typ not in STRICT_TYPES and {"nonce", "at_hash", "c_hash"} & claims.keys():
         yield Check(OF, "use", "finding", "it is an ID token", "send the access token instead")
+    elif said.is_of_another_kind(claims):
+        yield Check(OF, "use", "finding", "it says itself that it is no access token", "send the access token instead")
     if {"act", "events"} & claims.keys():
         yield Check(OF, "use", "finding", "it is delegated, or a security event", "send the person's own access token")
     yield _client(token, claims, issuer, settings)
@@ -147,6 +149,9 @@ def _client(token: Unverified, claims: Mapping[str, object], issuer: Issuer, set
         client = said.client(claims, strict=token.typ in STRICT_TYPES)
     except Refused as refusal:
         return Check(OF, "client", "finding", refusal.detail, "let the issuer write client_id (RFC 9068 §2.2)")
+    if said.is_of_a_client(claims, client):
+        help_ = "an agent proves itself with its own `auth`; a person's token comes of the person's sign-in"
+        return Check(OF, "client", "finding", f"{short(client)} fetched it for itself: it names no person", help_)
     if client in issuer.direct_clients:
         return Check(OF, "client", "ok", f"{short(client)}: the person's own hands")
     for name, agent in settings.agents.items():
@@ -171,6 +176,8 @@ def _groups(claims: Mapping[str, object], issuer: Issuer) -> Check:
         message = "the person has more groups than the token holds"
         return Check(OF, "groups", "note" if state == "note" else "finding", message, help_)
     if said.find(claims, name) is said.MISSING:
+        if issuer.directory is not None:
+            return Check(OF, "groups", "note", f"there is no claim {short(name)}: the directory is asked")
         lists = ", ".join(short(path) for path in list(_lists(claims, ""))[:8])
         help_ = f"lists stand in {lists}: issuers.{issuer.alias}.groups_claim" if lists else "no claim holds a list of texts"
         return Check(OF, "groups", "finding", f"there is no claim {short(name)}, so the person has no groups", help_)

@@ -103,7 +103,7 @@ def is_of_a_client(claims: Claims, name: str) -> bool:
     """Whether the client fetched it for itself: by `sub` (RFC 9068 §5), or as Auth0, Entra and Keycloak say it."""
     account = claims.get("preferred_username")
     return (
-        claims.get("sub") in {name, f"{name}@clients"}
+        claims.get("sub") in (name, f"{name}@clients")  # a tuple: nothing of it need be hashable
         or claims.get("gty") == "client-credentials"
         or claims.get("idtyp") == "app"
         or (isinstance(account, str) and account.lower() == f"service-account-{name}".lower())

@@ -385,6 +385,14 @@ def test_an_id_token_is_named(doctor: Doctor) -> None:
     doctor.more = {"token_types": ["at+jwt", "JWT"]}
     path = doctor.token(header={"typ": "JWT"}, nonce="n", azp="analyst-app")
     assert "ID token" in doctor.found("--token", path)["use"]["message"]
+    path = doctor.token(header={"typ": "JWT"}, typ="ID", azp="analyst-app")
+    assert "no access token" in doctor.found("--token", path)["use"]["message"]
+
+
+def test_a_token_that_a_client_fetched_for_itself_is_named(doctor: Doctor) -> None:
+    found = doctor.found("--token", doctor.token(gty="client-credentials"))
+    assert "names no person" in found["client"]["message"]
+    assert "names no person" in found["verdict"]["message"]
 
 
 def test_an_opaque_token_is_told_as_such(doctor: Doctor) -> None:
@@ -486,6 +494,10 @@ CLAIMS = [
     "nonce",
     "_claim_names",
     "org",
+    "typ",
+    "token_use",
+    "gty",
+    "preferred_username",
 ]
 
 
