@@ -129,10 +129,10 @@ class Clock:
 class Idp:
     """The provider; the key that signs is the first of `keys`."""
 
-    def __init__(self, audience: str, trusts: str = "") -> None:
-        """`trusts`: issuer of another provider, whose assertions (ID-JAG) it redeems."""
+    def __init__(self, audience: str) -> None:
         self.audience = audience
-        self.trusts = trusts
+        self.trusts = ""
+        """Issuer of another provider, whose assertions (ID-JAG) it redeems."""
         self.redirects: tuple[str, ...] = ()
         """Where `gateway-web`, the gateway's client for people in a browser, may be sent back to."""
         self.keys = [EcKey()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +19,14 @@ pytestmark = pytest.mark.node
 class Exchanging(Trusting):
     """`desk` takes tokens of the provider, `vault` those of an authorization server of its own, which trusts the provider."""
 
-    other: Idp
+    def __init__(self, folder: Path, peers: Peers) -> None:
+        super().__init__(folder, peers)
+        self.other = Idp(self.public_url)
 
     def configure(self) -> None:
         super().configure()
-        self.other = Idp(self.public_url, trusts=self.idp.issuer).start()
+        self.other.trusts = self.idp.issuer
+        self.other.start()
         (self.folder / "other-secret").write_text(self.other.gateway_secret)
         (self.folder / "other-secret").chmod(0o600)
         ours = {"url": f"{self.idp.issuer}/token", "client": {"id": "gateway", "secret": {"file": "idp-secret"}}}
@@ -43,9 +47,11 @@ class Exchanging(Trusting):
 @pytest.fixture(scope="module")
 def gate(_installed: None, upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchanging]:
     made = Exchanging(tmp_path_factory.mktemp("exchanging"), upstreams)
-    made.begin()
-    yield made
-    made.end()
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.end()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urljoin
 
 import httpx
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.node
 class Vaulting(Trusting):
     """`desk` takes the tokens that a service gives to each of its own people; who they are, the provider says."""
 
-    service: Idp
+    def __init__(self, folder: Path, peers: Peers) -> None:
+        super().__init__(folder, peers)
+        self.service = Idp(self.public_url)
 
     def configure(self) -> None:
         super().configure()
-        self.service = Idp(self.public_url)
         self.service.redirects = (f"{self.public_url}/vault/callback/desk",)
         self.service.start()
         (self.folder / "service-secret").write_text(self.service.gateway_secret)
@@ -54,9 +56,11 @@ class Vaulting(Trusting):
 @pytest.fixture(scope="module")
 def gate(_installed: None, upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vaulting]:
     made = Vaulting(tmp_path_factory.mktemp("vaulting"), upstreams)
-    made.begin()
-    yield made
-    made.end()
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.end()
 
 
 def through(page: httpx.Response, person: Person, login: str) -> httpx.Response:
