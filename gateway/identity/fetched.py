@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 EARLY_SECONDS = 30
 MOST = 4096
 MAX_FLIGHTS = 256
+"""Of one upstream: a server that does not answer holds up nobody who needs another one."""
 ID_JAG_TYPE = "oauth-id-jag+jwt"
 
 Key = tuple[str, ...]
+"""The upstream's place in the settings first."""
 
 
 class Fetched:
@@ -46,7 +48,7 @@ class Fetched:
             return found[0]
         flight = self._flights.get(key)
         if flight is None:
-            if len(self._flights) >= MAX_FLIGHTS:
+            if sum(1 for each in self._flights if each[0] == key[0]) >= MAX_FLIGHTS:
                 raise Refused(Code.OVERLOADED, "too many credentials are being fetched")
             flight = self._flights[key] = asyncio.create_task(self._fetched(key, fetch, ends), name="credential")
             flight.add_done_callback(_seen)

@@ -122,11 +122,12 @@ async def test_tokens_and_questions_are_bounded() -> None:
     assert await tokens.get(("b",), server, NEVER) == "t2"
     assert await tokens.get(("a",), server, NEVER) == "t5"  # the oldest had to go
     server.open.clear()
-    waiting = [asyncio.create_task(tokens.get((str(n),), server, NEVER)) for n in range(MAX_FLIGHTS)]
+    waiting = [asyncio.create_task(tokens.get(("mcp.a", str(n)), server, NEVER)) for n in range(MAX_FLIGHTS)]
     await asyncio.sleep(0)
     with pytest.raises(Refused) as refused:
-        await tokens.get(("one more",), server, NEVER)
+        await tokens.get(("mcp.a", "one more"), server, NEVER)
     assert refused.value.code is Code.OVERLOADED
+    assert await tokens.get(("mcp.b", "one more"), Server(clock), NEVER) == "t1"  # whose server answers
     await tokens.aclose()
     await asyncio.gather(*waiting, return_exceptions=True)
 
