@@ -103,6 +103,13 @@ class AccessTokens:
         """The issuer of that alias: its keys, its metadata, its directory."""
         return self._aliases.get(alias)
 
+    def tenants_of(self, alias: str) -> frozenset[str]:
+        """Every tenant that a person of that issuer can be of; none where the settings have no such issuer."""
+        part = self._aliases.get(alias)
+        if part is None:
+            return frozenset()
+        return frozenset(part.settings.tenants.values() if part.settings.tenant_claim else (part.tenant,))
+
     @property
     def directories(self) -> Mapping[str, Directory]:
         """By issuer's alias, where its people are looked up."""
@@ -111,11 +118,7 @@ class AccessTokens:
     @property
     def tenants(self) -> frozenset[str]:
         """Every tenant that a person of these issuers can be of."""
-        return frozenset(
-            tenant
-            for part in self._issuers.values()
-            for tenant in (part.settings.tenants.values() if part.settings.tenant_claim else (part.tenant,))
-        )
+        return frozenset(tenant for alias in self._aliases for tenant in self.tenants_of(alias))
 
     async def known(self, digest: str, now: int) -> Access | None:
         """What a token said that was verified within the last minute, while its key is still one of the issuer's; or what was

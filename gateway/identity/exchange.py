@@ -48,8 +48,8 @@ class People(Protocol):
     async def opaque(self, text: str, now: int) -> Access:
         """One that only its issuer can read."""
 
-    def issuer(self, alias: str) -> object | None:
-        """The issuer of that alias, None where the settings have none."""
+    def tenants_of(self, alias: str) -> frozenset[str]:
+        """Every tenant that a person of that issuer can be of; none where the settings have no such issuer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +189,14 @@ class Exchange:
             refuse("the delegation is bound to another key than the proof's")
         if any(actor.removeprefix("agent:") not in self._parts.agents for actor in held.chain):
             refuse("an agent of the chain is not registered any more")
-        kind, _, name = held.subject.partition(":")
-        if kind == "user" and self._parts.people.issuer(name.partition("/")[0]) is None:
-            refuse("the person's issuer is not trusted any more")
+        self._check_issuer(held.subject, held.tenant)
         return held
+
+    def _check_issuer(self, subject: str, tenant: str) -> None:
+        """The settings may have changed since, while people's rights are those of one tenant."""
+        kind, _, name = subject.partition(":")
+        if kind == "user" and tenant not in self._parts.people.tenants_of(name.partition("/")[0]):
+            refuse("the person's issuer is not trusted any more, or for another tenant")
 
     async def _renew(self, arrival: Arrival, client: Client, held: Delegated, wanted: tuple[str, ...] | None) -> Issued:
         with invalid("subject_token"):
@@ -251,6 +255,7 @@ class Exchange:
         standing, at = self._parts.standing, self._parts.clock()
         with invalid("standing_grant", "invalid_grant"):
             grant = await standing.used(name, client.agent, form.get("workflow_definition", ""))
+            self._check_issuer(grant.subject, grant.tenant)
             principal = Principal(
                 subject=grant.subject,
                 actors=(),
