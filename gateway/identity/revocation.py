@@ -67,6 +67,7 @@ class Kills:
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
 
     # what is asked for every call
 
@@ -163,9 +164,12 @@ class Kills:
     def start(self) -> None:
         """Follow the table until `close`."""
         self._follower = asyncio.create_task(self._follow(), name="kills")
+        self._follower.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """End that."""
+        if self._again is not None:
+            self._again.cancel()
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
@@ -191,6 +195,12 @@ class Kills:
                 log.warning("kills can be read again")
             self._fresh_until, self._mark, self._said_stale = begun + self._stale, mark, False
         await self._record_offline()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A defect of ours must not mean that nobody is killed any more, nor that what is under way goes on unlooked at."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the watch of kills failed, and begins again", exc_info=error)
+            self._again = asyncio.get_running_loop().call_later(self._poll, self.start)
 
     async def _follow(self) -> None:
         while True:

@@ -233,6 +233,30 @@ async def test_kills_written_beside_the_gateway_are_recorded_once_even_where_the
     assert [(entry.fields["source"], entry.fields["by"]) for entry in world.entries] == [("offline", "os:root")]
 
 
+async def test_a_defect_while_kills_are_followed_does_not_end_the_following(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, recorded = [0], asyncio.Event()
+
+    async def append(entry: Entry) -> Receipt:
+        asked[0] += 1
+        if asked[0] < 3:
+            raise ValueError("no record")
+        recorded.set()
+        return Receipt("log", entry.id, 1, b"")
+
+    kills = Kills(KillRows(world.worker), append, names=NAMES, poll_seconds=0.01)
+    await KillRows(world.worker).add(kill("user", "user:idp/paul", source="offline"))
+    kills.start()
+    try:
+        async with asyncio.timeout(10):
+            await recorded.wait()
+        assert kills.dead(PAUL)
+        assert caplog.text.count("begins again") == 2
+    finally:
+        await kills.close()
+
+
 async def test_a_kill_of_a_kind_that_is_not_known_here_keeps_everything_back_until_it_is_gone(world: World) -> None:
     """Written by a newer replica, say: to pass over it could let somebody go on who was stopped."""
     await world.kills.refresh()
