@@ -58,12 +58,24 @@ class Administration:
             context=principal.facts("http"),
         )
         decision = self.judge(principal)(question)
-        if decision.allowed and not within(principal.scope, question.resource):
-            raise Refused(Code.INSUFFICIENT_SCOPE, decision=decision)
+        refusal = _shortfall(principal, question, decision)
+        if refusal is not None:
+            await self.recorder.refusal(arrival, refusal)
+            raise refusal
         if not decision.allowed or action != "read":
             await self.recorder.wish(kind, arrival, principal, question, decision, wanted)
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
-        if any(duty.type != "audit" for duty in decision.obligations):  # audit is fulfilled: the record stands
-            raise Refused(Code.DUTY_FAILED, "no such duty can be fulfilled here", decision=decision)
         return Wish(principal, arrival.id, arrival.at)
+
+
+def _shortfall(principal: Principal, question: AccessRequest, decision: Decision) -> Refused | None:
+    """Why somebody whom the rules allow it may not all the same."""
+    if not decision.allowed:
+        return None
+    if not within(principal.scope, question.resource):
+        return Refused(Code.INSUFFICIENT_SCOPE, decision=decision, request=question, principal=principal)
+    if any(duty.type != "audit" for duty in decision.obligations):  # audit is fulfilled: the record stands
+        why = "no such duty can be fulfilled here"
+        return Refused(Code.DUTY_FAILED, why, decision=decision, request=question, principal=principal)
+    return None
