@@ -106,8 +106,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 Assurance = Literal["pop", "bearer", "correlated"]
-"""`pop`: every hop showed that it holds a key (DPoP, mTLS, SVID, an assertion); `bearer`: somewhere a text alone was enough, as a
-token or a secret; `correlated`: somewhere a trace, which is no proof, said for whom an agent goes on."""
+"""`pop`: every hop showed that it holds a key (DPoP, mTLS, an assertion); `bearer`: somewhere a text alone was enough, as a
+token, an SVID or a secret; `correlated`: somewhere a trace, which is no proof, said for whom an agent goes on."""
 _STRENGTH: Mapping[str, int] = MappingProxyType({"correlated": 0, "bearer": 1, "pop": 2})
 
 

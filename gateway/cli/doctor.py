@@ -142,7 +142,7 @@ async def _of_token(wanted: _Wanted, seen: Mapping[str, Seen], upstreams: Upstre
     from gateway.cli.doctor_token import examine_token  # noqa: PLC0415
     from gateway.identity.access import AccessTokens  # noqa: PLC0415
     from gateway.identity.asking import asking  # noqa: PLC0415
-    from gateway.identity.issuers import Ways  # noqa: PLC0415
+    from gateway.identity.issuers import Ways, endpoints_of  # noqa: PLC0415
 
     settings = wanted.configuration.settings
     ways = Ways(
@@ -151,6 +151,7 @@ async def _of_token(wanted: _Wanted, seen: Mapping[str, Seen], upstreams: Upstre
         fetch_named=partial(upstreams.fetch, seconds=wanted.seconds),
         ask_named=asking(upstreams, private=False, seconds=wanted.seconds),
         environ=wanted.environ,
+        endpoints=endpoints_of(settings.public_url),
     )
     try:
         access = AccessTokens(settings.issuers, settings.agents, tenant=settings.tenant, ways=ways)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.doctor_issuer import Check, Seen, short
 from gateway.identity import claims as said
-from gateway.identity.issuers import LEEWAY_SECONDS, LONGEST_SECONDS, STRICT_TYPES
+from gateway.identity.issuers import LEEWAY_SECONDS, LONGEST_SECONDS, STRICT_TYPES, endpoints_of
 from gateway.identity.token import Unverified, check_signature, moment, parts, read
 from gateway.model import Refused
 
@@ -127,7 +127,10 @@ def _claims(token: Unverified, claims: Mapping[str, object], issuer: Issuer, set
     of = f"issuers.{issuer.alias}"
     audience = claims.get("aud")
     named = [audience] if isinstance(audience, str) else audience if isinstance(audience, list) else []
-    if issuer.audience not in named:
+    alone = [each for each in named if isinstance(each, str) and each.startswith(endpoints_of(settings.public_url))]
+    if issuer.audience not in named and alone:
+        yield Check(OF, "audience", "ok", f"it is for {short(alone[0])}, and nothing else here")
+    elif issuer.audience not in named:
         found = ", ".join(short(each) for each in named[:8]) or short(audience)
         help_ = f"ask for a token with resource or audience {short(issuer.audience)}, or correct {of}.audience"
         yield Check(OF, "audience", "finding", f"expected {short(issuer.audience)}, found {found}", help_)

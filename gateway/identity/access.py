@@ -41,6 +41,7 @@ class Access:
     acr     authentication context as the issuer says it, "" where it says none.
     jkt     thumbprint of the key that the token is bound to, "" where it is bound to none.  Whoever accepts a bound token must
             have seen that key's proof.
+    only_at  addresses of this gateway that the token is for, and for no other (RFC 8707); empty: for all.
     scope   OAuth scopes; they are for the issuer's `required_scope` and widen nothing.
     """
 
@@ -56,6 +57,7 @@ class Access:
     acr: str = ""
     jkt: str = ""
     scope: tuple[str, ...] = ()
+    only_at: frozenset[str] = frozenset()
 
 
 def workflow_id(*origin: str) -> str:
@@ -223,6 +225,7 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
         acr=said.authentication_context(claims),
         jkt=jkt,
         scope=scope,
+        only_at=issuer.rule.addressed(claims.get("aud")),
     )
 
 

@@ -132,7 +132,7 @@ class AgentCredentials:
         if token.typ == ASSERTION_TYPE:
             return Proven(await self.by_key(token, now), "key", "pop", token.digest)
         if is_svid(token):
-            return Proven(await self._svids.agent(token, now), "svid", "pop", token.digest)
+            return Proven(await self._svids.agent(token, now), "svid", "bearer", token.digest)
         return None
 
     def by_certificate(self, arrival: Arrival, now: int) -> Proven | None:

@@ -76,6 +76,7 @@ class Authenticator:
                 message = "the development issuer lets anybody be anybody: it is for a loopback address only"
                 raise ProblemError(Problem("development-issuer", message, f"issuers.{issuer.alias}", "configure your own issuer"))
         self._tenant = tenant
+        self._public_url = public_url
         self._tenants = _tenants(tenant, issuers, agents.values())
         self._agents = agents
         self._bounds = {f"agent:{name}": agent.scope for name, agent in agents.items() if EVERYTHING not in agent.scope}
@@ -124,7 +125,7 @@ class Authenticator:
             digest = _sha256(authorization[7:])  # seen a moment ago: the same answer for a tenth of the price
             access = await self.access.known(digest, now)
             if access is not None:
-                return _person(access, digest, held)
+                return _person(self._here(access, arrival), digest, held)
         form = _CREDENTIAL.fullmatch(authorization)
         if form is None:
             refuse("neither one Bearer nor one DPoP credential")
@@ -149,7 +150,8 @@ class Authenticator:
         token = read(credential) if is_compact(credential) else None
         if token is not None and token.typ == DELEGATION_TYPE:
             return self._bare(credential) if held is None else await self._agent(held, credential, arrival, now)
-        return _person(await self._accessed(credential, token, now), _sha256(credential), held)
+        access = self._here(await self._accessed(credential, token, now), arrival)
+        return _person(access, _sha256(credential), held)
 
     async def _bound(self, credential: str, held: Proven | None, arrival: Arrival, now: int) -> Principal:
         """`Authorization: DPoP`: a person's token or a delegation, by whoever holds the key that it, or the agent, names."""
@@ -166,7 +168,14 @@ class Authenticator:
         if access.jkt != proof.thumbprint:
             refuse_proof("token is bound to another key, or to none")
         await self.proofs.spend(proof, now)
-        return _person(access, digest, held, bound=True)
+        return _person(self._here(access, arrival), digest, held, bound=True)
+
+    def _here(self, access: Access, arrival: Arrival) -> Access:
+        """A token that may be for one server or agent alone, where it came to that one."""
+        here = f"{self._public_url}/{arrival.protocol}/{arrival.target}"
+        if access.only_at and (not arrival.target or here not in access.only_at):
+            refuse("the token is for another address of this gateway")
+        return access
 
     async def _bound_delegation(self, credential: str, proof: Proof, held: Proven | None, now: int) -> Principal:
         delegated, digest = self._delegated(credential)

@@ -145,6 +145,8 @@ class Exchange:
             claims = {} if isinstance(token, str) else token.unverified_claims  # verified by now
             if access.actors != (f"agent:{client.agent}",) and (access.actors or not self._may_act(claims, access, client.agent)):
                 refuse("the token was issued to another client, and may_act does not name this one")
+            if access.only_at:
+                refuse("the token is for one address of this gateway alone")
             if access.jkt and access.jkt != client.jkt:
                 refuse("the token is bound to another key than the proof's")
             principal = Principal(

@@ -33,6 +33,7 @@ class Ways:
 
     fetch, ask            where the operator named the address, which may be private.
     fetch_named, ask_named  where somebody's metadata named it, which may not.
+    endpoints  beginnings of this gateway's own addresses: a token may be for one of them alone (RFC 8707).
     """
 
     fetch: Fetch | None = None
@@ -41,6 +42,7 @@ class Ways:
     ask_named: Ask | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     monotonic: Callable[[], float] = time.monotonic
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Trusted:
 
 def trusted(issuer: Issuer, agents: Mapping[str, str], tenant: str, ways: Ways) -> Trusted:
     """The parts of one issuer; asks nobody yet.  ProblemError for settings that could not be kept safely."""
-    rule, discovery = _rule(issuer), None
+    rule, discovery = _rule(issuer, ways.endpoints), None
     if issuer.jwks is None or (issuer.introspection is not None and issuer.introspection.url is None):
         discovery = Discovery(issuer.issuer, ways.fetch, ways.monotonic, elsewhere=ways.fetch_named)
     if issuer.jwks is not None:
@@ -81,11 +83,17 @@ def trusted(issuer: Issuer, agents: Mapping[str, str], tenant: str, ways: Ways) 
     return Trusted(issuer, rule, keys, issuer.tenant or tenant, agents, discovery, introspection, _directory(issuer, ways))
 
 
-def _rule(issuer: Issuer) -> Rule:
+def _rule(issuer: Issuer, endpoints: tuple[str, ...]) -> Rule:
     types = frozenset(issuer.token_types)
     if "at+jwt" in types:
         types |= STRICT_TYPES  # RFC 9068 §4 allows both spellings
-    return Rule(types, frozenset(issuer.algorithms), issuer.issuer, issuer.audience, LEEWAY_SECONDS, LONGEST_SECONDS)
+    algorithms = frozenset(issuer.algorithms)
+    return Rule(types, algorithms, issuer.issuer, issuer.audience, LEEWAY_SECONDS, LONGEST_SECONDS, beneath=endpoints)
+
+
+def endpoints_of(public_url: str) -> tuple[str, ...]:
+    """What the addresses of all servers and agents behind a gateway begin with."""
+    return f"{public_url}/mcp/", f"{public_url}/a2a/"
 
 
 def _introspection(issuer: Issuer, rule: Rule, discovery: Discovery | None, ways: Ways) -> Introspection | None:

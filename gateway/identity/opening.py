@@ -20,7 +20,7 @@ from gateway.identity.events import Receivers, receivers
 from gateway.identity.exchange import Exchange, Parts
 from gateway.identity.fetched import Fetched
 from gateway.identity.hops import Hops
-from gateway.identity.issuers import Ways
+from gateway.identity.issuers import Ways, endpoints_of
 from gateway.identity.keyfiles import resolve
 from gateway.identity.keywatch import opened_keys
 from gateway.identity.killed import Names
@@ -191,6 +191,7 @@ def _access(means: Means) -> AccessTokens:
         fetch_named=upstreams.fetch,
         ask_named=asking(upstreams, private=False),
         environ=means.environ,
+        endpoints=endpoints_of(settings.public_url),
     )
     return AccessTokens(settings.issuers, settings.agents, tenant=settings.tenant, ways=ways)
 

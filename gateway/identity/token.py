@@ -60,6 +60,7 @@ class Rule:
 
     leeway   seconds by which the issuer's clock may differ from ours.
     longest  seconds from now after which no token of this kind may end.
+    beneath  beginnings of addresses that count as audiences too, where whoever accepts the token sees that it came to them.
     any_issuer  `iss` is not compared: another claim says whose the token is (a SPIFFE trust domain).
     """
 
@@ -71,6 +72,14 @@ class Rule:
     longest: int
     one_audience: bool = False
     any_issuer: bool = False
+    beneath: tuple[str, ...] = ()
+
+    def addressed(self, audience: object) -> frozenset[str]:
+        """The addresses that a token is for, and for nothing else here; none where it is for all of it."""
+        named = [audience] if isinstance(audience, str) else audience
+        if not isinstance(named, list) or self.audience in named:
+            return frozenset()
+        return frozenset(each for each in named if isinstance(each, str) and each.startswith(self.beneath))
 
 
 def read(text: str) -> Unverified:
@@ -173,7 +182,7 @@ def _check_audience(audience: object, rule: Rule) -> None:
         refuse("aud must be one text")
     if not isinstance(audience, list) or len(audience) > MAX_AUDIENCES or not all(isinstance(a, str) for a in audience):
         refuse("aud is neither a text nor a short list of texts")
-    if rule.audience not in audience:
+    if rule.audience not in audience and not rule.addressed(audience):
         refuse("aud names somebody else")
 
 

@@ -28,6 +28,7 @@ from gateway.identity.delegation import Delegated, Delegations, terms_of
 from gateway.identity.directory import NOBODY, Person
 from gateway.identity.dpop import Proofs
 from gateway.identity.exchange import TOKEN_EXCHANGE, Exchange, Parts
+from gateway.identity.issuers import Ways, endpoints_of
 from gateway.identity.keys import es256_jwk
 from gateway.identity.killed import Names
 from gateway.identity.revocation import Kills
@@ -154,7 +155,8 @@ class World:
     api: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        access = AccessTokens([self.idp.settings()], self.agents, None, self.clock.monotonic, tenant="acme")
+        ways = Ways(monotonic=self.clock.monotonic, endpoints=endpoints_of(URL))
+        access = AccessTokens([self.idp.settings()], self.agents, tenant="acme", ways=ways)
         credentials = AgentCredentials(self.agents, URL, None, self.clock.monotonic)
         self.standing = Standing(self.state.grants, self.agents, {"corp": self.directory}, self.clock)
         names = Names("acme", frozenset({"corp"}), frozenset(self.agents), frozenset({"acme"}))

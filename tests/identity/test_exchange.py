@@ -100,7 +100,15 @@ async def test_may_act_does_not_open_a_token_that_another_agent_holds(world: Wor
 
 
 @pytest.mark.parametrize(
-    "change", [{"exp": NOW - 31}, {"aud": "https://other.example"}, {"iss": "https://evil.example"}, {"act": {"sub": "x"}}]
+    "change",
+    [
+        {"exp": NOW - 31},
+        {"aud": "https://other.example"},
+        {"aud": f"{URL}/mcp/erp"},
+        {"aud": f"{URL}/a2a/analyst"},
+        {"iss": "https://evil.example"},
+        {"act": {"sub": "x"}},
+    ],
 )
 async def test_a_token_that_is_not_good_here_is_refused_without_saying_why(world: World, change: dict[str, object]) -> None:
     answer = await world.start(world.idp.token(**change))
