@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit the process.  `argv` is without the program's name; default: the process's own."""
     import typer  # noqa: PLC0415  the command line pays for what it uses
 
-    from gateway.cli.output import MisuseError, print_misuse, print_problems  # noqa: PLC0415
+    from gateway.cli.output import AnsweredNoError, MisuseError, print_misuse, print_no, print_problems  # noqa: PLC0415
     from gateway.problem import ProblemError  # noqa: PLC0415
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="bailiwick")
     except MisuseError as error:
         print_misuse(error, as_json="--json" in arguments)
+        raise
+    except AnsweredNoError as error:
+        print_no(error, as_json="--json" in arguments)
         raise
     except ProblemError as error:
         print_problems(error.problems, as_json="--json" in arguments)

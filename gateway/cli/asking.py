@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.cli.output import console, misuse, printable
+from gateway.cli.output import AnsweredNoError, misuse, printable
+from gateway.problem import Problem
 
 TOKEN: Final = "BAILIWICK_TOKEN"
 _SECONDS: Final = 60.0
@@ -48,7 +49,10 @@ def ask(method: str, path: str, config: Path, url: str, body: Mapping[str, objec
 
     token = os.environ.get(TOKEN, "")
     if not token.isascii() or not token.isprintable() or not token:
-        misuse(f"{TOKEN} holds no access token", help="with a development issuer: bailiwick token --user NAME")
+        misuse(
+            f"{TOKEN} holds no access token",
+            help="export your access token there; with a development issuer: bailiwick token --user NAME",
+        )
     base = base_url(config, url)
     try:
         with httpx.Client(base_url=base, trust_env=False, timeout=_SECONDS) as http:
@@ -59,10 +63,15 @@ def ask(method: str, path: str, config: Path, url: str, body: Mapping[str, objec
     if not isinstance(found, dict):
         misuse(f"what answers at {base} is no gateway")
     if answer.status_code not in {200, 201, 422} or "title" in found:
-        where = f" ({found['instance']})" if found.get("instance") else ""
-        told = f"{answer.status_code} {found.get('title', '')}: {found.get('detail', '')}{where}"
-        console(stderr=True).print(printable(told))
-        if answer.status_code == 401:
-            console(stderr=True).print(f"  help: {TOKEN} holds a token that is not (or no longer) good here; get a new one")
-        raise typer.Exit(2 if answer.status_code in {401, 422} else 1)
+        raise _no(answer.status_code, found)
     return found
+
+
+def _no(status: int, found: Mapping[str, Any]) -> AnsweredNoError:
+    title, detail, where = (str(found.get(member) or "") for member in ("title", "detail", "instance"))
+    further = {
+        401: f"{TOKEN} holds a token that is not (or no longer) good here; get a new one",
+        403: "the command's --help says which right it takes; policy grants it",
+    }.get(status, "")
+    told = f"{status} {title}: {detail}" + (f" ({where})" if where else "")
+    return AnsweredNoError(Problem(title or "refused", detail, where, further), told, 2 if status in {401, 422} else 1)

@@ -23,7 +23,9 @@ CONFIG = Path("bailiwick.yaml")
 
 def register(app: typer.Typer) -> None:
     """Add the group of verbs."""
-    group = typer.Typer(help="Read and verify the ledger.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Read and verify the ledger.\n\n[bold]Example[/bold]   bailiwick audit tail -n 50", no_args_is_help=True
+    )
     group.command("tail")(tail)
     group.command("show")(show)
     group.command("trace")(trace)
@@ -50,10 +52,10 @@ def tail(
         print_json({"records": rows})
         return
     out = console()
-    out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<15} {'id, for show':<36}  what, by whom", style="bold")
+    out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<17} {'id, for show':<36}  what, by whom", style="bold")
     for row in rows:
         by = str(row["who"]).rpartition(" > ")[2]
-        line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<15} {row['id']}  {row['what']}"
+        line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<17} {row['id']}  {row['what']}"
         out.print(printable(f"{line}  {by}" if by else line))
 
 

@@ -44,10 +44,21 @@ def when(at: int) -> str:
 
 
 def who(record: Record, log: Ledger) -> str:
-    """The chain, person first, by name where the name may be read."""
+    """The chain, person first, by name where the name may be read; of a kill, whoever wanted it."""
     links = record.leaf.get("chain") or []
     names = [str(link[1]) for link in links if isinstance(link, list) and len(link) == 2]
+    if not names and record.kind == "identity.kill":
+        return _killer(record, log)
     return " > ".join(_name(name, log) for name in names)
+
+
+def _killer(record: Record, log: Ledger) -> str:
+    """An administrator stands in the wish, an issuer or an account in `by`; what is one's own, one kills oneself."""
+    leaf = record.leaf
+    wish = log.get(str(leaf["request"])) if "request" in leaf else None
+    if wish is not None and wish.leaf.get("chain"):
+        return who(wish, log)
+    return _name(str(leaf.get("by") or (leaf.get("subject", "") if leaf.get("source") == "self" else "")), log)
 
 
 def summary(record: Record, log: Ledger) -> dict[str, Any]:
@@ -56,7 +67,7 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
     refused, outcome = leaf.get("refused"), leaf.get("outcome")
     begun = log.get(str(leaf["call"])) if "call" in leaf else None  # an end names the call that it ends
     whose = begun or record
-    what = whose.leaf.get("resource") or whose.leaf.get("target") or _policy(whose.leaf)
+    what = _identity(whose, log) or whose.leaf.get("resource") or whose.leaf.get("target") or _policy(whose.leaf)
     if isinstance(refused, dict):
         what = f"{what} {refused.get('code', '')}"
     elif isinstance(outcome, dict):
@@ -72,6 +83,22 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
     }
 
 
+def _identity(record: Record, log: Ledger) -> str:
+    """Of a record of identity itself: whom it stops, which token, whose grant, or which key."""
+    leaf = record.leaf
+    match record.kind:
+        case "identity.kill" if "what" in leaf:
+            return f"{leaf['what']} {_name(str(leaf.get('target', '')), log)}"
+        case "grant.set" | "grant.revoke" if "agent" in leaf:
+            return f"{leaf['agent']} {' '.join(str(each) for each in leaf.get('scope') or ())}"
+        case "key.activate":
+            return f"{leaf.get('kid', '')} {leaf.get('use', '')}"
+        case "identity.kill" | "identity.lift" | "identity.delegate":
+            return str(leaf.get("wanted", ""))
+        case _:
+            return ""
+
+
 def _policy(leaf: Mapping[str, Any]) -> str:
     """Of a record of policy itself: which bundle, and why it was looked at."""
     if not str(leaf.get("kind", "")).startswith("policy."):
@@ -85,6 +112,7 @@ def full(record: Record, log: Ledger) -> dict[str, Any]:
         "index": record.index,
         "leaf_hash": record.hash.hex(),
         "who": who(record, log),
+        "names": _names(record, log),
         "record": record.leaf,
         "values": {name: _value(record, name, log) for name in record.values},
     }
@@ -100,6 +128,7 @@ def render_record(view: Mapping[str, Any], indent: str = "") -> str:
     lines = [f"{indent}record {view['index']}  leaf hash {view['leaf_hash']}"]
     if view["who"]:
         lines.append(f"{indent}who     {view['who']}")
+    lines += [f"{indent}{pseudonym} is {name}" for pseudonym, name in view["names"].items()]
     for name, text in sorted(view["values"].items(), key=lambda item: item[0] != "explanation"):
         lines.append(f"{indent}{name}:")
         lines += [f"{indent}    {line}" for line in str(text).splitlines() or [""]]
@@ -118,6 +147,13 @@ def _value(record: Record, name: str, log: Ledger) -> str:
     if value is None:
         return "[sealed: no key at hand]"
     return str(value) if isinstance(value, Shredded) else value.decode("utf-8", "replace")
+
+
+def _names(record: Record, log: Ledger) -> dict[str, str]:
+    """Who is behind the pseudonyms that the record says of a person, where that may be read."""
+    said = {str(record.leaf.get(member, "")) for member in ("subject", "target")}
+    found = {each: _name(each, log) for each in sorted(said) if each.startswith("s_")}
+    return {pseudonym: name for pseudonym, name in found.items() if name != pseudonym}
 
 
 def _name(pseudonym: str, log: Ledger) -> str:

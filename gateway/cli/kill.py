@@ -80,7 +80,8 @@ def _verb(kind: str) -> Callable[..., None]:
             return
         until = f", what was given until {_iso(done['before'])}" if done["before"] is not None else ""
         console().print(printable(f"killed: {done['kind']} {done['target']}{until}"))
-        console().print(printable(f"  to take it back: bailiwick kill lift {done['id']}"))
+        whose = " (takes `change` on admin:kills)" if done["source"] == "self" else ""
+        console().print(printable(f"  to take it back{whose}: bailiwick kill lift {done['id']}"))
 
     return verb
 
@@ -93,7 +94,7 @@ def list_kills(  # noqa: PLR0917  as above
     url: Url = "",
     as_json: Json = False,
 ) -> None:
-    """Show what is killed, the newest first.
+    """Show what is killed, the newest first.  Policy must grant you `read` on `admin:kills`, but for `--mine`.
 
     [bold]Example[/bold]   bailiwick kill list --lifted
     """
@@ -121,6 +122,8 @@ def lift(
     as_json: Json = False,
 ) -> None:
     """Take a kill back.  Only through a running gateway: it must be on record.
+
+    Policy must grant you `change` on `admin:kills`, though it be your own.
 
     [bold]Example[/bold]   bailiwick kill lift 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b
     """

@@ -70,6 +70,25 @@ def print_misuse(error: MisuseError, *, as_json: bool) -> None:
         print(f"  help: {error.help}", file=sys.stderr)
 
 
+class AnsweredNoError(SystemExit):
+    """The gateway said no: the program ends with `exit_code`, and `main` says what it said."""
+
+    def __init__(self, problem: Problem, told: str, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.problem = problem
+        self.told = told
+
+
+def print_no(error: AnsweredNoError, *, as_json: bool) -> None:
+    """What the gateway said, on stderr, or as `print_problems` has it on stdout."""
+    if as_json:
+        print_problems([error.problem], as_json=True)
+        return
+    print(printable(error.told), file=sys.stderr)
+    if error.problem.help:
+        print(f"  help: {error.problem.help}", file=sys.stderr)
+
+
 def printable(text: str) -> str:
     """Text from a file or a caller without control characters: a terminal shows it and nothing else happens."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

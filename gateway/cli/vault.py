@@ -12,7 +12,11 @@ from gateway.cli.output import console, print_json, printable
 
 Subject = Annotated[
     str,
-    typer.Option("--subject", metavar="SUBJECT", help="Of somebody else, as user:corp/paul; policy must grant `admin:grants`."),
+    typer.Option(
+        "--subject",
+        metavar="SUBJECT",
+        help="Of somebody else, as user:corp/paul; policy must grant you `admin:grants` (`read`; to forget, `change`).",
+    ),
 ]
 Upstream = Annotated[str, typer.Argument(metavar="UPSTREAM", help="A server's id, or a2a:<agent>, as `vault list` shows it.")]
 

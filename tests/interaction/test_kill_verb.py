@@ -56,9 +56,26 @@ def test_the_way_of_a_kill_as_its_operator_sees_it(gateway: Gateway) -> None:
     assert json.loads(kill(gateway, "list", "--lifted", "--json", token=warden).stdout)["kills"][0]["lifted"]
 
 
+def audit(gateway: Gateway, *words: str) -> str:
+    command = [sys.executable, "-m", "gateway.cli", "audit", *words, "--config", str(gateway.config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT).stdout
+
+
+def test_an_auditor_reads_by_name_who_killed_whom(gateway: Gateway) -> None:
+    made = json.loads(kill(gateway, "user", "dev/paul", "--reason", "left", "--json", token=gateway.token("fiona")).stdout)
+    assert kill(gateway, "lift", made["id"], token=gateway.token("fiona")).returncode == 0
+    told = audit(gateway, "show", made["id"])
+    assert "who     user:dev/fiona" in told
+    lines = [line for line in audit(gateway, "tail").splitlines() if f"identity.kill     {made['id']}  " in line]
+    assert [line.rpartition(f"{made['id']}  ")[2] for line in lines] == ["user user:dev/paul  user:dev/fiona"]
+
+
 def test_people_kill_their_own_without_a_right_and_nobody_elses(gateway: Gateway) -> None:
     mia = gateway.token("mia")
     assert kill(gateway, "agent", "clerk", "--reason", "no", token=mia).returncode == 1
+    no = kill(gateway, "list", "--json", token=mia)
+    (problem,) = json.loads(no.stdout)["problems"]
+    assert (no.returncode, no.stderr, problem["code"]) == (1, "", "user-lacks-right")
     mine = kill(gateway, "user", "dev/mia", "--reason", "my laptop is gone", "--before", "now", "--json", token=mia)
     assert (mine.returncode, json.loads(mine.stdout)["source"]) == (0, "self")
     refused = kill(gateway, "list", "--mine", token=mia)
