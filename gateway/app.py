@@ -300,7 +300,11 @@ class App:
         async def whoami(request: Request) -> Principal:
             scope = {**request.scope, "method": request.method}
             arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=parts.clock)
-            return await parts.identity.authenticator(arrival)
+            try:
+                return await parts.identity.authenticator(arrival)
+            except Refused as refusal:
+                await parts.recorder.refusal(arrival, refusal)
+                raise
 
         def faults() -> Mapping[str, str]:
             health = parts.journal.healthy

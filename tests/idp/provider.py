@@ -223,7 +223,10 @@ class Idp:
             ],
             "resources": {
                 self.audience: {"audience": self.audience, "scope": scope},
-                f"{self.audience}/mcp/desk": {"audience": self.audience, "scope": scope},  # as MCP clients ask (RFC 8707)
+                f"{self.audience}/mcp/desk": {
+                    "audience": f"{self.audience}/mcp/desk",
+                    "scope": scope,
+                },  # as MCP clients ask (RFC 8707)
                 RSA_SIGNED: {"audience": self.audience, "scope": scope, "alg": "RS256"},
                 OPAQUE: {"audience": self.audience, "scope": scope, "format": "opaque"},
                 ELSEWHERE: {"audience": "https://elsewhere.example", "scope": scope},

@@ -37,7 +37,11 @@ def test_a_client_that_knows_only_the_gateways_address_finds_its_way(gateway: Tr
     (server,) = described["authorization_servers"]
     found = httpx.get(f"{server}/.well-known/openid-configuration", trust_env=False).json()
     assert (found["issuer"], found["code_challenge_methods_supported"]) == (idp.issuer, ["S256"])
-    assert gateway.code(idp.login("paul", resource=described["resource"])["access_token"]) == ""
+    token = idp.login("paul", resource=described["resource"])["access_token"]
+    assert claims_of(token)["aud"] == described["resource"]
+    assert gateway.code(token) == ""
+    assert gateway.http.get("/api/whoami", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+    assert gateway.refused_for() == "the token is for another address of this gateway"
 
 
 def test_who_signs_in_on_another_machine_by_a_device_code_is_that_person(gateway: Trusting, idp: Idp) -> None:
