@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gateway.asgi import make_arrival
-from gateway.model import Clock, Principal, Refused
+from gateway.model import Arrival, Clock, Principal, Refused
 from gateway.reasons import Code
 from gateway.scope import within
 from policies.model import AccessRequest, Decision
@@ -45,8 +46,7 @@ class Administration:
     ) -> Wish:
         """The wish of somebody who may, recorded as `kind` (reading is no event); raises `Refused` otherwise, recorded too."""
         principal = principal or await self.whoami(request)
-        scope = {**request.scope, "method": request.method}
-        arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=self.clock)
+        arrival = self._arrival(request)
         question = AccessRequest(
             subject=principal.subject,
             actors=principal.actors,
@@ -67,6 +67,21 @@ class Administration:
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
         return Wish(principal, arrival.id, arrival.at)
+
+    async def refuse(self, request: Request, principal: Principal, code: Code, why: str) -> NoReturn:
+        """Raise the refusal of somebody whom no rule needs to be asked about, once it is on record."""
+        refusal = Refused(code, why, principal=principal)
+        await self.recorder.refusal(self._arrival(request), refusal)
+        raise refusal
+
+    async def note(self, request: Request, refusal: Refused) -> None:
+        """Have the ledger say that something was refused which is refused all the same where the ledger cannot."""
+        with contextlib.suppress(Refused):
+            await self.recorder.refusal(self._arrival(request), refusal)
+
+    def _arrival(self, request: Request) -> Arrival:
+        scope = {**request.scope, "method": request.method}
+        return make_arrival(scope, b"", protocol="mcp", target="", path="", clock=self.clock)
 
 
 def _shortfall(principal: Principal, question: AccessRequest, decision: Decision) -> Refused | None:

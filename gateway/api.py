@@ -144,6 +144,8 @@ def _errors(api: FastAPI) -> None:
     @api.exception_handler(Refused)
     async def refused(_request: Request, refusal: Refused) -> Response:
         answer = problem(_STATUS.get(refusal.code, 403), Problem(refusal.code.value, PROSE[refusal.code]))
+        if answer.status_code == 401 and refusal.code is not Code.NO_CREDENTIAL:
+            answer.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750 §3.1
         answer.headers.update(dict(refusal.challenge))
         return answer
 

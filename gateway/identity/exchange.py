@@ -115,9 +115,19 @@ class Exchange:
         if grant_type not in (TOKEN_EXCHANGE, CLIENT_CREDENTIALS):
             raise OAuthError("unsupported_grant_type", f"{TOKEN_EXCHANGE} or {CLIENT_CREDENTIALS}")
         client = await self._parts.clients.proven(arrival, form, now)
+        try:
+            return await self._issued_to(arrival, form, client, judge, now)
+        except OAuthError as error:
+            refusal = error.refusal or Refused(Code.MALFORMED, error.error)
+            refusal.detail = f"to agent:{client.agent}: {refusal.detail}"  # for the ledger: it has proven itself
+            error.refusal = refusal
+            raise
+
+    async def _issued_to(self, arrival: Arrival, form: Form, client: Client, judge: Judge, now: int) -> Issued:
+        """To an agent that has proven itself."""
         wanted = _scope(form)
         self._check_target(form)
-        if grant_type == CLIENT_CREDENTIALS:
+        if form["grant_type"] == CLIENT_CREDENTIALS:
             return await self._by_grant(arrival, form, client, wanted)
         text, kind = form.get("subject_token", ""), form.get("subject_token_type", "")
         if not text or kind not in (ACCESS_TOKEN, JWT) or form.get("requested_token_type", JWT) not in (ACCESS_TOKEN, JWT):

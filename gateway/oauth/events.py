@@ -14,9 +14,11 @@ from fastapi.responses import JSONResponse, Response
 
 from gateway.asgi import small_body
 from gateway.identity.events import KEPT_SECONDS, EventError, Receiver, Receivers, changes
-from gateway.model import Clock, Refused
+from gateway.model import Refused
+from gateway.reasons import Code
 
 if TYPE_CHECKING:
+    from gateway.administration import Administration
     from gateway.identity.revocation import Kills
 
 PATH: Final = "/ssf/events/{alias}"
@@ -25,7 +27,7 @@ MOST_BYTES: Final = 64 * 1024
 log = logging.getLogger("gateway.identity")
 
 
-def register(api: FastAPI, receivers: Receivers, kills: Kills, clock: Clock) -> None:
+def register(api: FastAPI, receivers: Receivers, kills: Kills, administration: Administration) -> None:
     """Add the route."""
 
     @api.post(PATH, tags=["events"], status_code=202)
@@ -34,11 +36,13 @@ def register(api: FastAPI, receivers: Receivers, kills: Kills, clock: Clock) -> 
         receiver = receivers.by_alias.get(alias)
         shown = request.headers.getlist("authorization")
         if receiver is None or len(shown) != 1 or not receiver.admits(shown[0]):
+            await administration.note(request, Refused(Code.INVALID_CREDENTIAL, "event: the transmitter is not known"))
             return _error(401, EventError("authentication_failed", "the transmitter is not known"))
         try:
             await _take(request, receiver)
         except EventError as error:
             log.warning("an event of issuer %s is refused: %s", alias, error)
+            await administration.note(request, Refused(Code.MALFORMED, f"event of {alias}: {error}"))
             return _error(400, error)
         except Refused as refusal:  # not durable: it is to be sent again
             log.error("an event of issuer %s could not be taken: %s", alias, refusal)
@@ -52,7 +56,7 @@ def register(api: FastAPI, receivers: Receivers, kills: Kills, clock: Clock) -> 
             text = (await small_body(request.receive, MOST_BYTES)).decode("ascii")
         except (Refused, UnicodeDecodeError):
             raise EventError("invalid_request", "the body is too large, too slow, or no token") from None
-        at = clock()
+        at = administration.clock()
         event = await receiver.read(text, at // 1_000_000)
         if await receivers.once.used(receiver.scope, event.jti):
             return

@@ -131,7 +131,8 @@ class _Desk:
         """The person in their own hands; Refused for anybody else, before anything of the body is read."""
         principal = await self._administration.whoami(request)
         if principal.actors or not principal.subject.startswith("user:"):
-            raise Refused(Code.AGENT_LACKS_RIGHT, "standing grants are for people's own hands")
+            why = "standing grants are for people's own hands"
+            await self._administration.refuse(request, principal, Code.AGENT_LACKS_RIGHT, why)
         return principal
 
     async def _record(self, kind: str, name: str, grant: Grant, principal: Principal) -> None:

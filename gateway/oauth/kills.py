@@ -96,6 +96,9 @@ class _Door:
         _check(wanted, self.kills, at)
         if wanted.mine and wanted.kind == "user" and wanted.target != principal.subject:
             raise _invalid("target", "that is somebody else; `mine` is of what is one's own alone")
+        if wanted.mine and principal.actors:
+            why = "people end what is theirs with a token of their own"
+            await self.administration.refuse(request, principal, Code.AGENT_LACKS_RIGHT, why)
         own = _own(principal, wanted)
         made = Kill(
             id=new_id(at),
@@ -115,15 +118,13 @@ class _Door:
     async def permit(self, request: Request, action: str, kind: str, wanted: str, principal: Principal) -> str:
         """The id of the recorded wish of somebody who may; `Refused` otherwise."""
         if principal.tenant != self.kills.names.tenant:  # a kill reaches over tenants: a right of another tenant's is none here
-            raise Refused(Code.USER_LACKS_RIGHT, "of another tenant")
+            await self.administration.refuse(request, principal, Code.USER_LACKS_RIGHT, "of another tenant")
         return (await self.administration.permit(request, action, "kills", kind, wanted, principal)).id
 
 
 def _own(principal: Principal, wanted: Wanted) -> bool:
     """Whether it is the person's own, in their own hands: an agent does not end what it was lent."""
     own = wanted.mine or (wanted.kind, wanted.target) in {("user", principal.subject), ("workflow", principal.workflow)}
-    if own and principal.actors and wanted.mine:
-        raise Refused(Code.AGENT_LACKS_RIGHT, "people end what is theirs with a token of their own")
     return own and not principal.actors
 
 

@@ -46,7 +46,7 @@ def register(api: FastAPI, desk: Desk) -> None:
         return Response(document, media_type="application/jwk-set+json", headers=headers)
 
     register_kills(api, desk.identity.kills, desk.administration)
-    register_events(api, desk.identity.receivers, desk.identity.kills, desk.administration.clock)
+    register_events(api, desk.identity.receivers, desk.identity.kills, desk.administration)
     register_grants(api, desk.identity.exchange.standing, desk.identity.kills, desk.administration, desk.append)
     register_token(api, desk.public_url, desk.identity.exchange, desk.administration, desk.append)
     vaulting = desk.identity.vaulting

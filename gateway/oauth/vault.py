@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 
-from gateway.model import Principal, Refused
+from gateway.model import Principal
 from gateway.reasons import Code
 from gateway.state.vault import Key
 
@@ -57,7 +57,8 @@ async def _own(request: Request, administration: Administration) -> tuple[Princi
     """The person in their own hands; Refused(AGENT_LACKS_RIGHT) for an agent, whoever it acts for."""
     principal = await administration.whoami(request)
     if principal.actors:
-        raise Refused(Code.AGENT_LACKS_RIGHT, "what is kept of a person is for their own hands")
+        why = "what is kept of a person is for their own hands"
+        await administration.refuse(request, principal, Code.AGENT_LACKS_RIGHT, why)
     return principal, principal.subject
 
 

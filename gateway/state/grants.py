@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, func, select, update
+from sqlalchemy import Connection, Table, delete, func, or_, select, update
 
 from gateway.model import Refused
 from gateway.reasons import Code
@@ -18,6 +18,8 @@ from gateway.state.worker import Worker
 MOST_OF_A_PERSON = 100
 """Grants of one person that are in force at a time."""
 MOST_SHOWN = 1000
+KEPT_SECONDS = 24 * 3600
+"""For so long one that is over can still be listed; the ledger has it for good."""
 
 _GRANTS: Table = StandingGrant.__table__  # type: ignore[attr-defined]  # set by SQLModel at class creation
 _COLUMNS = tuple(
@@ -80,6 +82,8 @@ def _add(connection: Connection, grant: Grant) -> None:
     live = _GRANTS.c.revoked_at.is_(None), _GRANTS.c.ends > grant.created_at
     if connection.execute(select(func.count()).select_from(_GRANTS).where(*mine, *live)).scalar_one() >= MOST_OF_A_PERSON:
         raise Refused(Code.OVERLOADED, f"a person has at most {MOST_OF_A_PERSON} standing grants")
+    over = grant.created_at - KEPT_SECONDS
+    connection.execute(delete(_GRANTS).where(*mine, or_(_GRANTS.c.revoked_at < over, _GRANTS.c.ends < over)))
     row = {column.name: getattr(grant, column.name) for column in _COLUMNS}
     connection.execute(_GRANTS.insert().values(row))
 

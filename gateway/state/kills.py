@@ -22,6 +22,8 @@ MOST: Final = 100_000
 """Kills in force at a time; the last tenth is for those who have the right to kill, whatever people and issuers do."""
 MOST_OF_ONE_PERSON: Final = 100
 """Of those that people may make for themselves, each."""
+GRANT_SECONDS: Final = 3600
+"""After so long nothing runs any more by a standing grant that was taken back: its tokens live minutes and are not renewed."""
 SELF, EVENT, OFFLINE, ADMIN = "self", "event", "offline", "api"
 Mark = tuple[int, int]
 
@@ -166,6 +168,10 @@ def _add(connection: Connection, kill: Kill, most: int) -> Kill:
     stands = next((each for each in _kills(connection, select(_KILLS).where(in_force, *alike)) if each.covers(kill)), None)
     if stands is not None:
         return stands
+    if kill.source == SELF and kill.kind == "grant":  # of those that were taken back long ago every token has ended
+        over = _KILLS.c.created_at < kill.created_at - GRANT_SECONDS * 1_000_000
+        mine = _KILLS.c.kind == "grant", _KILLS.c.by == kill.by, _KILLS.c.source == SELF
+        connection.execute(update(_KILLS).where(in_force, over, *mine).values(lifted_at=kill.created_at))
     _bounded(connection, most if kill.source in {ADMIN, OFFLINE} else most - most // 10)
     if kill.source == SELF:
         _bounded(connection, MOST_OF_ONE_PERSON, _KILLS.c.by == kill.by, _KILLS.c.source == SELF)

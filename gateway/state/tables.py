@@ -1,4 +1,4 @@
-"""The tables of the state store.  Whoever may write to them could hand one person's task to another; nobody else can."""
+"""The tables of the state store.  What whoever may write to one could do, the module that reads it says, and SECURITY.md."""
 
 from __future__ import annotations
 

@@ -39,3 +39,10 @@ def test_a_person_learns_nothing_about_another_and_a_stranger_nothing_at_all(gat
     assert gateway.http.post("/access/v1/evaluation", json={}).status_code == 401
     said = gateway.http.get("/.well-known/authzen-configuration").json()
     assert said["access_evaluation_endpoint"] == f"{gateway.public_url}/access/v1/evaluation"
+
+
+def test_who_shows_a_bad_credential_is_told_so_and_who_shows_none_is_not(gateway: Gateway) -> None:
+    bad = gateway.http.get("/api/whoami", headers={"Authorization": "Bearer nonsense"})
+    none = gateway.http.get("/api/whoami")
+    assert (bad.status_code, bad.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
+    assert (none.status_code, none.headers["www-authenticate"]) == (401, "Bearer")

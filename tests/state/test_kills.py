@@ -16,7 +16,7 @@ from gateway.model import Refused
 from gateway.reasons import Code
 from gateway.state import database
 from gateway.state.database import open_engine
-from gateway.state.kills import CHANNEL, MOST_OF_ONE_PERSON, Kill, KillRows, Lift
+from gateway.state.kills import CHANNEL, GRANT_SECONDS, MOST_OF_ONE_PERSON, Kill, KillRows, Lift
 from gateway.state.notices import Notices
 from gateway.state.used import key_of
 from gateway.state.worker import Worker
@@ -93,6 +93,20 @@ async def test_what_people_make_for_themselves_is_bounded_and_nobody_else_is_kep
     assert (await kills.add(kill("warden", target="user:idp/paul"))).id == "k-warden"
     await kills.lift("k-0", 1)
     assert (await kills.add(kill("again", kind="workflow", target="wf-more", source="self", by="user:idp/paul"))).id == "k-again"
+
+
+async def test_taking_grants_back_never_uses_up_what_people_may_kill_of_their_own(open_state) -> None:
+    kills = (await open_state()).kills
+    mine = {"source": "self", "by": "user:idp/paul"}
+    for n in range(MOST_OF_ONE_PERSON):
+        await kills.add(kill(n, kind="grant", target=f"g-{n}", **mine))
+    soon = (NOW + GRANT_SECONDS) * 1_000_000
+    with pytest.raises(Refused):
+        await kills.add(kill("soon", kind="grant", target="g-soon", created_at=soon, **mine))
+    made = await kills.add(kill("later", kind="grant", target="g-later", created_at=soon + 1, **mine))
+    assert made.id == "k-later"
+    assert [each.id for each in await kills.listed(1000)] == ["k-later"]
+    assert (await kills.add(kill("token", kind="token", target="j", created_at=soon + 1, **mine))).id == "k-token"
 
 
 async def test_all_that_are_in_force_are_bounded(url: str) -> None:
