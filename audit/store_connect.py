@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -98,9 +99,26 @@ def engine(url: URL, *, read_only: bool = False) -> Engine:
     return made
 
 
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn write-ahead logging on, waiting for others who open the same new file; sqlite3.OperationalError where they stay busy.
+
+    SQLite itself waits for nobody here, whatever the connection's timeout: whoever comes second is refused at once.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
+
+
 def _write_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute(f"PRAGMA page_size={_PAGE_SIZE}")  # takes effect in an empty file alone
-    connection.execute("PRAGMA journal_mode=WAL")
+    write_ahead(connection)
     connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL would lose acknowledged commits with the power
     connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     connection.execute("PRAGMA secure_delete=ON")  # a destroyed key must not stay in a free page

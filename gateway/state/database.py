@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from audit.store_connect import write_ahead
 from gateway.problem import Problem, ProblemError
 
 POSTGRES_CONNECTIONS = 4
@@ -60,10 +61,8 @@ def _sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _settle(connection: Any, _record: object) -> None:  # the driver's own type
         connection.isolation_level = None  # the driver must not begin transactions behind our back
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.close()
+        write_ahead(connection)
+        connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -51,6 +51,18 @@ async def test_replicas_that_start_together_migrate_once(url: str) -> None:
         await state.close()
 
 
+async def test_a_replica_waits_while_another_one_makes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    first = sqlite3.connect(path, isolation_level=None)
+    first.execute("BEGIN IMMEDIATE")
+    first.execute("CREATE TABLE somebody_elses (x)")
+    opening = asyncio.create_task(asyncio.to_thread(State.open, f"sqlite:///{path}"))
+    assert not (await asyncio.wait({opening}, timeout=0.3))[0]
+    first.execute("COMMIT")
+    first.close()
+    await (await opening).close()
+
+
 async def test_what_was_confirmed_is_there_after_the_process_was_killed(url: str) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", CLAIMER, url, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout is not None
