@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,15 +31,20 @@ def status_of(pid: int) -> Mapping[str, str]:
 
 
 def attested(
-    facts: Any, warden: int, limits: Limits, uid: int | None, proven: Mapping[Guarantee, Strength]
+    facts: Any,
+    limits: Limits,
+    uid: int | None,
+    proven: Mapping[Guarantee, Strength],
+    confirmed: Callable[[Mapping[str, Any]], bool],
 ) -> Mapping[Guarantee, Strength]:
     """Guarantee → strength for this run: what the probe proved, where this cage confirms it, and ABSENT elsewhere.
 
-    `facts` is what the warden sent; `warden` its pid; `uid` the run's own, None where it has the gateway's.  Blocks for /proc.
+    `facts` is what the warden sent; `uid` the run's own, None where it has the gateway's; `confirmed` asks the kernel from
+    outside (`Backend.confirmed`).  Blocks for /proc.
     """
     try:
         checks = _checks(facts["warden"], facts["code"], limits, uid)
-        outside = _confirmed(facts["warden"]["pid"], facts["code"]["pid"], warden, uid)
+        outside = confirmed(facts)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # not of the shape that a warden sends
         checks, outside = {}, False
     return MappingProxyType({
@@ -80,18 +85,3 @@ def _is_nobody_else(side: Mapping[str, Any], uid: int | None) -> bool:
     if uid is not None:
         return ids == {uid} and side["groups"] in ([], [uid])
     return set(side["uids"]) == {os.getuid()} and 0 not in side["uids"]
-
-
-def _confirmed(warden: int, code: int, started: int, uid: int | None) -> bool:
-    """Whether the kernel, asked from outside, says the same of both processes."""
-    outer, inner = status_of(started), status_of(code)
-    if warden != started or inner.get("PPid") != str(started):
-        return False
-    wanted = str(os.getuid() if uid is None else uid)
-    return all(
-        side.get("Seccomp") == "2"
-        and side.get("NoNewPrivs") == "1"
-        and int(side["CapEff"], 16) == int(side["CapPrm"], 16) == int(side["CapAmb"], 16) == 0
-        and side["Uid"].split() == [wanted] * 4
-        for side in (outer, inner)
-    )

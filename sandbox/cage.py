@@ -6,27 +6,26 @@ The cage is told nothing that it could use against us: its environment is fixed,
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 import socket
 import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sandbox.backend import Backend
 from sandbox.inside import __file__ as _inside
-from sandbox.interpreter import ENVIRONMENT, Interpreter, identity
+from sandbox.interpreter import ENVIRONMENT, identity
 from sandbox.model import Limits
+from sandbox.plan import Plan
 from sandbox.scratch import Folder
-from sandbox.seccomp import assemble, cage_filter, code_filter, digest
 
 _MODULES = ("confine", "watch", "warden")
 _SHORT = 1 << 16
+_WARDEN = ("-I", "-S", "-B", "-X", "utf8", "-c")
 START_SECONDS, GRACE_SECONDS, END_SECONDS = 20, 10, 3
 
 # What the interpreter is given on its command line: read the warden's modules from the socket, and run them.
@@ -58,52 +57,6 @@ class CageError(Exception):
     """The cage did not come up or broke its protocol; the message may quote what the warden said on stderr."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How cages are made on this machine, found out once for each probe."""
-
-    interpreter: Interpreter
-    machine: str
-    abi: int
-    sentinel: Path
-
-    def setup(self, folder: Folder, limits: Limits) -> dict[str, object]:
-        """What the warden is told first (`sandbox.inside.confine.Setup`)."""
-        scratch = str(folder.path)
-        return {
-            "limits": limits.to_dict(),
-            "scratch": scratch,
-            "sentinel": str(self.sentinel),
-            "own_uid": folder.uid is not None,
-            "abi": self.abi,
-            "read": self.interpreter.read,
-            "list": self.interpreter.listed,
-            "execute": self.interpreter.execute,
-            "cage_filter": _encode(cage_filter(self.machine, truncate_by_landlock=self.abi >= 3)),
-            "code_filter": _encode(code_filter(self.machine, signals_by_landlock=self.abi >= 6)),
-            "interpreter": self.interpreter.path,
-            "arguments": ["-s", "-S", "-B", "-X", "utf8", "main.py"],
-            "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch},
-        }
-
-    def layers(self) -> dict[str, str]:
-        """The mechanisms as facts for a record."""
-        filters = (
-            cage_filter(self.machine, truncate_by_landlock=self.abi >= 3),
-            code_filter(self.machine, signals_by_landlock=self.abi >= 6),
-        )
-        return {
-            "landlock": f"abi {self.abi}",
-            "seccomp": f"sha256:{digest(*filters)}",
-            "interpreter": f"{self.interpreter.path} {self.interpreter.version}",
-            "kernel": os.uname().release,
-        }
-
-
-def _encode(program: tuple[Any, ...]) -> str:
-    return base64.b64encode(assemble(program)).decode("ascii")
-
-
 def _modules() -> bytes:
     folder = Path(_inside).parent
     packages = [("sandbox", ""), ("sandbox.inside", "")]
@@ -120,12 +73,13 @@ class Cage:
         self._process, self._stderr, self._reader, self._writer = process, stderr, reader, writer
 
     @classmethod
-    async def start(cls, plan: Plan, folder: Folder, limits: Limits, pool: Executor) -> Cage:
+    async def start(cls, backend: Backend, plan: Plan, folder: Folder, limits: Limits, pool: Executor) -> Cage:
         """Start a warden in `folder`; CageError where that is not possible."""
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_connection(sock=ours)
-        spawning = loop.run_in_executor(pool, _spawn, plan.interpreter.path, folder, theirs)
+        command = [*backend.command(plan, folder), plan.interpreter.path, *_WARDEN, _BOOT]
+        spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs)
         try:
             process, stderr = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -201,12 +155,11 @@ class Cage:
         return f"its last words: {text.rsplit(chr(10), 1)[-1][:500]}" if text else "it said nothing"
 
 
-def _spawn(path: str, folder: Folder, theirs: socket.socket) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _spawn(command: list[str], folder: Folder, theirs: socket.socket) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed when the cage ends; a pipe that nobody reads could block the warden
     try:
         process = subprocess.Popen(  # noqa: S603  a proven interpreter, our own source
-            [path, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT],
-            env=ENVIRONMENT, cwd=folder.path, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=stderr,
+            command, env=ENVIRONMENT, cwd=folder.path, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=stderr,
             start_new_session=True, **identity(folder.uid),
         )  # fmt: skip
     except BaseException:

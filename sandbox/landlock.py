@@ -1,259 +1,106 @@
-"""The runner without namespaces: Landlock, a system-call filter, rlimits, a watchdog, and where we are root a uid for each run.
+"""The cage without namespaces: Landlock, a system-call filter, rlimits, a watchdog, and where we are root a uid for each run.
 
 It needs nothing of the machine but its kernel, so that it works as root, as a plain user and in a container as it comes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-import signal
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from sandbox.attestation import attested
-from sandbox.cage import Cage, CageError, Plan
-from sandbox.interpreter import NoInterpreterError, choose, own_uids
-from sandbox.layers import HELP, Bait, Tried, candidates, findings
-from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profile, Reason, Run, SandboxBusyError, Strength, Usage
-from sandbox.runner import Finding, Report, shortfall
-from sandbox.scratch import Folder, Scratch, ScratchError, processes_of
+from sandbox.attestation import status_of
+from sandbox.backend import NotHereError
+from sandbox.engine import CagedRunner
+from sandbox.interpreter import Interpreter
+from sandbox.layers import BY_TRYING
+from sandbox.model import Guarantee, Strength
+from sandbox.plan import Plan
+from sandbox.scratch import Folder
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Proven = Mapping[Guarantee, Strength]
-_PROBE = Profile("probe", Limits(10, 20, 256 << 20, 16, 1 << 20, 4 << 20, 1 << 18, 64))
+_LANDLOCK = (
+    "Landlock is needed: Linux 5.13 or later, `landlock` among the kernel's security modules, "
+    "and a container runtime that allows its system calls."
+)
+_SECCOMP = "Seccomp filters are needed (CONFIG_SECCOMP_FILTER)."
+_UID = "Run the gateway as root, with the capabilities that Docker gives by default: each run then has a uid of its own."
+HELP: Mapping[Guarantee, str] = MappingProxyType({
+    Guarantee.FS_READ: _LANDLOCK,
+    Guarantee.FS_WRITE: _LANDLOCK,
+    Guarantee.NET_NONE: _SECCOMP,
+    Guarantee.PROCESS_ISOLATION: _LANDLOCK,
+    Guarantee.SYSCALL_SURFACE: _SECCOMP,
+    Guarantee.IDENTITY: _UID,
+    Guarantee.KILL_TREE: "Linux 6.12 or later ends a run in one stroke; so does a uid of the run's own. " + _UID,
+    Guarantee.MEMORY: "A hard bound for all processes together needs a memory cgroup, which this runner does not set up.",
+    Guarantee.CPU: "A hard bound for all processes together needs a CPU cgroup, which this runner does not set up.",
+    Guarantee.PIDS: _UID,
+    Guarantee.DISK: "A hard bound needs a quota or a file system of the run's own, which this runner does not set up.",
+    Guarantee.OWN_KERNEL: "This runner shares the host's kernel, and there is no runner here that does not.",
+})  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the last probe found: the report, and how cages are made, where they can be."""
+class Landlock:
+    """Implements `sandbox.backend.Backend`.
 
-    report: Report
-    plan: Plan | None
-    until: float
-
-
-class LandlockRunner:
-    """Implements `sandbox.runner.Runner`.
-
-    base          folder for the runs' scratch folders; defaults to one of this user's in the system's temporary folder.
-    concurrency   runs at once; `queue` more may wait.
-    probe_seconds how long a probe is believed.
-    interpreters  paths to choose among, the first that works; defaults to those of `sandbox.interpreter.candidates`.
-    landlock_abi  use no more of Landlock than this, as an older kernel would.
+    most_abi  use no more of Landlock than this, as an older kernel would.
     """
 
     name = "landlock"
+    help = HELP
 
-    def __init__(
-        self,
-        *,
-        base: Path | None = None,
-        concurrency: int = 4,
-        queue: int = 64,
-        probe_seconds: float = 3600,
-        interpreters: Sequence[str] | None = None,
-        landlock_abi: int | None = None,
-    ) -> None:
-        self._scratch = Scratch(base, own_uids=own_uids())
-        self._concurrency, self._queue, self._ttl = concurrency, queue, probe_seconds
-        self._interpreters, self._most_abi = interpreters, landlock_abi
-        self._pool = ThreadPoolExecutor(concurrency * 2 + 2, thread_name_prefix="sandbox")
-        self._slots, self._probing = asyncio.Semaphore(concurrency), asyncio.Lock()
-        self._known: _Known | None = None
-        self._tasks: set[asyncio.Task[Run]] = set()
-        self._closed = False
+    def __init__(self, most_abi: int | None = None) -> None:
+        self._most_abi = most_abi
 
-    async def probe(self) -> Report:
-        """See `Runner.probe`."""
-        return (await self._knowledge()).report
-
-    async def run(self, job: Job) -> Run:
-        """See `Runner.run`."""
-        if self._closed or len(self._tasks) >= self._concurrency + self._queue:
-            raise SandboxBusyError("the sandbox is closed" if self._closed else "too many runs wait")
-        # A task of its own: however impatiently the caller is cancelled, cleaning up is gone through once and to its end.
-        task = asyncio.create_task(self._run(job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.cancel()
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # seen: the caller has gone
-            raise
-
-    async def aclose(self) -> None:
-        """See `Runner.aclose`."""
-        self._closed = True
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._pool.shutdown(wait=False)
-
-    async def _run(self, job: Job) -> Run:
-        known = await self._knowledge()
-        known.report.require(job.profile)
-        if known.plan is None:
-            raise IsolationUnprovenError({Guarantee.FS_WRITE: (Strength.HARD, Strength.ABSENT)}, known.report.problem)
-        async with self._slots:
-            try:
-                folder = await self._claim()
-            except (OSError, ScratchError) as error:
-                return _failed(job, f"no scratch folder: {error}")
-            return await self._caged(job, known.plan, folder, known.report.guarantees)
-
-    async def _caged(self, job: Job, plan: Plan, folder: Folder, proven: Proven, bystanders: Collection[int] = ()) -> Run:
-        """One job in one cage, in a claimed folder that is gone afterwards.
-
-        `bystanders` are processes of the run's uid that are not of the run.
-        """
-        try:
-            run = await self._in_cage(job, plan, folder, proven)
-        except CageError as error:
-            run = _failed(job, str(error))
-        finally:
-            amiss = await self._in_pool(self._clean_up, folder, frozenset(bystanders))
-        return replace(run, reason=Reason.SANDBOX_ERROR, detail=amiss) if amiss else run
-
-    async def _in_cage(self, job: Job, plan: Plan, folder: Folder, proven: Proven) -> Run:
-        limits = job.profile.limits
-        cage = await Cage.start(plan, folder, limits, self._pool)
-        try:
-            facts = await cage.attestation()
-            strengths = await self._in_pool(attested, facts, cage.pid, limits, folder.uid, proven)
-            missing = shortfall(job.profile, strengths)
-            if missing:
-                raise IsolationUnprovenError(
-                    missing, "This run's own cage did not attest what the probe had proven; see the log."
-                )
-            result, out, err = await cage.execute(job.code.encode("utf-8"), limits)
-            layers = {**plan.layers(), "uid": str(os.getuid()) if folder.uid is None else f"{folder.uid}, its own"}
-            return _finished(job, result, (out, err), strengths, layers)
-        finally:
-            await cage.end(self._pool)
-
-    def _clean_up(self, folder: Folder, bystanders: frozenset[int]) -> str:
-        """See from outside that nothing of the run is left, and take away what is.  What was found amiss, "" for nothing."""
-        amiss = ""
-        if folder.uid is not None:
-            for _ in range(100):
-                left = [pid for pid in processes_of(folder.uid) if pid not in bystanders]
-                if not left:
-                    break
-                amiss = "processes of the run were left and had to be killed"
-                for pid in left:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(0.01)
-        try:
-            gone = self._scratch.release(folder)
-        except OSError as error:
-            return f"the scratch folder could not be removed: {error}"
-        return amiss if gone else "the scratch folder is still there"
-
-    async def _claim(self) -> Folder:
-        claiming = asyncio.get_running_loop().run_in_executor(self._pool, self._scratch.claim)
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            folder = await claiming
-            await self._in_pool(self._scratch.release, folder)
-            raise
-
-    async def _in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Something that blocks, off the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
-
-    # -- the probe -------------------------------------------------------------------------------------------------------------
-
-    async def _knowledge(self) -> _Known:
-        async with self._probing:
-            if self._known is None or time.monotonic() >= self._known.until:
-                self._known = await self._probe()
-            return self._known
-
-    async def _probe(self) -> _Known:
-        until = time.monotonic() + self._ttl
-        try:
-            plan = await self._in_pool(self._plan)
-            if plan.abi < 1:
-                return _Known(_nothing("Landlock is not there. " + HELP[Guarantee.FS_READ]), None, until)
-            findings, layers = await self._try_everything(plan)
-        except (OSError, ValueError, KeyError, CageError, ScratchError, NoInterpreterError) as error:
-            return _Known(_nothing(str(error)), None, until)
-        return _Known(Report(self.name, MappingProxyType(findings), MappingProxyType(layers), time.time()), plan, until)
-
-    def _plan(self) -> Plan:
-        self._scratch.sweep()
-        folder = self._scratch.claim()
-        try:
-            interpreter = choose(folder.uid, self._interpreters)
-        finally:
-            self._scratch.release(folder)
+    def plan(self, interpreter: Interpreter, sentinel: Path) -> Plan:
+        """See `Backend.plan`."""
         abi = interpreter.abi if self._most_abi is None else min(interpreter.abi, self._most_abi)
-        return Plan(interpreter, os.uname().machine, abi, self._scratch.sentinel)
+        if abi < 1:
+            raise NotHereError("Landlock is not there. " + HELP[Guarantee.FS_READ])
+        return Plan(interpreter, os.uname().machine, abi, sentinel)
 
-    async def _try_everything(self, plan: Plan) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
-        folder = await self._claim()
-        bait: Bait | None = None
-        try:
-            try:
-                bait = await self._in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
-                outside = await self._in_pool(bait.control)
-                program = await self._in_pool(bait.lay, "caged", caged=True)
-            except BaseException:
-                await self._in_pool(self._scratch.release, folder)
-                raise
-            most = candidates(own_uid=folder.uid is not None, abi=plan.abi)
-            run = await self._caged(Job("probe", program, _PROBE), plan, folder, most, {bait.victim})
-        finally:
-            if bait is not None:
-                await self._in_pool(bait.close)
-        if run.reason is not Reason.OK:
-            said = run.stderr.decode("utf-8", "backslashreplace").strip()[-500:]
-            raise CageError(f"the probe ended with {run.reason}: {run.detail or said}")
-        inside = json.loads(run.stdout)
-        daemon_gone = not await self._in_pool(Path(f"/proc/{int(inside['daemon'])}").exists)
-        return findings(Tried(outside, inside), run.guarantees, daemon_gone=daemon_gone), run.layers
+    def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:
+        """See `Backend.candidates`."""
+        hard_if = {True: Strength.HARD, False: Strength.SOFT}
+        return {
+            **dict.fromkeys(BY_TRYING, Strength.HARD),
+            Guarantee.IDENTITY: hard_if[own_uid],
+            Guarantee.KILL_TREE: hard_if[own_uid or plan.abi >= 6],
+            Guarantee.PIDS: hard_if[own_uid],
+            Guarantee.MEMORY: Strength.SOFT,
+            Guarantee.CPU: Strength.SOFT,
+            Guarantee.DISK: Strength.SOFT,
+            Guarantee.OWN_KERNEL: Strength.ABSENT,
+        }
+
+    def command(self, plan: Plan, folder: Folder) -> Sequence[str]:  # noqa: ARG002  the cage closes itself from inside
+        """See `Backend.command`."""
+        return ()
+
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None) -> bool:
+        """See `Backend.confirmed`."""
+        warden, code = facts["warden"]["pid"], facts["code"]["pid"]
+        outer, inner = status_of(started), status_of(code)
+        if warden != started or inner.get("PPid") != str(started):
+            return False
+        wanted = str(os.getuid() if uid is None else uid)
+        return all(
+            side.get("Seccomp") == "2"
+            and side.get("NoNewPrivs") == "1"
+            and int(side["CapEff"], 16) == int(side["CapPrm"], 16) == int(side["CapAmb"], 16) == 0
+            and side["Uid"].split() == [wanted] * 4
+            for side in (outer, inner)
+        )
+
+    def layers(self) -> Mapping[str, str]:
+        """See `Backend.layers`."""
+        return {}
 
 
-def _nothing(problem: str) -> Report:
-    return Report(LandlockRunner.name, MappingProxyType({}), MappingProxyType({}), time.time(), problem)
+class LandlockRunner(CagedRunner):
+    """A runner of these cages; `landlock_abi` as `Landlock.most_abi`, the others as `CagedRunner`'s."""
 
-
-def _failed(job: Job, detail: str) -> Run:
-    nothing: Proven = MappingProxyType({})
-    return Run(
-        job.id, Reason.SANDBOX_ERROR, None, None, b"", b"", False, False, Usage(), nothing, MappingProxyType({}),
-        job.code_sha256, detail,
-    )  # fmt: skip
-
-
-def _finished(job: Job, result: Mapping[str, Any], output: tuple[bytes, bytes], proven: Proven, layers: Mapping[str, str]) -> Run:
-    try:
-        peak = result["peak"]
-        usage = Usage(result["wall_ms"], result["cpu_ms"], peak["memory"], peak["processes"], peak["scratch"])
-        left = int(result["left"])
-        run = Run(
-            job.id, Reason(result["reason"]), result["exit_code"], result["signal"], *output,
-            bool(result["stdout_truncated"]), bool(result["stderr_truncated"]), usage, proven, MappingProxyType(dict(layers)),
-            job.code_sha256,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise CageError(f"the result is not what a warden sends: {error!r}") from error
-    return replace(run, reason=Reason.SANDBOX_ERROR, detail=f"{left} processes would not end") if left else run
+    def __init__(self, *, landlock_abi: int | None = None, **options: Any) -> None:
+        super().__init__(Landlock(landlock_abi), **options)

@@ -26,28 +26,8 @@ from sandbox.scratch import Folder, Scratch
 _SECONDS = 20
 _NAMES = ("secret", "mode", "victim", "removable")
 
-_LANDLOCK = (
-    "Landlock is needed: Linux 5.13 or later, `landlock` among the kernel's security modules, "
-    "and a container runtime that allows its system calls."
-)
-_SECCOMP = "Seccomp filters are needed (CONFIG_SECCOMP_FILTER)."
-_UID = "Run the gateway as root, with the capabilities that Docker gives by default: each run then has a uid of its own."
-HELP: Mapping[Guarantee, str] = MappingProxyType({
-    Guarantee.FS_READ: _LANDLOCK,
-    Guarantee.FS_WRITE: _LANDLOCK,
-    Guarantee.NET_NONE: _SECCOMP,
-    Guarantee.PROCESS_ISOLATION: _LANDLOCK,
-    Guarantee.SYSCALL_SURFACE: _SECCOMP,
-    Guarantee.IDENTITY: _UID,
-    Guarantee.KILL_TREE: "Linux 6.12 or later ends a run in one stroke; so does a uid of the run's own. " + _UID,
-    Guarantee.MEMORY: "A hard bound for all processes together needs a memory cgroup, which this runner does not set up.",
-    Guarantee.CPU: "A hard bound for all processes together needs a CPU cgroup, which this runner does not set up.",
-    Guarantee.PIDS: _UID,
-    Guarantee.DISK: "A hard bound needs a quota or a file system of the run's own, which this runner does not set up.",
-    Guarantee.OWN_KERNEL: "This runner shares the host's kernel, and there is no runner here that does not.",
-})  # fmt: skip
 _BOUNDS = "rlimits attested from inside; all processes together by a watchdog every 50 ms"
-_BY_TRYING = (
+BY_TRYING = (
     Guarantee.FS_READ, Guarantee.FS_WRITE, Guarantee.NET_NONE, Guarantee.PROCESS_ISOLATION, Guarantee.SYSCALL_SURFACE,
 )  # fmt: skip
 
@@ -59,38 +39,29 @@ class Tried:
     outside: Mapping[str, Mapping[str, str]]
     inside: Mapping[str, Mapping[str, str]]
 
-    def finding(self, name: Guarantee) -> Finding:
-        """HARD where nothing is open inside and something was outside, ABSENT otherwise."""
+    def finding(self, name: Guarantee, help: str) -> Finding:  # noqa: A002  the house's word
+        """HARD where nothing is open inside and something was outside, ABSENT otherwise, with `help`."""
         outside, inside = self.outside[name], self.inside[name]
         evidence = [f"{attempt.replace('_', ' ')}: {outside[attempt]} outside, {inside[attempt]} inside" for attempt in outside]
         kept = "open" in outside.values() and set(outside) == set(inside) and "open" not in inside.values()
-        return Finding(Strength.HARD if kept else Strength.ABSENT, tuple(evidence), "" if kept else HELP[name])
+        return Finding(Strength.HARD if kept else Strength.ABSENT, tuple(evidence), "" if kept else help)
 
 
-def candidates(*, own_uid: bool, abi: int) -> Mapping[Guarantee, Strength]:
-    """The most that this runner could prove, before anything is tried."""
-    hard_if = {True: Strength.HARD, False: Strength.SOFT}
-    return {
-        **dict.fromkeys(_BY_TRYING, Strength.HARD),
-        Guarantee.IDENTITY: hard_if[own_uid],
-        Guarantee.KILL_TREE: hard_if[own_uid or abi >= 6],
-        Guarantee.PIDS: hard_if[own_uid],
-        Guarantee.MEMORY: Strength.SOFT,
-        Guarantee.CPU: Strength.SOFT,
-        Guarantee.DISK: Strength.SOFT,
-        Guarantee.OWN_KERNEL: Strength.ABSENT,
-    }
-
-
-def findings(tried: Tried, attested: Mapping[Guarantee, Strength], *, daemon_gone: bool) -> Mapping[Guarantee, Finding]:
-    """What the probe found: the attempts, and never more than the cage attested."""
+def findings(
+    tried: Tried, attested: Mapping[Guarantee, Strength], helps: Mapping[Guarantee, str], *, daemon_gone: bool
+) -> Mapping[Guarantee, Finding]:
+    """What the probe found: the attempts, and never more than the cage attested; `helps` is the backend's."""
     found = {}
     for name in Guarantee:
-        finding = tried.finding(name) if name in _BY_TRYING else Finding(attested.get(name, Strength.ABSENT), _evidence(name))
+        help_text = helps.get(name, "")
+        if name in BY_TRYING:
+            finding = tried.finding(name, help_text)
+        else:
+            finding = Finding(attested.get(name, Strength.ABSENT), _evidence(name))
         if name is Guarantee.KILL_TREE and not daemon_gone:
             finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run",))
         strength = min(finding.strength, attested.get(name, Strength.ABSENT))
-        found[name] = Finding(strength, finding.evidence, HELP[name] if strength < Strength.HARD else "")
+        found[name] = Finding(strength, finding.evidence, help_text if strength < Strength.HARD else "")
     return MappingProxyType(found)
 
 

@@ -6,16 +6,15 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from sandbox.attestation import attested
 from sandbox.cage import Cage
-from sandbox.landlock import LandlockRunner
-from sandbox.layers import candidates
+from sandbox.landlock import Landlock, LandlockRunner
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, Strength
 from sandbox.profiles import load_profiles
 
@@ -32,7 +31,7 @@ class Attested:
         self.plan = (await self.runner._knowledge()).plan
         assert self.plan is not None
         self.folder = await self.runner._claim()
-        self.cage = await Cage.start(self.plan, self.folder, SHIPPED.limits, self.runner._pool)
+        self.cage = await Cage.start(Landlock(), self.plan, self.folder, SHIPPED.limits, self.runner._pool)
         self.facts: Any = await self.cage.attestation()
         return self
 
@@ -42,8 +41,10 @@ class Attested:
 
     def proven(self, facts: Any) -> set[Guarantee]:
         assert self.plan is not None
-        most = candidates(own_uid=self.folder.uid is not None, abi=self.plan.abi)
-        strengths = attested(facts, self.cage.pid, SHIPPED.limits, self.folder.uid, most)
+        backend, uid = Landlock(), self.folder.uid
+        most = backend.candidates(self.plan, own_uid=uid is not None)
+        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid)
+        strengths = attested(facts, SHIPPED.limits, uid, most, confirmed)
         return {name for name, strength in strengths.items() if strength is not Strength.ABSENT}
 
 
@@ -108,11 +109,9 @@ async def test_an_attestation_that_is_amiss_proves_nothing_of_what_rests_on_it(
 async def test_a_claim_that_the_kernel_does_not_confirm_proves_nothing(shared_runner: LandlockRunner) -> None:
     async with Attested(shared_runner) as real:
         facts = copy.deepcopy(real.facts)
-        assert real.plan is not None
-        most = MappingProxyType(dict(candidates(own_uid=real.folder.uid is not None, abi=real.plan.abi)))
         for pid in (os.getpid(), 1, 2**22 + 1):
             facts["code"]["pid"] = pid
-            assert set(attested(facts, real.cage.pid, SHIPPED.limits, real.folder.uid, most).values()) == {Strength.ABSENT}
+            assert real.proven(facts) == set()
 
 
 async def test_a_cage_that_does_not_attest_enough_never_receives_the_code(shared_runner: LandlockRunner) -> None:

@@ -1,0 +1,54 @@
+"""What a cage is made of: how it is started, what it may prove at most, how its word is confirmed from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sandbox.interpreter import Interpreter
+from sandbox.model import Guarantee, Strength
+from sandbox.plan import Plan
+from sandbox.scratch import Folder
+
+
+class NotHereError(Exception):
+    """This backend cannot make a cage on this machine; the message says what is missing and how to get it."""
+
+
+class Backend(Protocol):
+    """One way of making cages.  Nothing of it falls back to less: what it cannot do it raises."""
+
+    @property
+    def name(self) -> str:
+        """`landlock`, `bwrap` …"""
+        ...
+
+    @property
+    def help(self) -> Mapping[Guarantee, str]:
+        """Guarantee → how an operator gains it, or gains more of it, with this backend."""
+        ...
+
+    def plan(self, interpreter: Interpreter, sentinel: Path) -> Plan:
+        """How cages are made here.  Blocks; NotHereError where they cannot be."""
+        ...
+
+    def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:
+        """The most that a cage of this backend could prove, before anything is tried."""
+        ...
+
+    def command(self, plan: Plan, folder: Folder) -> Sequence[str]:
+        """What the warden's own command line is put behind: a program that builds the cage around it; empty for none."""
+        ...
+
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None) -> bool:
+        """Whether the kernel, asked from outside, says what warden and code said of themselves.
+
+        `started` is the process that the gateway started; `uid` the run's own, None where it has the gateway's.  Blocks.
+        Whatever malformed `facts` raise counts as no.
+        """
+        ...
+
+    def layers(self) -> Mapping[str, str]:
+        """Facts about this backend's mechanisms, for a run's record."""
+        ...

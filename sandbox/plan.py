@@ -1,0 +1,60 @@
+"""How cages are made on this machine, found out once for each probe; what the warden is told first."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.interpreter import ENVIRONMENT, Interpreter
+from sandbox.model import Limits
+from sandbox.scratch import Folder
+from sandbox.seccomp import assemble, cage_filter, code_filter, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every cage of one backend has in common."""
+
+    interpreter: Interpreter
+    machine: str
+    abi: int
+    sentinel: Path
+
+    def setup(self, folder: Folder, limits: Limits) -> dict[str, object]:
+        """What the warden is told first (`sandbox.inside.confine.Setup`)."""
+        scratch = str(folder.path)
+        return {
+            "limits": limits.to_dict(),
+            "scratch": scratch,
+            "sentinel": str(self.sentinel),
+            "own_uid": folder.uid is not None,
+            "abi": self.abi,
+            "read": self.interpreter.read,
+            "list": self.interpreter.listed,
+            "execute": self.interpreter.execute,
+            "cage_filter": _encode(cage_filter(self.machine, truncate_by_landlock=self.abi >= 3)),
+            "code_filter": _encode(code_filter(self.machine, signals_by_landlock=self.abi >= 6)),
+            "interpreter": self.interpreter.path,
+            "arguments": ["-s", "-S", "-B", "-X", "utf8", "main.py"],
+            "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch},
+        }
+
+    def layers(self) -> dict[str, str]:
+        """The mechanisms as facts for a record."""
+        filters = (
+            cage_filter(self.machine, truncate_by_landlock=self.abi >= 3),
+            code_filter(self.machine, signals_by_landlock=self.abi >= 6),
+        )
+        return {
+            "landlock": f"abi {self.abi}",
+            "seccomp": f"sha256:{digest(*filters)}",
+            "interpreter": f"{self.interpreter.path} {self.interpreter.version}",
+            "kernel": os.uname().release,
+        }
+
+
+def _encode(program: tuple[Any, ...]) -> str:
+    return base64.b64encode(assemble(program)).decode("ascii")
