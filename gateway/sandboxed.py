@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.model import Refused
 from gateway.reasons import Code
-from sandbox.model import IsolationUnprovenError, Job, Profile, SandboxBusyError
+from sandbox.model import IsolationUnprovenError, Job, NotOfferedError, Profile, SandboxBusyError
 from sandbox.profiles import load_profiles
 from sandbox.runner import Runner, best, shipped
 
@@ -63,6 +63,8 @@ class Sandboxed:
             raise Refused(Code.ISOLATION_UNPROVEN, str(error)) from error
         except SandboxBusyError as error:
             raise Refused(Code.OVERLOADED, "sandbox") from error
+        except NotOfferedError as error:
+            raise Refused(Code.DUTY_FAILED, str(error)) from error
 
     async def aclose(self) -> None:
         """End every run."""

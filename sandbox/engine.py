@@ -24,9 +24,21 @@ from sandbox.backend import Backend, NotHereError
 from sandbox.cage import Cage, CageError
 from sandbox.interpreter import NoInterpreterError, choose, own_uids
 from sandbox.layers import Bait, Tried, findings
-from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profile, Reason, Run, SandboxBusyError, Strength, Usage
+from sandbox.model import (
+    Guarantee,
+    IsolationUnprovenError,
+    Job,
+    Language,
+    Limits,
+    NotOfferedError,
+    Profile,
+    Reason,
+    SandboxBusyError,
+    Strength,
+)  # fmt: skip
 from sandbox.plan import Plan
-from sandbox.runner import Finding, Report, shortfall
+from sandbox.result import Run, Usage
+from sandbox.runner import Finding, Hooks, Program, Report, Served, shortfall
 from sandbox.scratch import Folder, Scratch, ScratchError, processes_of
 
 P = ParamSpec("P")
@@ -82,8 +94,9 @@ class CagedRunner:
         """See `Runner.probe`."""
         return (await self._knowledge()).report
 
-    async def run(self, job: Job) -> Run:
+    async def run(self, job: Job, hooks: Hooks = Hooks()) -> Run:  # noqa: B008  frozen
         """See `Runner.run`."""
+        _offered(job, hooks)
         if self._closed or len(self._tasks) >= self._concurrency + self._queue:
             raise SandboxBusyError("the sandbox is closed" if self._closed else "too many runs wait")
         # A task of its own: however impatiently the caller is cancelled, cleaning up is gone through once and to its end.
@@ -100,6 +113,10 @@ class CagedRunner:
             if not task.cancelled():
                 task.exception()  # seen: the caller has gone
             raise
+
+    async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:  # noqa: ARG002, B008  frozen
+        """See `Runner.serve`."""
+        raise NotOfferedError("programs that go on are not offered yet")
 
     async def aclose(self) -> None:
         """See `Runner.aclose`."""
@@ -119,7 +136,7 @@ class CagedRunner:
             try:
                 folder = await self._claim()
             except (OSError, ScratchError) as error:
-                return _failed(job, f"no scratch folder: {error}")
+                return Run.without_output(job, Reason.SANDBOX_ERROR, f"no scratch folder: {error}")
             return await self._caged(job, known.plan, folder, known.report.guarantees)
 
     async def _caged(self, job: Job, plan: Plan, folder: Folder, proven: Proven, bystanders: Collection[int] = ()) -> Run:
@@ -130,7 +147,7 @@ class CagedRunner:
         try:
             run = await self._in_cage(job, plan, folder, proven)
         except CageError as error:
-            run = _failed(job, str(error))
+            run = Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
         finally:
             amiss = await self._in_pool(self._clean_up, folder, frozenset(bystanders))
         return replace(run, reason=Reason.SANDBOX_ERROR, detail=amiss) if amiss else run
@@ -240,12 +257,22 @@ class CagedRunner:
         return findings(Tried(outside, inside), run.guarantees, self._backend.help, daemon_gone=daemon_gone), run.layers
 
 
-def _failed(job: Job, detail: str) -> Run:
-    nothing: Proven = MappingProxyType({})
-    return Run(
-        job.id, Reason.SANDBOX_ERROR, None, None, b"", b"", False, False, Usage(), nothing, MappingProxyType({}),
-        job.code_sha256, detail,
-    )  # fmt: skip
+def _offered(job: Job, hooks: Hooks) -> None:
+    """NotOfferedError for what is not built yet: refused, never passed over."""
+    profile = job.profile
+    asked = {
+        f"code in {job.language}": job.language is not Language.PYTHON,
+        "files": bool(job.files),
+        "arguments": bool(job.arguments),
+        "standard input": bool(job.stdin),
+        "packages": profile.packages is not None,
+        "calls back": hooks.tools is not None,
+        "a network": bool(profile.network) or hooks.network is not None,
+        "output as it comes": hooks.output is not None,
+    }
+    for what, wanted in asked.items():
+        if wanted:
+            raise NotOfferedError(f"{what}: not offered by this runner yet")
 
 
 def _finished(job: Job, result: Mapping[str, Any], output: tuple[bytes, bytes], proven: Proven, layers: Mapping[str, str]) -> Run:

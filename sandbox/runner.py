@@ -5,12 +5,17 @@ There is no runner without isolation, and no run is ever repeated with less.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol
 
-from sandbox.model import Guarantee, IsolationUnprovenError, Job, Profile, Run, Strength
+from sandbox.model import Guarantee, IsolationUnprovenError, Job, Language, Profile, Strength
+from sandbox.names import canonical_digest
+from sandbox.result import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,19 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What a language's code is run by: path, version and SHA-256 (hex) of the program's file."""
+
+    path: str
+    version: str
+    sha256: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Under the names of the fields."""
+        return {"path": self.path, "version": self.version, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a runner proved on this machine by trying.
 
@@ -39,6 +57,7 @@ class Report:
     layers    facts about the mechanisms, as `landlock` → `abi 7`.
     at        epoch seconds of the probe.
     problem   why nothing could be proven at all, "" where it could.
+    languages what can be run here, and by what.
     """
 
     backend: str
@@ -46,6 +65,12 @@ class Report:
     layers: Mapping[str, str]
     at: float
     problem: str = ""
+    languages: Mapping[Language, Offer] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def id(self) -> str:
+        """SHA-256 (hex) over all of it: what a run's record points at."""
+        return canonical_digest(self.to_dict())
 
     @property
     def guarantees(self) -> Mapping[Guarantee, Strength]:
@@ -72,13 +97,70 @@ class Report:
             "layers": dict(self.layers),
             "at": self.at,
             "problem": self.problem,
+            "languages": {str(language): offer.to_dict() for language, offer in self.languages.items()},
         }
 
 
 def shortfall(profile: Profile, proven: Mapping[Guarantee, Strength]) -> Mapping[Guarantee, tuple[Strength, Strength]]:
     """Guarantee → (wanted, got) for each that `profile` requires and `proven` does not cover."""
-    pairs = {name: (wanted, proven.get(name, Strength.ABSENT)) for name, wanted in profile.requires.items()}
+    pairs = {name: (wanted, proven.get(name, Strength.ABSENT)) for name, wanted in profile.wanted.items()}
     return MappingProxyType({name: (wanted, got) for name, (wanted, got) in pairs.items() if got < wanted})
+
+
+Stream = Literal["stdout", "stderr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the gateway gives a run.  All of it is optional, and what a runner cannot do with it is an error, never passed over.
+
+    output   called on the event loop with each piece of output as it comes, never with more than output_bytes of a stream.
+             It returns at once; it cannot hold the run back.
+    tools    one end of a pair of stream sockets whose other end the gateway keeps: descriptor 3 of the code, named by
+             BAILIWICK_TOOLS=3.  Only under a profile with `tools`.  The runner closes it.
+    network  awaited with the socket that listens on 127.0.0.1:3128 inside the cage, which it closes; cancelled when the run ends.
+             Needed by a profile with `network`, and only there.
+    """
+
+    output: Callable[[Stream, bytes], None] | None = None
+    tools: socket | None = None
+    network: Callable[[socket], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A long-lived program that speaks on stdin and stdout, as an MCP server does.
+
+    command      absolute path of the program and its arguments; no shell.
+    environment  all that it finds in its environment beside what every cage has.  May hold secrets.
+    folder       a folder that it may read and write and that lasts; None for a fresh one that goes with it.
+    read         files and folders that it may read and execute.
+    """
+
+    id: str
+    command: tuple[str, ...]
+    profile: Profile
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    folder: Path | None = None
+    read: tuple[Path, ...] = ()
+
+
+class Served(Protocol):
+    """A program that goes on in its cage.  All that it started is gone when `wait` or `end` returns, or when the gateway dies."""
+
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+    stderr: asyncio.StreamReader
+    guarantees: Mapping[Guarantee, Strength]
+    layers: Mapping[str, str]
+
+    async def wait(self) -> Run:
+        """Until it has ended: how.  Its output went to the streams and is not in the Run."""
+        ...
+
+    async def end(self) -> Run:
+        """Close its stdin, give it a little while, end it and all that it started: how it ended."""
+        ...
 
 
 class Runner(Protocol):
@@ -98,12 +180,16 @@ class Runner(Protocol):
         """What is proven here, by attempts with positive controls; kept for a while.  Never raises for want of isolation."""
         ...
 
-    async def run(self, job: Job) -> Run:
+    async def run(self, job: Job, hooks: Hooks = Hooks()) -> Run:
         """Run the job to its end, whatever end that is.
 
         Raises IsolationUnprovenError before the code is handed over where a required guarantee is not proven by the probe or by
-        this run's own attestation, and SandboxBusyError where too many runs wait.
+        this run's own attestation, SandboxBusyError where too many runs wait, and NotOfferedError for what is not to be had here.
         """
+        ...
+
+    async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:
+        """Start a program in a cage of its own; raises as `run` does.  No wall clock bounds it; all other limits hold."""
         ...
 
     async def aclose(self) -> None:
@@ -129,7 +215,7 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
         if runners is None:
             await runner.aclose()
     if closest is None:
-        wanted = profile.requires or {Guarantee.FS_WRITE: Strength.HARD}
+        wanted = profile.wanted or {Guarantee.FS_WRITE: Strength.HARD}
         raise IsolationUnprovenError({name: (want, Strength.ABSENT) for name, want in wanted.items()}, "there is no runner here")
     raise closest
 

@@ -19,6 +19,8 @@ from gateway.settings import Agent, Settings
 from policies.expression import FUNCTIONS
 from policies.registry import RISKS, TYPES
 from policies.values import NAMES
+from sandbox.model import Guarantee, Language, Limits, Reason
+from sandbox.profiles import KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -57,6 +59,12 @@ def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 def test_every_setting_stands_in_the_reference() -> None:
     text = (DOCS / "reference/settings.md").read_text()
     assert [key for key in sorted(keys(Settings)) if f"`{key.rsplit('.', 1)[-1]}`" not in text] == []
+
+
+def test_every_key_limit_guarantee_and_end_of_a_profile_stands_in_its_page() -> None:
+    text = (DOCS / "reference/profiles.md").read_text()
+    words = {*KEYS, *Limits.__slots__, *map(str, Guarantee), *map(str, Reason), *map(str, Language)}
+    assert [word for word in sorted(words) if f"`{word}`" not in text and f"`[{word}]`" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from sandbox.model import Guarantee, Limits, Profile, Strength
+from sandbox.model import Guarantee, Language, Limits, Profile, Strength
+from sandbox.names import Destination
 
 _SHIPPED = Path(__file__).parent
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _FILE_BYTES = 64 * 1024
+_DESTINATIONS = 256
 
 
 class ProfileError(Exception):
@@ -50,15 +52,60 @@ def _read(path: Path) -> Profile:
         raise ProfileError(msg) from error
 
 
+KEYS = ("languages", "limits", "network", "packages", "requires", "session", "tools")
+"""What a profile's file may say."""
+
+
 def _profile(name: str, data: dict[str, object]) -> Profile:
     if not _NAME.fullmatch(name):
         raise ValueError("a profile's name is made of a-z, 0-9 and inner hyphens")
-    unknown = set(data) - {"network", "limits", "requires"}
+    unknown = set(data) - set(KEYS)
     if unknown:
-        raise ValueError(f"unknown key {min(unknown)!r}; known are limits, network, requires")
-    if data.get("network", False) is not False:
-        raise ValueError("network must be false; allow-lists of hosts are not offered")
-    return Profile(name, _limits(data.get("limits")), False, _requires(data.get("requires")))
+        raise ValueError(f"unknown key {min(unknown)!r}; known are {', '.join(KEYS)}")
+    packages = data.get("packages")
+    if packages is not None and not (isinstance(packages, str) and _NAME.fullmatch(packages)):
+        raise ValueError("packages must be the name of a set: a-z, 0-9 and inner hyphens")
+    return Profile(
+        name=name,
+        limits=_limits(data.get("limits")),
+        network=_network(data.get("network", False)),
+        requires=_requires(data.get("requires")),
+        languages=_languages(data.get("languages", ["python"])),
+        packages=packages,
+        tools=_flag(data, "tools"),
+        session=_flag(data, "session"),
+    )
+
+
+def _flag(data: dict[str, object], name: str) -> bool:
+    value = data.get(name, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
+def _network(data: object) -> tuple[Destination, ...]:
+    if data is False:
+        return ()
+    found = [Destination.parse(text) for text in _texts("network", data, 'false, or a list of "host:port"')]
+    if len(found) > _DESTINATIONS:
+        raise ValueError(f"network must not name more than {_DESTINATIONS} destinations")
+    return tuple(found)
+
+
+def _languages(data: object) -> frozenset[Language]:
+    known = {str(language): language for language in Language}
+    found = _texts("languages", data, f"a list of {', '.join(known)}")
+    for name in found:
+        if name not in known:
+            raise ValueError(f"unknown language {name!r}; known are {', '.join(known)}")
+    return frozenset(known[name] for name in found)
+
+
+def _texts(name: str, data: object, wanted: str) -> list[str]:
+    if not isinstance(data, list) or not data or not all(isinstance(item, str) for item in data) or len(set(data)) < len(data):
+        raise ValueError(f"{name} must be {wanted}, each once")
+    return data
 
 
 def _limits(data: object) -> Limits:

@@ -13,8 +13,9 @@ import pytest
 import uvloop
 
 from sandbox.landlock import LandlockRunner
-from sandbox.model import CODE_BYTES, Guarantee, IsolationUnprovenError, Job, Profile, Reason, Run, SandboxBusyError, Strength
+from sandbox.model import CODE_BYTES, Guarantee, IsolationUnprovenError, Job, Profile, Reason, SandboxBusyError, Strength
 from sandbox.profiles import load_profiles
+from sandbox.result import Run
 from sandbox.runner import Runner, best
 
 SHIPPED = load_profiles()["no-network-512mb"]
