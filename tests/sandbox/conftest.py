@@ -85,18 +85,26 @@ class Drivers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         shutil.copytree(Path(sandbox.__file__).parent, folder / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(Path(__file__).with_name("driver.py"), folder)
+        for name in ("driver.py", "container.py"):
+            shutil.copy(Path(__file__).with_name(name), folder)
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, uid: int | None, through: tuple[str, ...] = (), **options: Any) -> Driven:
         """A driver as `uid`, None for this one; `through` a program that starts another."""
-        python = choose(uid).path
+        return self._spawn((*through, choose(uid).path), uid, uid, options)
+
+    def start_contained(self, uid: int, **options: Any) -> Driven:
+        """A driver as `uid` in an environment such as Docker makes by default (`container.py`)."""
+        python = choose(None if uid == os.geteuid() else uid).path
+        return self._spawn((python, "-B", str(self._folder / "container.py"), str(uid), python), None, uid, options)
+
+    def _spawn(self, python: tuple[str, ...], start_as: int | None, uid: int | None, options: dict[str, Any]) -> Driven:
         process = subprocess.Popen(
-            [*through, python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
+            [*python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self._folder), "GATEWAY_SECRET": "canary"},
-            cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **identity(uid),
+            cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **identity(start_as),
         )  # fmt: skip
         self._started.append(process)
         return Driven(process, os.geteuid() if uid is None else uid)
@@ -146,6 +154,14 @@ def plain_box(drivers: Drivers) -> Box:
     if os.geteuid() != 0:
         pytest.skip("already a plain user")
     return drivers.start(NOBODY)
+
+
+@pytest.fixture(scope="session", params=["root", "plain"])
+def contained_box(request: pytest.FixtureRequest, drivers: Drivers) -> Box:
+    """Somebody in a container as Docker makes it: no namespaces, no mounts, Docker's capabilities and refused calls."""
+    if request.param == "root" and os.geteuid() != 0:
+        pytest.skip("only root can be root in the container")
+    return drivers.start_contained(0 if request.param == "root" else NOBODY if os.geteuid() == 0 else os.geteuid())
 
 
 @pytest.fixture(params=["own", "plain"])

@@ -1,0 +1,47 @@
+"""In a container as it comes there are no namespaces: what needs them says so, and what does not is ready."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+NOBODY = 65534
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def contained(uid: int, *command: str) -> subprocess.CompletedProcess[str]:
+    if uid != os.geteuid() != 0:
+        pytest.skip("only root can be somebody else in the container")
+    launcher = [sys.executable, "-B", str(HERE / "container.py"), str(uid), *command]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("uid", [0, NOBODY])
+def test_the_container_is_what_docker_makes_of_it(uid: int) -> None:
+    """The control of all tests that run in it: what it is to refuse it refuses, and it says who one is there."""
+    status = contained(uid, "/bin/cat", "/proc/self/status").stdout
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert (facts["Seccomp"], facts["NoNewPrivs"], facts["CapBnd"]) == ("2", "1", "00000000a80425fb")
+    assert facts["CapEff"] == ("00000000a80425fb" if uid == 0 else "0" * 16)
+    assert facts["Uid"].split() == [str(uid)] * 4
+    for refused in (["--user"], ["--mount"], ["--net"], ["--pid", "--fork"]):
+        told = contained(uid, "/usr/bin/unshare", *refused, "/bin/true")
+        assert (told.returncode, "Operation not permitted" in told.stderr) == (1, True)
+    assert contained(uid, "/bin/mount", "-t", "tmpfs", "none", "/mnt").returncode != 0
+    assert "Read-only" in contained(uid, "/bin/mkdir", "/sys/fs/cgroup/one").stderr
+
+
+async def test_the_cage_without_namespaces_is_ready_in_a_container(contained_box: Any) -> None:
+    report = await contained_box.ask({"probe": True})
+    assert report["problem"] == ""
+    strengths = {name: finding["strength"] for name, finding in report["findings"].items()}
+    for name in ("fs_read", "fs_write", "net_none", "process_isolation", "syscall_surface"):
+        assert strengths[name] == "hard", report["findings"][name]
+    assert await contained_box.says("print(6 * 7)") == "42\n"
