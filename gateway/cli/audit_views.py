@@ -93,6 +93,8 @@ def _identity(record: Record, log: Ledger) -> str:
             return f"{leaf['agent']} {' '.join(str(each) for each in leaf.get('scope') or ())}"
         case "key.activate":
             return f"{leaf.get('kid', '')} {leaf.get('use', '')}"
+        case "identity.lift" if "kill" in leaf:
+            return f"{leaf.get('what', '')} {leaf['kill']}"
         case "identity.kill" | "identity.lift" | "identity.delegate":
             return str(leaf.get("wanted", ""))
         case _:

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from gateway.cli.asking import CONFIG, Config, Json, Url, answers, ask, base_url
-from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.output import AnsweredNoError, console, misuse, print_json, printable
+from gateway.problem import Problem
 
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="Whom or what; see the example.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept, sealed, in the ledger.")]
@@ -117,23 +118,29 @@ def list_kills(  # noqa: PLR0917  as above
 
 def lift(
     kill_id: Annotated[str, typer.Argument(metavar="ID", help="Of the kill, as `bailiwick kill list` shows it.")],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Write the wish into the state store; the next start obeys.")
+    ] = False,
     config: Config = CONFIG,
     url: Url = "",
     as_json: Json = False,
 ) -> None:
-    """Take a kill back.  Only through a running gateway: it must be on record.
+    """Take a kill back.  It is on record before it is so.  Policy must grant you `change` on `admin:kills`, even for your own.
 
-    Policy must grant you `change` on `admin:kills`, though it be your own.
+    `--offline` is the way back where everybody who has that right was killed: stop the gateways, lift, start them.
 
     [bold]Example[/bold]   bailiwick kill lift 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b
     """
     from urllib.parse import quote  # noqa: PLC0415  the command line pays for what it uses
 
-    done = ask("DELETE", f"/api/kills/{quote(kill_id, safe='')}", config, url)
+    if offline and url:
+        misuse("--offline goes without --url", help="nobody is asked")
+    done = _lifted_offline(config, kill_id) if offline else ask("DELETE", f"/api/kills/{quote(kill_id, safe='')}", config, url)
     if as_json:
         print_json(done)
         return
-    console().print(printable(f"lifted: {done['kind']} {done['target']}"))
+    when = ", once a gateway has started and recorded it" if offline else ""
+    console().print(printable(f"lifted: {done['kind']} {done['target']}{when}"))
 
 
 def _written(kind: str, target: str) -> str:
@@ -168,9 +175,7 @@ def _offline(config: Path, body: dict[str, Any]) -> dict[str, Any]:
     from gateway.oauth.kills import shown  # noqa: PLC0415  as above
     from gateway.state.kills import OFFLINE, Kill  # noqa: PLC0415  as above
 
-    base = base_url(config, "")
-    if answers(base):
-        misuse(f"a gateway answers at {base}", help="ask it: the same without --offline")
+    _alone(config)
     wrong = Names.of(load(config, os.environ)).wrong(body["kind"], body["target"])
     if wrong:
         misuse(wrong)
@@ -182,6 +187,33 @@ def _offline(config: Path, body: dict[str, Any]) -> dict[str, Any]:
         return shown(asyncio.run(_with_state(config, lambda state: state.kills.add(kill))))
     except Refused as refusal:
         misuse(f"it could not be written: {refusal.detail}")
+
+
+def _lifted_offline(config: Path, kill_id: str) -> dict[str, Any]:
+    """The kill that the next gateway takes back, as it still stands."""
+    from gateway.model import Refused, new_id, wall_clock  # noqa: PLC0415  as above
+    from gateway.oauth.kills import shown  # noqa: PLC0415  as above
+    from gateway.state.kills import LIFT, OFFLINE, Kill  # noqa: PLC0415  as above
+
+    _alone(config)
+    at = wall_clock()
+    wish = Kill(new_id(at), LIFT, kill_id, None, "", OFFLINE, _operator(), at)
+    try:
+        found = asyncio.run(_with_state(config, lambda state: state.kills.order(wish)))
+    except Refused as refusal:
+        misuse(f"it could not be written: {refusal.detail}")
+    if found is None:
+        raise AnsweredNoError(
+            Problem("unknown-kill", "there is no kill of that id in force"), "there is no kill of that id in force", 1
+        )
+    return shown(found)
+
+
+def _alone(config: Path) -> None:
+    """End the process where a gateway answers: it is asked then."""
+    base = base_url(config, "")
+    if answers(base):
+        misuse(f"a gateway answers at {base}", help="ask it: the same without --offline; or stop it first")
 
 
 def _listed_offline(config: Path, *, lifted: bool) -> dict[str, Any]:

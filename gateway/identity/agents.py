@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 AUTHORIZATION = "authorization"
 SECRET_MARK = "bws_"
 ASSERTION_TYPE = "client-authentication+jwt"
+FORM_TYPES = frozenset({ASSERTION_TYPE, "JWT", ""})
+"""What a `client_assertion` may call itself: the form says what it is, and most OAuth libraries write `JWT`, or nothing."""
 LEEWAY_SECONDS = 30
 LONGEST_SECONDS = 60
 MAX_REMEMBERED = 65_536
@@ -35,6 +37,7 @@ MAX_REMEMBERED = 65_536
 BEARER = re.compile(r"bearer ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 §2.1, RFC 9110 §11.1
 _SECRET = re.compile(r"bws_([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)_[A-Za-z0-9_-]{43}")
 _ALGORITHMS = frozenset({"ES256", "ES384", "EdDSA", "PS256", "RS256"})
+_TYPES = frozenset({ASSERTION_TYPE})
 _NOBODY = ("0" * 64,)
 
 
@@ -163,10 +166,11 @@ class AgentCredentials:
             refuse("not the secret of a registered agent")
         return agent
 
-    async def by_key(self, token: Unverified, now: int) -> str:
+    async def by_key(self, token: Unverified, now: int, types: frozenset[str] = _TYPES) -> str:
         """The id of the agent that signed this assertion for us just now, or `Refused(INVALID_CREDENTIAL)`.
 
-        RFC 7523 §3: iss and sub are the agent's id, aud is our URL alone, exp at most 60 seconds ahead, jti never seen before.
+        RFC 7523 §3: iss and sub are the agent's id, aud is our URL alone, exp at most 60 seconds after iat, jti never seen
+        before.  `types` says which `typ` it may have: outside a form, nothing but that tells what it is for.
         """
         unverified_agent = token.unverified_claims.get("iss")
         keys = self._keys.get(unverified_agent) if isinstance(unverified_agent, str) else None
@@ -176,16 +180,14 @@ class AgentCredentials:
         key = await keys.get(token.kid)
         if key is None:
             refuse("agent's keys cannot be read" if keys.failure else "kid is not one of the agent's keys")
-        rule = Rule(
-            frozenset({ASSERTION_TYPE}), _ALGORITHMS, agent, self._audience, LEEWAY_SECONDS, LONGEST_SECONDS, one_audience=True
-        )
+        rule = Rule(types, _ALGORITHMS, agent, self._audience, LEEWAY_SECONDS, LONGEST_SECONDS, one_audience=True)
         claims = verify(token, key, rule, now)
         if text(claims, "sub") != agent:
             refuse("sub is not the agent itself")
         if "cnf" in claims:  # RFC 7800: a limit that is not checked here
             refuse("an assertion that is bound to a key is no proof without that key")
         ends = moment(claims, "exp")
-        if ends > now + LONGEST_SECONDS:
+        if ends - moment(claims, "iat") > LONGEST_SECONDS:  # by the agent's own clock, which may be a little ahead of ours
             refuse("an assertion lives at most 60 seconds")
         if not await self._once(f"assertion:{agent}", text(claims, "jti", 128), ends + LEEWAY_SECONDS, now):
             refuse("assertion was used before")

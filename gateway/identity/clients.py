@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote_plus
 
+from gateway.identity.agents import FORM_TYPES
 from gateway.identity.oauth_error import Error, OAuthError
 from gateway.identity.token import Unverified, read, refuse
 from gateway.model import Arrival, Assurance, Clock, Refused
@@ -51,7 +52,7 @@ class Credentials(Protocol):
     def by_secret(self, presented: str) -> str:
         """Whose secret it is."""
 
-    async def by_key(self, token: Unverified, now: int) -> str:
+    async def by_key(self, token: Unverified, now: int, types: frozenset[str] = ...) -> str:
         """Who signed it."""
 
 
@@ -121,7 +122,7 @@ class Clients:
         if assertion is None or form.get("client_assertion_type") != ASSERTION:
             refuse("an assertion comes with its type")
         token = read(assertion)
-        return await self._credentials.by_key(token, now), "key", "pop", token.digest
+        return await self._credentials.by_key(token, now, FORM_TYPES), "key", "pop", token.digest
 
     def _basic(self, encoded: str) -> tuple[str, str, Assurance, str]:
         """RFC 6749 §2.3.1: id and secret, each form-urlencoded, then joined and encoded."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ from gateway.identity.killed import Killed, Names
 from gateway.model import Intent, Principal, Refused
 from gateway.reasons import Code
 from gateway.running import Running
-from gateway.state.kills import OFFLINE, SELF, Kill, KillRows, Lift, Mark
+from gateway.state.kills import LIFT, OFFLINE, SELF, Kill, KillRows, Lift, Mark
 from gateway.state.used import key_of
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class Kills:
                 self._kills.pop(kill.id, None)
             await self._take()
         for kill in lifted:
-            await self._record(_lifted(kill, jti, at))
+            said = {"source": kill.source, "by": kill.by, "event": jti[:128]}
+            await self._record(_lifted(kill, at, f"lift-{kill.id}", said))
         return True
 
     async def one(self, kill_id: str) -> Kill | None:
@@ -214,7 +215,7 @@ class Kills:
 
     async def _take(self) -> None:
         """What is known comes into force, for the calls that are under way as well.  Nobody else changes it meanwhile."""
-        kills = tuple(self._kills.values())
+        kills = tuple(kill for kill in self._kills.values() if kill.kind != LIFT)
         killed = Killed(kills, self._issuers) if len(kills) < MANY else await asyncio.to_thread(Killed, kills, self._issuers)
         self._killed = killed if kills else None
         self._unrecorded |= {kill.id: kill for kill in kills if kill.source == OFFLINE and kill.id not in self._recorded}
@@ -244,7 +245,7 @@ class Kills:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
 
     async def _record_offline(self) -> None:
-        """Kills that were written beside the gateway are recorded by whoever reads them; several do, and there is one record."""
+        """What was written beside the gateway is recorded by whoever reads it; several do, and there is one record."""
         for kill in list(self._unrecorded.values()):
             try:
                 await self._record(_entry(kill, kill.target if kill.kind == "user" else None, ""))
@@ -252,6 +253,22 @@ class Kills:
                 return  # at the next look
             self._recorded.add(kill.id)
             del self._unrecorded[kill.id]
+        for wish in [kill for kill in self._kills.values() if kill.kind == LIFT]:
+            try:
+                await self._obey(wish)
+            except Refused:
+                return
+
+    async def _obey(self, wish: Kill) -> None:
+        """A wish that was written beside the gateway is on record before the kill is taken back, as everybody's is."""
+        kill = await self._rows.one(wish.target)
+        if kill is not None:
+            await self._record(_lifted(kill, wish.created_at, wish.id, {"source": OFFLINE, "by": wish.by}))
+        async with self._lock:
+            await self._rows.obey(wish, wish.created_at)
+            for name in (wish.id, wish.target):
+                self._kills.pop(name, None)
+            await self._take()
 
 
 def _revoked(kill: Kill) -> Refused:
@@ -288,7 +305,6 @@ def entries_of(kills: Iterable[Kill]) -> list[Entry]:
     return [_entry(kill, kill.target if kill.kind == "user" else None, "") for kill in kills]
 
 
-def _lifted(kill: Kill, jti: str, at: int) -> Entry:
+def _lifted(kill: Kill, at: int, name: str, said: Mapping[str, object]) -> Entry:
     about = kill.target if kill.kind == "user" else None
-    fields = {"kill": kill.id, "what": kill.kind, "source": kill.source, "by": kill.by, "event": jti[:128]}
-    return Entry("identity.lift", f"lift-{kill.id}", at, about, fields)
+    return Entry("identity.lift", name, at, about, {"kill": kill.id, "what": kill.kind, **said})

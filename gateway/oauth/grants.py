@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from audit.model import Entry, LedgerUnavailableError
-from gateway.asgi import small_body
+from gateway.asked import asked, invalid
 from gateway.identity.standing import Standing, Wanted, WrongGrantError
 from gateway.model import Principal, Refused, new_id
 from gateway.reasons import Code
@@ -80,11 +79,11 @@ class _Desk:
     async def add(self, request: Request) -> dict[str, Any]:
         """The grant, on record and kept."""
         principal = await self._own(request)
-        body = await _body(request)
+        body = await asked(request, Body, _MOST_BYTES)
         try:
             grant = self._standing.made(Wanted(body.agent, body.scope, body.ends, body.definition), principal)
         except WrongGrantError as error:
-            raise RequestValidationError([{"loc": ("body", error.member), "msg": str(error)}]) from None
+            raise invalid(str(error), error.member) from None
         await self._record("grant.set", grant.id, grant, principal)
         await self._standing.grants.add(grant)
         return shown(grant)
@@ -155,16 +154,6 @@ class _Desk:
             await self._append(Entry(kind, name, at, principal.subject, fields))
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
-
-
-async def _body(request: Request) -> Body:
-    """What the body asks for; RequestValidationError where it is too large, too slow or says nothing of the kind."""
-    try:
-        return Body.model_validate_json(await small_body(request.receive, _MOST_BYTES))
-    except Refused as refusal:
-        raise RequestValidationError([{"loc": ("body",), "msg": f"the body is {refusal.code.value}"}]) from None
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 
 def shown(grant: Grant) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from gateway.asgi import small_body
+from gateway.asked import asked, invalid
 from gateway.identity.killed import OWN
-from gateway.model import Principal, Refused, new_id
+from gateway.model import Principal, new_id
 from gateway.reasons import Code
 from gateway.state.kills import ADMIN, SELF, Kill
 
@@ -57,7 +56,7 @@ def register(api: FastAPI, kills: Kills, administration: Administration) -> None
     async def kill(request: Request) -> JSONResponse:
         """Let somebody or something act no more, on every replica, calls under way included."""
         principal = await administration.whoami(request)
-        return JSONResponse(shown(await door.kill(request, principal, await _wanted(request))), 201)
+        return JSONResponse(shown(await door.kill(request, principal, await asked(request, Wanted, _MOST_BYTES))), 201)
 
     @api.get(PATH, tags=["kills"])
     async def listed(
@@ -95,7 +94,7 @@ class _Door:
         at = self.administration.clock()
         _check(wanted, self.kills, at)
         if wanted.mine and wanted.kind == "user" and wanted.target != principal.subject:
-            raise _invalid("target", "that is somebody else; `mine` is of what is one's own alone")
+            raise invalid("target", "that is somebody else; `mine` is of what is one's own alone")
         if wanted.mine and principal.actors:
             why = "people end what is theirs with a token of their own"
             await self.administration.refuse(request, principal, Code.AGENT_LACKS_RIGHT, why)
@@ -131,28 +130,13 @@ def _own(principal: Principal, wanted: Wanted) -> bool:
 def _check(wanted: Wanted, kills: Kills, at: int) -> None:
     wrong = kills.names.wrong(wanted.kind, wanted.target)
     if wrong:
-        raise _invalid("target", wrong)
+        raise invalid("target", wrong)
     if wanted.before is not None and wanted.before > at // 1_000_000 + _AHEAD:
-        raise _invalid("before", "it lies ahead; without it, the kill stands until it is lifted")
+        raise invalid("before", "it lies ahead; without it, the kill stands until it is lifted")
     if wanted.before is not None and wanted.target.startswith("svc:"):
-        raise _invalid("before", "a service shows its credential anew at every call; leave it out, and lift the kill later")
+        raise invalid("before", "a service shows its credential anew at every call; leave it out, and lift the kill later")
     if wanted.mine and wanted.kind not in OWN:
-        raise _invalid("mine", f"nobody's own is of kind {wanted.kind}; people may kill their own {', '.join(sorted(OWN))}")
-
-
-def _invalid(where: str, text: str) -> RequestValidationError:
-    return RequestValidationError([{"loc": ("body", where), "msg": text}])
-
-
-async def _wanted(request: Request) -> Wanted:
-    """What the body asks for; RequestValidationError where it is too large, too slow or says nothing of the kind."""
-    try:
-        return Wanted.model_validate_json(await small_body(request.receive, _MOST_BYTES))
-    except Refused as refusal:
-        raise RequestValidationError([{"loc": ("body",), "msg": f"the body is {refusal.code.value}"}]) from None
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
+        raise invalid("mine", f"nobody's own is of kind {wanted.kind}; people may kill their own {', '.join(sorted(OWN))}")
 
 
 def shown(kill: Kill) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.asgi import small_body
-from gateway.model import Principal, Refused
+from gateway.asked import asked as body_of
+from gateway.model import Principal
 from gateway.policy.activation import Looked, Rejected, Result
 from gateway.policy.archive import ArchiveError
 from gateway.policy.records import Asked
@@ -72,7 +71,7 @@ def register(api: FastAPI, door: PolicyDoor) -> None:
     async def rollback(request: Request) -> JSONResponse:
         """Put a bundle in force again that once was: it stays until the folder says something else than it says now."""
         principal = await door.administration.whoami(request)  # from the frame alone: nothing of the body is read for a stranger
-        wanted = await _wanted(request)
+        wanted = await body_of(request, Wanted, _MOST_BYTES)
         asked = await door.permit(request, "change", f"rollback {wanted.bundle}", principal)
         try:
             looked = await activation.roll_back(wanted.bundle, Asked("rollback", asked.subject, asked.actors, asked.request))
@@ -82,16 +81,6 @@ def register(api: FastAPI, door: PolicyDoor) -> None:
 
             return problem(404, Problem("not-archived", str(error)))
         return JSONResponse({"active": _looked(looked)}, 422 if looked.result is Result.REJECTED else 200)
-
-
-async def _wanted(request: Request) -> Wanted:
-    """What the body asks for; RequestValidationError where it is too large, too slow or says nothing of the kind."""
-    try:
-        return Wanted.model_validate_json(await small_body(request.receive, _MOST_BYTES))
-    except Refused as refusal:
-        raise RequestValidationError([{"loc": ("body",), "msg": f"the body is {refusal.code.value}"}]) from None
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 
 def status(opened: Opened) -> dict[str, Any]:

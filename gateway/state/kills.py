@@ -25,6 +25,8 @@ MOST_OF_ONE_PERSON: Final = 100
 GRANT_SECONDS: Final = 3600
 """After so long nothing runs any more by a standing grant that was taken back: its tokens live minutes and are not renewed."""
 SELF, EVENT, OFFLINE, ADMIN = "self", "event", "offline", "api"
+LIFT: Final = "lift"
+"""Kind of a row that kills nothing: written beside the gateway, it says which kill is to be taken back."""
 Mark = tuple[int, int]
 
 _KILLS: Table = Row.__table__  # type: ignore[attr-defined]  # set by SQLModel at class creation
@@ -102,6 +104,29 @@ class KillRows:
 
         return await self._worker.run(work)
 
+    async def order(self, lift: Kill) -> Kill | None:
+        """The kill that is in force and that `lift` wants taken back, which is written down; None where there is none such."""
+
+        def work(connection: Connection) -> Kill | None:
+            found = _one(connection, lift.target)
+            if found is None or found.lifted_at is not None or found.kind == LIFT:
+                return None
+            connection.execute(_KILLS.insert().values({name: getattr(lift, name) for name in Kill.__slots__}))
+            self._tell(connection)
+            return found
+
+        return await self._worker.run(work)
+
+    async def obey(self, lift: Kill, at: int) -> None:
+        """What it wanted, once: both are over."""
+
+        def work(connection: Connection) -> None:
+            both = _KILLS.c.id.in_([lift.id, lift.target]), _KILLS.c.lifted_at.is_(None)
+            connection.execute(update(_KILLS).where(*both).values(lifted_at=at))
+            self._tell(connection)
+
+        await self._worker.run(work)
+
     async def apply(
         self, once: Key, until: int, kills: Sequence[Kill], lifts: Sequence[Lift], at: int
     ) -> tuple[list[Kill], list[Kill]] | None:
@@ -128,7 +153,8 @@ class KillRows:
         """The newest kills; also those that were lifted, or those of one person alone."""
 
         def work(connection: Connection) -> list[Kill]:
-            rows = select(_KILLS).order_by(_KILLS.c.created_at.desc(), _KILLS.c.id.desc()).limit(most)
+            rows = select(_KILLS).where(_KILLS.c.kind != LIFT)
+            rows = rows.order_by(_KILLS.c.created_at.desc(), _KILLS.c.id.desc()).limit(most)
             if not lifted:
                 rows = rows.where(_KILLS.c.lifted_at.is_(None))
             if by is not None:

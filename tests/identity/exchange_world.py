@@ -197,13 +197,12 @@ class World:
 
     # what agents send
 
-    def assertion(self, agent: str, **changes: object) -> str:
+    def assertion(self, agent: str, typ: str | None = "client-authentication+jwt", **changes: object) -> str:
         now = self.clock.seconds
         claims: dict[str, object] = {"iss": agent, "sub": agent, "aud": URL, "iat": now, "exp": now + 60}
         claims |= {"jti": new_id(self.clock())} | changes
         key = self.keys[agent]
-        headers = {"typ": "client-authentication+jwt", "kid": es256_jwk(key.public_key())["kid"]}
-        return jwt.encode(claims, key, algorithm="ES256", headers=headers)
+        return jwt.encode(claims, key, algorithm="ES256", headers={"typ": typ, "kid": es256_jwk(key.public_key())["kid"]})
 
     def basic(self, agent: str) -> dict[str, str]:
         return {"Authorization": "Basic " + base64.b64encode(f"{agent}:{self.secrets[agent]}".encode()).decode()}

@@ -190,6 +190,41 @@ async def test_a_client_that_proves_nothing_is_challenged(world: World) -> None:
         assert answer.json()["error_description"] == "the client's proof is not good here"
 
 
+def by_form(world: World, assertion: str) -> dict[str, str]:
+    form = {"grant_type": EXCHANGE, "subject_token": world.idp.token(), "subject_token_type": ACCESS}
+    return form | {"client_assertion": assertion, "client_assertion_type": ASSERTION}
+
+
+@pytest.mark.parametrize("typ", ["client-authentication+jwt", "JWT", None])
+async def test_an_assertion_counts_as_oauth_libraries_write_it(world: World, typ: str | None) -> None:
+    """The form says what it is; what the agent's key signed for another use says so in its header."""
+    assert world.said(await world.post(by_form(world, world.assertion("analyst", typ)))).holder == "analyst"
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "dpop+jwt", "wf-dt+jwt", "secevent+jwt", "jwt", "JWT "])
+async def test_a_token_that_says_of_itself_that_it_is_another_is_no_assertion(world: World, typ: str) -> None:
+    refused(await world.post(by_form(world, world.assertion("analyst", typ))), "invalid_client", 401)
+
+
+async def test_an_assertion_outside_its_form_says_what_it_is(world: World) -> None:
+    form = {"grant_type": EXCHANGE, "subject_token": world.idp.token(), "subject_token_type": ACCESS}
+    for typ in ("JWT", None):
+        shown = {"Authorization": f"Bearer {world.assertion('analyst', typ)}"}
+        refused(await world.post(form, shown), "invalid_client", 401)
+        handed = await world.child(await world.begun(), "erp", actor_token=world.assertion("erp", typ))
+        refused(handed, "invalid_request")
+
+
+async def test_an_agent_whose_clock_is_a_little_ahead_is_let_in_and_lives_no_longer_for_it(world: World) -> None:
+    now = world.clock.seconds
+    ahead = world.assertion("analyst", iat=now + 20, exp=now + 80)
+    assert (await world.post(by_form(world, ahead))).status_code == 200
+    for times in ({"iat": now + 20, "exp": now + 81}, {"iat": now - 1, "exp": now + 60}, {"iat": now + 31, "exp": now + 60}):
+        refused(await world.post(by_form(world, world.assertion("analyst", **times))), "invalid_client", 401)
+    world.clock.seconds += 40
+    refused(await world.post(by_form(world, ahead)), "invalid_client", 401)  # used, and remembered while it could be used
+
+
 async def test_an_assertion_is_good_once(world: World) -> None:
     form = {"grant_type": EXCHANGE, "subject_token": world.idp.token(), "subject_token_type": ACCESS}
     form |= {"client_assertion": world.assertion("analyst"), "client_assertion_type": ASSERTION}

@@ -233,6 +233,27 @@ async def test_kills_written_beside_the_gateway_are_recorded_once_even_where_the
     assert [(entry.fields["source"], entry.fields["by"]) for entry in world.entries] == [("offline", "os:root")]
 
 
+async def test_a_lift_written_beside_the_gateway_is_on_record_before_anybody_goes_on(world: World) -> None:
+    made = await world.kills.kill(kill("user", "user:idp/paul"), about="user:idp/paul")
+    await world.kills.refresh()
+    rows = KillRows(world.worker)
+    wish = replace(kill("lift", made.id, source="offline", by="os:root"), id="wish-1")
+    assert await rows.order(wish) == made
+    world.ledger = False
+    await world.kills.refresh()
+    assert refused(world) is Code.REVOKED
+    world.ledger = True
+    for _ in range(2):
+        await world.kills.refresh()
+    assert refused(world) is None
+    lifts = [(entry.id, entry.subject, entry.fields) for entry in world.entries if entry.kind == "identity.lift"]
+    assert lifts == [("wish-1", "user:idp/paul", {"kill": made.id, "what": "user", "source": "offline", "by": "os:root"})]
+    assert await world.kills.listed(10) == []
+    assert [(each.id, each.lifted_at is not None) for each in await world.kills.listed(10, lifted=True)] == [(made.id, True)]
+    for gone in (made.id, "wish-1", "no-such"):
+        assert await rows.order(replace(wish, id="wish-2", target=gone)) is None
+
+
 async def test_a_defect_while_kills_are_followed_does_not_end_the_following(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

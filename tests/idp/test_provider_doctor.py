@@ -47,11 +47,18 @@ def test_doctor_finds_nothing_where_the_provider_and_the_token_are_good(gateway:
     assert "the gateway accepts it, as 'user:corp/paul'" in said
 
 
+@pytest.fixture(scope="module")
+def told(gateway: Trusting) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """What it says of this gateway, without a token and of a good one."""
+    plain, asked = (checks(doctor(gateway, token=token)[1]) for token in ("", gateway.idp.login("paul")["access_token"]))
+    return plain, asked
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "no-idp-yet"], ids=lambda page: page.stem)
-def test_a_page_shows_what_doctor_says(gateway: Trusting, idp: Idp, page: Path) -> None:
+def test_a_page_shows_what_doctor_says(told: tuple[list[tuple[str, ...]], list[tuple[str, ...]]], page: Path) -> None:
     text = page.read_text()
     first, second = re.findall(r"^```\n\$ bailiwick doctor.*?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    plain, asked = (checks(doctor(gateway, token=token)[1]) for token in ("", idp.login("paul")["access_token"]))
+    plain, asked = told
     assert checks(first) == plain
     assert checks(second) == [check for check in asked if check[1] == "token"]
     assert (f"{len(plain)} checks" in first, f"{len(asked)} checks" in second) == (True, True)

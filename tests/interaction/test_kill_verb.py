@@ -56,6 +56,26 @@ def test_the_way_of_a_kill_as_its_operator_sees_it(gateway: Gateway) -> None:
     assert json.loads(kill(gateway, "list", "--lifted", "--json", token=warden).stdout)["kills"][0]["lifted"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/kills", '{"kind": "token", "target": "mine", "reason": "x", "kind": "tenant", "target": "acme"}'),
+        ("/api/kills", '{"kind": "tenant", "target": "acme", "reason": "x", "\\u006bind": "token"}'),
+        ("/api/grants", '{"agent": "clerk", "scope": "desk.read", "ends": 1, "scope": "*"}'),
+        ("/api/policy/rollback", '{"bundle": "00000000", "bundle": "11111111"}'),
+    ],
+)
+def test_a_wish_that_two_readers_could_read_in_two_ways_is_none(gateway: Gateway, path: str, body: str) -> None:
+    shown = {"Authorization": f"Bearer {gateway.token('fiona')}", "Content-Type": "application/json"}
+    answer = gateway.http.post(path, content=body, headers=shown)
+    assert (answer.status_code, answer.json()["title"]) == (422, "invalid-request")
+    assert "not JSON that is read here" in answer.json()["detail"]
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):  # what a page can send without asking first
+        answer = gateway.http.post(path, content=body.partition(", ")[0] + "}", headers=shown | {"Content-Type": kind})
+        assert (answer.status_code, "application/json" in answer.json()["detail"]) == (422, True)
+    assert gateway.http.get("/api/kills", headers=shown).json() == {"kills": []}
+
+
 def audit(gateway: Gateway, *words: str) -> str:
     command = [sys.executable, "-m", "gateway.cli", "audit", *words, "--config", str(gateway.config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT).stdout
@@ -109,27 +129,38 @@ def test_an_unknown_kill_ends_with_1_and_no_token_with_2(gateway: Gateway) -> No
     assert kill(gateway, "list").returncode == 2
 
 
-def test_without_a_gateway_a_kill_waits_in_the_store_and_is_in_force_and_on_record_at_the_start(
+def test_without_a_gateway_a_kill_waits_in_the_store_and_so_does_the_way_back_where_nobody_is_left_to_lift_it(
     upstreams: Peers, tmp_path: Path
 ) -> None:
     gateway = Gateway(tmp_path, upstreams)
     try:
         token = gateway.start().token()
         gateway.stop()
-        done = kill(gateway, "user", "dev/paul", "--reason", "at night", "--offline", "--json")
+        done = kill(gateway, "tenant", "acme", "--reason", "at night", "--offline", "--json")
         assert done.returncode == 0, done.stderr
         made = json.loads(done.stdout)
         assert made["source"] == "offline"
         assert made["by"].startswith("os:")
         listed = json.loads(kill(gateway, "list", "--offline", "--json").stdout)["kills"]
         assert [each["id"] for each in listed] == [made["id"]]
-        for _ in range(2):  # started again, it is recorded once
-            gateway.start()
-            assert gateway.call("desk.read", token).status_code == 401
-            gateway.stop()
-        (record,) = [record for record in gateway.records() if record.kind == "identity.kill"]
-        assert (record.id, record.leaf["source"]) == (made["id"], "offline")
-        assert gateway.opened(record, "reason") == b"at night"
+        gateway.start()
+        assert gateway.call("desk.read", token).status_code == 401
+        assert kill(gateway, "lift", made["id"], token=gateway.token("fiona")).returncode == 2  # she is killed, too
+        assert kill(gateway, "lift", made["id"], "--offline").returncode == 2  # a gateway answers
+        gateway.stop()
+        assert kill(gateway, "lift", "no-such", "--offline").returncode == 1
+        lifted = kill(gateway, "lift", made["id"], "--offline")
+        assert (lifted.returncode, lifted.stderr) == (0, ""), lifted.stderr
+        assert lifted.stdout == "lifted: tenant acme, once a gateway has started and recorded it\n"
+        gateway.start()  # started again, the kill is recorded once
+        assert gateway.call("desk.read", token).status_code == 200
+        gateway.stop()
+        killed, back = [record for record in gateway.records() if record.kind in {"identity.kill", "identity.lift"}]
+        assert (killed.id, killed.leaf["source"]) == (made["id"], "offline")
+        assert gateway.opened(killed, "reason") == b"at night"
+        assert (back.kind, back.leaf["kill"], back.leaf["source"]) == ("identity.lift", made["id"], "offline")
+        assert back.leaf["by"].startswith("os:")
+        assert f"tenant {made['id']}" in audit(gateway, "tail")
     finally:
         gateway.stop()
 
