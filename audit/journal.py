@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,11 +21,11 @@ from audit.checkpoint import Vkey
 from audit.inlet import Inlet
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
-from audit.privacy import SealBrokenError, SealKey
+from audit.opening import begin
+from audit.privacy import SealKey
 from audit.signer import Signer
-from audit.store import OpenCall, Store, StoreError
-from audit.store_sql import SqlStore
-from audit.writer import Result, Writer, closing, orphaned, record_id
+from audit.store import Store, StoreError
+from audit.writer import Result, Writer, closing, record_id
 
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
@@ -102,12 +103,14 @@ class Journal:
         queue: int = 10_000,
         checkpoint_seconds: float = 1.0,
         stall_seconds: float = 15.0,
+        kept: Path | None = None,
     ) -> Self:
         """Open the log at `url` (made if there is none), check it against what was signed last, and start to write.
 
         writer  this process's name among the log's writers; no two at a time have the same.
         clock   UTC microseconds.
         queue   how many records may wait; more are refused at once.
+        kept    a file of this process that remembers the last signed head, where a backup of the store would take it back.
         checkpoint_seconds, stall_seconds   at most one checkpoint in so long; a store that is silent for so long is given up on.
 
         Calls that dead writers left open are closed by `call.orphaned` before this returns.  `LedgerUnavailableError` where the
@@ -121,7 +124,7 @@ class Journal:
             raise ValueError(msg)
         mono = time.monotonic_ns
         store, made, signer = await asyncio.to_thread(
-            _begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, lambda: mono() // 1000), clock
+            begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, lambda: mono() // 1000), clock, kept
         )
         try:
             journal = cls(store, made, signer, clock, queue=queue, stall=stall_seconds)
@@ -349,52 +352,3 @@ class Journal:
     def _tell(self, callback: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended before us
             self._loop.call_soon_threadsafe(callback, *args)
-
-
-def _begin(
-    url: str,
-    vkey: Vkey,
-    key: Ed25519PrivateKey,
-    make_writer: Callable[[Store], Writer],
-    clock: Callable[[], int],
-) -> tuple[Store, Writer, Signer]:
-    """Open the store, check the log against what was signed, and write this boot's first records."""
-    store: Store | None = None
-    try:
-        store = SqlStore(url)
-        writer = make_writer(store)
-        claimed = store.claim(vkey.name, str(vkey))
-        if claimed != (vkey.name, str(vkey)):
-            raise LedgerUnavailableError(f"this is the log of {claimed[0]} with the key {claimed[1]}")
-        if not store.lease(writer.id):
-            raise LedgerUnavailableError(f"another process writes as {writer.id}")
-        signer = Signer(store, vkey.name, key)
-        signer.sign()
-        at = clock()
-        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey)})
-        writer.write([start, *_left_open(store, writer, at)])
-        signer.sign()  # no log without a checkpoint, however short its life
-    except BaseException as error:
-        if store is not None:
-            store.close()
-        if isinstance(error, StoreError | TamperedError | SealBrokenError):
-            raise LedgerUnavailableError(str(error)) from error
-        raise
-    return store, writer, signer
-
-
-def _left_open(store: Store, writer: Writer, at: int) -> list[Entry]:
-    """Records that close what dead writers left open.  A writer is dead when nobody holds its name."""
-    dead: dict[str, bool] = {writer.id: True}  # its earlier boots: we hold the name
-
-    def is_dead(call: OpenCall) -> bool:
-        if call.writer not in dead:
-            dead[call.writer] = store.free(call.writer)
-        return dead[call.writer]
-
-    found = []
-    for call in filter(is_dead, store.open_calls()):
-        start = next(iter(store.leaves(call.index, call.index + 1)), None)
-        fields = start.record() if start is not None else {}
-        found.append(orphaned(call.id, call.index, fields, at, "the writer ended"))
-    return found

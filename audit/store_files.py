@@ -129,7 +129,7 @@ class SignedFile:
     """The last signed head in a file of its own: a restored backup of the database does not take it back."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".signed")
+        self._path = path
 
     @property
     def last(self) -> Signed | None:
@@ -154,7 +154,7 @@ class SignedFile:
     def save(self, signed: Signed) -> None:
         """Exchange the file for a new one; on disk when this returns."""
         data = orjson.dumps({"size": signed.size, "frontier": base64.b64encode(signed.frontier).decode(), "note": signed.note})
-        fresh = self._path.with_name(self._path.name + ".new")
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:

@@ -255,7 +255,7 @@ class _BesideFile:
     def __init__(self, path: Path) -> None:
         self._identity = FileIdentity(path)
         self._locks = Locks(path)
-        self._signed = SignedFile(path)
+        self._signed = SignedFile(path.with_name(path.name + ".signed"))
 
     def connected(self, _connection: Connection) -> None:
         self._identity.reopened()

@@ -45,6 +45,12 @@ class Administration:
         self, request: Request, action: str, area: str, kind: str, wanted: str, principal: Principal | None = None
     ) -> Wish:
         """The wish of somebody who may, recorded as `kind` (reading is no event); raises `Refused` otherwise, recorded too."""
+        return await self.permit_on(request, action, f"admin:{area}", None if action == "read" else kind, wanted, principal)
+
+    async def permit_on(  # noqa: PLR0917  the same
+        self, request: Request, action: str, resource: str, kind: str | None, wanted: str, principal: Principal | None = None
+    ) -> Wish:
+        """The same about anything that policy names.  `kind` None: what is granted is no event."""
         principal = principal or await self.whoami(request)
         arrival = self._arrival(request)
         question = AccessRequest(
@@ -52,7 +58,7 @@ class Administration:
             actors=principal.actors,
             tenant=principal.tenant,
             action=action,
-            resource=f"admin:{area}",
+            resource=resource,
             at=arrival.at,
             groups=principal.groups,
             context=principal.facts("http"),
@@ -62,8 +68,8 @@ class Administration:
         if refusal is not None:
             await self.recorder.refusal(arrival, refusal)
             raise refusal
-        if not decision.allowed or action != "read":
-            await self.recorder.wish(kind, arrival, principal, question, decision, wanted)
+        if not decision.allowed or kind is not None:
+            await self.recorder.wish(kind or "decision.deny", arrival, principal, question, decision, wanted)
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
         return Wish(principal, arrival.id, arrival.at)

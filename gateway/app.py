@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -33,9 +32,12 @@ from gateway.administration import Administration
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
 from gateway.identity.devissuer import PEOPLE, DevIssuer
-from gateway.identity.keyfiles import ledger_key, resolve, seal_key
+from gateway.identity.keyfiles import resolve, seal_key
 from gateway.identity.opening import Identity, Means
 from gateway.identity.opening import opened as opened_identity
+from gateway.ledger_opening import opened as opened_ledger
+from gateway.ledger_tiles import TileDoor
+from gateway.ledger_tiles import register as register_tiles
 from gateway.mcp.builtin import BuiltinServer
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream, answered_here
@@ -57,7 +59,7 @@ from gateway.record import Recorder
 from gateway.sandboxed import Sandboxed
 from gateway.settings import Secret, Settings
 from gateway.state.store import State
-from gateway.stores import ledger_url_of, state_url_of
+from gateway.stores import state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import agent_targets, mcp_targets
@@ -163,7 +165,8 @@ class App:
         telemetry = Telemetry.start(self._environ, version("bailiwick"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)  # it waits for the collector
         seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
-        journal = await self._open_journal(seal)
+        ledger = await opened_ledger(settings, self._environ, clock, seal, stack)
+        journal = ledger.journal
         policy = await opened(activation, settings, journal.append, state_url_of(settings), stack)
         telemetry.watch(
             ledger_queue=lambda: journal.queued,
@@ -192,23 +195,9 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
+        register_tiles(self._api, TileDoor(ledger.tiles, journal.checkpoint, doors.policy.administration))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         self._policy = policy
-
-    async def _open_journal(self, seal: bytes) -> Journal:
-        settings = self._settings
-        journal = await Journal.open(
-            url=ledger_url_of(settings),
-            origin=settings.ledger.origin,
-            signing_key=ledger_key(settings.data, settings.ledger.key, self._environ),
-            seal_key=seal,
-            writer=f"{socket.gethostname()}:{settings.server.port}".encode("ascii", "replace").decode()[-64:],
-            clock=self._clock,
-            queue=settings.ledger.queue,
-        )
-        self._stack.push_async_callback(journal.close)
-        log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
-        return journal
 
     def _dev_issuer(self) -> DevIssuer | None:
         chosen = next((issuer for issuer in self._settings.issuers if issuer.development), None)

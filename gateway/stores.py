@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gateway.settings import Settings
 
 
@@ -13,3 +15,8 @@ def ledger_url_of(settings: Settings) -> str:
 def state_url_of(settings: Settings) -> str:
     """SQLAlchemy URL of the state."""
     return settings.state.url or f"sqlite:///{(settings.data / 'state.db').resolve()}"
+
+
+def signed_head_of(settings: Settings) -> Path | None:
+    """Where the last signed head is kept apart from a database that others back up and restore; a SQLite file has its own."""
+    return None if ledger_url_of(settings).startswith("sqlite") else settings.data / "ledger-signed.json"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gateway.cli.audit_reproduce import reproduce
+from gateway.cli.audit_tiles import tiles
 from gateway.cli.output import console, misuse, print_json, printable
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group.command("trace")(trace)
     group.command("verify")(verify)
     group.command("reproduce")(reproduce)
+    group.command("tiles")(tiles)
     app.add_typer(group, name="audit")
 
 

@@ -1,0 +1,68 @@
+"""Opening a log to write: first it is checked against what was signed last, then what dead writers left open is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit.checkpoint import Vkey
+from audit.leaf import Kind
+from audit.model import Entry, LedgerUnavailableError, TamperedError
+from audit.privacy import SealBrokenError
+from audit.signer import Signer
+from audit.store import OpenCall, Store, StoreError
+from audit.store_files import SignedFile
+from audit.store_sql import SqlStore
+from audit.writer import Writer, orphaned, record_id
+
+
+def begin(  # noqa: PLR0917  what `Journal.open` was given
+    url: str,
+    vkey: Vkey,
+    key: Ed25519PrivateKey,
+    make_writer: Callable[[Store], Writer],
+    clock: Callable[[], int],
+    kept: Path | None,
+) -> tuple[Store, Writer, Signer]:
+    """Open the store, check the log against what was signed, and write this boot's first records."""
+    store: Store | None = None
+    try:
+        store = SqlStore(url)
+        writer = make_writer(store)
+        claimed = store.claim(vkey.name, str(vkey))
+        if claimed != (vkey.name, str(vkey)):
+            raise LedgerUnavailableError(f"this is the log of {claimed[0]} with the key {claimed[1]}")
+        if not store.lease(writer.id):
+            raise LedgerUnavailableError(f"another process writes as {writer.id}")
+        signer = Signer(store, vkey.name, key, SignedFile(kept) if kept is not None else None)
+        signer.sign()
+        at = clock()
+        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey)})
+        writer.write([start, *_left_open(store, writer, at)])
+        signer.sign()  # no log without a checkpoint, however short its life
+    except BaseException as error:
+        if store is not None:
+            store.close()
+        if isinstance(error, StoreError | TamperedError | SealBrokenError):
+            raise LedgerUnavailableError(str(error)) from error
+        raise
+    return store, writer, signer
+
+
+def _left_open(store: Store, writer: Writer, at: int) -> list[Entry]:
+    """Records that close what dead writers left open.  A writer is dead when nobody holds its name."""
+    dead: dict[str, bool] = {writer.id: True}  # its earlier boots: we hold the name
+
+    def is_dead(call: OpenCall) -> bool:
+        if call.writer not in dead:
+            dead[call.writer] = store.free(call.writer)
+        return dead[call.writer]
+
+    found = []
+    for call in filter(is_dead, store.open_calls()):
+        start = next(iter(store.leaves(call.index, call.index + 1)), None)
+        fields = start.record() if start is not None else {}
+        found.append(orphaned(call.id, call.index, fields, at, "the writer ended"))
+    return found

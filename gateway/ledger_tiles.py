@@ -1,0 +1,132 @@
+"""`/ledger/{log}/…`: the log as c2sp.org/tlog-tiles has it, read-only, for whom policy grants it.
+
+The checkpoint is public, as a rewritten log is found by whoever kept one.  Hash tiles want `verify` on `audit:ledger`; records'
+bytes want `read`, and each reading is recorded before it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from audit import checkpoint as notes
+from audit.leaf import Kind
+from audit.model import TamperedError
+from audit.store import StoreError
+from audit.store_read import SqlReader
+from audit.tiles import ENTRIES, Tile, bundle, hash_tile, parse
+from gateway.api import problem
+from gateway.problem import Problem
+
+if TYPE_CHECKING:
+    from gateway.administration import Administration
+
+log = logging.getLogger("gateway.ledger")
+
+LOG: Final = "ledger"
+MAX_READERS: Final = 32
+"""Tiles that are made or waited for at once; one more is told to come again."""
+
+_NOTE: Final = {"Cache-Control": "no-cache"}
+_TILE: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+class TileSource:
+    """One log's tiles, from its store.  For any thread; one reads at a time."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._rows: SqlReader | None = None
+
+    def read(self, tile: Tile) -> bytes | None:
+        """The tile; None where the newest checkpoint does not cover it.
+
+        `TamperedError` where what is stored is not what was hashed, `StoreError` where the store does not answer.
+        """
+        with self._lock, self._reading() as rows:
+            note = rows.checkpoint()
+            if note is None or not tile.is_in(notes.parse(note)[0].size):
+                return None
+            return bundle(rows.leaves(*tile.span), tile) if tile.level == ENTRIES else hash_tile(rows.hashes, tile)
+
+    def close(self) -> None:
+        """Let the store go."""
+        with self._lock:
+            self._drop()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[SqlReader]:
+        if self._rows is None:
+            self._rows = SqlReader(self._url)
+        try:
+            yield self._rows
+        except StoreError:  # the next reading connects anew
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+
+@dataclass(frozen=True, slots=True)
+class TileDoor:
+    """What the routes need.
+
+    checkpoint  the note to serve, without I/O; None before the first.
+    """
+
+    source: TileSource
+    checkpoint: Callable[[], str | None]
+    administration: Administration
+
+
+def register(api: FastAPI, door: TileDoor) -> None:
+    """Add the routes."""
+    readers = 0
+
+    @api.get("/ledger/{name}/checkpoint", tags=["ledger"])
+    async def checkpoint(name: str) -> Response:
+        """The signed head of the log, for everybody (C2SP tlog-checkpoint)."""
+        note = door.checkpoint() if name == LOG else None
+        if note is None:
+            return problem(404, Problem("no-checkpoint", "there is no such log, or nothing has been recorded yet"))
+        return Response(note, media_type="text/plain; charset=utf-8", headers=_NOTE)
+
+    @api.get("/ledger/{name}/{path:path}", tags=["ledger"])
+    async def tile(request: Request, name: str, path: str) -> Response:
+        """A tile or a bundle of entries (C2SP tlog-tiles) that the newest checkpoint covers."""
+        nonlocal readers
+        wanted = parse(path)
+        reads = wanted is not None and wanted.level == ENTRIES
+        action, kind = ("read", Kind.AUDIT_READ) if reads else ("verify", None)
+        await door.administration.permit_on(request, action, f"audit:{LOG}", kind, path)
+        if name != LOG or wanted is None:
+            return _none()
+        if readers >= MAX_READERS:
+            return problem(503, Problem("overloaded", "too many tiles are asked for at once"))
+        readers += 1
+        try:
+            data = await asyncio.to_thread(door.source.read, wanted)
+        except (StoreError, TamperedError) as error:
+            log.error("a tile of the ledger cannot be served: %s", error)
+            return problem(503, Problem("ledger-unavailable", "the ledger cannot be read"))
+        finally:
+            readers -= 1
+        return _none() if data is None else Response(data, media_type="application/octet-stream", headers=_TILE)
+
+
+def _none() -> Response:
+    answer = problem(404, Problem("not-found", "there is no such tile under the newest checkpoint"))
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
