@@ -26,7 +26,8 @@ _BY_REFERENCE = (
 )
 _BREAKS = (
     "at once: an upstream that still keeps the old key set (it may for 5 minutes) refuses transaction tokens until it fetches it "
-    "again. The gateway's own tokens, old and new, go on. The old key counts until it is retired: bailiwick keys retire {}"
+    "again. The gateway's own tokens, old and new, go on. The old key counts for six minutes more; to end it now: "
+    "bailiwick keys retire {}"
 )
 
 
