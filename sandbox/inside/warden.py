@@ -115,7 +115,9 @@ def _rlimits(setup: Setup) -> dict[str, tuple[int, int]]:
         "RLIMIT_NOFILE": (limits["open_files"], limits["open_files"]),
         "RLIMIT_STACK": (8 << 20, 8 << 20),
         "RLIMIT_MEMLOCK": (65536, 65536),
-        **dict.fromkeys(("RLIMIT_CORE", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO"), (0, 0)),
+        # 1, not 0: with a piped core_pattern the kernel starts its handler, as root and outside, whatever the limit but for 1.
+        "RLIMIT_CORE": (1, 1),
+        **dict.fromkeys(("RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO"), (0, 0)),
     }
 
 
@@ -125,19 +127,17 @@ def _close_cage(setup: Setup) -> bool:
     OSError where the sentinel, or the gateway (unless this uid is its own), is not within reach before: a denial afterwards
     would prove nothing.
     """
-    gateway = os.getppid()  # 0 for the first process of a namespace: nobody outside has a name there
-    if setup["sentinel_inside"]:
-        _write_file(setup["sentinel"], b"")
+    gateway = os.getppid()
     for flags in (os.O_RDONLY, os.O_WRONLY):
         confine.can_open(setup["sentinel"], flags)
-    if gateway and not setup["own_uid"]:
+    if not setup["own_uid"]:
         os.kill(gateway, 0)
     setup["rlimits"] = _rlimits(setup)
     confine.drop_privileges()
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     confine.enter_domain(setup, proc=True)
     confine.install_filter(setup["cage_filter"])
-    return not gateway or failing(lambda: os.kill(gateway, 0)) == errno.EPERM
+    return failing(lambda: os.kill(gateway, 0)) == errno.EPERM
 
 
 def main() -> None:

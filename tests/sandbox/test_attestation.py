@@ -43,7 +43,7 @@ class Attested:
         assert self.plan is not None
         backend, uid = Landlock(), self.folder.uid
         most = backend.candidates(self.plan, own_uid=uid is not None)
-        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid, limits=SHIPPED.limits)
+        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid)
         strengths = attested(facts, SHIPPED.limits, uid, most, confirmed)
         return {name for name, strength in strengths.items() if strength is not Strength.ABSENT}
 
@@ -81,6 +81,7 @@ def lies() -> list[Any]:
         pytest.param(limit("RLIMIT_CPU", [10, -1]), {g.CPU}, id="cpu without limit"),
         pytest.param(limit("RLIMIT_NPROC", [-1, -1]), {g.PIDS}, id="processes without limit"),
         pytest.param(limit("RLIMIT_FSIZE", [-1, -1]), {g.DISK}, id="files without limit"),
+        pytest.param(limit("RLIMIT_CORE", [0, 0]), {g.DISK}, id="a crash that would start the handler of core dumps"),
         pytest.param(code("pid", 1), ALL, id="another process"),
         pytest.param(lambda facts: facts["code"].pop("signal"), ALL, id="a fact is missing"),
         pytest.param(lambda facts: facts.pop("warden"), ALL, id="no warden"),

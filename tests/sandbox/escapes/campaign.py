@@ -1,0 +1,181 @@
+"""One gateway in one environment that lets every attempt be made, in its cage and, as the control, outside of it.
+
+`python campaign.py '{"environment": …, "backend": …}'` prints one JSON object; it runs as whoever starts it.
+"""
+
+# ruff: noqa: ASYNC240  the gateway of a campaign has nothing else to do meanwhile
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sandbox.engine import CagedRunner
+from sandbox.model import IsolationUnprovenError, Job, Limits, Profile
+from sandbox.result import Run
+from tests.sandbox.escapes import backends, kit, scene, weaknesses
+
+FAMILIES = ("reading", "writing", "machine", "processes", "network", "kernel", "inheritance")
+_LIMITS = Limits(
+    cpu_seconds=60, wall_seconds=90, memory_bytes=256 << 20, processes=24, file_bytes=1 << 20, scratch_bytes=16 << 20,
+    output_bytes=1 << 18, open_files=256,
+)  # fmt: skip
+_NEIGHBOUR = f"open('neighbour-secret', 'w').write({{canary!r}}); import time; time.sleep(600)  # {'x' * 8}"
+
+# What a program starts with: the attempts' modules, from text, under the names that they import one another by.
+_BOOT = """
+import sys, types
+for name, source in SOURCES:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    exec(compile(source, name + ".py", "exec"), module.__dict__)
+kit = sys.modules["tests.sandbox.escapes.kit"]
+kit.P.update(PARAMETERS)
+kit.main()
+"""
+
+
+def program(parameters: dict[str, Any]) -> str:
+    """The text that tries every attempt."""
+    folder = Path(kit.__file__).parent
+    packages = [("tests", ""), ("tests.sandbox", ""), ("tests.sandbox.escapes", "")]
+    modules = [
+        (f"tests.sandbox.escapes.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in ("kit", *FAMILIES)
+    ]
+    return f"PARAMETERS = {parameters!r}\nSOURCES = {packages + modules!r}\n{_BOOT}"
+
+
+def control(laid: dict[str, Any], gateway_fd: int) -> dict[str, str]:
+    """The attempts as whoever this is, with nothing around them; what a careless launcher leaves open is left open."""
+    work = Path(tempfile.mkdtemp(prefix="bailiwick-control-", dir="/tmp"))
+    ours, theirs = socket.socketpair()
+    terminal = os.openpty()
+    try:
+        (work / "main.py").write_text(program(laid), encoding="utf-8")
+        with (work / "output").open("w+b") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-s", "-S", "-B", "main.py"], cwd=work, stdin=theirs.fileno(), stdout=output, stderr=terminal[1],
+                pass_fds=[gateway_fd],
+            )  # fmt: skip
+            try:
+                process.wait(100)
+            finally:
+                process.kill()
+                process.wait()
+            output.seek(0)
+            said = output.read()
+        found: dict[str, str] = json.loads(said)
+        return found
+    finally:
+        ours.close()
+        theirs.close()
+        for fd in terminal:
+            os.close(fd)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+async def neighbour(runner: CagedRunner, laid: scene.Scene) -> asyncio.Task[Run]:
+    """Another run that goes on meanwhile, with a secret of its own; what is to be known of it is put into the scene."""
+    task = asyncio.create_task(runner.run(Job("neighbour", _NEIGHBOUR.format(canary=laid.canary), Profile("neighbour", _LIMITS))))
+    while not task.done():
+        family = [pid for pid in descendants(os.getpid()) if pid != laid.common["bystander"]]
+        for path in (*Path(laid.common["base"]).glob("run-*"), *(Path(f"/proc/{pid}/cwd") for pid in family)):
+            with suppress(OSError):
+                if (path / "neighbour-secret").exists():
+                    laid.common |= {"neighbours": family, "neighbour_folder": str(path)}
+                    return task
+        await asyncio.sleep(0.01)
+    raise RuntimeError(f"the neighbour ended: {task.result().to_dict()}")
+
+
+def descendants(root: int) -> list[int]:
+    """Pids below a process."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                parents.setdefault(int(text.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
+    found, queue = [], [root]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found += children
+        queue += children
+    return found
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What the witness saw change."""
+    return [f"{name}: {_briefly(before[name], after[name])}" for name in before if before[name] != after[name]]
+
+
+def _briefly(before: Any, after: Any) -> str:
+    if isinstance(before, dict):
+        return ", ".join(sorted(os.path.basename(key) for key in {*before, *after} if before.get(key) != after.get(key)))
+    return f"{before} → {after}"
+
+
+async def campaign(options: dict[str, Any]) -> dict[str, Any]:
+    """Everything, in this environment."""
+    weaknesses.plant(options.get("weakness", ""))
+    folder = Path(tempfile.mkdtemp(prefix="bailiwick-base-", dir="/tmp"))
+    folder.chmod(0o711)
+    runner = backends.make(options["backend"], folder / "base")
+    found: dict[str, Any] = {}
+    try:
+        report = await runner.probe()
+        found["probe"] = report.to_dict()
+        laid = scene.Scene(options["environment"], folder / "base")
+        try:
+            if report.problem:
+                await _refused(runner, found)
+            else:
+                await _attempts(runner, laid, options, found)
+        finally:
+            laid.close()
+    finally:
+        await runner.aclose()
+        shutil.rmtree(folder)
+    return found
+
+
+async def _refused(runner: CagedRunner, found: dict[str, Any]) -> None:
+    try:
+        found["caged"] = (await runner.run(Job("suite", "print('ran')", Profile("suite", _LIMITS)))).to_dict()
+    except IsolationUnprovenError as error:
+        found["refused"] = error.to_dict()
+
+
+async def _attempts(runner: CagedRunner, laid: scene.Scene, options: dict[str, Any], found: dict[str, Any]) -> None:
+    other = await neighbour(runner, laid)
+    try:
+        if options.get("control", True):
+            parameters = laid.lay("control")
+            before = laid.witness("control")
+            found["control"] = await asyncio.to_thread(control, parameters, laid.common["gateway_fd"])
+            found["control witness"] = differences(before, laid.witness("control"))
+        parameters = laid.lay("caged") | {"only": options.get("only")}
+        before = laid.witness("caged")
+        run = await runner.run(Job("suite", program(parameters), Profile("suite", _LIMITS)))
+        found["run"] = run.to_dict() | {"stdout": "", "stderr": run.stderr.decode("utf-8", "backslashreplace")[-2000:]}
+        found["caged"] = json.loads(run.stdout) if run.stdout else {}
+        found["witness"] = differences(before, laid.witness("caged"))
+    finally:
+        other.cancel()
+        with suppress(asyncio.CancelledError):
+            await other
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(campaign(json.loads(sys.argv[1])))))

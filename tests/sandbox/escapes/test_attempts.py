@@ -1,0 +1,60 @@
+"""Every attempt of every family: none succeeds in a cage, and without one they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.sandbox.escapes import kit
+from tests.sandbox.escapes.backends import BACKENDS
+from tests.sandbox.escapes.suite import attempts, breaches, broken, environments, unreal
+
+Campaign = Callable[[str, str], dict[str, Any]]
+everywhere = pytest.mark.parametrize("environment", environments())
+on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def test_there_are_attempts_enough_and_each_says_what_it_tries() -> None:
+    names = [one.name for one in attempts()]
+    assert len(names) >= 130
+    assert len(set(names)) == len(names)
+    for one in attempts():
+        assert one.sentence.endswith("."), one.name
+        assert one.control <= kit.ALWAYS, one.name
+
+
+@on_every_backend
+@everywhere
+def test_no_attempt_succeeds_in_a_cage(campaign: Campaign, environment: str, backend: str) -> None:
+    found = campaign(environment, backend)
+    if "refused" in found:
+        pytest.skip(f"{backend} is not ready as {environment}: {found['probe']['problem']}")
+    assert set(found["caged"]) == {one.name for one in attempts()}, found["run"]
+    assert found["run"]["reason"] == "ok", found["run"]
+    assert broken(found) == {}
+    assert breaches(found) == []
+
+
+@on_every_backend
+@everywhere
+def test_where_a_cage_cannot_be_made_nothing_runs(campaign: Campaign, environment: str, backend: str) -> None:
+    found = campaign(environment, backend)
+    if not found["probe"]["problem"]:
+        pytest.skip(f"{backend} is ready as {environment}")
+    assert "caged" not in found
+    assert found["refused"]["help"]
+
+
+@everywhere
+def test_landlock_is_ready_everywhere(campaign: Campaign, environment: str) -> None:
+    assert campaign(environment, "landlock")["probe"]["problem"] == ""
+
+
+@everywhere
+def test_the_same_attempts_succeed_without_a_cage(campaign: Campaign, environment: str) -> None:
+    found = campaign(environment, "landlock")
+    assert unreal(found, environment) == {}
+    seen = " ".join(line.partition(":")[0] for line in found["control witness"])
+    assert seen == "files bystander contacts", "the witness sees what happens outside"
