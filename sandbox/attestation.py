@@ -43,7 +43,7 @@ def attested(
     outside (`Backend.confirmed`).  Blocks for /proc.
     """
     try:
-        checks = _checks(facts["warden"], facts["code"], limits, uid)
+        checks = _checks(facts["warden"], facts["code"], limits, uid, proven)
         outside = confirmed(facts)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # not of the shape that a warden sends
         checks, outside = {}, False
@@ -52,7 +52,9 @@ def attested(
     })  # fmt: skip
 
 
-def _checks(warden: Mapping[str, Any], code: Mapping[str, Any], limits: Limits, uid: int | None) -> dict[Guarantee, bool]:
+def _checks(
+    warden: Mapping[str, Any], code: Mapping[str, Any], limits: Limits, uid: int | None, proven: Mapping[Guarantee, Strength]
+) -> dict[Guarantee, bool]:
     both = (warden, code)
     sealed = len(code["fds"]) == _CODE_FDS and all(side["seccomp"] == 2 and side["no_new_privs"] == 1 for side in both)
     soft = {name: int(pair[0]) for name, pair in code["rlimits"].items()}
@@ -61,7 +63,8 @@ def _checks(warden: Mapping[str, Any], code: Mapping[str, Any], limits: Limits, 
     writes = all(side["write_outside"] in _DENIED for side in both)
     sockets = all(len(side["sockets"]) >= 7 and set(side["sockets"]) == {errno.EPERM} for side in both)
     signals = code["signal"] == errno.EPERM and code["proc"] in _HIDDEN
-    tasks_hard = uid is None or 0 < hard["RLIMIT_NPROC"] <= limits.processes + _SPARE_TASKS
+    counted_apart = proven.get(Guarantee.PIDS) is Strength.HARD  # by the kernel, for the run's own uid or in its own namespace
+    within = 0 < hard["RLIMIT_NPROC"] <= limits.processes + _SPARE_TASKS or not counted_apart
     return {
         Guarantee.FS_READ: sealed and reads and code["proc"] in _HIDDEN,
         Guarantee.FS_WRITE: sealed and writes,
@@ -72,7 +75,7 @@ def _checks(warden: Mapping[str, Any], code: Mapping[str, Any], limits: Limits, 
         Guarantee.IDENTITY: sealed and all(_is_nobody_else(side, uid) for side in both),
         Guarantee.MEMORY: sealed and 0 < hard["RLIMIT_AS"] <= limits.memory_bytes + _SPARE_MEMORY,
         Guarantee.CPU: sealed and 0 < soft["RLIMIT_CPU"] <= limits.cpu_seconds and hard["RLIMIT_CPU"] == soft["RLIMIT_CPU"] + 1,
-        Guarantee.PIDS: sealed and hard["RLIMIT_NPROC"] > 0 and tasks_hard,
+        Guarantee.PIDS: sealed and hard["RLIMIT_NPROC"] > 0 and within,
         Guarantee.DISK: sealed and 0 < hard["RLIMIT_FSIZE"] <= limits.file_bytes and hard["RLIMIT_CORE"] == 1,
     }
 

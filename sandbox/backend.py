@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sandbox.interpreter import Interpreter
-from sandbox.model import Guarantee, Strength
-from sandbox.plan import Plan
+from sandbox.model import Guarantee, Limits, Strength
+from sandbox.plan import Place, Plan
 from sandbox.scratch import Folder
 
 
@@ -29,24 +29,39 @@ class Backend(Protocol):
         """Guarantee → how an operator gains it, or gains more of it, with this backend."""
         ...
 
-    def plan(self, interpreter: Interpreter, sentinel: Path) -> Plan:
-        """How cages are made here.  Blocks; NotHereError where they cannot be."""
+    def plan(self, interpreter: Interpreter, sentinel: Path, folder: Folder) -> Plan:
+        """How cages are made here; `folder` is claimed, and free to try things in.  Blocks; NotHereError where they cannot be."""
+        ...
+
+    def place(self, plan: Plan, folder: Folder) -> Place:
+        """Where a cage's things are, in the cage's own names."""
         ...
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:
         """The most that a cage of this backend could prove, before anything is tried."""
         ...
 
-    def command(self, plan: Plan, folder: Folder) -> Sequence[str]:
+    def command(self, plan: Plan, folder: Folder, limits: Limits) -> Sequence[str]:
         """What the warden's own command line is put behind: a program that builds the cage around it; empty for none."""
         ...
 
-    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None) -> bool:
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, limits: Limits) -> bool:
         """Whether the kernel, asked from outside, says what warden and code said of themselves.
 
         `started` is the process that the gateway started; `uid` the run's own, None where it has the gateway's.  Blocks.
         Whatever malformed `facts` raise counts as no.
         """
+        ...
+
+    def end_of(self, started: int) -> int | None:
+        """A descriptor that becomes readable once nothing of the cage is left; None where the kernel has no such thing for it.
+
+        OSError where the cage is gone already.
+        """
+        ...
+
+    def mark(self) -> str:
+        """What the probe's findings rest on: where this changes, they no longer hold.  Cheap."""
         ...
 
     def layers(self) -> Mapping[str, str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import select
 import socket
 import struct
 import subprocess
@@ -71,6 +73,7 @@ class Cage:
         self, process: subprocess.Popen[bytes], stderr: IO[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._process, self._stderr, self._reader, self._writer = process, stderr, reader, writer
+        self._end: int | None = None
 
     @classmethod
     async def start(cls, backend: Backend, plan: Plan, folder: Folder, limits: Limits, pool: Executor) -> Cage:
@@ -78,7 +81,7 @@ class Cage:
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_connection(sock=ours)
-        command = [*backend.command(plan, folder), plan.interpreter.path, *_WARDEN, _BOOT]
+        command = [*backend.command(plan, folder, limits), plan.interpreter.path, *_WARDEN, _BOOT]
         spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs)
         try:
             process, stderr = await asyncio.shield(spawning)
@@ -93,14 +96,18 @@ class Cage:
             theirs.close()
         cage = cls(process, stderr, reader, writer)
         modules = _modules()
-        setup = json.dumps(plan.setup(folder, limits)).encode()
+        setup = json.dumps(plan.setup(folder, limits, backend.place(plan, folder))).encode()
         writer.write(struct.pack(">I", len(modules)) + modules + struct.pack(">cI", b"S", len(setup)) + setup)
         return cage
 
     @property
     def pid(self) -> int:
-        """The warden's."""
+        """Of the process that was started: the warden, or what built the cage around it."""
         return self._process.pid
+
+    def ends_with(self, end: int | None) -> None:
+        """`end` is `Backend.end_of` this cage: `end` waits for it, and closes it."""
+        self._end = end
 
     async def attestation(self) -> Mapping[str, Any]:
         """What the cage says of itself, parsed but not believed; CageError where it does not come up."""
@@ -128,8 +135,12 @@ class Cage:
         """End the warden, and with it everything in the cage.  Returns when it is gone; CageError where it would not go."""
         self._writer.close()  # it sees the end of its frames, kills all that is below it, and goes
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(pool, _await_end, self._process)
-        self._stderr.close()
+        try:
+            await loop.run_in_executor(pool, _await_end, self._process, self._end)
+        finally:
+            self._stderr.close()
+            if self._end is not None:
+                os.close(self._end)
 
     async def _receive(self, kind: bytes, most: int) -> bytes:
         try:
@@ -168,7 +179,7 @@ def _spawn(command: list[str], folder: Folder, theirs: socket.socket) -> tuple[s
     return process, stderr
 
 
-def _await_end(process: subprocess.Popen[bytes]) -> None:
+def _await_end(process: subprocess.Popen[bytes], end: int | None) -> None:
     try:
         process.wait(END_SECONDS + 5)  # the warden itself gives up after five seconds
     except subprocess.TimeoutExpired:
@@ -177,3 +188,5 @@ def _await_end(process: subprocess.Popen[bytes]) -> None:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise CageError("the warden does not end") from error
+    if end is not None and not select.select([end], [], [], END_SECONDS)[0]:
+        raise CageError("something of the cage does not end")

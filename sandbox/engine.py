@@ -54,6 +54,7 @@ class _Known:
     report: Report
     plan: Plan | None
     until: float
+    mark: str
 
 
 class CagedRunner:
@@ -118,6 +119,10 @@ class CagedRunner:
         """See `Runner.serve`."""
         raise NotOfferedError("programs that go on are not offered yet")
 
+    def forget(self) -> None:
+        """See `Runner.forget`."""
+        self._known = None
+
     async def aclose(self) -> None:
         """See `Runner.aclose`."""
         self._closed = True
@@ -157,7 +162,8 @@ class CagedRunner:
         cage = await Cage.start(self._backend, plan, folder, limits, self._pool)
         try:
             facts = await cage.attestation()
-            confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid)
+            cage.ends_with(await self._in_pool(self._backend.end_of, cage.pid))
+            confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, limits=limits)
             strengths = await self._in_pool(attested, facts, limits, folder.uid, proven, confirmed)
             missing = shortfall(job.profile, strengths)
             if missing:
@@ -210,28 +216,29 @@ class CagedRunner:
 
     async def _knowledge(self) -> _Known:
         async with self._probing:
-            if self._known is None or time.monotonic() >= self._known.until:
-                self._known = await self._probe()
-            return self._known
+            known = self._known
+            if known is None or time.monotonic() >= known.until or known.mark != self._backend.mark():
+                known = self._known = await self._probe()
+            return known
 
     async def _probe(self) -> _Known:
-        until = time.monotonic() + self._ttl
+        until, mark = time.monotonic() + self._ttl, self._backend.mark()
         try:
             plan = await self._in_pool(self._plan)
             findings, layers = await self._try_everything(plan)
         except (OSError, ValueError, KeyError, CageError, ScratchError, NoInterpreterError, NotHereError) as error:
             nothing = Report(self.name, MappingProxyType({}), MappingProxyType({}), time.time(), str(error))
-            return _Known(nothing, None, until)
-        return _Known(Report(self.name, MappingProxyType(findings), MappingProxyType(layers), time.time()), plan, until)
+            return _Known(nothing, None, until, mark)
+        return _Known(Report(self.name, MappingProxyType(findings), MappingProxyType(layers), time.time()), plan, until, mark)
 
     def _plan(self) -> Plan:
         self._scratch.sweep()
         folder = self._scratch.claim()
         try:
             interpreter = choose(folder.uid, self._interpreters)
+            return self._backend.plan(interpreter, self._scratch.sentinel, folder)
         finally:
             self._scratch.release(folder)
-        return self._backend.plan(interpreter, self._scratch.sentinel)
 
     async def _try_everything(self, plan: Plan) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
         folder = await self._claim()
@@ -246,6 +253,8 @@ class CagedRunner:
                 raise
             most = self._backend.candidates(plan, own_uid=folder.uid is not None)
             run = await self._caged(Job("probe", program, _PROBE), plan, folder, most, {bait.victim})
+            daemon_gone = not await self._in_pool(bait.daemon_lives)
+            untouched = await self._in_pool(bait.untouched, "caged")
         finally:
             if bait is not None:
                 await self._in_pool(bait.close)
@@ -253,8 +262,9 @@ class CagedRunner:
             said = run.stderr.decode("utf-8", "backslashreplace").strip()[-500:]
             raise CageError(f"the probe ended with {run.reason}: {run.detail or said}")
         inside = json.loads(run.stdout)
-        daemon_gone = not await self._in_pool(Path(f"/proc/{int(inside['daemon'])}").exists)
-        return findings(Tried(outside, inside), run.guarantees, self._backend.help, daemon_gone=daemon_gone), run.layers
+        tried = Tried(outside, inside)
+        found = findings(tried, run.guarantees, self._backend.help, daemon_gone=daemon_gone, untouched=untouched)
+        return found, run.layers
 
 
 def _offered(job: Job, hooks: Hooks) -> None:

@@ -16,8 +16,8 @@ from sandbox.backend import NotHereError
 from sandbox.engine import CagedRunner
 from sandbox.interpreter import Interpreter
 from sandbox.layers import BY_TRYING
-from sandbox.model import Guarantee, Strength
-from sandbox.plan import Plan
+from sandbox.model import Guarantee, Limits, Strength
+from sandbox.plan import Place, Plan
 from sandbox.scratch import Folder
 
 _LANDLOCK = (
@@ -54,12 +54,16 @@ class Landlock:
     def __init__(self, most_abi: int | None = None) -> None:
         self._most_abi = most_abi
 
-    def plan(self, interpreter: Interpreter, sentinel: Path) -> Plan:
+    def plan(self, interpreter: Interpreter, sentinel: Path, folder: Folder) -> Plan:  # noqa: ARG002  nothing to try
         """See `Backend.plan`."""
         abi = interpreter.abi if self._most_abi is None else min(interpreter.abi, self._most_abi)
         if abi < 1:
             raise NotHereError("Landlock is not there. " + HELP[Guarantee.FS_READ])
         return Plan(interpreter, os.uname().machine, abi, sentinel)
+
+    def place(self, plan: Plan, folder: Folder) -> Place:
+        """See `Backend.place`."""
+        return Place(str(folder.path), str(plan.sentinel))
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:
         """See `Backend.candidates`."""
@@ -75,11 +79,11 @@ class Landlock:
             Guarantee.OWN_KERNEL: Strength.ABSENT,
         }
 
-    def command(self, plan: Plan, folder: Folder) -> Sequence[str]:  # noqa: ARG002  the cage closes itself from inside
+    def command(self, plan: Plan, folder: Folder, limits: Limits) -> Sequence[str]:  # noqa: ARG002  it closes itself from inside
         """See `Backend.command`."""
         return ()
 
-    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None) -> bool:
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, limits: Limits) -> bool:  # noqa: ARG002
         """See `Backend.confirmed`."""
         warden, code = facts["warden"]["pid"], facts["code"]["pid"]
         outer, inner = status_of(started), status_of(code)
@@ -93,6 +97,14 @@ class Landlock:
             and side["Uid"].split() == [wanted] * 4
             for side in (outer, inner)
         )
+
+    def end_of(self, started: int) -> int | None:  # noqa: ARG002
+        """See `Backend.end_of`: what is left is found by the run's uid, where it has one."""
+        return None
+
+    def mark(self) -> str:
+        """See `Backend.mark`."""
+        return os.uname().release
 
     def layers(self) -> Mapping[str, str]:
         """See `Backend.layers`."""

@@ -48,7 +48,7 @@ class Tried:
 
 
 def findings(
-    tried: Tried, attested: Mapping[Guarantee, Strength], helps: Mapping[Guarantee, str], *, daemon_gone: bool
+    tried: Tried, attested: Mapping[Guarantee, Strength], helps: Mapping[Guarantee, str], *, daemon_gone: bool, untouched: bool
 ) -> Mapping[Guarantee, Finding]:
     """What the probe found: the attempts, and never more than the cage attested; `helps` is the backend's."""
     found = {}
@@ -56,10 +56,12 @@ def findings(
         help_text = helps.get(name, "")
         if name in BY_TRYING:
             finding = tried.finding(name, help_text)
+            if name is Guarantee.FS_WRITE and not untouched:
+                finding = Finding(Strength.ABSENT, ("seen from outside, the files that were gone for have changed",), help_text)
         else:
             finding = Finding(attested.get(name, Strength.ABSENT), _evidence(name))
-        if name is Guarantee.KILL_TREE and not daemon_gone:
-            finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run",))
+        if name is Guarantee.KILL_TREE and (not daemon_gone or "open" not in tried.outside[name].values()):
+            finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run, or could not be made outside",))
         strength = min(finding.strength, attested.get(name, Strength.ABSENT))
         found[name] = Finding(strength, finding.evidence, help_text if strength < Strength.HARD else "")
     return MappingProxyType(found)
@@ -67,7 +69,7 @@ def findings(
 
 def _evidence(name: Guarantee) -> tuple[str, ...]:
     if name is Guarantee.KILL_TREE:
-        return ("a detached daemon was gone when its run had ended",)
+        return ("outlive its maker: open outside; the daemon was gone when its run had ended",)
     if name is Guarantee.IDENTITY:
         return ("uid, groups, capabilities and no_new_privs attested from inside and confirmed from /proc",)
     return () if name is Guarantee.OWN_KERNEL else (_BOUNDS,)
@@ -79,7 +81,9 @@ class Bait:
     def __init__(self, scratch: Scratch, uid: int | None, python: str) -> None:
         self._stack = ExitStack()
         self._uid, self._python = uid, python
+        self._laid: dict[str, dict[str, tuple[int, ...]]] = {}
         self._abstract = f"bailiwick-{secrets.token_hex(8)}"
+        self._name = f"bait-{secrets.token_hex(5)}"  # a process's name has at most 15 letters
         try:
             self._folder = scratch.claim()
             self._stack.callback(scratch.release, self._folder)
@@ -112,8 +116,10 @@ class Bait:
             self._listen(socket.AF_UNIX, str(folder / path), kind)
             self._own(folder / path)
         self._own(folder)
+        self._laid[name] = _contents(folder)
         params = {
-            "folder": str(folder), "victim": self._victim, "port": self._port, "abstract": self._abstract, "caged": caged,
+            "folder": str(folder), "victim": self._victim, "port": self._port, "abstract": self._abstract, "name": self._name,
+            "caged": caged,
         }  # fmt: skip
         source = Path(attempts.__file__).read_text(encoding="utf-8")
         preset = f"PARAMS = __import__('json').loads({json.dumps(params)!r})\n"
@@ -133,6 +139,19 @@ class Bait:
         )  # fmt: skip
         found: Mapping[str, Mapping[str, str]] = json.loads(done.stdout)
         return found
+
+    def daemon_lives(self) -> bool:
+        """Whether a process that the attempts have detached is still there, whatever its pid was inside."""
+        for path in Path("/proc").glob("[0-9]*/comm"):
+            with suppress(OSError):
+                if path.read_text(encoding="utf-8", errors="replace").strip() == self._name:
+                    return True
+        return False
+
+    def untouched(self, name: str) -> bool:
+        """Whether the files of `lay(name)` are as they were laid while the control's are not: seen from outside."""
+        same = {each: laid == _contents(self._folder.path / each) for each, laid in self._laid.items()}
+        return same[name] and not same["control"]
 
     def close(self) -> None:
         """Take everything away again."""
@@ -157,6 +176,15 @@ class Bait:
         )  # fmt: skip
         self._stack.callback(_end, process)
         return process.pid
+
+
+def _contents(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → what would change if anybody wrote to the file, or changed what is known of it."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in (folder, *sorted(folder.iterdir())):
+        about = path.lstat()
+        found[path.name] = (about.st_ino, about.st_mode, about.st_uid, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

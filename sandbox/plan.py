@@ -15,6 +15,23 @@ from sandbox.seccomp import assemble, cage_filter, code_filter, digest
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the things of one cage are, in the cage's own names.
+
+    scratch   the code's working folder.
+    sentinel  a file that warden and code may not open once the cage is closed; with `sentinel_inside` the warden makes it.
+    volumes   file systems of the cage's own that the code may write, `scratch` among them; none where it is a folder outside.
+    hidden    paths that exist outside and must not exist inside.
+    """
+
+    scratch: str
+    sentinel: str
+    sentinel_inside: bool = False
+    volumes: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What every cage of one backend has in common."""
 
@@ -23,13 +40,16 @@ class Plan:
     abi: int
     sentinel: Path
 
-    def setup(self, folder: Folder, limits: Limits) -> dict[str, object]:
+    def setup(self, folder: Folder, limits: Limits, place: Place) -> dict[str, object]:
         """What the warden is told first (`sandbox.inside.confine.Setup`)."""
-        scratch = str(folder.path)
+        scratch = place.scratch
         return {
             "limits": limits.to_dict(),
             "scratch": scratch,
-            "sentinel": str(self.sentinel),
+            "sentinel": place.sentinel,
+            "sentinel_inside": place.sentinel_inside,
+            "volumes": place.volumes,
+            "hidden": place.hidden,
             "own_uid": folder.uid is not None,
             "abi": self.abi,
             "read": self.interpreter.read,

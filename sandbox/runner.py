@@ -192,6 +192,10 @@ class Runner(Protocol):
         """Start a program in a cage of its own; raises as `run` does.  No wall clock bounds it; all other limits hold."""
         ...
 
+    def forget(self) -> None:
+        """Believe no earlier probe: the next use of the runner probes again."""
+        ...
+
     async def aclose(self) -> None:
         """End every run and give everything back."""
         ...
@@ -222,6 +226,7 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
 
 def shipped() -> Sequence[Runner]:
     """A new runner of each backend that this package has, strongest first; whoever asks closes them."""
-    from sandbox.landlock import LandlockRunner  # noqa: PLC0415  the backends are written against this module
+    from sandbox.bwrap import BwrapRunner  # noqa: PLC0415  the backends are written against this module
+    from sandbox.landlock import LandlockRunner  # noqa: PLC0415
 
-    return (LandlockRunner(),)
+    return (BwrapRunner(), LandlockRunner())

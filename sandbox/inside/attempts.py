@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARAMS: dict[str, Any] = globals().get("PARAMS", {})
-"""folder, victim, port, abstract, caged: set by `sandbox/layers.py` in front of this text."""
+"""folder, victim, port, abstract, name, caged: set by `sandbox/layers.py` in front of this text."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _ARM = os.uname().machine == "aarch64"
@@ -89,6 +89,12 @@ def read_an_environment() -> None:
         file.read()
 
 
+def read_the_first_environment() -> None:
+    """The secrets of whoever started everything."""
+    with open("/proc/1/environ", "rb") as file:
+        file.read()
+
+
 # fs_write
 
 
@@ -148,6 +154,11 @@ def set_an_attribute() -> None:
     os.setxattr(_path("mode"), "user.probe", b"x")
 
 
+def change_where_cores_go() -> None:
+    """A kernel setting that a cage of root's could write: the next crash runs a program of its choice, as root."""
+    os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY))
+
+
 # net_none
 
 
@@ -194,6 +205,16 @@ def any_family() -> None:
                     raise
             return  # made, or refused by the family itself: the call got through
     raise OSError(errno.EPERM, "no family at all")
+
+
+def talk_to_the_hypervisor() -> None:
+    """AF_VSOCK: no network namespace holds it."""
+    socket.socket(40, socket.SOCK_STREAM).close()
+
+
+def use_the_kernels_cryptography() -> None:
+    """AF_ALG: where a container has been left."""
+    socket.socket(38, socket.SOCK_SEQPACKET).close()
 
 
 def io_uring() -> None:
@@ -303,32 +324,47 @@ def fault_handler() -> None:
 
 
 def _daemon() -> int:
-    """A process that does all that a daemon does to be left alone; its pid."""
+    """A process that does all that a daemon does to be left alone; its pid here.  Its name is PARAMS['name']."""
     near, far = os.pipe()
-    if not os.fork():
+    maker = os.fork()
+    if not maker:
         _detach(far)
-    return int(os.read(near, 20))
+    found = int(os.read(near, 20))
+    os.waitpid(maker, 0)
+    return found
 
 
 def _detach(far: int) -> NoReturn:
     os.setsid()
     if os.fork():
         os._exit(0)
+    _libc.prctl(15, PARAMS["name"].encode(), 0, 0, 0)  # PR_SET_NAME
     os.write(far, str(os.getpid()).encode())
     os.closerange(0, 16)
     time.sleep(3600)
     os._exit(0)
 
 
+def outlive_its_maker() -> None:
+    """A detached daemon goes on; outside a cage it is ended here, and nothing of it is left."""
+    _libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: a container's first process may collect nobody
+    pid = _daemon()
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+
 _ATTEMPTS: dict[str, tuple[Callable[[], None], ...]] = {
-    "fs_read": (read_a_file, list_a_folder, read_through_a_link, read_through_a_hard_link, read_an_environment),
+    "fs_read": (
+        read_a_file, list_a_folder, read_through_a_link, read_through_a_hard_link, read_an_environment,
+        read_the_first_environment,
+    ),
     "fs_write": (
         append_to_a_file, truncate_a_file, create_a_file, make_a_folder, rename_a_file, remove_a_file, change_a_mode,
-        change_times, change_an_owner, set_an_attribute,
+        change_times, change_an_owner, set_an_attribute, change_where_cores_go,
     ),
     "net_none": (
         connect_by_tcp, send_by_udp, connect_to_a_named_socket, connect_to_an_abstract_socket, send_from_a_pair, any_family,
-        io_uring,
+        talk_to_the_hypervisor, use_the_kernels_cryptography, io_uring,
     ),
     "process_isolation": (
         signal_a_process, signal_by_descriptor, trace_a_process, read_memory, limit_a_process, renice_a_process,
@@ -352,7 +388,9 @@ def main() -> None:
     """Try everything."""
     found: dict[str, Any] = {name: {a.__name__: _outcome(a) for a in attempts} for name, attempts in _ATTEMPTS.items()}
     if PARAMS["caged"]:
-        found["daemon"] = _daemon()
+        _daemon()
+    else:
+        found["kill_tree"] = {outlive_its_maker.__name__: _outcome(outlive_its_maker)}
     print(json.dumps(found))
 
 

@@ -71,7 +71,8 @@ def enter_domain(setup: Setup, *, proc: bool) -> None:
     rules = [(path, _READ | _EXECUTE) for path in setup["execute"]]
     rules += [(path, _READ | _LIST) for path in setup["read"]]
     rules += [(path, _LIST) for path in setup["list"]]
-    rules += [("/dev/null", _READ | _WRITE), ("/dev/zero", _READ), ("/dev/urandom", _READ), (setup["scratch"], _SCRATCH)]
+    rules += [("/dev/null", _READ | _WRITE), ("/dev/zero", _READ), ("/dev/urandom", _READ)]
+    rules += [(path, _SCRATCH) for path in setup["volumes"] or [setup["scratch"]]]
     if proc:
         rules.append(("/proc", _READ | _WRITE | _LIST))
     for path, rights in rules:
@@ -124,8 +125,17 @@ def attest(setup: Setup, parent: int) -> dict[str, Any]:
         "list_outside": failing(lambda: can_open("/", os.O_RDONLY | os.O_DIRECTORY)),
         "proc": failing(lambda: can_open(f"/proc/{parent}/status", os.O_RDONLY)),
         "signal": failing(lambda: os.kill(parent, 0)),
+        "hidden": [failing(partial(os.lstat, path)) for path in setup["hidden"]],
+        "namespaces": {name: _namespace(name) for name in ("user", "pid", "net", "ipc", "uts", "mnt")},
         "sockets": [_socket(family) for family in (1, 2, 10, 16, 17, 38, 40)],
     }
+
+
+def _namespace(name: str) -> str:
+    try:
+        return os.readlink("/proc/self/ns/" + name)  # noqa: PTH115  a text, not a path
+    except OSError:
+        return ""
 
 
 def _is_closed(fd: int) -> bool:

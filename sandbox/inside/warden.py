@@ -127,17 +127,19 @@ def _close_cage(setup: Setup) -> bool:
     OSError where the sentinel, or the gateway (unless this uid is its own), is not within reach before: a denial afterwards
     would prove nothing.
     """
-    gateway = os.getppid()
+    gateway = os.getppid()  # 0 for the first process of a namespace: nobody outside has a name there
+    if setup["sentinel_inside"]:
+        _write_file(setup["sentinel"], b"")
     for flags in (os.O_RDONLY, os.O_WRONLY):
         confine.can_open(setup["sentinel"], flags)
-    if not setup["own_uid"]:
+    if gateway and not setup["own_uid"]:
         os.kill(gateway, 0)
     setup["rlimits"] = _rlimits(setup)
     confine.drop_privileges()
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     confine.enter_domain(setup, proc=True)
     confine.install_filter(setup["cage_filter"])
-    return failing(lambda: os.kill(gateway, 0)) == errno.EPERM
+    return not gateway or failing(lambda: os.kill(gateway, 0)) == errno.EPERM
 
 
 def main() -> None:

@@ -91,6 +91,16 @@ def scratch_bytes(root: str, pids: Iterable[int]) -> tuple[int, bool]:
     return total + sum(deleted.values()), False
 
 
+def volume_bytes(volumes: Iterable[str]) -> tuple[int, bool]:
+    """(bytes, whether there are too many entries) of file systems of the cage's own, deleted files that are open included."""
+    total = entries = 0
+    for volume in volumes:
+        about = os.statvfs(volume)
+        total += (about.f_blocks - about.f_bfree) * about.f_frsize
+        entries += about.f_files - about.f_ffree
+    return total, entries > _MOST_ENTRIES
+
+
 def kill_below(*, at_once: bool, wake: int) -> tuple[int, list[Ended]]:
     """Kill everything below this process and collect it: (how many would not go, those collected).
 
@@ -133,6 +143,7 @@ class Watch:
     def __init__(self, setup: Setup, code: int, streams: tuple[int, int], wake: int, frames: int, *, at_once: bool) -> None:
         self.limits, self.root, self.code, self.at_once = setup["limits"], setup["scratch"], code, at_once
         self.out, self.err = streams
+        self.volumes = setup["volumes"]
         self.wake, self.frames = wake, frames
         self.streams = {fd: bytearray() for fd in streams}
         self.truncated: set[int] = set()
@@ -172,6 +183,8 @@ class Watch:
         for fd in self.streams:
             while self._read(fd):
                 pass
+        if self.volumes and not self.reason:  # cheap there: also what was written between the last look and the end
+            self._check_disk(())
         return left
 
     def _read(self, fd: int) -> bool:
@@ -210,12 +223,15 @@ class Watch:
         elif resident > limits["memory_bytes"] and sum(memory(pid, fairly=True) for pid in alive) > limits["memory_bytes"]:
             # Twice, because between vfork and exec the same memory is counted for two.
             self.reason, self.over = ("oom" if over else ""), True
-        if not self.reason and now >= self.disk_at:
-            size, crowded = scratch_bytes(self.root, alive)
-            self.peak["scratch"] = max(self.peak["scratch"], size)
-            if crowded or size > limits["scratch_bytes"]:
-                self.reason = "disk"
+        if not self.reason and (self.volumes or now >= self.disk_at):
+            self._check_disk(alive)
             self.disk_at = time.monotonic() + max(_DISK_TICK, 3 * (time.monotonic() - now))
+
+    def _check_disk(self, alive: Iterable[int]) -> None:
+        size, crowded = volume_bytes(self.volumes) if self.volumes else scratch_bytes(self.root, alive)
+        self.peak["scratch"] = max(self.peak["scratch"], size)
+        if crowded or size > self.limits["scratch_bytes"]:
+            self.reason = "disk"
 
     def _verdict(self) -> tuple[str, int | None, int | None]:
         """(reason, exit code, signal)."""
@@ -229,8 +245,11 @@ class Watch:
             return "cpu", None, number
         if number is not None:
             return ("disk" if number == signal.SIGXFSZ else "signal"), None, number
-        if exit_code and bytes(self.streams[self.err]).rstrip().rsplit(b"\n", 1)[-1].startswith(b"MemoryError"):
+        last = bytes(self.streams[self.err]).rstrip().rsplit(b"\n", 1)[-1]
+        if exit_code and last.startswith(b"MemoryError"):
             return "oom", exit_code, None  # the address space ended before the watchdog saw it
+        if exit_code and self.volumes and b"No space left on device" in last:
+            return "disk", exit_code, None  # the file system was full before the watchdog saw it
         return ("error" if exit_code else "ok"), exit_code, None
 
     def result(self, left: int) -> dict[str, Any]:

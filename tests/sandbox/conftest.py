@@ -1,4 +1,4 @@
-"""Boxes to run code in: as whoever runs the tests, and, where that is root, as a plain user too."""
+"""Boxes to run code in: of each backend, as whoever runs the tests, and, where that is root, as a plain user too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 import sandbox
+from sandbox.bwrap import PROGRAM, BwrapRunner
+from sandbox.engine import CagedRunner
 from sandbox.interpreter import choose, identity
 from sandbox.landlock import LandlockRunner
 from sandbox.model import Job, Limits, Profile
@@ -32,8 +34,8 @@ LIMITS = Limits(
 class Box:
     """Somebody who runs code: `run` gives `Run.to_dict()`."""
 
-    def __init__(self, who: str, uid: int) -> None:
-        self.who, self.uid = who, uid
+    def __init__(self, who: str, uid: int, backend: str) -> None:
+        self.who, self.uid, self.backend = who, uid, backend
 
     async def run(self, code: str, **limits: Any) -> dict[str, Any]:
         raise NotImplementedError
@@ -46,8 +48,8 @@ class Box:
 
 
 class OwnBox(Box):
-    def __init__(self, runner: LandlockRunner) -> None:
-        super().__init__("whoever runs the tests", os.geteuid())
+    def __init__(self, runner: CagedRunner) -> None:
+        super().__init__("whoever runs the tests", os.geteuid(), runner.name)
         self._runner = runner
 
     async def run(self, code: str, **limits: Any) -> dict[str, Any]:
@@ -58,8 +60,8 @@ class OwnBox(Box):
 class Driven(Box):
     """A process of its own that runs the jobs."""
 
-    def __init__(self, process: subprocess.Popen[str], uid: int) -> None:
-        super().__init__("a plain user", uid)
+    def __init__(self, process: subprocess.Popen[str], uid: int, backend: str) -> None:
+        super().__init__("a plain user", uid, backend)
         self.process = process
 
     async def ask(self, question: dict[str, Any]) -> Any:
@@ -107,7 +109,7 @@ class Drivers:
             cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **identity(start_as),
         )  # fmt: skip
         self._started.append(process)
-        return Driven(process, os.geteuid() if uid is None else uid)
+        return Driven(process, os.geteuid() if uid is None else uid, options.get("backend", "landlock"))
 
     def close(self) -> None:
         for process in self._started:
@@ -144,28 +146,67 @@ async def runner() -> AsyncIterator[LandlockRunner]:
     await made.aclose()
 
 
-@pytest.fixture(scope="session")
-def own_box(shared_runner: LandlockRunner) -> Box:
-    return OwnBox(shared_runner)
+def needs_namespaces(uid: int | None) -> None:
+    """Skip, loudly, where bubblewrap itself does not run for `uid`; where it does, its cage must come up."""
+    bare = [str(PROGRAM), "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "/bin/true"]
+    try:
+        done = subprocess.run(bare, capture_output=True, text=True, timeout=20, check=False, **identity(uid))
+    except FileNotFoundError:
+        pytest.skip("bubblewrap is NOT INSTALLED: nothing of the cage with namespaces is tested here")
+    if done.returncode:
+        pytest.skip(f"user namespaces are NOT TO BE HAD here: {done.stderr.strip()}")
 
 
 @pytest.fixture(scope="session")
-def plain_box(drivers: Drivers) -> Box:
-    if os.geteuid() != 0:
-        pytest.skip("already a plain user")
-    return drivers.start(NOBODY)
+def boxes(drivers: Drivers) -> Iterator[Callable[[str, str], Box]]:
+    """(own or plain, backend) → a box, the same one each time."""
+    made: dict[tuple[str, str], Box] = {}
+    runners: list[CagedRunner] = []
+
+    def box_of(who: str, backend: str) -> Box:
+        if who == "plain" and os.geteuid() != 0:
+            pytest.skip("already a plain user")
+        if (who, backend) not in made:
+            if backend == "bwrap":
+                needs_namespaces(NOBODY if os.geteuid() == 0 else None)
+            if who == "plain":
+                made[who, backend] = drivers.start(NOBODY, backend=backend)
+            else:
+                runners.append(BwrapRunner() if backend == "bwrap" else LandlockRunner())
+                made[who, backend] = OwnBox(runners[-1])
+        return made[who, backend]
+
+    yield box_of
+    for runner in runners:
+        asyncio.run(runner.aclose())
+
+
+@pytest.fixture(params=["landlock", "bwrap"])
+def own_box(request: pytest.FixtureRequest, boxes: Callable[[str, str], Box]) -> Box:
+    return boxes("own", request.param)
+
+
+@pytest.fixture(params=["landlock", "bwrap"])
+def plain_box(request: pytest.FixtureRequest, boxes: Callable[[str, str], Box]) -> Box:
+    return boxes("plain", request.param)
 
 
 @pytest.fixture(scope="session", params=["root", "plain"])
-def contained_box(request: pytest.FixtureRequest, drivers: Drivers) -> Box:
-    """Somebody in a container as Docker makes it: no namespaces, no mounts, Docker's capabilities and refused calls."""
+def contained(request: pytest.FixtureRequest, drivers: Drivers) -> Callable[[str], Box]:
+    """Starts a backend as root or a plain user in a container as Docker makes it: no namespaces, no mounts, Docker's rights."""
     if request.param == "root" and os.geteuid() != 0:
         pytest.skip("only root can be root in the container")
-    return drivers.start_contained(0 if request.param == "root" else NOBODY if os.geteuid() == 0 else os.geteuid())
+    uid = 0 if request.param == "root" else NOBODY if os.geteuid() == 0 else os.geteuid()
+    return lambda backend: drivers.start_contained(uid, backend=backend)
 
 
-@pytest.fixture(params=["own", "plain"])
-def box(request: pytest.FixtureRequest) -> Box:
-    found = request.getfixturevalue(f"{request.param}_box")
-    assert isinstance(found, Box)
-    return found
+@pytest.fixture(scope="session")
+def contained_box(contained: Callable[[str], Box]) -> Box:
+    """Of the backend that works there."""
+    return contained("landlock")
+
+
+@pytest.fixture(params=["own-landlock", "plain-landlock", "own-bwrap", "plain-bwrap"])
+def box(request: pytest.FixtureRequest, boxes: Callable[[str, str], Box]) -> Box:
+    who, backend = request.param.split("-")
+    return boxes(who, backend)

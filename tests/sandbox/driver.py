@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from sandbox.bwrap import BwrapRunner
+from sandbox.engine import CagedRunner
 from sandbox.landlock import LandlockRunner
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profile, Strength
 
@@ -12,7 +14,11 @@ from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profil
 async def main() -> None:
     options = json.loads(sys.argv[1])
     base = Path(options["base"]) if options.get("base") else None
-    runner = LandlockRunner(base=base, landlock_abi=options.get("landlock_abi"))
+    runner: CagedRunner
+    if options.get("backend") == "bwrap":
+        runner = BwrapRunner(base=base)
+    else:
+        runner = LandlockRunner(base=base, landlock_abi=options.get("landlock_abi"))
     while line := await asyncio.to_thread(sys.stdin.readline):
         asked = json.loads(line)
         if asked.get("probe"):

@@ -43,7 +43,7 @@ class Attested:
         assert self.plan is not None
         backend, uid = Landlock(), self.folder.uid
         most = backend.candidates(self.plan, own_uid=uid is not None)
-        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid)
+        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid, limits=SHIPPED.limits)
         strengths = attested(facts, SHIPPED.limits, uid, most, confirmed)
         return {name for name, strength in strengths.items() if strength is not Strength.ABSENT}
 

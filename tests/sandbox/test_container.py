@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from sandbox.bwrap import PROGRAM
+
 HERE = Path(__file__).parent
 NOBODY = 65534
+INSTALLED = PROGRAM.exists()
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def contained(uid: int, *command: str) -> subprocess.CompletedProcess[str]:
+def in_container(uid: int, *command: str) -> subprocess.CompletedProcess[str]:
     if uid != os.geteuid() != 0:
         pytest.skip("only root can be somebody else in the container")
     launcher = [sys.executable, "-B", str(HERE / "container.py"), str(uid), *command]
@@ -26,16 +29,16 @@ def contained(uid: int, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("uid", [0, NOBODY])
 def test_the_container_is_what_docker_makes_of_it(uid: int) -> None:
     """The control of all tests that run in it: what it is to refuse it refuses, and it says who one is there."""
-    status = contained(uid, "/bin/cat", "/proc/self/status").stdout
+    status = in_container(uid, "/bin/cat", "/proc/self/status").stdout
     facts = dict(line.split(":\t", 1) for line in status.splitlines())
     assert (facts["Seccomp"], facts["NoNewPrivs"], facts["CapBnd"]) == ("2", "1", "00000000a80425fb")
     assert facts["CapEff"] == ("00000000a80425fb" if uid == 0 else "0" * 16)
     assert facts["Uid"].split() == [str(uid)] * 4
     for refused in (["--user"], ["--mount"], ["--net"], ["--pid", "--fork"]):
-        told = contained(uid, "/usr/bin/unshare", *refused, "/bin/true")
+        told = in_container(uid, "/usr/bin/unshare", *refused, "/bin/true")
         assert (told.returncode, "Operation not permitted" in told.stderr) == (1, True)
-    assert contained(uid, "/bin/mount", "-t", "tmpfs", "none", "/mnt").returncode != 0
-    assert "Read-only" in contained(uid, "/bin/mkdir", "/sys/fs/cgroup/one").stderr
+    assert in_container(uid, "/bin/mount", "-t", "tmpfs", "none", "/mnt").returncode != 0
+    assert "Read-only" in in_container(uid, "/bin/mkdir", "/sys/fs/cgroup/one").stderr
 
 
 async def test_the_cage_without_namespaces_is_ready_in_a_container(contained_box: Any) -> None:
@@ -45,3 +48,17 @@ async def test_the_cage_without_namespaces_is_ready_in_a_container(contained_box
     for name in ("fs_read", "fs_write", "net_none", "process_isolation", "syscall_surface"):
         assert strengths[name] == "hard", report["findings"][name]
     assert await contained_box.says("print(6 * 7)") == "42\n"
+
+
+async def test_the_cage_with_namespaces_says_what_it_needs_and_runs_nothing(contained: Any) -> None:
+    box = contained("bwrap")
+    report = await box.ask({"probe": True})
+    assert {finding["strength"] for finding in report["findings"].values()} <= {"absent"}
+    if INSTALLED:
+        assert "No permissions to create new namespace" in report["problem"]
+        assert "deploy/seccomp/namespaces.json" in report["problem"]
+    else:
+        assert "apt-get install bubblewrap" in report["problem"]
+    answer = await box.run("print('ran')")
+    assert set(answer) == {"refused"}
+    assert answer["refused"]["help"] == report["problem"]
