@@ -6,6 +6,8 @@ write, and nothing kept from one cage for the next; only the system's own bubble
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import platform
 import stat
@@ -19,7 +21,7 @@ from typing import Any
 from sandbox.attestation import status_of
 from sandbox.backend import NotHereError
 from sandbox.engine import CagedRunner
-from sandbox.interpreter import ENVIRONMENT, Interpreter, identity
+from sandbox.interpreter import ENVIRONMENT, Interpreter
 from sandbox.landlock import HELP as WITHOUT
 from sandbox.layers import BY_TRYING
 from sandbox.model import Guarantee, Limits, Strength
@@ -33,11 +35,12 @@ from sandbox.namespaces import (
     pids_of,
     routes_of,
     uid_map_of,
-    why_not,
 )
 from sandbox.plan import Place, Plan
+from sandbox.planted import tried
 from sandbox.scratch import Folder
 
+log = logging.getLogger("sandbox.bwrap")
 PROGRAM = Path("/usr/bin/bwrap")
 """The only one: AppArmor's profiles name this path, and a copy elsewhere is nobody's to update."""
 _ISOLATION = (
@@ -69,6 +72,7 @@ class Bwrap:
     def __init__(self, program: Path = PROGRAM) -> None:
         self._program = program
         self._facts: dict[str, str] = {}
+        self._bound: frozenset[str] = frozenset()
 
     def plan(self, interpreter: Interpreter, sentinel: Path, folder: Folder) -> Plan:
         """See `Backend.plan`."""
@@ -78,16 +82,14 @@ class Bwrap:
             raise NotHereError("Landlock is not there. " + HELP[Guarantee.FS_READ])
         trusted(self._program)
         plan = Plan(interpreter, platform.machine(), interpreter.abi, sentinel)
-        done = subprocess.run(  # noqa: S603  the system's bubblewrap, a proven interpreter
-            [*self.command(plan, folder, _TRIAL), interpreter.path, "-I", "-S", "-c", "pass"],
-            env={}, cwd=folder.path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            timeout=_SECONDS, check=False, start_new_session=True, **identity(folder.uid),
-        )  # fmt: skip
-        if done.returncode:
-            raise NotHereError("bubblewrap does not start here: " + why_not(done.stderr.decode("utf-8", "backslashreplace")))
+        self._bound = frozenset(_bound(interpreter))
+        planted = tried(self._program, lambda: self.command(plan, folder, _TRIAL), interpreter.path, (_WORK, *_SMALL), folder)
         version = subprocess.run([self._program, "--version"], env={}, capture_output=True, timeout=_SECONDS, check=True)  # noqa: S603
         digest = sha256(self._program.read_bytes()).hexdigest()
-        self._facts = {"bwrap": f"{version.stdout.decode('ascii', 'replace').strip()} sha256:{digest}"}
+        self._facts = {
+            "bwrap": f"{version.stdout.decode('ascii', 'replace').strip()} sha256:{digest}",
+            "cve-2026-87766": planted,
+        }
         return plan
 
     def place(self, plan: Plan, folder: Folder) -> Place:  # noqa: ARG002  nothing of it is seen inside
@@ -113,12 +115,10 @@ class Bwrap:
     def command(self, plan: Plan, folder: Folder, limits: Limits) -> Sequence[str]:  # noqa: ARG002
         """See `Backend.command`.  Every target of a mount lies on the cage's own new root, which only we have written."""
         environment = [part for name, value in ENVIRONMENT.items() for part in ("--setenv", name, value)]
-        mounts = [part for path in _shown(plan.interpreter) for part in ("--ro-bind", path, path)]
+        mounts = [part for path in _bound(plan.interpreter) for part in ("--ro-bind", path, path)]
         for path in map(Path, _LEGACY):
             if path.is_symlink():
                 mounts += ["--symlink", str(path.readlink()), str(path)]
-            elif path.is_dir():
-                mounts += ["--ro-bind", str(path), str(path)]
         mounts += ["--proc", "/proc", "--dir", "/dev"]
         mounts += [part for path in _DEVICES for part in ("--dev-bind", path, path)]
         for path_, size in _sizes(limits).items():
@@ -128,20 +128,24 @@ class Bwrap:
     def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, limits: Limits) -> bool:
         """See `Backend.confirmed`."""
         warden, code = _line(started)
-        outer, inner = status_of(warden), status_of(code)
         wanted = os.getuid() if uid is None else uid
         ours, theirs = namespaces_of("self"), namespaces_of(warden)
-        return (
-            pids_of(warden)[-1] == facts["warden"]["pid"] == 1 != warden
-            and pids_of(code)[-1] == facts["code"]["pid"] != code
-            and all(_is_bare(side, wanted) for side in (outer, inner))
-            and len(theirs) == len(ours) and not set(ours.values()) & set(theirs.values())
-            and theirs == namespaces_of(code) == facts["warden"]["namespaces"] == facts["code"]["namespaces"]
-            and uid_map_of(warden) == [[wanted, wanted, 1]]
-            and interfaces_of(warden) == {"lo"} and routes_of(warden) == 0
-            and all(set(facts[side]["hidden"]) == {2} for side in ("warden", "code"))
-            and self._is_as_built(mounts_of(warden), limits)
-        )  # fmt: skip
+        checks = {
+            "pids": pids_of(warden)[-1] == facts["warden"]["pid"] == 1 != warden
+            and pids_of(code)[-1] == facts["code"]["pid"] != code,
+            "rights": all(_is_bare(status_of(pid), wanted) for pid in (warden, code)),
+            "namespaces": len(theirs) == len(ours)
+            and not set(ours.values()) & set(theirs.values())
+            and theirs == namespaces_of(code) == facts["warden"]["namespaces"] == facts["code"]["namespaces"],
+            "users": uid_map_of(warden) == [[wanted, wanted, 1]],
+            "network": interfaces_of(warden) == {"lo"} and routes_of(warden) == 0,
+            "view": all(set(facts[side]["hidden"]) == {errno.ENOENT} for side in ("warden", "code")),
+            "mounts": self._is_as_built(mounts_of(warden), limits),
+        }
+        amiss = [name for name, right in checks.items() if not right]
+        if amiss:
+            log.warning("a cage is not as it was to be built: %s", ", ".join(amiss))
+        return not amiss
 
     def end_of(self, started: int) -> int | None:
         """See `Backend.end_of`: the namespace's first process ends when everybody else in it has ended."""
@@ -171,13 +175,16 @@ class Bwrap:
             sealed = {"nosuid", "nodev"} <= mount.options or (mount.point in _DEVICES and "nosuid" in mount.options)
             if mount.point in sizes:
                 bounded = mount.kind == "tmpfs" and mount.size is not None and mount.size <= sizes[mount.point]
+            elif mount.point in ("/proc", *_DEVICES):
+                bounded = True
             else:
-                bounded = "ro" in mount.options or mount.point == "/proc" or mount.point in _DEVICES
+                known = mount.point == "/" or any(Path(mount.point).is_relative_to(path) for path in self._bound)
+                bounded = known and "ro" in mount.options
             if not sealed or not bounded:
                 return False
         points = {mount.point for mount in mounts}
         self._facts["mounts"] = f"{len(points)}, sha256:{digest_of(mounts)}"
-        return {"/", "/proc", "/usr", *sizes} <= points
+        return {"/", "/proc", *sizes, *self._bound} <= points
 
 
 def trusted(program: Path) -> None:
@@ -201,9 +208,9 @@ def _sizes(limits: Limits) -> dict[str, int]:
     return {_WORK: work, **dict.fromkeys(_SMALL, small), _SENTINEL: _PAGE}
 
 
-def _shown(interpreter: Interpreter) -> list[str]:
+def _bound(interpreter: Interpreter) -> list[str]:
     """What is bound read-only: /usr, and what else the interpreter needs.  Landlock then opens of it only what is needed."""
-    found = ["/usr"]
+    found = ["/usr", *(path for path in _LEGACY if Path(path).is_dir() and not Path(path).is_symlink())]
     folders = set(interpreter.listed)
     for path in sorted({*interpreter.read, *interpreter.listed, *interpreter.execute}):
         parent = str(Path(path).parent)

@@ -26,6 +26,7 @@ from sandbox.scratch import Folder, Scratch
 _SECONDS = 20
 _NAMES = ("secret", "mode", "victim", "removable")
 
+_UNCONFIRMED = "what the cage said of itself was not confirmed by the kernel, asked from outside"
 _BOUNDS = "rlimits attested from inside; all processes together by a watchdog every 50 ms"
 BY_TRYING = (
     Guarantee.FS_READ, Guarantee.FS_WRITE, Guarantee.NET_NONE, Guarantee.PROCESS_ISOLATION, Guarantee.SYSCALL_SURFACE,
@@ -63,7 +64,8 @@ def findings(
         if name is Guarantee.KILL_TREE and (not daemon_gone or "open" not in tried.outside[name].values()):
             finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run, or could not be made outside",))
         strength = min(finding.strength, attested.get(name, Strength.ABSENT))
-        found[name] = Finding(strength, finding.evidence, help_text if strength < Strength.HARD else "")
+        lost = (_UNCONFIRMED,) if strength < finding.strength else ()
+        found[name] = Finding(strength, (*lost, *finding.evidence), help_text if strength < Strength.HARD else "")
     return MappingProxyType(found)
 
 

@@ -102,6 +102,10 @@ class Drivers:
         python = choose(None if uid == os.geteuid() else uid).path
         return self._spawn((python, "-B", str(self._folder / "container.py"), str(uid), python), None, uid, options)
 
+    def start_through(self, python: tuple[str, ...], uid: int, **options: Any) -> Driven:
+        """A driver that these words start from here, and that ends up as `uid`."""
+        return self._spawn(python, None, uid, options)
+
     def _spawn(self, python: tuple[str, ...], start_as: int | None, uid: int | None, options: dict[str, Any]) -> Driven:
         process = subprocess.Popen(
             [*python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
