@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -31,6 +30,7 @@ from gateway.access import Access, add_access
 from gateway.administration import Administration
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
+from gateway.cannotstart import as_problem
 from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import resolve, seal_key
 from gateway.identity.opening import Identity, Means
@@ -38,7 +38,6 @@ from gateway.identity.opening import opened as opened_identity
 from gateway.ledger_opening import opened as opened_ledger
 from gateway.ledger_tiles import TileDoor
 from gateway.ledger_tiles import register as register_tiles
-from gateway.mcp.builtin import BuiltinServer
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.session import Sessions
@@ -54,9 +53,13 @@ from gateway.policy.judging import could_by, decided_by
 from gateway.policy.metrics import families
 from gateway.policy.opening import Opened, opened, prepared
 from gateway.policy.routes import PolicyDoor
-from gateway.problem import Problem, ProblemError
+from gateway.problem import ProblemError
+from gateway.reasons import Code
 from gateway.record import Recorder
-from gateway.sandboxed import Sandboxed
+from gateway.sandbox.opening import Ground
+from gateway.sandbox.opening import opened as opened_sandbox
+from gateway.sandbox.runs import Sandboxed
+from gateway.sandbox.server import SandboxServer
 from gateway.settings import Secret, Settings
 from gateway.state.store import State
 from gateway.stores import state_url_of
@@ -148,7 +151,7 @@ class App:
                     await self.start()
                 except (ProblemError, LedgerUnavailableError, ValueError, OSError) as error:
                     await self._stack.aclose()
-                    self._failure = _as_problem(error)
+                    self._failure = as_problem(error)
                     await send({"type": "lifespan.startup.failed", "message": ""})  # said in full by whoever runs us
                     return
                 await send({"type": "lifespan.startup.complete"})
@@ -182,13 +185,14 @@ class App:
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
-        sandboxed = await self._open_sandbox()
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
         parts = _Parts(
             settings, clock, policy, journal, state, upstreams, identity, telemetry, recorder,
-            _derived(seal, b"mcp session"), sandboxed, self._environ,
+            _derived(seal, b"mcp session"), None, self._environ,
         )  # fmt: skip
+        if settings.sandbox.enabled:
+            parts = replace(parts, sandboxed=await self._open_sandbox(parts, _derived(seal, b"sandbox sessions")))
         slots = Slots(limits.concurrent_calls)
         self._mcp = self._open_mcp(parts, slots)
         self._a2a = self._open_a2a(parts, slots)
@@ -206,10 +210,19 @@ class App:
         log.warning("the development issuer is on: whoever reaches this port can be anybody")
         return DevIssuer(self._settings.data, chosen.issuer, chosen.audience, self._clock)
 
-    async def _open_sandbox(self) -> Sandboxed | None:
-        if not self._settings.sandbox.enabled:
-            return None
-        sandboxed = await Sandboxed.open(self._settings.sandbox)
+    async def _open_sandbox(self, parts: _Parts, key: bytes) -> Sandboxed:
+        async def within(arrival: Arrival, authenticate: Callable[[Arrival], Awaitable[Principal]]) -> tuple[bytes, str]:
+            if self._mcp is None:
+                raise Refused(Code.INTERNAL_ERROR, "the gateway is starting")
+            return await self._mcp.inside(arrival, authenticate)
+
+        judge, identity = _judge_of(parts), parts.identity
+        sandboxed = await opened_sandbox(
+            Ground(
+                parts.settings, parts.clock, parts.journal.append, key, judge, obligations.fulfil, identity.delegations,
+                identity.authenticator, within,
+            )
+        )  # fmt: skip
         self._stack.push_async_callback(sandboxed.aclose)
         return sandboxed
 
@@ -223,7 +236,7 @@ class App:
                 self._stack.push_async_callback(child.aclose)
                 others[name] = child
             elif target.kind == "builtin" and parts.sandboxed is not None:
-                others[name] = BuiltinServer(parts.sandboxed.run)
+                others[name] = SandboxServer(parts.sandboxed)
         could = could_by(parts.policy.in_force.current, parts.clock)
         road = McpRoad(
             targets=targets,
@@ -239,6 +252,7 @@ class App:
 
         async def fulfil(permit: Permit) -> Permit:
             permit = obligations.fulfil(permit)
+            permit = permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit)
             return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
 
         stages = _stages(parts, road, fulfil)
@@ -368,16 +382,3 @@ def _bare(secret: Secret, environ: Mapping[str, str]) -> str:
 def _derived(key: bytes, purpose: bytes) -> bytes:
     """A key of its own for one purpose (RFC 5869): what opens sessions opens nothing of the ledger."""
     return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(key)
-
-
-def _as_problem(error: Exception) -> Exception:
-    if isinstance(error, ProblemError):
-        return error
-    if isinstance(error, LedgerUnavailableError):
-        hint = "is another gateway running with this ledger, and can it be reached and read?"
-        return ProblemError(Problem("ledger-unavailable", f"the ledger cannot be opened: {error.detail}", "ledger", hint))
-    if isinstance(error, OSError):
-        where = f"{error.filename}" if isinstance(error.filename, str | Path) else "data"
-        text = f"the gateway cannot start: {error.strerror or error}"
-        return ProblemError(Problem("cannot-start", text, where, "can the gateway write its data folder and read its files?"))
-    return ProblemError(Problem("cannot-start", str(error)))

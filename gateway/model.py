@@ -124,7 +124,8 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     workflow    id of the workflow this call belongs to, minted by the gateway.
     ends        epoch seconds after which nothing may be done in this person's name.
     method      how the caller proved itself: a person's token `bearer` or `dpop`; an agent `secret`, `key`, `certificate`,
-                `svid`, with `delegation+` or `trace+` before it where it acts for somebody; `delegation+dpop`, `delegation`.
+                `svid`, with `delegation+` or `trace+` before it where it acts for somebody; `delegation+dpop`, `delegation`;
+                code in the gateway's own sandbox `delegation+sandbox`.
     credential  SHA-256 (hex) of the credential; never the credential.
     jti         id of the token that was presented, "" where it has none.
     path        jti of every delegation token from the workflow's start, oldest first.
@@ -199,7 +200,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
 
     fulfilled    names of the obligations that are taken care of.
     redact       field names that are blanked in the result.
-    sandbox      profile that code of this call must run under; None where no duty names one.
+    sandbox      profile that code of this call must run under; None where no duty names one, and the caller asks for none.
+    further      what else was asked of policy for this call, and how it was decided: all of it allowed.
     full_audit   what is received and returned must be kept in full.
     delegation   token by which the called agent shows for whom it acts (A2A); a secret, so never shown.
     credentials  header lines that the upstream wants of the gateway for this very principal; secrets, so never shown.
@@ -213,6 +215,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     fulfilled: tuple[str, ...] = ()
     redact: frozenset[str] = frozenset()
     sandbox: str | None = None
+    further: tuple[tuple[AccessRequest, Decision], ...] = ()
     full_audit: bool = False
     delegation: str = ""
     credentials: tuple[tuple[bytes, bytes], ...] = ()

@@ -60,6 +60,11 @@ class Recorder:
         fields = _about(arrival, principal, call, request)
         fields["decision"] = decided = _decided(permit.decision)
         decided["fulfilled"] = list(permit.fulfilled)
+        if permit.further:
+            fields["further"] = [
+                {"action": asked.action, "resource": asked.resource, "decision": _decided(answer)}
+                for asked, answer in permit.further
+            ]
         if permit.credential:
             fields["cred"] = permit.credential
         receipt = await self._write(Entry("call.start", arrival.id, arrival.at, principal.subject, fields, _facts(call, request)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Slug
 from gateway.settings_identity import (
@@ -87,6 +87,25 @@ class Sandbox(Group):
     default_profile: str = "no-network-512mb"
     profiles: Path | None = None
     """A folder of further profiles; the shipped ones are always there."""
+    backend: str | None = None
+    """The only backend that may run code; without it, the first whose proven guarantees cover the profile."""
+    agent: Slug = "sandbox"
+    """As which agent code in the sandbox calls tools; it stands in the chain, and policy grants it what it may."""
+    concurrency: int = Field(4, ge=1, le=64)
+    """Runs at once."""
+    queue: int = Field(64, ge=0, le=4096)
+    """Runs that may wait; people take turns."""
+    queue_per_person: int = Field(16, ge=0, le=4096)
+    calls_per_run: int = Field(100, ge=1, le=10_000)
+    calls_at_once: int = Field(4, ge=1, le=64)
+    """Calls of one run that are under way at once."""
+    files_seconds: int = Field(900, ge=1, le=86_400)
+    """How long files that a run left can be read."""
+    files_bytes: int = Field(256 * 1024 * 1024, ge=1024)
+    files_bytes_per_caller: int = Field(16 * 1024 * 1024, ge=1024)
+    sessions: int = Field(256, ge=1, le=65_536)
+    """Scratch folders that are kept for workflows, and of one person."""
+    sessions_per_person: int = Field(8, ge=1, le=1024)
 
 
 class Canary(Group):
@@ -133,6 +152,16 @@ class Settings(Group):
     agents: dict[Slug, Agent] = Field(default_factory=dict)
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()
+
+    @model_validator(mode="after")
+    def _sandbox_is_an_agent(self) -> Settings:
+        """Code that calls tools is one more agent of the chain, and nobody else may be that agent."""
+        if self.sandbox.enabled:
+            own = self.agents.setdefault(self.sandbox.agent, Agent())
+            if own.url is not None or own.auth != AgentAuth() or own.client_ids:
+                msg = f"agents.{self.sandbox.agent}: it is the gateway's own sandbox, and has no address and no credential"
+                raise ValueError(msg)
+        return self
 
     @property
     def public_url(self) -> str:

@@ -92,7 +92,6 @@ SCREENS: Final = ("overview", "calls", "policy", "agents", "servers", "approvals
 """What the console shows: `console:<screen>`."""
 
 _CALLED = "write 'send' on a2a:<agent>: who may send to an agent may read and cancel its own tasks there"
-_BY_DUTY = "write a 'require' line with a duty of type sandbox: it names the profile that code runs under"
 
 KINDS: Final = (
     Kind("tool", "", "`<server>.<tool>`", ("`<server>.*`", "`set:<name>`"),
@@ -125,7 +124,7 @@ KINDS: Final = (
          {"read": "A2A `GetTask`, `ListTasks`, `SubscribeToTask`", "cancel": "A2A `CancelTask`",
           "push": "A2A push notification configurations"}, _slug, _all, instead=_CALLED),
     Kind("profile", "profile:", "`profile:<name>`", ("`profile:*`",),
-         {"use": "code that asks for a sandbox profile itself"}, _slug, _all, instead=_BY_DUTY),
+         {"use": "the sandbox's tools, where the caller names a profile itself"}, _slug, _all),
     Kind("administration", "admin:", "`admin:<area>`", ("`admin:*`",),
          {"read": "seeing an area's state", "change": "changing it", "approve": "agreeing to another's change",
           "ask": "asking for decisions about others (`admin:decisions`)"},

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
+
+import msgspec
 
 from gateway.asgi import (
     DECISION_HEADER,
@@ -27,8 +31,9 @@ from gateway.deadline import Within
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.lists import Could
+from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.wire import peek_id
-from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, new_id, wall_clock
+from gateway.model import Arrival, Clock, Principal, Refused, Reply, UpstreamError, new_id, wall_clock
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
 from gateway.settings import Limits
@@ -122,6 +127,32 @@ class McpEndpoint:
                 await stream.event(answer.body, event="message")
             else:
                 await _say(send, answer, arrival.id, workflow)
+
+    async def inside(self, arrival: Arrival, authenticate: Callable[[Arrival], Awaitable[Principal]]) -> tuple[bytes, str]:
+        """One call of code that the gateway itself runs: the same road, bounds and answers; `authenticate` knows who it is.
+
+        The answer as it would be on the wire, b"" for a notification; and the session's id where one began.
+        """
+        stages, could = self._in_force
+        if _SLUG.fullmatch(arrival.target) is None:
+            arrival = msgspec.structs.replace(arrival, target="")
+        body, session = b"", ""
+        try:
+            if len(arrival.body) > self._limits.body_bytes:
+                raise Refused(Code.TOO_LARGE, "body")
+            with self._slots, Within(self._limits.call_seconds):
+                async with aclosing(govern(arrival, replace(stages, authenticate=authenticate))) as replies:
+                    async for reply in replies:
+                        if reply.is_final:
+                            body = reply.body or b""
+                            session = dict(reply.headers).get(SESSION_HEADER, "")
+        except Refused as refusal:
+            body = self._refused(refusal, arrival, could).body
+        except UpstreamError as error:
+            body = self._failed(error, arrival).body
+        except TimeoutError:
+            body = self._failed(UpstreamError("timeout"), arrival).body
+        return body, session
 
     def _refused(self, refusal: Refused, arrival: Arrival, could: Could) -> Answer:
         principal = refusal.principal

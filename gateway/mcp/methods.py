@@ -20,6 +20,10 @@ DISCOVER: Final = "server/discover"
 PING: Final = "ping"
 LIST_TOOLS: Final = "tools/list"
 CALL_TOOL: Final = "tools/call"
+LIST_RESOURCES: Final = "resources/list"
+READ_RESOURCE: Final = "resources/read"
+RESOURCES: Final = frozenset({LIST_RESOURCES, READ_RESOURCE})
+"""Served for what the gateway itself keeps; to a server behind it they are not passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ METHODS: Final = {
         Method(PING, modern=False, legacy=True),
         Method(LIST_TOOLS, modern=True, legacy=True, members=("cursor",)),
         Method(CALL_TOOL, modern=True, legacy=True, members=("name", "arguments"), named="name"),
+        Method(LIST_RESOURCES, modern=True, legacy=True, members=("cursor",)),
+        Method(READ_RESOURCE, modern=True, legacy=True, members=("uri",), named="uri"),
     )
 }
 _KNOWN: Final = {row.name: frozenset((*row.members, "_meta")) for row in METHODS.values()}

@@ -13,7 +13,18 @@ from gateway.asgi import WORKFLOW_HEADER, child_traceparent
 from gateway.mcp import lists
 from gateway.mcp.answers import body_reply, event_reply, not_asked_for
 from gateway.mcp.errors import RpcRefused
-from gateway.mcp.methods import CALL_TOOL, CANCELLED, DISCOVER, INITIALIZE, LIST_TOOLS, MODERN, PING
+from gateway.mcp.methods import (
+    CALL_TOOL,
+    CANCELLED,
+    DISCOVER,
+    INITIALIZE,
+    LIST_RESOURCES,
+    LIST_TOOLS,
+    MODERN,
+    PING,
+    READ_RESOURCE,
+    RESOURCES,
+)  # fmt: skip
 from gateway.mcp.normalise import normalise
 from gateway.mcp.session import Sessions, valid_upstream_id
 from gateway.mcp.strict import dumps
@@ -24,6 +35,7 @@ from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upst
 from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget
+from policies import uri as uris
 from policies.model import AccessRequest
 
 Redact = Callable[[Any, frozenset[str]], Any]
@@ -94,9 +106,12 @@ class McpRoad:
                 refusal.rpc_id = call.rpc_id
                 raise
             call = replace(call, session=session, opens=opens)
-        if arrival.target not in self._targets:
+        target = self._targets.get(arrival.target)
+        if target is None:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
-        return call
+        if call.method in RESOURCES and target.kind != "builtin":
+            raise RpcRefused(Code.UNKNOWN_METHOD, call.method, rpc_id=call.rpc_id)
+        return call if call.method != READ_RESOURCE else _with_uri(call)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
         """The question that policy is asked."""
@@ -161,10 +176,19 @@ class McpRoad:
         if call.method == LIST_TOOLS:
             modern = call.version in MODERN
             result = lists.visible_tools(result, server=call.target, principal=permit.principal, could=self._could, modern=modern)
+        elif call.method == LIST_RESOURCES:
+            modern = call.version in MODERN
+            result = lists.visible_resources(
+                result, server=call.target, principal=permit.principal, could=self._could, modern=modern
+            )
         elif call.method == INITIALIZE:
-            result = lists.initialized(result)
+            result = lists.initialized(result, ours=self._targets[call.target].kind == "builtin")
         elif call.method == DISCOVER:
-            result = lists.discovered(result)
+            result = lists.discovered(result, ours=self._targets[call.target].kind == "builtin")
+        elif call.method == READ_RESOURCE:
+            if permit.redact:
+                raise _whose(Refused(Code.DUTY_FAILED, "a file cannot be searched for what must not be seen"), intent)
+            result = lists.cached(result, modern=call.version in MODERN)
         return replace(reply, payload={**reply.payload, "result": result})
 
     async def _whole(self, response: HttpResponse, kind: bytes, call: Call) -> Reply:
@@ -261,6 +285,16 @@ def answered_here(call: Call) -> Reply | None:
     if call.method == CANCELLED and call.version in MODERN:
         return Reply(None, is_final=True, status=202)
     return None
+
+
+def _with_uri(call: Call) -> Call:
+    """The call with the resource's one form, which is also what policy is asked about."""
+    uri = call.message["params"].get("uri")
+    form = (uri if uris.is_canonical(uri) else uris.canonical(uri)) if isinstance(uri, str) else None
+    if form is None:
+        raise RpcRefused(Code.INVALID_PARAMS, "uri", rpc_id=call.rpc_id)
+    message = {**call.message, "params": {**call.message["params"], "uri": form}}
+    return replace(call, message=message)
 
 
 def _kind(response: HttpResponse) -> bytes:

@@ -179,7 +179,8 @@ def modern_body(method: str, rpc_id: Any = 1, meta: Any = None, **params: Any) -
 
 
 def modern_headers(method: str, **params: Any) -> dict[str, str]:
-    return {"mcp-protocol-version": MODERN, "mcp-method": method} | ({"mcp-name": params["name"]} if "name" in params else {})
+    named = params.get("name", params.get("uri"))
+    return {"mcp-protocol-version": MODERN, "mcp-method": method} | ({} if named is None else {"mcp-name": named})
 
 
 def answer_of(response: httpx.Response) -> dict[str, Any]:
@@ -195,7 +196,8 @@ def answer_of(response: httpx.Response) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **options: Any) -> AsyncIterator[World]:
-    """options: `others`, `limits`, `heartbeat`, `credentials` (header lines towards every HTTP server), `upstreams`."""
+    """options: `others`, `limits`, `heartbeat`, `credentials` (header lines towards every HTTP server), `upstreams`, `further`
+    (what follows the duties)."""
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     issuer = DevIssuer(folder, f"{url}/dev", url)
@@ -217,8 +219,10 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
         pass
 
+    further = options.get("further", lambda permit: permit)
+
     async def fulfil(permit: Any) -> Any:
-        return duties(permit)
+        return further(duties(permit))
 
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False) as client:
         world = World(url, issuer, ledger, client, upstreams)

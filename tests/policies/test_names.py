@@ -55,6 +55,7 @@ OBJECTS = {
     "roots": "roots:erp",
     "task": "task:erp",
     "agent": "a2a:helper",
+    "profile": "profile:analysis",
     "administration": "admin:policy",
     "console": "console:calls",
     "audit": "audit:ledger",
@@ -115,7 +116,7 @@ def test_only_a_right_to_call_or_to_send_includes_the_right_to_relay(write: Any)
         ("admin:polcy", "read", "odd-tool", "admin:<area>"),
         ("audit:everything", "read", "odd-tool", "audit:<log>"),
         ("a2a-task:helper", "read", "unknown-object", "write 'send' on a2a:<agent>"),
-        ("profile:strict", "use", "unknown-object", "a 'require' line"),
+        ("profile:strict", "call", "unknown-action", "write 'use'"),
         ("erp", "list", "unknown-tool", ""),
     ],
 )
