@@ -74,6 +74,8 @@ class Kind(StrEnum):
     VAULT_FORGET = "vault.forget"
     SANDBOX_START = "sandbox.start"
     SANDBOX_END = "sandbox.end"
+    EGRESS_START = "egress.start"
+    EGRESS_END = "egress.end"
     WRITER_START = "writer.start"
     WRITER_STOP = "writer.stop"
     KEY_CREATE = "key.create"

@@ -46,7 +46,8 @@ KINDS = frozenset(
         "policy.reload",
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
-        *("sandbox.start", "sandbox.end", "writer.start", "writer.stop", "key.create", "key.shred"),
+        *("sandbox.start", "sandbox.end", "egress.start", "egress.end"),
+        *("writer.start", "writer.stop", "key.create", "key.shred"),
         *("audit.read", "audit.verify", "audit.export"),
     }
 )

@@ -31,6 +31,7 @@ from gateway.administration import Administration
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
 from gateway.cannotstart import as_problem
+from gateway.egress.opening import WayOut
 from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import resolve, seal_key
 from gateway.identity.opening import Identity, Means
@@ -217,10 +218,12 @@ class App:
             return await self._mcp.inside(arrival, authenticate)
 
         judge, identity = _judge_of(parts), parts.identity
+        out = WayOut(parts.settings.sandbox.egress, parts.recorder, judge, identity.kills.alive, parts.clock)
+        self._stack.callback(out.close)
         sandboxed = await opened_sandbox(
             Ground(
                 parts.settings, parts.clock, parts.journal.append, key, judge, obligations.fulfil, identity.delegations,
-                identity.authenticator, within,
+                identity.authenticator, within, out,
             )
         )  # fmt: skip
         self._stack.push_async_callback(sandboxed.aclose)

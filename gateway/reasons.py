@@ -34,6 +34,7 @@ class Code(StrEnum):
     UNKNOWN_DUTY = "unknown-duty"
     DUTY_FAILED = "duty-failed"
     ISOLATION_UNPROVEN = "isolation-unproven"
+    DESTINATION_REFUSED = "destination-refused"
     # delegation
     DELEGATION_LOOP = "delegation-loop"
     DELEGATION_TOO_DEEP = "delegation-too-deep"
@@ -69,6 +70,7 @@ PROSE: dict[Code, str] = {
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
     Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",
+    Code.DESTINATION_REFUSED: "The code's profile does not list this host and port, or it leads where no code may connect.",
     Code.DELEGATION_LOOP: "The agent stands in the chain already.",
     Code.DELEGATION_TOO_DEEP: "The chain of agents is as long as it may get.",
     Code.CREDENTIAL_UNAVAILABLE: "The credential that the upstream wants could not be had.",

@@ -120,6 +120,42 @@ class Recorder:
             kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
         await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, _facts(None, request)))
 
+    async def connection(  # noqa: PLR0917  what a record of it says, in its order
+        self,
+        arrival: Arrival,
+        principal: Principal,
+        request: AccessRequest,
+        decision: Decision | None,
+        said: Mapping[str, object],
+        refusal: Refused | None = None,
+    ) -> Receipt:
+        """Record a connection that sandboxed code asks for, before anything is opened: that it may, or why it may not.
+
+        `arrival` is the run's, with the connection's own id and time.
+        """
+        fields = _about(arrival, principal, None, request) | {"proto": "sandbox", "method": "CONNECT", "egress": said}
+        values = _facts(None, request)
+        if decision is not None:
+            fields["decision"] = _decided(decision)
+            if not decision.allowed:
+                values = (*values, Value("explanation", explain(request, decision).encode()))
+        if refusal is not None:
+            fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
+        kind = "egress.start" if refusal is None else "decision.deny"
+        return await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values))
+
+    async def connection_end(self, arrival: Arrival, principal: Principal, start_index: int, said: Mapping[str, object]) -> None:
+        """Record how such a connection ended."""
+        now = self._clock()
+        fields: dict[str, object] = {
+            "call": arrival.id,
+            "start_index": start_index,
+            "workflow": principal.workflow,
+            "trace": arrival.trace.trace_id,
+            "egress": {**said, "latency_us": max(now - arrival.at, 0)},
+        }
+        await self._write(Entry("egress.end", new_id(now), now, principal.subject, fields))
+
     async def _stranger(self, arrival: Arrival, refusal: Refused) -> None:
         second = arrival.at // 1_000_000
         if second != self._second:

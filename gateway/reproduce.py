@@ -28,7 +28,7 @@ from policies.replay import Asked, Verdict
 
 EVALUATE: Final = "decision.evaluate"
 KINDS: Final = (
-    *("call.start", "decision.deny", EVALUATE, "policy.reload"),
+    *("call.start", "decision.deny", EVALUATE, "policy.reload", "egress.start"),
     *("identity.delegate", "identity.kill", "identity.lift", "grant.revoke", "vault.forget"),
 )
 """Those that may hold a decision; of what people did with their own there was none to make."""

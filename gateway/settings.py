@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, HttpUrl, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Slug
+from gateway.settings_egress import Egress, Exemption
 from gateway.settings_identity import (
     Agent,
     AgentAuth,
@@ -27,7 +28,8 @@ from gateway.settings_identity import (
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 
 __all__ = [
-    "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Events", "HeaderName",
+    "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Egress",
+    "Events", "Exemption", "HeaderName",
     "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Revocation", "Sandbox", "Secret", "Server",
     "Settings", "Slug", "State", "Terminator", "TokenEndpoint", "TrustDomain",
 ]  # fmt: skip
@@ -106,6 +108,8 @@ class Sandbox(Group):
     sessions: int = Field(256, ge=1, le=65_536)
     """Scratch folders that are kept for workflows, and of one person."""
     sessions_per_person: int = Field(8, ge=1, le=1024)
+    egress: Egress = Egress()
+    """The way out for code under a profile that lists destinations."""
 
 
 class Canary(Group):

@@ -19,6 +19,8 @@ SLUG: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 TOOL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.[A-Za-z0-9_./-]{1,128}")
 MAX_OBJECT: Final = 1000
 
+_HOST = re.compile(r"(?=.{1,253}:)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*:")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PROMPT = re.compile(rf"{SLUG.pattern}/[A-Za-z0-9_./-]{{1,128}}")
 
 
@@ -77,6 +79,20 @@ def _after_server(mark: str, text: str) -> bool:
     return text.endswith(mark) and SLUG.fullmatch(text[:-1]) is not None
 
 
+def _host(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return _before_port(host + ":") and _PORT.fullmatch(port) is not None and int(port) <= 65535
+
+
+def _hosts(text: str) -> bool:
+    return not text or _before_port(text)
+
+
+def _before_port(text: str) -> bool:
+    """Whether it is a host by name, and a colon; what a resolver takes for an address is none."""
+    return _HOST.fullmatch(text) is not None and text[:-1].rpartition(".")[2][0].isalpha()
+
+
 def _all(text: str) -> bool:
     return text == ""
 
@@ -125,6 +141,8 @@ KINDS: Final = (
           "push": "A2A push notification configurations"}, _slug, _all, instead=_CALLED),
     Kind("profile", "profile:", "`profile:<name>`", ("`profile:*`",),
          {"use": "the sandbox's tools, where the caller names a profile itself"}, _slug, _all),
+    Kind("host", "host:", "`host:<name>:<port>`", ("`host:*`", "`host:<name>:*`"),
+         {"connect": "a connection that sandboxed code opens, under a profile that lists the host"}, _host, _hosts),
     Kind("administration", "admin:", "`admin:<area>`", ("`admin:*`",),
          {"read": "seeing an area's state", "change": "changing it", "approve": "agreeing to another's change",
           "ask": "asking for decisions about others (`admin:decisions`)"},

@@ -16,7 +16,7 @@ STRANGER: Final = "stranger"
 
 _ENDINGS: Final = (
     STRANGER, "x-stranger:stranger", "//stranger/x", "///stranger", "/stranger", "//stranger.example/x", "stranger.example/x",
-    "stranger/stranger", "stranger/x-stranger:stranger", "7/x", "7",
+    "stranger/stranger", "stranger/x-stranger:stranger", "7/x", "7", "stranger.example:7",
 )  # fmt: skip
 """What can follow the beginning of some object: a segment, a whole address, a host, a port."""
 _CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"administration": names.AREAS, "console": names.SCREENS, "audit": ("ledger",)}

@@ -118,7 +118,7 @@ def full(record: Record, log: Ledger) -> dict[str, Any]:
         "record": record.leaf,
         "values": {name: _value(record, name, log) for name in record.values},
     }
-    if record.kind == "call.start":
+    if record.kind in ("call.start", "egress.start"):
         ends = (found for found in log.workflow(str(record.leaf.get("workflow", ""))) if found.leaf.get("call") == record.id)
         end = next(ends, None)
         view["end"] = None if end is None else full(end, log)

@@ -11,6 +11,9 @@ Address = IPv4Address | IPv6Address
 
 _THIS_NETWORK = ip_network("0.0.0.0/8")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_SPECIAL = (ip_network("192.0.0.0/24"), ip_network("192.88.99.0/24"), ip_network("3fff::/20"))
+"""Registered for something else than hosts of the Internet (RFC 6890, 7526, 9637), which `is_global` does not say of them."""
 _METADATA = frozenset(
     {
         ip_address("100.100.100.200"),  # Alibaba Cloud
@@ -50,7 +53,7 @@ def _carried(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def _judged(address: Address, *, allow_private: bool) -> str:
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+    if isinstance(address, IPv6Address) and (address.ipv4_mapped is not None or address in _NAT64):
         return ""  # judged as the IPv4 address that it is
     if address in _METADATA:
         return "a metadata address"
@@ -62,6 +65,11 @@ def _judged(address: Address, *, allow_private: bool) -> str:
         return "" if allow_private else "a loopback address"
     if address.is_reserved:
         return "a reserved address"
-    if not address.is_global and not allow_private:
-        return "a private address"
-    return ""
+    return "" if allow_private or _public(address) else "a private address"
+
+
+def _public(address: Address) -> bool:
+    """Of IPv6 what is handed out as global unicast alone: site-local addresses (fec0::/10) are "global" to the library."""
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not any(address in network for network in _SPECIAL if network.version == address.version)

@@ -56,6 +56,7 @@ OBJECTS = {
     "task": "task:erp",
     "agent": "a2a:helper",
     "profile": "profile:analysis",
+    "host": "host:api.example.com:443",
     "administration": "admin:policy",
     "console": "console:calls",
     "audit": "audit:ledger",
@@ -117,6 +118,9 @@ def test_only_a_right_to_call_or_to_send_includes_the_right_to_relay(write: Any)
         ("audit:everything", "read", "odd-tool", "audit:<log>"),
         ("a2a-task:helper", "read", "unknown-object", "write 'send' on a2a:<agent>"),
         ("profile:strict", "call", "unknown-action", "write 'use'"),
+        ("host:api.example.com", "connect", "odd-tool", "host:<name>:<port>"),
+        ("host:*.example.com:443", "connect", "odd-tool", "host:<name>:*"),
+        ("host:10.0.0.1:443", "connect", "odd-tool", "host:<name>:<port>"),
         ("erp", "list", "unknown-tool", ""),
     ],
 )
@@ -141,13 +145,21 @@ def test_a_condition_on_arguments_fits_tools_alone(findings: Find) -> None:
         "res:files/file:///data/../data/report.txt", "res:files/file:///data//report.txt", "res:files/file:///data/report.txt#x",
         "res:files/file://localhost/data/report.txt", "res:files/file:///data/report.txt\n", "res:Files/file:///data/report.txt",
         "res:files", "res:files/", "res:files/*", "res:", "a2a-task:helper", "admin:*", "admin:Policy", "audit:ledger ",
-        "console:", "set:reading", "prompt:erp/a b", "x" * 2000, "res:files/file:///" + "a" * 2000,
+        "console:", "set:reading", "prompt:erp/a b",
+        "host:API.example.com:443", "host:api.example.com.:443", "host:api.example.com:0443",
+        "host:api.example.com:65536", "host:api.example.com:", "host:127.0.0.1:443", "host:0x7f.0x1:443", "host:[::1]:443",
+        "host:api..example.com:443", "host:-a.example.com:443", "host:" + "a" * 64 + ".example.com:443",
+        "host:ａpi.example.com:443",
+        "host:a_b.example.com:443",
+        "x" * 2000, "res:files/file:///" + "a" * 2000,
     ],
 )  # fmt: skip
 def test_an_object_that_is_not_in_its_one_form_is_unknown_to_the_engine(write: Any, name: str) -> None:
     lines = "\n".join(
         f"p, *, *, {pattern}, *, allow, -, -, T-{n}"
-        for n, pattern in enumerate(("res:files/*", "admin:*", "audit:*", "console:*", "a2a:*", "prompt:erp/*", "erp.*"))
+        for n, pattern in enumerate(
+            ("res:files/*", "admin:*", "audit:*", "console:*", "a2a:*", "prompt:erp/*", "erp.*", "host:*")
+        )
     )
     engine = Engine(load(write({"grants/people.csv": lines})))
     assert engine.decide(replace(PAUL, action="read", resource="res:files/file:///data/report.txt")).allowed

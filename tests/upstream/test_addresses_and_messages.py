@@ -41,7 +41,10 @@ NEVER = [
     "240.0.0.1",
     "not an address",
 ]
-PRIVATE = ["127.0.0.1", "127.8.8.8", "::1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "fd12::1", "100.64.0.1", "::ffff:10.0.0.1"]
+PRIVATE = [
+    *("127.0.0.1", "127.8.8.8", "::1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "fd12::1", "100.64.0.1", "::ffff:10.0.0.1"),
+    *("fec0::1", "3fff::1", "2001:db8::1", "192.0.0.8", "192.88.99.1", "198.18.0.1", "64:ff9b::a00:1", "2002:a00:1::1"),
+]
 
 
 @pytest.mark.parametrize("address", NEVER)
@@ -56,7 +59,7 @@ def test_private_addresses_are_reached_only_where_allowed(address: str) -> None:
     assert not forbidden(address, allow_private=True)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "::ffff:93.184.216.34"])
 def test_public_addresses_are_reached(address: str) -> None:
     assert not forbidden(address, allow_private=False)
 

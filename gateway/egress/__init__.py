@@ -1,0 +1,1 @@
+"""The way out for sandboxed code: named hosts and ports alone, each connection decided, pinned and recorded."""
