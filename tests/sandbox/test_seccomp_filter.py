@@ -33,11 +33,14 @@ def verdict(program: Program, arch: int, number: int, arguments: Sequence[int] =
                 accumulator &= instruction.k
             case 0x06:
                 return instruction.k
+            case 0x05:
+                at += instruction.k
             case code:
                 taken = {
                     0x15: accumulator == instruction.k,
                     0x25: accumulator > instruction.k,
                     0x35: accumulator >= instruction.k,
+                    0x45: bool(accumulator & instruction.k),
                 }[code]
                 at += instruction.jt if taken else instruction.jf
 
