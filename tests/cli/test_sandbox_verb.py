@@ -19,11 +19,25 @@ def test_doctor_proves_the_shipped_profile_and_shows_every_guarantee() -> None:
     told = bailiwick("doctor", "--json")
     report = json.loads(told.stdout)
     assert (told.returncode, report["covered"]) == (0, True)
-    findings = report["backends"][0]["findings"]
+    assert report["by"] == report["backends"][0 if report["backends"][0]["problem"] == "" else 1]["backend"]
+    assert [each["backend"] for each in report["backends"]] == ["bwrap", "landlock"], "strongest first"
+    assert report["backends"][1]["missing"] == []
+    findings = report["backends"][1]["findings"]
     assert {name: findings[name]["strength"] for name in ("fs_read", "fs_write", "net_none")} == dict.fromkeys(
         ("fs_read", "fs_write", "net_none"), "hard"
     )
     assert all("outside" in line and "inside" in line for line in findings["fs_read"]["evidence"])
+
+
+def test_doctor_shows_a_table_and_how_to_gain_what_is_not_there() -> None:
+    told = bailiwick("doctor")
+    lines = told.stdout.splitlines()
+    assert lines[0].split() == ["guarantee", "wanted", "bwrap", "landlock"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:14]}
+    assert rows["fs_read"][0] == rows["fs_read"][2] == "hard"
+    assert rows["own_kernel"] == ["-", "absent", "absent"]
+    assert "memory (soft): " in told.stdout
+    assert "profile no-network-512mb: covered by " in lines[-1]
 
 
 def test_code_runs_and_its_output_comes_back(tmp_path: Path) -> None:
