@@ -29,7 +29,7 @@ from gateway.a2a.wire import params_of
 from gateway.access import Access, add_access
 from gateway.administration import Administration
 from gateway.api import Doors, make_api
-from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json
+from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
 from gateway.cannotstart import as_problem
 from gateway.egress.opening import WayOut
 from gateway.identity.devissuer import PEOPLE, DevIssuer
@@ -108,6 +108,7 @@ class App:
         self._a2a: A2aEndpoint | None = None
         self._api: FastAPI | None = None
         self._policy: Opened | None = None
+        self._record: Callable[[Arrival, Refused], Awaitable[None]]  # there before the API is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Data plane first; then the API; nothing before the stores are open."""
@@ -139,8 +140,8 @@ class App:
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._guard.check(by_name(headers_of(scope)))
-        except Refused:
-            await send_json(send, 403, b'{"title":"bad-origin"}', content_type="application/problem+json")
+        except Refused as refusal:
+            await shut_door(scope, send, self._clock, refusal, self._record)
             return
         await api(scope, receive, send)
 
@@ -188,6 +189,7 @@ class App:
         identity = await opened_identity(means)
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
+        self._record = recorder.refusal
         parts = _Parts(
             settings, clock, policy, journal, state, upstreams, identity, telemetry, recorder,
             _derived(seal, b"mcp session"), None, self._environ,

@@ -6,6 +6,7 @@ Nothing here decides about a call, and nothing here reads a body's meaning.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -175,6 +176,29 @@ def make_arrival(
         found=found,
         url_path=scope.get("path", ""),
     )
+
+
+async def turned_away(
+    scope: Scope, protocol: Protocol, clock: Clock, refusal: Refused, record: Callable[[Arrival, Refused], Awaitable[None]]
+) -> str:
+    """Record what was refused before it was a call, of which nothing is kept but whence it came; the id of the record.
+
+    Load makes no more load: there is no record of it, and none is waited for where the ledger cannot have one.
+    """
+    arrival = make_arrival(scope, b"", protocol=protocol, target="", path="", clock=clock, headers=(), found={})
+    if refusal.code is not Code.OVERLOADED:
+        with contextlib.suppress(Refused):
+            await record(arrival, refusal)
+    return arrival.id
+
+
+async def shut_door(
+    scope: Scope, send: Send, clock: Clock, refusal: Refused, record: Callable[[Arrival, Refused], Awaitable[None]]
+) -> None:
+    """Tell who was turned away from what is no call, by RFC 9457; on record first."""
+    decision = await turned_away(scope, "mcp", clock, refusal, record)
+    body = b'{"title":"%s"}' % refusal.code.value.encode("ascii")
+    await send_json(send, 403, body, ((DECISION_HEADER, decision),), content_type="application/problem+json")
 
 
 class HostGuard:

@@ -28,9 +28,10 @@ from gateway.asgi import (
     headers_of,
     make_arrival,
     send_json,
+    turned_away,
 )
 from gateway.bodies import Bodies
-from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, new_id, wall_clock
+from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, wall_clock
 from gateway.pipeline import Stages, govern
 from gateway.settings import Limits
 
@@ -67,7 +68,7 @@ class A2aEndpoint:
         self._stages = stages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One HTTP request.  What is refused before it is a call (host, size, load) has a decision id, but no record."""
+        """One HTTP request.  What is refused before it is a call (host, size) is on record without its contents; load is not."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -76,7 +77,7 @@ class A2aEndpoint:
             with self._slots:
                 await Disconnect().guard(receive, self._serve(arrival, send))
         except Refused as refusal:
-            decision = new_id(self._clock())
+            decision = await turned_away(scope, "a2a", self._clock, refusal, self._stages.record_refusal)
             await _say(send, errors.refused(refusal, decision, plain=scope["method"] != "POST"), decision)
         except ClientGoneError:
             return

@@ -14,7 +14,7 @@ from msgspec.structs import replace as changed
 
 from gateway import scope as scopes
 from gateway.identity.access import Access, workflow_id
-from gateway.identity.clients import Client, Clients, invalid
+from gateway.identity.clients import METHODS, MUTUAL_TLS, Client, Clients, invalid
 from gateway.identity.delegation import DELEGATION_TYPE, MAX_CHAIN, MAX_GROUPS, Delegated, Delegations
 from gateway.identity.oauth_error import OAuthError
 from gateway.identity.standing import RUN_SECONDS, Standing
@@ -85,7 +85,11 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an exchange is made of.  `alive` raises `Refused(REVOKED)`; `keep` holds a person's token for later exchanges."""
+    """What an exchange is made of.
+
+    `alive` raises `Refused(REVOKED)`; `keep` holds a person's token for later exchanges; `mutual_tls`: whether a terminator hands
+    certificates on.
+    """
 
     public_url: str
     agents: Mapping[str, Agent]
@@ -96,6 +100,7 @@ class Parts:
     alive: Alive
     clock: Clock
     keep: Keep | None = None
+    mutual_tls: bool = False
 
 
 class Exchange:
@@ -103,6 +108,8 @@ class Exchange:
 
     def __init__(self, parts: Parts) -> None:
         self.standing = parts.standing
+        self.methods = (*METHODS, MUTUAL_TLS) if parts.mutual_tls else METHODS
+        """How agents may prove themselves here, as RFC 8414 names it."""
         self._parts = parts
         self._delegations = parts.delegations
 

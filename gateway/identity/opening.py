@@ -148,6 +148,7 @@ def _exchange(means: Means, authenticator: Authenticator, delegations: Delegatio
             alive=kills.alive,
             clock=means.clock,
             keep=keep,
+            mutual_tls=settings.terminator is not None,
         )
     )
 

@@ -25,6 +25,7 @@ from gateway.asgi import (
     headers_of,
     make_arrival,
     send_json,
+    turned_away,
 )
 from gateway.bodies import Bodies
 from gateway.deadline import Within
@@ -33,7 +34,7 @@ from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.lists import Could
 from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.wire import peek_id
-from gateway.model import Arrival, Clock, Principal, Refused, Reply, UpstreamError, new_id, wall_clock
+from gateway.model import Arrival, Clock, Principal, Refused, Reply, UpstreamError, wall_clock
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
 from gateway.settings import Limits
@@ -79,7 +80,7 @@ class McpEndpoint:
         self._in_force = stages, could
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One HTTP request.  What is refused before it is a call (host, size, load) has a decision id, but no record."""
+        """One HTTP request.  What is refused before it is a call (host, size) is on record without its contents; load is not."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -91,7 +92,7 @@ class McpEndpoint:
                 else:
                     await self._serve(arrival, send)
         except Refused as refusal:
-            decision = new_id(self._clock())
+            decision = await turned_away(scope, "mcp", self._clock, refusal, self._in_force[0].record_refusal)
             await _say(send, errors.refused(refusal, None, decision, knows=True, challenge=""), decision)
         except ClientGoneError:
             return

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse
 from audit.model import Entry, LedgerUnavailableError
 from gateway.asgi import DECISION_HEADER, ClientGoneError, Slots, make_arrival
 from gateway.bodies import Bodies
-from gateway.identity.clients import METHODS
 from gateway.identity.dpop import ALGORITHMS
 from gateway.identity.exchange import ACCESS_TOKEN, CLIENT_CREDENTIALS, JWT, TOKEN_EXCHANGE, Exchange, Issued
 from gateway.identity.oauth_error import OAuthError
@@ -50,17 +49,17 @@ def register(api: FastAPI, public_url: str, exchange: Exchange, administration: 
     @api.get(METADATA_PATH, tags=["oauth"])
     async def metadata() -> JSONResponse:
         """What the token endpoint takes (RFC 8414).  People sign in at their own identity provider, never here."""
-        return JSONResponse(_metadata(public_url), headers={"Access-Control-Allow-Origin": "*"})
+        return JSONResponse(_metadata(public_url, exchange.methods), headers={"Access-Control-Allow-Origin": "*"})
 
 
-def _metadata(public_url: str) -> dict[str, object]:
+def _metadata(public_url: str, methods: tuple[str, ...]) -> dict[str, object]:
     return {
         "issuer": public_url,
         "token_endpoint": f"{public_url}{TOKEN_PATH}",
         "jwks_uri": f"{public_url}/.well-known/jwks.json",
         "response_types_supported": [],
         "grant_types_supported": [TOKEN_EXCHANGE, CLIENT_CREDENTIALS],
-        "token_endpoint_auth_methods_supported": list(METHODS),
+        "token_endpoint_auth_methods_supported": list(methods),
         "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
         "dpop_signing_alg_values_supported": list(ALGORITHMS),
     }

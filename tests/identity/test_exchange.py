@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator
+from dataclasses import replace as remade
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from gateway.identity.access import workflow_id
 from gateway.identity.delegation import Delegated
 from gateway.identity.directory import Person
+from gateway.identity.exchange import Exchange
 from gateway.oauth import token as endpoint
 from tests.identity.exchange_world import ACCESS, ASSERTION, IDP, JWT, NOW, URL, World, make_world, person, thumbprint
 
@@ -477,7 +478,10 @@ async def test_the_metadata_names_the_endpoint_and_nothing_that_is_not_there(wor
     assert (said["issuer"], said["token_endpoint"], said["response_types_supported"]) == (URL, f"{URL}/oauth/token", [])
     assert EXCHANGE in said["grant_types_supported"]
     assert "authorization_endpoint" not in said
-    assert json.dumps(said)
+    methods = ["client_secret_basic", "private_key_jwt"]
+    assert said["token_endpoint_auth_methods_supported"] == methods  # nobody hands certificates on
+    terminated = Exchange(remade(world.exchange._parts, mutual_tls=True))
+    assert terminated.methods == (*methods, "tls_client_auth")
 
 
 # --- bounds

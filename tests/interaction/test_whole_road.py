@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from audit.reader import Record
 from tests.interaction.world import AGENT_GRANTS, GUARDRAILS, LEGACY, MODERN, PEOPLE, Gateway, Heard, Peers, done, new_trace
 
 Make = Callable[..., Gateway]
@@ -237,6 +238,23 @@ async def test_a_second_without_a_flood_has_the_count_of_the_flood_before_it(gat
         assert gateway.http.post("/mcp/desk", json=message).status_code == 401
         sent += 1
         assert sent < 2000
+
+
+@pytest.mark.parametrize("path", ["/mcp/desk", "/a2a/clerk/", "/api/kills", "/oauth/token", "/healthz"])
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}], ids=["origin", "host"])
+def test_what_another_sites_page_sends_is_refused_before_it_is_a_call_and_on_record(
+    gateway: Gateway, path: str, header: dict[str, str]
+) -> None:
+    found: list[Record] = []
+    while not found:  # in a second of many strangers, one is only counted
+        answer = gateway.http.post(
+            path, content=b"what-nobody-read", headers=header | {"Authorization": f"Bearer {gateway.token()}"}
+        )
+        assert answer.status_code == 403
+        found = gateway.records(id=answer.headers["bailiwick-decision"])
+    assert (found[0].kind, found[0].leaf["refused"]["code"]) == ("auth.refused", "bad-origin")
+    assert "evil" not in json.dumps(found[0].leaf)
+    assert "nobody-read" not in json.dumps(found[0].leaf)
 
 
 # -------------------------------------------------------------------------------------------------- delegation, duties
