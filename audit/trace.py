@@ -7,7 +7,7 @@ the order of the log say which call its agent was working on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from audit.leaf import Kind
@@ -44,7 +44,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One principal of the chain, what it was asked, and what came of it; `near` are rules that almost applied."""
+    """One principal of the chain, what it was asked, and what came of it; `near` are rules that almost applied.
+
+    resource  where the question was about something else than the call itself, as the profile that its code names.
+    """
 
     who: str
     role: str
@@ -52,6 +55,34 @@ class Asked:
     allowed: bool
     rules: tuple[Rule, ...] = ()
     near: tuple[Rule, ...] = ()
+    resource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """Code that a call ran in the sandbox.
+
+    index       of its first record; end_index of its last, None while it goes on, or where nobody knows.
+    reason      how it ended; "" while it goes on.  `missing`: guarantees that were not proven, so that it did not run.
+    guarantees  that its own cage attested.  calls and refused: tools that it called, and how many of these came to nothing.
+    """
+
+    index: int
+    language: str
+    profile: str
+    backend: str
+    code_sha256: str
+    end_index: int | None = None
+    reason: str = ""
+    exit_code: int | None = None
+    wall_ms: int | None = None
+    guarantees: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    outputs_digest: str = ""
+    files: int = 0
+    calls: int = 0
+    refused: int = 0
+    connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +122,7 @@ class CallFacts:
     explanation: Shown | None = None
     trace: str = ""
     span: str = ""
+    run: RunFacts | None = None
 
     @property
     def by(self) -> str:
@@ -165,13 +197,18 @@ def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name
     if not kept:
         return None
     ends = {str(record.leaf.get("call")): record for record in kept if record.kind in {Kind.CALL_END, Kind.CALL_ORPHANED}}
+    runs = {
+        kind: {str(record.leaf.get("call")): record for record in kept if record.kind == kind}
+        for kind in (Kind.SANDBOX_START, Kind.SANDBOX_END)
+    }
     names = _Names(name)
     pseudonym = next((record.subject for record in kept if record.subject), None)
     root = _Making("user", names.of(pseudonym) if pseudonym else "")
     tree, calls = _Tree(root), []
     for record in kept:
         if record.kind in {Kind.CALL_START, Kind.DECISION_DENY}:
-            calls.append(_facts(record, ends.get(record.id), open_value, names))
+            run = _run(*(found.get(record.id) for found in runs.values()))
+            calls.append(_facts(record, ends.get(record.id), run, open_value, names))
             tree.add(record, calls[-1])
     return Story(
         workflow,
@@ -211,11 +248,15 @@ def _plain(agent: str) -> str:
     return agent.removeprefix("agent:")
 
 
-def _facts(record: Record, end: Record | None, open_value: Open, names: _Names) -> CallFacts:
+def _facts(record: Record, end: Record | None, run: RunFacts | None, open_value: Open, names: _Names) -> CallFacts:
     leaf = record.leaf
     decision, refused = _mapping(leaf.get("decision")), _mapping(leaf.get("refused"))
     denied = record.kind == Kind.DECISION_DENY
     asked = tuple(_asked(each, names) for each in _list(decision.get("asked")) if isinstance(each, dict))
+    for further in map(_mapping, _list(leaf.get("further"))):
+        about = str(further.get("resource") or "")
+        answers = map(_mapping, _list(_mapping(further.get("decision")).get("asked")))
+        asked += tuple(replace(_asked(each, names), resource=about) for each in answers)
     outcome = _mapping(end.leaf.get("outcome")) if end is not None else {}
     latency = outcome.get("latency_us")
     if denied:
@@ -243,13 +284,42 @@ def _facts(record: Record, end: Record | None, open_value: Open, names: _Names) 
         request=_shown(record, "request", open_value),
         response=_shown(end, "response", open_value) if end is not None else None,
         explanation=_shown(record, "explanation", open_value),
+        run=run,
     )
 
 
 _TEXTS: Final = ("proto", "method", "target", "tool", "action", "resource", "trace", "span")
 
 
-def _asked(said: dict[str, Any], names: _Names) -> Asked:
+def _run(start: Record | None, end: Record | None) -> RunFacts | None:
+    """What is on record of the code that a call ran; None where it ran none."""
+    first = start or end
+    if first is None:
+        return None
+    begun, over = first.leaf, end.leaf if end is not None else {}
+    calls, usage = _mapping(over.get("calls")), _mapping(over.get("usage"))
+    return RunFacts(
+        index=first.index,
+        **{name: str(begun.get(name) or "") for name in ("language", "profile", "backend", "code_sha256")},
+        end_index=end.index if end is not None else None,
+        reason=str(over.get("reason") or ""),
+        exit_code=_number(over.get("exit_code")),
+        wall_ms=_number(usage.get("wall_ms")),
+        guarantees={str(name): str(strength) for name, strength in _mapping(over.get("guarantees")).items()},
+        missing={str(name): str(how) for name, how in _mapping(over.get("missing")).items()},
+        outputs_digest=str(over.get("outputs_digest") or ""),
+        files=_number(_mapping(over.get("files")).get("count")) or 0,
+        calls=_number(calls.get("made")) or 0,
+        refused=_number(calls.get("refused")) or 0,
+        connections=_number(over.get("connections")) or 0,
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _asked(said: Mapping[str, Any], names: _Names) -> Asked:
     return Asked(
         who=names.of(str(said.get("who", ""))),
         role=str(said.get("role", "")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from rich.tree import Tree
 
-from audit.trace import CallFacts, Node, Shown, Story
+from audit.trace import Asked, CallFacts, Node, RunFacts, Shown, Story
 from gateway.cli.output import printable
 
 WIDTH = 160
@@ -60,7 +60,9 @@ def _details(call: CallFacts, *, values: bool) -> list[Text]:
         if near:
             said += f" (near: {near})"
         mark, style = ("✓", "green") if asked.allowed else ("✗", "bold red")
-        lines.append(Text.assemble((mark, style), printable(f" {asked.who} may {asked.action}? {said}").rstrip()))
+        lines.append(Text.assemble((mark, style), printable(f" {asked.who} may {_what(asked)}? {said}").rstrip()))
+    if call.run is not None:
+        lines.append(_run(call.run))
     if call.obligations:
         lines.append(Text(f"duties: {', '.join(call.obligations)}", style="dim"))
     if call.explanation is not None and call.explanation.state == "shown":
@@ -68,6 +70,29 @@ def _details(call: CallFacts, *, values: bool) -> list[Text]:
     if values:
         lines += [_value(label, shown) for label, shown in (("received", call.request), ("returned", call.response)) if shown]
     return lines
+
+
+def _what(asked: Asked) -> str:
+    return f"{asked.action} {asked.resource}".rstrip()
+
+
+def _run(run: RunFacts) -> Text:
+    """How its code ran: where, how it ended, what was proven, and what it did through the gateway."""
+    if run.missing:
+        lacking = ", ".join(f"{name} ({how})" for name, how in run.missing.items())
+        return Text(printable(f"ran nothing: {run.profile} is not proven here: {lacking}"), style="bold red")
+    hard = sum(strength == "hard" for strength in run.guarantees.values())
+    said = [
+        f"{run.language} {run.code_sha256[:12]} under {run.profile} by {run.backend or 'nobody'}: {run.reason or 'under way'}"
+    ]
+    if run.wall_ms is not None:
+        said.append(f"{run.wall_ms} ms")
+    if run.guarantees:
+        said.append(f"{len(run.guarantees)} guarantees proven, {hard} of them hard")
+    said += [f"{count} {what}" for count, what in ((run.files, "files"), (run.connections, "connections")) if count]
+    if run.calls:
+        said.append(f"{run.calls} calls back, {run.refused} of them refused")
+    return Text(printable("ran " + "; ".join(said)), style="dim")
 
 
 def _value(label: str, shown: Shown) -> Text:

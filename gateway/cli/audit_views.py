@@ -38,6 +38,9 @@ def own_vkey(settings: Settings, environ: Mapping[str, str] = os.environ) -> str
     return str(Vkey.of(settings.ledger.origin, ledger_key(settings.data, settings.ledger.key, environ)))
 
 
+_ENDS = frozenset({"call.end", "call.orphaned", "egress.end"})
+
+
 def when(at: int) -> str:
     """UTC, to the millisecond."""
     return datetime.fromtimestamp(at / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
@@ -72,6 +75,8 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
         what = f"{what} {refused.get('code', '')}"
     elif isinstance(outcome, dict):
         what = f"{what} {outcome.get('status', '')}"
+    elif record.kind in {"sandbox.start", "sandbox.end"}:
+        what = f"{what} {leaf.get('profile', '')} {leaf.get('reason', '')}"
     return {
         "index": record.index,
         "at": when(record.at),
@@ -109,7 +114,7 @@ def _policy(leaf: Mapping[str, Any]) -> str:
 
 
 def full(record: Record, log: Ledger) -> dict[str, Any]:
-    """A record with its opened values and, for a call, the record of its end."""
+    """A record with its opened values and, for a call, the record of its end, and of the code that it ran."""
     view: dict[str, Any] = {
         "index": record.index,
         "leaf_hash": record.hash.hex(),
@@ -118,10 +123,11 @@ def full(record: Record, log: Ledger) -> dict[str, Any]:
         "record": record.leaf,
         "values": {name: _value(record, name, log) for name in record.values},
     }
-    if record.kind in ("call.start", "egress.start"):
-        ends = (found for found in log.workflow(str(record.leaf.get("workflow", ""))) if found.leaf.get("call") == record.id)
-        end = next(ends, None)
+    if record.kind in {"call.start", "egress.start"}:
+        found = [one for one in log.workflow(str(record.leaf.get("workflow", ""))) if one.leaf.get("call") == record.id]
+        end = next((one for one in found if one.kind in _ENDS), None)
         view["end"] = None if end is None else full(end, log)
+        view["run"] = [full(one, log) for one in found if one.kind in {"sandbox.start", "sandbox.end"}]
     return view
 
 
@@ -136,6 +142,8 @@ def render_record(view: Mapping[str, Any], indent: str = "") -> str:
         lines += [f"{indent}    {line}" for line in str(text).splitlines() or [""]]
     lines.append(f"{indent}the record:")
     lines += [f"{indent}    {line}" for line in json.dumps(view["record"], indent=2, ensure_ascii=False).splitlines()]
+    for part in view.get("run", ()):
+        lines += ["", f"{indent}and of the code that it ran:", render_record(part, indent + "  ")]
     if view.get("end"):
         lines += ["", f"{indent}and its end:", render_record(view["end"], indent + "  ")]
     return "\n".join(lines)

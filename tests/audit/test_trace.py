@@ -232,3 +232,48 @@ def test_records_with_members_of_the_wrong_shape_still_make_a_story() -> None:
     found = build("wf", [Record(0, b"", odd, b""), Record(1, b"", end, b"")], no_value, no_name)
     assert found is not None
     assert found.calls[0].target == "7"
+
+
+def ran(call_id: str, **more: Any) -> tuple[Entry, Entry]:
+    """The records of code that a call ran."""
+    of = {"call": call_id, "workflow": "wf", "language": "python", "profile": "strict", "backend": "bwrap", "code_sha256": "ab"}
+    end = {"reason": "ok", "exit_code": 0, "usage": {"wall_ms": 7}, "guarantees": {"net_none": "hard"}, "outputs_digest": "cd"}
+    beside = {"calls": {"made": 2, "refused": 1}, "files": {"count": 3}, "connections": 0}
+    return (
+        Entry("sandbox.start", f"{call_id}-run", NOON + 1, ANN, of),
+        Entry("sandbox.end", f"{call_id}-ran", NOON + 2, ANN, of | end | beside | more),
+    )
+
+
+async def test_code_that_a_call_ran_stands_with_the_call_and_what_it_called_below(open_journal: Open, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    start, end = ran("a")
+    inner = call("b", ("agent:clerk", "agent:sandbox"), "erp", "read", caused_by="a")
+    told = await story(
+        open_journal, path, call("a", ("agent:clerk",), "sandbox", "run_python"), start, inner, ended("b"), end, ended("a")
+    )
+    outer, below = told.calls
+    assert outer.outcome == "ok"
+    assert outer.run is not None
+    assert (outer.run.language, outer.run.profile, outer.run.backend, outer.run.reason) == ("python", "strict", "bwrap", "ok")
+    assert (outer.run.wall_ms, outer.run.calls, outer.run.refused, outer.run.files) == (7, 2, 1, 3)
+    assert dict(outer.run.guarantees) == {"net_none": "hard"}
+    assert below.run is None
+    (node,) = [node for node in told.root.walk() if node.call is outer]
+    assert [child.call for child in node.children] == [below]
+
+
+async def test_code_that_did_not_run_says_what_was_missing(open_journal: Open, tmp_path: Path) -> None:
+    _, end = ran("a", reason="refused", missing={"own_kernel": "wanted hard, got absent"})
+    begun = call("a", (), "sandbox", "run_python")
+    told = await story(open_journal, tmp_path / "ledger.db", begun, end, ended("a", "internal-error"))
+    (facts,) = told.calls
+    assert facts.run is not None
+    assert dict(facts.run.missing) == {"own_kernel": "wanted hard, got absent"}
+
+
+async def test_a_profile_that_was_asked_about_stands_among_the_questions(open_journal: Open, tmp_path: Path) -> None:
+    further = [{"action": "use", "resource": "profile:wide", "decision": decision((SUBJECT, True))}]
+    begun = call("a", (), "sandbox", "run_python", further=further)
+    told = await story(open_journal, tmp_path / "ledger.db", begun)
+    assert [(each.who, each.resource) for each in told.calls[0].asked] == [(ANN, ""), (ANN, "profile:wide")]
