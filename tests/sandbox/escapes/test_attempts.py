@@ -9,7 +9,8 @@ import pytest
 
 from tests.sandbox.escapes import kit
 from tests.sandbox.escapes.backends import BACKENDS
-from tests.sandbox.escapes.suite import attempts, breaches, broken, environments, unreal
+from tests.sandbox.escapes.suite import Suite, attempts, breaches, broken, environments, unreal
+from tests.sandbox.escapes.weaknesses import WEAKNESSES
 
 Campaign = Callable[[str, str], dict[str, Any]]
 everywhere = pytest.mark.parametrize("environment", environments())
@@ -27,29 +28,22 @@ def test_there_are_attempts_enough_and_each_says_what_it_tries() -> None:
 
 @on_every_backend
 @everywhere
-def test_no_attempt_succeeds_in_a_cage(campaign: Campaign, environment: str, backend: str) -> None:
+def test_no_attempt_succeeds_in_a_cage_and_without_one_nothing_runs(campaign: Campaign, environment: str, backend: str) -> None:
     found = campaign(environment, backend)
-    if "refused" in found:
-        pytest.skip(f"{backend} is not ready as {environment}: {found['probe']['problem']}")
+    if found["probe"]["problem"]:
+        assert "caged" not in found
+        assert found["refused"]["help"]
+        return
     assert set(found["caged"]) == {one.name for one in attempts()}, found["run"]
     assert found["run"]["reason"] == "ok", found["run"]
     assert broken(found) == {}
     assert breaches(found) == []
 
 
-@on_every_backend
 @everywhere
-def test_where_a_cage_cannot_be_made_nothing_runs(campaign: Campaign, environment: str, backend: str) -> None:
-    found = campaign(environment, backend)
-    if not found["probe"]["problem"]:
-        pytest.skip(f"{backend} is ready as {environment}")
-    assert "caged" not in found
-    assert found["refused"]["help"]
-
-
-@everywhere
-def test_landlock_is_ready_everywhere(campaign: Campaign, environment: str) -> None:
+def test_landlock_is_ready_everywhere_and_bwrap_where_there_are_namespaces(campaign: Campaign, environment: str) -> None:
     assert campaign(environment, "landlock")["probe"]["problem"] == ""
+    assert (campaign(environment, "bwrap")["probe"]["problem"] == "") == (environment in kit.BARE)
 
 
 @everywhere
@@ -58,3 +52,9 @@ def test_the_same_attempts_succeed_without_a_cage(campaign: Campaign, environmen
     assert unreal(found, environment) == {}
     seen = " ".join(line.partition(":")[0] for line in found["control witness"])
     assert seen == "files bystander contacts", "the witness sees what happens outside"
+
+
+@pytest.mark.parametrize("name", WEAKNESSES)
+def test_the_suite_reports_the_breaches_of_a_cage_with_one_layer_less(suite: Suite, name: str) -> None:
+    found = suite.campaign(kit.USER, "landlock", weakness=name, control=False)
+    assert WEAKNESSES[name].breaches - set(breaches(found)) == set(), found["run"]
