@@ -18,7 +18,8 @@ _DENIED = (errno.EACCES, errno.EPERM)
 _HIDDEN = (errno.EACCES, errno.ENOENT)  # ENOENT where /proc hides other users' processes
 _SPARE_TASKS = 16  # the warden, and what lies between its watchdog and the kernel's bound
 _SPARE_MEMORY = 128 << 20
-_CODE_FDS = 5  # stdin, stdout, stderr and two pipes to the warden that close on exec
+_SPARE_FILE_BYTES = 65536  # likewise of the largest file
+_CODE_FDS = 6  # stdin, stdout, stderr, the way back, and two pipes to the warden that close on exec
 
 
 def status_of(pid: int) -> Mapping[str, str]:
@@ -73,10 +74,10 @@ def _checks(
         Guarantee.KILL_TREE: sealed and signals,
         Guarantee.SYSCALL_SURFACE: sealed,
         Guarantee.IDENTITY: sealed and all(_is_nobody_else(side, uid) for side in both),
-        Guarantee.MEMORY: sealed and 0 < hard["RLIMIT_AS"] <= limits.memory_bytes + _SPARE_MEMORY,
+        Guarantee.MEMORY: sealed and 0 < hard["RLIMIT_DATA"] <= limits.memory_bytes + _SPARE_MEMORY,
         Guarantee.CPU: sealed and 0 < soft["RLIMIT_CPU"] <= limits.cpu_seconds and hard["RLIMIT_CPU"] == soft["RLIMIT_CPU"] + 1,
         Guarantee.PIDS: sealed and hard["RLIMIT_NPROC"] > 0 and within,
-        Guarantee.DISK: sealed and 0 < hard["RLIMIT_FSIZE"] <= limits.file_bytes and hard["RLIMIT_CORE"] == 1,
+        Guarantee.DISK: sealed and 0 < hard["RLIMIT_FSIZE"] <= limits.file_bytes + _SPARE_FILE_BYTES and hard["RLIMIT_CORE"] == 1,
     }
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sandbox.interpreter import Interpreter
-from sandbox.model import Guarantee, Limits, Strength
+from sandbox.model import Guarantee, Strength
 from sandbox.plan import Place, Plan
 from sandbox.scratch import Folder
+from sandbox.toolsets import Kit
 
 
 class NotHereError(Exception):
@@ -41,11 +42,11 @@ class Backend(Protocol):
         """The most that a cage of this backend could prove, before anything is tried."""
         ...
 
-    def command(self, plan: Plan, folder: Folder, limits: Limits) -> Sequence[str]:
+    def command(self, plan: Plan, folder: Folder, kit: Kit) -> Sequence[str]:
         """What the warden's own command line is put behind: a program that builds the cage around it; empty for none."""
         ...
 
-    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, limits: Limits) -> bool:
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, kit: Kit) -> bool:
         """Whether the kernel, asked from outside, says what warden and code said of themselves.
 
         `started` is the process that the gateway started; `uid` the run's own, None where it has the gateway's.  Blocks.

@@ -39,6 +39,7 @@ from sandbox.namespaces import (
 from sandbox.plan import Place, Plan
 from sandbox.planted import tried
 from sandbox.scratch import Folder
+from sandbox.toolsets import Kit, Toolset, python
 
 log = logging.getLogger("sandbox.bwrap")
 PROGRAM = Path("/usr/bin/bwrap")
@@ -72,7 +73,7 @@ class Bwrap:
     def __init__(self, program: Path = PROGRAM) -> None:
         self._program = program
         self._facts: dict[str, str] = {}
-        self._bound: frozenset[str] = frozenset()
+        self._interpreter: Interpreter
 
     def plan(self, interpreter: Interpreter, sentinel: Path, folder: Folder) -> Plan:
         """See `Backend.plan`."""
@@ -82,8 +83,9 @@ class Bwrap:
             raise NotHereError("Landlock is not there. " + HELP[Guarantee.FS_READ])
         trusted(self._program)
         plan = Plan(interpreter, platform.machine(), interpreter.abi, sentinel)
-        self._bound = frozenset(_bound(interpreter))
-        planted = tried(self._program, lambda: self.command(plan, folder, _TRIAL), interpreter.path, (_WORK, *_SMALL), folder)
+        self._interpreter = interpreter
+        trial = Kit(_TRIAL, python(interpreter))
+        planted = tried(self._program, lambda: self.command(plan, folder, trial), interpreter.path, (_WORK, *_SMALL), folder)
         version = subprocess.run([self._program, "--version"], env={}, capture_output=True, timeout=_SECONDS, check=True)  # noqa: S603
         digest = sha256(self._program.read_bytes()).hexdigest()
         self._facts = {
@@ -95,7 +97,7 @@ class Bwrap:
     def place(self, plan: Plan, folder: Folder) -> Place:  # noqa: ARG002  nothing of it is seen inside
         """See `Backend.place`."""
         hidden = [str(plan.sentinel), *(path for path in ("/etc/passwd", "/sys", "/root", "/var") if Path(path).exists())]
-        return Place(_WORK, f"{_SENTINEL}/file", sentinel_inside=True, volumes=(_WORK, *_SMALL), hidden=tuple(hidden))
+        return Place(_WORK, f"{_SENTINEL}/file", sentinel_inside=True, volumes=(_WORK, *_SMALL), hidden=tuple(hidden), apart=True)
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:  # noqa: ARG002
         """See `Backend.candidates`."""
@@ -112,20 +114,20 @@ class Bwrap:
             Guarantee.OWN_KERNEL: Strength.ABSENT,
         }
 
-    def command(self, plan: Plan, folder: Folder, limits: Limits) -> Sequence[str]:  # noqa: ARG002
+    def command(self, plan: Plan, folder: Folder, kit: Kit) -> Sequence[str]:  # noqa: ARG002
         """See `Backend.command`.  Every target of a mount lies on the cage's own new root, which only we have written."""
         environment = [part for name, value in ENVIRONMENT.items() for part in ("--setenv", name, value)]
-        mounts = [part for path in _bound(plan.interpreter) for part in ("--ro-bind", path, path)]
+        mounts = [part for path in _bound(plan.interpreter, kit.toolset) for part in ("--ro-bind", path, path)]
         for path in map(Path, _LEGACY):
             if path.is_symlink():
                 mounts += ["--symlink", str(path.readlink()), str(path)]
         mounts += ["--proc", "/proc", "--dir", "/dev"]
         mounts += [part for path in _DEVICES for part in ("--dev-bind", path, path)]
-        for path_, size in _sizes(limits).items():
+        for path_, size in _sizes(kit.limits).items():
             mounts += ["--perms", "0700", "--size", str(size), "--tmpfs", path_]
         return [str(self._program), *_ISOLATION, *environment, *mounts, "--remount-ro", "/", "--chdir", _WORK, "--"]
 
-    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, limits: Limits) -> bool:
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, kit: Kit) -> bool:
         """See `Backend.confirmed`."""
         warden, code = _line(started)
         wanted = os.getuid() if uid is None else uid
@@ -140,7 +142,7 @@ class Bwrap:
             "users": uid_map_of(warden) == [[wanted, wanted, 1]],
             "network": interfaces_of(warden) == {"lo"} and routes_of(warden) == 0,
             "view": all(set(facts[side]["hidden"]) == {errno.ENOENT} for side in ("warden", "code")),
-            "mounts": self._is_as_built(mounts_of(warden), limits),
+            "mounts": self._is_as_built(mounts_of(warden), kit),
         }
         amiss = [name for name, right in checks.items() if not right]
         if amiss:
@@ -168,9 +170,9 @@ class Bwrap:
         """See `Backend.layers`."""
         return self._facts
 
-    def _is_as_built(self, mounts: tuple[Mount, ...], limits: Limits) -> bool:
+    def _is_as_built(self, mounts: tuple[Mount, ...], kit: Kit) -> bool:
         """Whether nothing is mounted but what `command` asked for, and nothing is writable but what is to be, to its size."""
-        sizes = _sizes(limits)
+        sizes, bound = _sizes(kit.limits), _bound(self._interpreter, kit.toolset)
         for mount in mounts:
             sealed = {"nosuid", "nodev"} <= mount.options or (mount.point in _DEVICES and "nosuid" in mount.options)
             if mount.point in sizes:
@@ -178,13 +180,13 @@ class Bwrap:
             elif mount.point in ("/proc", *_DEVICES):
                 bounded = True
             else:
-                known = mount.point == "/" or any(Path(mount.point).is_relative_to(path) for path in self._bound)
+                known = mount.point == "/" or any(Path(mount.point).is_relative_to(path) for path in bound)
                 bounded = known and "ro" in mount.options
             if not sealed or not bounded:
                 return False
         points = {mount.point for mount in mounts}
         self._facts["mounts"] = f"{len(points)}, sha256:{digest_of(mounts)}"
-        return {"/", "/proc", *sizes, *self._bound} <= points
+        return {"/", "/proc", *sizes, *bound} <= points
 
 
 def trusted(program: Path) -> None:
@@ -208,11 +210,12 @@ def _sizes(limits: Limits) -> dict[str, int]:
     return {_WORK: work, **dict.fromkeys(_SMALL, small), _SENTINEL: _PAGE}
 
 
-def _bound(interpreter: Interpreter) -> list[str]:
-    """What is bound read-only: /usr, and what else the interpreter needs.  Landlock then opens of it only what is needed."""
+def _bound(interpreter: Interpreter, toolset: Toolset) -> list[str]:
+    """What is bound read-only: /usr, and what else warden and code need.  Landlock then opens of it only what is needed."""
     found = ["/usr", *(path for path in _LEGACY if Path(path).is_dir() and not Path(path).is_symlink())]
-    folders = set(interpreter.listed)
-    for path in sorted({*interpreter.read, *interpreter.listed, *interpreter.execute}):
+    folders = {*interpreter.listed, *toolset.listed}
+    needed = {path for each in (interpreter, toolset) for path in (*each.read, *each.listed, *each.execute)}
+    for path in sorted(needed):
         parent = str(Path(path).parent)
         wanted = parent if parent in folders else path  # a folder of the standard library whole: one mount instead of hundreds
         if not any(Path(wanted).is_relative_to(each) for each in found):

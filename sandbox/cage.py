@@ -1,4 +1,4 @@
-"""One cage from outside: start the warden, take its attestation, hand the code over, take the result, see that nothing is left.
+"""One cage from outside: start the warden, take its attestation, exchange frames with it, end it.
 
 The cage is told nothing that it could use against us: its environment is fixed, its one descriptor is a socket to this process.
 """
@@ -13,26 +13,26 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import IO, Any
 
 from sandbox.backend import Backend
-from sandbox.inside import __file__ as _inside
 from sandbox.interpreter import ENVIRONMENT, identity
-from sandbox.model import Limits
 from sandbox.plan import Plan
 from sandbox.scratch import Folder
+from sandbox.toolsets import Kit
 
-_MODULES = ("confine", "watch", "warden")
 _SHORT = 1 << 16
 _WARDEN = ("-I", "-S", "-B", "-X", "utf8", "-c")
-START_SECONDS, GRACE_SECONDS, END_SECONDS = 20, 10, 3
+_PIECE = 1 << 16
+RESULT_BYTES = 1 << 18
+START_SECONDS, END_SECONDS = 20, 3
 
-# What the interpreter is given on its command line: read the warden's modules from the socket, and run them.
+# What the interpreter is given on its command line: take the warden's modules from the socket, and run them.  They were compiled
+# by this interpreter (`sandbox/inside/discover.py`): compiling them anew would cost more than the whole run.
 _BOOT = """
-import json, os, struct, sys, types
+import marshal, os, sys
 def take(count):
     data = b""
     while len(data) < count:
@@ -41,29 +41,23 @@ def take(count):
             sys.exit(0)
         data += piece
     return data
-for name, source in json.loads(take(struct.unpack(">I", take(4))[0])):
-    module = types.ModuleType(name)
+for name, code in marshal.loads(take(int.from_bytes(take(4), "big"))):
+    module = type(sys)(name)
     sys.modules[name] = module
     parent, _, child = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], child, module)
-    exec(compile(source, name, "exec"), module.__dict__)
+    exec(code, module.__dict__)
 try:
     module.main()
-except (EOFError, BrokenPipeError):
-    sys.exit(0)
+except (EOFError, BrokenPipeError, ConnectionResetError):
+    os._exit(0)
+os._exit(0)
 """
 
 
 class CageError(Exception):
     """The cage did not come up or broke its protocol; the message may quote what the warden said on stderr."""
-
-
-def _modules() -> bytes:
-    folder = Path(_inside).parent
-    packages = [("sandbox", ""), ("sandbox.inside", "")]
-    modules = [(f"sandbox.inside.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
-    return json.dumps(packages + modules).encode()
 
 
 class Cage:
@@ -76,12 +70,12 @@ class Cage:
         self._end: int | None = None
 
     @classmethod
-    async def start(cls, backend: Backend, plan: Plan, folder: Folder, limits: Limits, pool: Executor) -> Cage:
+    async def start(cls, backend: Backend, plan: Plan, folder: Folder, kit: Kit, pool: Executor) -> Cage:
         """Start a warden in `folder`; CageError where that is not possible."""
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_connection(sock=ours)
-        command = [*backend.command(plan, folder, limits), plan.interpreter.path, *_WARDEN, _BOOT]
+        command = [*backend.command(plan, folder, kit), plan.interpreter.path, *_WARDEN, _BOOT]
         spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs)
         try:
             process, stderr = await asyncio.shield(spawning)
@@ -95,8 +89,8 @@ class Cage:
         finally:
             theirs.close()
         cage = cls(process, stderr, reader, writer)
-        modules = _modules()
-        setup = json.dumps(plan.setup(folder, limits, backend.place(plan, folder))).encode()
+        modules = plan.interpreter.modules
+        setup = json.dumps(plan.setup(folder, backend.place(plan, folder), kit), separators=(",", ":")).encode()
         writer.write(struct.pack(">I", len(modules)) + modules + struct.pack(">cI", b"S", len(setup)) + setup)
         return cage
 
@@ -113,23 +107,39 @@ class Cage:
         """What the cage says of itself, parsed but not believed; CageError where it does not come up."""
         try:
             async with asyncio.timeout(START_SECONDS):
-                return await self._object(b"A")
+                kind, payload = await self._receive(_SHORT)
         except TimeoutError as error:
             raise CageError("the warden did not attest in time") from error
+        if kind != b"A":
+            raise CageError(f"the warden sent a frame of kind {kind!r} instead of its attestation")
+        return _object(payload)
 
-    async def execute(self, code: bytes, limits: Limits) -> tuple[Mapping[str, Any], bytes, bytes]:
-        """Hand the code over: (the warden's result, stdout, stderr)."""
+    async def send(self, kind: bytes, data: bytes) -> None:
+        """One frame; returns when there is room for more.  CageError where the warden has gone."""
         try:
-            async with asyncio.timeout(limits.wall_seconds + GRACE_SECONDS):
-                self._writer.write(struct.pack(">cI", b"C", len(code)) + code)
-                await self._writer.drain()
-                out = await self._receive(b"O", limits.output_bytes)
-                err = await self._receive(b"E", limits.output_bytes)
-                return await self._object(b"R"), out, err
-        except TimeoutError as error:
-            raise CageError("the warden did not end the run in time") from error
+            self._writer.write(struct.pack(">cI", kind, len(data)) + data)
+            await self._writer.drain()
         except ConnectionError as error:
             raise CageError(f"the warden has gone; {self._said()}") from error
+
+    async def pass_on(self, kind: bytes, reader: asyncio.StreamReader) -> None:
+        """All that comes from the reader, as frames; an empty one at its end."""
+        while data := await reader.read(_PIECE):
+            await self.send(kind, data)
+        await self.send(kind, b"")
+
+    async def frames(self, most: int) -> AsyncIterator[tuple[bytes, bytes]]:
+        """The warden's frames, none of more than `most` bytes, up to its result (R).  CageError where it goes before."""
+        while True:
+            kind, payload = await self._receive(most)
+            yield kind, payload
+            if kind == b"R":
+                return
+
+    def hang_up(self) -> None:
+        """Say that nothing more is wanted: the warden ends the run, and tells how it ended."""
+        if self._writer.can_write_eof() and not self._writer.is_closing():
+            self._writer.write_eof()
 
     async def end(self, pool: Executor) -> None:
         """End the warden, and with it everything in the cage.  Returns when it is gone; CageError where it would not go."""
@@ -142,28 +152,36 @@ class Cage:
             if self._end is not None:
                 os.close(self._end)
 
-    async def _receive(self, kind: bytes, most: int) -> bytes:
+    async def _receive(self, most: int) -> tuple[bytes, bytes]:
         try:
-            got, length = struct.unpack(">cI", await self._reader.readexactly(5))
-            if got != kind or length > most:
-                raise CageError(f"the warden sent a frame of kind {got!r} and {length} bytes instead of {kind!r}")
-            return await self._reader.readexactly(length)
+            kind, length = struct.unpack(">cI", await self._reader.readexactly(5))
+            if length > most:
+                raise CageError(f"the warden sent a frame of kind {kind!r} and {length} bytes")
+            return kind, await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise CageError(f"the warden has gone; {self._said()}") from error
-
-    async def _object(self, kind: bytes) -> Mapping[str, Any]:
-        try:
-            found = json.loads(await self._receive(kind, _SHORT))
-        except ValueError as error:
-            raise CageError("the warden sent something that is not JSON") from error
-        if not isinstance(found, dict):
-            raise CageError("the warden sent something that is not an object")
-        return found
 
     def _said(self) -> str:
         self._stderr.seek(0)
         text = self._stderr.read(_SHORT).decode("utf-8", "backslashreplace").strip()
         return f"its last words: {text.rsplit(chr(10), 1)[-1][:500]}" if text else "it said nothing"
+
+
+def _object(payload: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(payload)
+    except ValueError as error:
+        raise CageError("the warden sent something that is not JSON") from error
+    if not isinstance(found, dict):
+        raise CageError("the warden sent something that is not an object")
+    return found
+
+
+def parsed(payload: bytes) -> Mapping[str, Any]:
+    """A result's payload; CageError for what no warden sends."""
+    if len(payload) > RESULT_BYTES:
+        raise CageError("the warden's result is too long")
+    return _object(payload)
 
 
 def _spawn(command: list[str], folder: Folder, theirs: socket.socket) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -180,13 +198,28 @@ def _spawn(command: list[str], folder: Folder, theirs: socket.socket) -> tuple[s
 
 
 def _await_end(process: subprocess.Popen[bytes], end: int | None) -> None:
+    """Wait without looking again and again, as `Popen.wait` does where it has a timeout."""
     try:
-        process.wait(END_SECONDS + 5)  # the warden itself gives up after five seconds
+        _wait(process, END_SECONDS + 5)  # the warden itself gives up after five seconds
     except subprocess.TimeoutExpired:
         process.kill()
         try:
-            process.wait(END_SECONDS)
+            _wait(process, END_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise CageError("the warden does not end") from error
     if end is not None and not select.select([end], [], [], END_SECONDS)[0]:
         raise CageError("something of the cage does not end")
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError:  # refused by a container's filter
+        process.wait(seconds)
+        return
+    try:
+        if not select.select([fd], [], [], seconds)[0]:
+            raise subprocess.TimeoutExpired("warden", seconds)
+    finally:
+        os.close(fd)
+    process.wait()

@@ -8,20 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from sandbox.attestation import attested
 from sandbox.backend import Backend, NotHereError
-from sandbox.cage import Cage, CageError
+from sandbox.cage import CageError
+from sandbox.execution import execute
 from sandbox.interpreter import NoInterpreterError, choose, own_uids
 from sandbox.layers import Bait, Tried, findings
 from sandbox.model import (
@@ -37,9 +35,11 @@ from sandbox.model import (
     Strength,
 )  # fmt: skip
 from sandbox.plan import Plan
-from sandbox.result import Run, Usage
+from sandbox.ready import Cages, Ready
+from sandbox.result import Run
 from sandbox.runner import Finding, Hooks, Program, Report, Served, shortfall
-from sandbox.scratch import Folder, Scratch, ScratchError, processes_of
+from sandbox.scratch import Scratch, ScratchError
+from sandbox.toolsets import Kit, Toolset, offered
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class _Known:
 
     report: Report
     plan: Plan | None
+    toolsets: Mapping[Language, Toolset]
     until: float
     mark: str
 
@@ -81,6 +82,7 @@ class CagedRunner:
         self._concurrency, self._queue, self._ttl = concurrency, queue, probe_seconds
         self._interpreters = interpreters
         self._pool = ThreadPoolExecutor(concurrency * 2 + 2, thread_name_prefix="sandbox")
+        self._cages = Cages(backend, self._scratch, self._pool)
         self._slots, self._probing = asyncio.Semaphore(concurrency), asyncio.Lock()
         self._known: _Known | None = None
         self._tasks: set[asyncio.Task[Run]] = set()
@@ -97,11 +99,10 @@ class CagedRunner:
 
     async def run(self, job: Job, hooks: Hooks = Hooks()) -> Run:  # noqa: B008  frozen
         """See `Runner.run`."""
-        _offered(job, hooks)
         if self._closed or len(self._tasks) >= self._concurrency + self._queue:
             raise SandboxBusyError("the sandbox is closed" if self._closed else "too many runs wait")
         # A task of its own: however impatiently the caller is cancelled, cleaning up is gone through once and to its end.
-        task = asyncio.create_task(self._run(job))
+        task = asyncio.create_task(self._run(job, hooks))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -114,6 +115,9 @@ class CagedRunner:
             if not task.cancelled():
                 task.exception()  # seen: the caller has gone
             raise
+        finally:
+            if hooks.tools is not None:
+                hooks.tools.close()
 
     async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:  # noqa: ARG002, B008  frozen
         """See `Runner.serve`."""
@@ -132,85 +136,50 @@ class CagedRunner:
             await asyncio.wait(self._tasks)
         self._pool.shutdown(wait=False)
 
-    async def _run(self, job: Job) -> Run:
+    async def _run(self, job: Job, hooks: Hooks) -> Run:
         known = await self._knowledge()
         known.report.require(job.profile)
         if known.plan is None:
             raise IsolationUnprovenError({Guarantee.FS_WRITE: (Strength.HARD, Strength.ABSENT)}, known.report.problem)
+        toolset = _toolset(known.toolsets, job, hooks)
         async with self._slots:
             try:
-                folder = await self._claim()
+                ready = await self._cages.raised(known.plan, Kit(job.profile.limits, toolset), known.report.guarantees)
             except (OSError, ScratchError) as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, f"no scratch folder: {error}")
-            return await self._caged(job, known.plan, folder, known.report.guarantees)
+            except CageError as error:
+                return Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
+            return replace(await self._carried_out(job, ready, known.plan, hooks), probe_id=known.report.id)
 
-    async def _caged(self, job: Job, plan: Plan, folder: Folder, proven: Proven, bystanders: Collection[int] = ()) -> Run:
-        """One job in one cage, in a claimed folder that is gone afterwards.
-
-        `bystanders` are processes of the run's uid that are not of the run.
-        """
+    async def _carried_out(self, job: Job, ready: Ready, plan: Plan, hooks: Hooks, bystanders: Collection[int] = ()) -> Run:
+        """One job in a cage that is gone afterwards."""
         try:
-            run = await self._in_cage(job, plan, folder, proven)
-        except CageError as error:
-            run = Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
-        finally:
-            amiss = await self._in_pool(self._clean_up, folder, frozenset(bystanders))
-        return replace(run, reason=Reason.SANDBOX_ERROR, detail=amiss) if amiss else run
-
-    async def _in_cage(self, job: Job, plan: Plan, folder: Folder, proven: Proven) -> Run:
-        limits = job.profile.limits
-        cage = await Cage.start(self._backend, plan, folder, limits, self._pool)
-        try:
-            facts = await cage.attestation()
-            cage.ends_with(await self._in_pool(self._backend.end_of, cage.pid))
-            confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, limits=limits)
-            strengths = await self._in_pool(attested, facts, limits, folder.uid, proven, confirmed)
-            missing = shortfall(job.profile, strengths)
+            missing = shortfall(job.profile, ready.proven)
             if missing:
                 raise IsolationUnprovenError(
                     missing, "This run's own cage did not attest what the probe had proven; see the log."
                 )
-            result, out, err = await cage.execute(job.code.encode("utf-8"), limits)
-            layers = {
-                **plan.layers(),
-                **self._backend.layers(),
-                "uid": str(os.getuid()) if folder.uid is None else f"{folder.uid}, its own",
-            }
-            return _finished(job, result, (out, err), strengths, layers)
+            result, taken = await execute(ready.cage, job, ready.kit.toolset, hooks)
+            run = taken.run(job, result)
+        except CageError as error:
+            run = Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
         finally:
-            await cage.end(self._pool)
+            amiss = await self._cages.put_away(ready, bystanders)
+        packages = ready.kit.toolset.packages
+        run = replace(
+            run, guarantees=ready.proven, layers=self._layers(plan, ready), backend=self.name, packages=packages,
+            inputs_digest=job.inputs_digest(packages),
+        )  # fmt: skip
+        return replace(run, reason=Reason.SANDBOX_ERROR, detail=amiss) if amiss else run
 
-    def _clean_up(self, folder: Folder, bystanders: frozenset[int]) -> str:
-        """See from outside that nothing of the run is left, and take away what is.  What was found amiss, "" for nothing."""
-        amiss = ""
-        if folder.uid is not None:
-            for _ in range(100):
-                left = [pid for pid in processes_of(folder.uid) if pid not in bystanders]
-                if not left:
-                    break
-                amiss = "processes of the run were left and had to be killed"
-                for pid in left:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(0.01)
-        try:
-            gone = self._scratch.release(folder)
-        except OSError as error:
-            return f"the scratch folder could not be removed: {error}"
-        return amiss if gone else "the scratch folder is still there"
-
-    async def _claim(self) -> Folder:
-        claiming = asyncio.get_running_loop().run_in_executor(self._pool, self._scratch.claim)
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            folder = await claiming
-            await self._in_pool(self._scratch.release, folder)
-            raise
-
-    async def _in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Something that blocks, off the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+    def _layers(self, plan: Plan, ready: Ready) -> Mapping[str, str]:
+        uid, offer = ready.folder.uid, ready.kit.toolset.offer
+        return MappingProxyType({
+            **plan.layers(),
+            **self._backend.layers(),
+            "interpreter": f"{offer.path} {offer.version}",
+            "uid": str(os.getuid()) if uid is None else f"{uid}, its own",
+        })  # fmt: skip
 
     # -- the probe -------------------------------------------------------------------------------------------------------------
 
@@ -224,40 +193,44 @@ class CagedRunner:
     async def _probe(self) -> _Known:
         until, mark = time.monotonic() + self._ttl, self._backend.mark()
         try:
-            plan = await self._in_pool(self._plan)
-            findings, layers = await self._try_everything(plan)
+            plan, toolsets = await self._cages.in_pool(self._plan)
+            findings, layers = await self._try_everything(plan, toolsets[Language.PYTHON])
         except (OSError, ValueError, KeyError, CageError, ScratchError, NoInterpreterError, NotHereError) as error:
             nothing = Report(self.name, MappingProxyType({}), MappingProxyType({}), time.time(), str(error))
-            return _Known(nothing, None, until, mark)
-        return _Known(Report(self.name, MappingProxyType(findings), MappingProxyType(layers), time.time()), plan, until, mark)
+            return _Known(nothing, None, {}, until, mark)
+        languages = MappingProxyType({language: toolset.offer for language, toolset in toolsets.items()})
+        report = Report(self.name, MappingProxyType(findings), MappingProxyType(layers), time.time(), "", languages)
+        return _Known(report, plan, toolsets, until, mark)
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> tuple[Plan, Mapping[Language, Toolset]]:
         self._scratch.sweep()
         folder = self._scratch.claim()
         try:
             interpreter = choose(folder.uid, self._interpreters)
-            return self._backend.plan(interpreter, self._scratch.sentinel, folder)
+            toolsets = offered(interpreter, folder.uid)
+            return self._backend.plan(interpreter, self._scratch.sentinel, folder), toolsets
         finally:
             self._scratch.release(folder)
 
-    async def _try_everything(self, plan: Plan) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
-        folder = await self._claim()
+    async def _try_everything(self, plan: Plan, toolset: Toolset) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
+        folder = await self._cages.claim()
         bait: Bait | None = None
         try:
             try:
-                bait = await self._in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
-                outside = await self._in_pool(bait.control)
-                program = await self._in_pool(bait.lay, "caged", caged=True)
+                bait = await self._cages.in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
+                outside = await self._cages.in_pool(bait.control)
+                program = await self._cages.in_pool(bait.lay, "caged", caged=True)
             except BaseException:
-                await self._in_pool(self._scratch.release, folder)
+                await self._cages.in_pool(self._scratch.release, folder)
                 raise
             most = self._backend.candidates(plan, own_uid=folder.uid is not None)
-            run = await self._caged(Job("probe", program, _PROBE), plan, folder, most, {bait.victim})
-            daemon_gone = not await self._in_pool(bait.daemon_lives)
-            untouched = await self._in_pool(bait.untouched, "caged")
+            ready = await self._cages.raised_in(folder, plan, Kit(_PROBE.limits, toolset), most)
+            run = await self._carried_out(Job("probe", program, _PROBE), ready, plan, Hooks(), {bait.victim})
+            daemon_gone = not await self._cages.in_pool(bait.daemon_lives)
+            untouched = await self._cages.in_pool(bait.untouched, "caged")
         finally:
             if bait is not None:
-                await self._in_pool(bait.close)
+                await self._cages.in_pool(bait.close)
         if run.reason is not Reason.OK:
             said = run.stderr.decode("utf-8", "backslashreplace").strip()[-500:]
             raise CageError(f"the probe ended with {run.reason}: {run.detail or said}")
@@ -267,34 +240,15 @@ class CagedRunner:
         return found, run.layers
 
 
-def _offered(job: Job, hooks: Hooks) -> None:
-    """NotOfferedError for what is not built yet: refused, never passed over."""
+def _toolset(toolsets: Mapping[Language, Toolset], job: Job, hooks: Hooks) -> Toolset:
+    """What runs the job's code; NotOfferedError for what is not to be had: refused, never passed over."""
     profile = job.profile
-    asked = {
-        f"code in {job.language}": job.language is not Language.PYTHON,
-        "files": bool(job.files),
-        "arguments": bool(job.arguments),
-        "standard input": bool(job.stdin),
-        "packages": profile.packages is not None,
-        "calls back": hooks.tools is not None,
-        "a network": bool(profile.network) or hooks.network is not None,
-        "output as it comes": hooks.output is not None,
-    }
-    for what, wanted in asked.items():
-        if wanted:
-            raise NotOfferedError(f"{what}: not offered by this runner yet")
-
-
-def _finished(job: Job, result: Mapping[str, Any], output: tuple[bytes, bytes], proven: Proven, layers: Mapping[str, str]) -> Run:
-    try:
-        peak = result["peak"]
-        usage = Usage(result["wall_ms"], result["cpu_ms"], peak["memory"], peak["processes"], peak["scratch"])
-        left = int(result["left"])
-        run = Run(
-            job.id, Reason(result["reason"]), result["exit_code"], result["signal"], *output,
-            bool(result["stdout_truncated"]), bool(result["stderr_truncated"]), usage, proven, MappingProxyType(dict(layers)),
-            job.code_sha256,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise CageError(f"the result is not what a warden sends: {error!r}") from error
-    return replace(run, reason=Reason.SANDBOX_ERROR, detail=f"{left} processes would not end") if left else run
+    if job.language not in toolsets:
+        raise NotOfferedError(f"code in {job.language}: there is nothing on this machine that runs it")
+    if hooks.tools is not None and not profile.tools:
+        raise NotOfferedError(f"calls back: the profile {profile.name} does not allow them")
+    if profile.packages is not None:
+        raise NotOfferedError(f"packages {profile.packages}: there is no such set here")
+    if profile.network or hooks.network is not None:
+        raise NotOfferedError("a network: not offered by this runner")
+    return toolsets[job.language]

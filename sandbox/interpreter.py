@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,8 +14,13 @@ from typing import Any
 
 from sandbox.inside import discover
 
-ENVIRONMENT = {"LANG": "C.UTF-8", "TZ": "UTC", "PATH": "/nonexistent", "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "2"}
-"""All that a process of the sandbox is told, whatever the gateway's own environment holds."""
+ENVIRONMENT = {
+    "LANG": "C.UTF-8", "TZ": "UTC", "PATH": "/nonexistent", "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "315532800",
+    "MALLOC_ARENA_MAX": "2",
+}  # fmt: skip
+"""All that a process of the sandbox is told, whatever the gateway's own environment holds.  The epoch is 1980: no archive
+holds an earlier time."""
+_MODULES = ("plain", "confine", "relay", "watch", "gather", "warden")
 _OLDEST = (3, 9)
 _SECONDS = 20
 
@@ -30,6 +36,7 @@ class Interpreter:
     read     files and folders that may be read, folders with all that is in them; execute: files that may also be executed.
     listed   folders whose names may be listed; what they hold may be read only where `read` names it.
     abi      Landlock ABI of the kernel, 0 where there is none.
+    modules  the warden's modules, compiled by this interpreter and for it.
     """
 
     path: str
@@ -38,6 +45,7 @@ class Interpreter:
     listed: tuple[str, ...]
     execute: tuple[str, ...]
     abi: int
+    modules: bytes
 
 
 def candidates() -> tuple[str, ...]:
@@ -69,7 +77,7 @@ def _ask(path: str, uid: int | None) -> Interpreter:
     source = Path(discover.__file__).read_text(encoding="utf-8")
     done = subprocess.run(  # noqa: S603  a fixed list of paths, our own source
         [path, "-I", "-S", "-B", "-X", "utf8", "-c", source],
-        env=ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False,
+        input=_sources(), env=ENVIRONMENT, cwd="/", capture_output=True, timeout=_SECONDS, check=False,
         start_new_session=True, **identity(uid),
     )  # fmt: skip
     if done.returncode:
@@ -85,7 +93,16 @@ def _ask(path: str, uid: int | None) -> Interpreter:
         listed=tuple(found["list"]),
         execute=tuple(found["execute"]),
         abi=max(0, found["abi"]),
+        modules=base64.b64decode(found["modules"]),
     )
+
+
+def _sources() -> bytes:
+    folder = Path(discover.__file__).parent
+    packages = [("sandbox", ""), ("sandbox.inside", "")]
+    return json.dumps(
+        packages + [(f"sandbox.inside.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+    ).encode()
 
 
 def own_uids() -> bool:

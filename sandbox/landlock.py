@@ -16,9 +16,10 @@ from sandbox.backend import NotHereError
 from sandbox.engine import CagedRunner
 from sandbox.interpreter import Interpreter
 from sandbox.layers import BY_TRYING
-from sandbox.model import Guarantee, Limits, Strength
+from sandbox.model import Guarantee, Strength
 from sandbox.plan import Place, Plan
 from sandbox.scratch import Folder
+from sandbox.toolsets import Kit
 
 _LANDLOCK = (
     "Landlock is needed: Linux 5.13 or later, `landlock` among the kernel's security modules, "
@@ -79,11 +80,11 @@ class Landlock:
             Guarantee.OWN_KERNEL: Strength.ABSENT,
         }
 
-    def command(self, plan: Plan, folder: Folder, limits: Limits) -> Sequence[str]:  # noqa: ARG002  it closes itself from inside
+    def command(self, plan: Plan, folder: Folder, kit: Kit) -> Sequence[str]:  # noqa: ARG002  it closes itself
         """See `Backend.command`."""
         return ()
 
-    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, limits: Limits) -> bool:  # noqa: ARG002
+    def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, kit: Kit) -> bool:  # noqa: ARG002
         """See `Backend.confirmed`."""
         warden, code = facts["warden"]["pid"], facts["code"]["pid"]
         outer, inner = status_of(started), status_of(code)

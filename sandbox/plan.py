@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.interpreter import ENVIRONMENT, Interpreter
-from sandbox.model import Limits
 from sandbox.scratch import Folder
 from sandbox.seccomp import assemble, cage_filter, code_filter, digest
+from sandbox.toolsets import Kit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Place:
     sentinel  a file that warden and code may not open once the cage is closed; with `sentinel_inside` the warden makes it.
     volumes   file systems of the cage's own that the code may write, `scratch` among them; none where it is a folder outside.
     hidden    paths that exist outside and must not exist inside.
+    apart     whether the kernel counts the cage's processes by themselves, whoever's uid it is.
     """
 
     scratch: str
@@ -29,6 +30,7 @@ class Place:
     sentinel_inside: bool = False
     volumes: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +42,25 @@ class Plan:
     abi: int
     sentinel: Path
 
-    def setup(self, folder: Folder, limits: Limits, place: Place) -> dict[str, object]:
+    def setup(self, folder: Folder, place: Place, kit: Kit) -> dict[str, object]:
         """What the warden is told first (`sandbox.inside.confine.Setup`)."""
-        scratch = place.scratch
+        scratch, toolset = place.scratch, kit.toolset
         return {
-            "limits": limits.to_dict(),
+            "limits": kit.limits.to_dict(),
             "scratch": scratch,
             "sentinel": place.sentinel,
             "sentinel_inside": place.sentinel_inside,
             "volumes": place.volumes,
             "hidden": place.hidden,
+            "apart": place.apart or folder.uid is not None,
             "own_uid": folder.uid is not None,
             "abi": self.abi,
-            "read": self.interpreter.read,
-            "list": self.interpreter.listed,
-            "execute": self.interpreter.execute,
+            "read": toolset.read,
+            "list": toolset.listed,
+            "execute": toolset.execute,
+            "address_space": toolset.address_space,
             "cage_filter": _encode(cage_filter(self.machine, truncate_by_landlock=self.abi >= 3)),
             "code_filter": _encode(code_filter(self.machine, signals_by_landlock=self.abi >= 6)),
-            "interpreter": self.interpreter.path,
-            "arguments": ["-s", "-S", "-B", "-X", "utf8", "main.py"],
             "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch},
         }
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import base64
+import _socket
+import binascii
 import ctypes
 import os
 import resource
-import socket
 import stat
 import struct
-from functools import partial
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing `typing` would cost more than everything else here
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-Setup = dict[str, Any]
-"""What the gateway asks for: limits, paths, filters; `sandbox/cage.py` writes it."""
+    Setup = dict[str, Any]
+    """What the gateway asks for: limits, paths, filters; `sandbox/plan.py` writes it."""
+
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _EXECUTE, _WRITE, _READ, _LIST, _REMOVE_DIR, _REMOVE_FILE = 1, 2, 4, 8, 16, 32
@@ -56,7 +57,7 @@ def drop_privileges() -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
     failing(lambda: prctl(_PR_CAP_AMBIENT, 4))  # PR_CAP_AMBIENT_CLEAR_ALL
     for capability in range(64):
-        if failing(partial(prctl, _PR_CAPBSET_DROP, capability)):
+        if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *[ctypes.c_ulong(0)] * 3) < 0:
             break  # needs CAP_SETPCAP, or is past the last one; no_new_privs holds without it
     _call(_CAPSET, ctypes.create_string_buffer(_CAP_HEADER), ctypes.create_string_buffer(24))
 
@@ -86,7 +87,7 @@ def enter_domain(setup: Setup, *, proc: bool) -> None:
 
 def install_filter(encoded: str) -> None:
     """Put this process, and all that come of it, under an assembled filter (base64)."""
-    raw = base64.b64decode(encoded)
+    raw = binascii.a2b_base64(encoded)
     program = ctypes.create_string_buffer(raw, len(raw))
     header = struct.pack("<HxxxxxxQ", len(raw) // 8, ctypes.addressof(program))
     prctl(_PR_SET_SECCOMP, 2, ctypes.create_string_buffer(header, len(header)))
@@ -125,10 +126,14 @@ def attest(setup: Setup, parent: int) -> dict[str, Any]:
         "list_outside": failing(lambda: can_open("/", os.O_RDONLY | os.O_DIRECTORY)),
         "proc": failing(lambda: can_open(f"/proc/{parent}/status", os.O_RDONLY)),
         "signal": failing(lambda: os.kill(parent, 0)),
-        "hidden": [failing(partial(os.lstat, path)) for path in setup["hidden"]],
+        "hidden": [_seen(path) for path in setup["hidden"]],
         "namespaces": {name: _namespace(name) for name in ("user", "pid", "net", "ipc", "uts", "mnt")},
-        "sockets": [_socket(family) for family in (1, 2, 10, 16, 17, 38, 40)],
+        "sockets": [_make_socket(family) for family in (1, 2, 10, 16, 17, 38, 40)],
     }
+
+
+def _seen(path: str) -> int:
+    return failing(lambda: os.lstat(path))
 
 
 def _namespace(name: str) -> str:
@@ -142,5 +147,5 @@ def _is_closed(fd: int) -> bool:
     return failing(lambda: os.fstat(fd)) != 0
 
 
-def _socket(family: int) -> int:
-    return failing(lambda: socket.socket(family, socket.SOCK_STREAM).close())
+def _make_socket(family: int) -> int:
+    return failing(lambda: _socket.socket(family, _socket.SOCK_STREAM).close())

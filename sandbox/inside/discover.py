@@ -1,11 +1,16 @@
-"""Asked of an interpreter before it is used: the files that it needs, and the Landlock of its kernel.  Prints one JSON object."""
+"""Asked of an interpreter before it is used: the files that it needs, the Landlock of its kernel, the warden's modules compiled.
+
+Reads the modules' sources as JSON, prints one JSON object.
+"""
 
 # ruff: noqa: PTH112, PTH113, PTH118, PTH208  runs under any interpreter, before anything is known of it
 from __future__ import annotations
 
+import base64
 import ctypes
 import importlib
 import json
+import marshal
 import os
 import select  # noqa: F401  the warden needs it
 import struct  # noqa: F401  the warden needs it
@@ -43,6 +48,12 @@ def _entries(folder: str) -> list[str]:
     return found
 
 
+def _compiled() -> str:
+    """The modules as this very interpreter loads them; to be loaded by it alone, in a cage that is not closed yet."""
+    modules = [(name, compile(source, name, "exec")) for name, source in json.load(sys.stdin)]
+    return base64.b64encode(marshal.dumps(modules)).decode("ascii")
+
+
 def main() -> None:
     """Print what `sandbox/interpreter.py` reads."""
     folders = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
@@ -62,6 +73,7 @@ def main() -> None:
                 "execute": sorted({executable, *loader}),
                 "read": sorted({*(path for folder in folders for path in _entries(folder)), *mapped, *cache, *dynload}),
                 "list": folders,
+                "modules": _compiled(),
                 "abi": abi,
                 "abi_errno": ctypes.get_errno() if abi < 0 else 0,
             }

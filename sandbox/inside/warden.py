@@ -1,72 +1,53 @@
-"""The process that stands between the gateway and the code: it closes the cage, attests, receives the code, runs it, ends it.
+"""The process that stands between the gateway and the code: it closes the cage, attests, receives the job, runs it, ends it.
 
 Law: the warden stands in Landlock domain D1, the code in D2 nested in D1.  The code can neither signal, trace nor read the warden
 and never holds the descriptor of the frames, so the result is not forged; a warden whose frames end kills everything and goes.
-A frame is one byte of kind, four of length (big-endian), and the payload.
 """
 
-# ruff: noqa: PTH116, PTH208  every import is paid for at each run; nothing here wants more than a descriptor
+# ruff: noqa: PTH103, PTH116, PTH120, PTH208  every import is paid for at each run; nothing here wants more than a descriptor
 from __future__ import annotations
 
+import _signal
+import _socket
 import errno
-import json
+import fcntl
 import os
 import resource
-import signal
 import struct
-from typing import TYPE_CHECKING, NoReturn
 
-from sandbox.inside import confine, watch
+from sandbox.inside import confine, gather, plain, relay, watch
 from sandbox.inside.confine import failing
 
+TYPE_CHECKING = False  # importing `typing` would cost more than everything else here
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
+
     from sandbox.inside.confine import Setup
 
-_FRAMES = 0  # the socket to the gateway
-_FRAME_BYTES = 8 << 20
-_SPARE_PROCESSES = 8  # the kernel's bound lies this much above the watchdog's, so that the watchdog can name the reason
+_SPARE_PROCESSES = 8  # the kernel's bounds lie this much above the watchdog's, so that the watchdog can name the reason
+_SPARE_TASKS_SHARED = 32  # where the kernel counts a uid that is not the run's alone, and others of it come and go
 _SPARE_MEMORY = 128 << 20  # address space that is mapped but not used
+_SPARE_FILE_BYTES, _SPARE_FILES = 65536, 16
+_HIGH = 32  # descriptors are moved above this before the first four are given their meaning
 
 
-def _read(count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        piece = os.read(_FRAMES, count - len(data))
-        if not piece:
-            raise EOFError
-        data += piece
-    return data
+def _become_code(setup: Setup, warden: int, ends: tuple[int, ...], report: int, go: int) -> NoReturn:
+    """In the forked child: close the inner cage, attest, wait to be released, and become the program.
 
-
-def receive(kind: bytes) -> bytes:
-    """The payload of the next frame; EOFError where the gateway has gone or says anything else."""
-    got, length = struct.unpack(">cI", _read(5))
-    if got != kind or length > _FRAME_BYTES:
-        raise EOFError
-    return _read(length)
-
-
-def send(kind: bytes, payload: bytes) -> None:
-    """One frame to the gateway."""
-    data = struct.pack(">cI", kind, len(payload)) + payload
-    while data:
-        data = data[os.write(_FRAMES, data) :]
-
-
-def _become_code(setup: Setup, warden: int, streams: tuple[int, int], report: int, go: int) -> NoReturn:
-    """In the forked child: close the inner cage, attest, wait to be released, and become the interpreter."""
+    `ends` become standard input, output, error and, as descriptor 3, the way back.
+    """
     try:
-        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # the frames' descriptor is gone with this
-        os.dup2(streams[0], 1)
-        os.dup2(streams[1], 2)
-        low, high = sorted((report, go))
-        os.closerange(3, low)
-        os.closerange(low + 1, high)
-        os.closerange(high + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        for number in (signal.SIGCHLD, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (*ends, report, go)]
+        for number, fd in enumerate(high[:4]):
+            os.dup2(fd, number)  # with 0, the frames' descriptor is gone
+        report, go = high[4:]
+        os.closerange(4, report)
+        os.closerange(go + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        for signal in (_signal.SIGCHLD, _signal.SIGPIPE):
+            _signal.signal(signal, _signal.SIG_DFL)
         os.setsid()
-        confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        confine.prctl(confine.PR_SET_PDEATHSIG, int(_signal.SIGKILL))
         if os.getppid() != warden:
             os._exit(70)
         failing(lambda: _write_file("/proc/self/oom_score_adj", b"1000"))
@@ -74,20 +55,33 @@ def _become_code(setup: Setup, warden: int, streams: tuple[int, int], report: in
         for name, (soft, hard) in setup["rlimits"].items():
             resource.setrlimit(getattr(resource, name), (soft, hard))
         confine.install_filter(setup["code_filter"])
-        os.write(report, json.dumps(confine.attest(setup, warden)).encode())
-        if os.read(go, 1) != b"g":
-            os._exit(70)
-        os.execve(setup["interpreter"], [setup["interpreter"], *setup["arguments"]], setup["env"])  # noqa: S606  no shell
+        os.write(report, plain.dumps(confine.attest(setup, warden)))
+        program = plain.loads(_all_of(go))  # nothing where the warden has gone: an error
+        if not program["tools"]:
+            os.close(3)
+        os.execve(program["command"][0], program["command"], program["environment"])  # noqa: S606  no shell
     except BaseException as error:  # noqa: BLE001  a forked child must not return into the warden's code
         message = b"!" + repr(error).encode()
         failing(lambda: os.write(report, message))
     os._exit(70)
 
 
+def _all_of(fd: int) -> bytes:
+    data = bytearray()
+    while piece := os.read(fd, 65536):
+        data += piece
+    return bytes(data)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def _write_file(path: str, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    while data:
-        data = data[os.write(fd, data) :]
+    _write_all(fd, data)
     os.close(fd)
 
 
@@ -105,14 +99,19 @@ def _threads_of_uid() -> int:
 
 def _rlimits(setup: Setup) -> dict[str, tuple[int, int]]:
     limits = setup["limits"]
-    space, cpu = limits["memory_bytes"] + _SPARE_MEMORY, limits["cpu_seconds"]
+    memory, cpu = limits["memory_bytes"] + _SPARE_MEMORY, limits["cpu_seconds"]
+    space = memory if setup["address_space"] else resource.RLIM_INFINITY  # V8 reserves more than it will ever use
+    size, files = limits["file_bytes"] + _SPARE_FILE_BYTES, limits["open_files"] + _SPARE_FILES
     tasks = limits["processes"] + _SPARE_PROCESSES + _threads_of_uid()  # the kernel counts the uid's, not the run's
+    if not setup["apart"]:
+        tasks += _SPARE_TASKS_SHARED
     return {
         "RLIMIT_AS": (space, space),
+        "RLIMIT_DATA": (memory, memory),
         "RLIMIT_CPU": (cpu, cpu + 1),
-        "RLIMIT_FSIZE": (limits["file_bytes"], limits["file_bytes"]),
+        "RLIMIT_FSIZE": (size, size),
         "RLIMIT_NPROC": (tasks, tasks),
-        "RLIMIT_NOFILE": (limits["open_files"], limits["open_files"]),
+        "RLIMIT_NOFILE": (files, files),
         "RLIMIT_STACK": (8 << 20, 8 << 20),
         "RLIMIT_MEMLOCK": (65536, 65536),
         # 1, not 0: with a piped core_pattern the kernel starts its handler, as root and outside, whatever the limit but for 1.
@@ -142,38 +141,112 @@ def _close_cage(setup: Setup) -> bool:
     return not gateway or failing(lambda: os.kill(gateway, 0)) == errno.EPERM
 
 
+class Pipes:
+    """The pairs of descriptors between warden and code: the code's ends, and the warden's, which do not block once it runs."""
+
+    def __init__(self) -> None:
+        self.in_end, self.stdin = os.pipe()
+        self.out, self.out_end = os.pipe()
+        self.err, self.err_end = os.pipe()
+        self.report, self.report_end = os.pipe()
+        self.go_end, self.go = os.pipe()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self.tools, self.tools_end = ours.detach(), theirs.detach()
+        self.wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # readable when a child has ended
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+
+    @property
+    def of_code(self) -> tuple[int, ...]:
+        """Standard input, output, error, way back."""
+        return self.in_end, self.out_end, self.err_end, self.tools_end
+
+    def close_ends(self) -> None:
+        """Those that are the code's."""
+        for fd in (*self.of_code, self.report_end, self.go_end):
+            os.close(fd)
+
+
+def _lay_out(root: str, names: list[list[Any]], data: memoryview) -> dict[str, bytes]:
+    """Write the job's files into its folder, where nothing runs yet: name → bytes."""
+    given: dict[str, bytes] = {}
+    at = 0
+    for name, size in names:
+        given[name] = bytes(data[at : at + size])
+        at += size
+        path = root + "/" + name
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        _write_file(path, given[name])
+    return given
+
+
+def _release(setup: Setup, job: Mapping[str, Any], pipes: Pipes) -> None:
+    """Let the code's process become the program."""
+    environment = {**setup["env"], **job["environment"], **({"BAILIWICK_TOOLS": "3"} if job["tools"] else {})}
+    program = plain.dumps({"command": job["command"], "environment": environment, "tools": job["tools"]})
+    _write_all(pipes.go, program)
+    os.close(pipes.go)
+
+
+def _wait_for_job(setup: Setup, frames: relay.Frames, code: int, facts: Any) -> bytes:
+    """Attest, and attest anew as often as the gateway asks before it hands the job over."""
+    kind, payload = b"P", b""
+    while kind == b"P":
+        if os.waitpid(code, os.WNOHANG)[0]:
+            raise RuntimeError("the code's process has gone")
+        frames.send(b"A", plain.dumps({"warden": confine.attest(setup, os.getppid()), "code": facts}))
+        kind, payload = frames.receive(b"JP")
+    return payload
+
+
+def _carry_out(setup: Setup, frames: relay.Frames, pipes: Pipes, code: int, order: bytes, *, at_once: bool) -> None:
+    """Run the job, pass on what it says, and tell how it ended and what it left."""
+    payload = memoryview(order)
+    length = struct.unpack_from(">I", payload)[0]
+    job, data = plain.loads(bytes(payload[4 : 4 + length])), payload[4 + length :]
+    files = sum(size for _, size in job["files"])
+    given = _lay_out(setup["scratch"], job["files"], data[:files])
+    goes_on = job["stdin"] is None
+    for fd in (pipes.out, pipes.err, pipes.stdin, pipes.tools, relay.FRAMES):
+        os.set_blocking(fd, False)
+    if not job["tools"]:
+        os.close(pipes.tools)
+    ends = pipes.out, pipes.err, pipes.stdin, pipes.tools if job["tools"] else None
+    streams = relay.Relay(frames, pipes.wake, ends, None if goes_on else setup["limits"]["output_bytes"])
+    run = watch.Watch(setup, code, streams, job["wall"], job["idle"], at_once=at_once)
+    _release(setup, job, pipes)
+    if not goes_on:
+        streams.give(b"I", bytes(data[files:]))
+        streams.give(b"I", b"")
+    left = run.run(pipes.wake)
+    failure = os.read(pipes.report, 4096)  # nothing: a successful exec closed it
+    if failure:
+        raise RuntimeError("the program did not start: " + failure.decode())
+    taken = gather.Gather(given, setup["limits"]["artifacts"], setup["limits"]["artifact_bytes"])
+    if not goes_on and setup["limits"]["artifacts"]:
+        taken.folder(setup["scratch"])
+    for name, content in taken.files:
+        raw = name.encode()
+        frames.send(b"F", struct.pack(">H", len(raw)) + raw + content)
+    frames.send(b"R", plain.dumps({**run.result(left), "skipped": taken.skipped}))
+
+
 def main() -> None:
-    """Cage, attest, receive the code, run it, tell how it ended."""
-    setup: Setup = json.loads(receive(b"S"))
+    """Cage, attest, receive the job, run it, tell how it ended."""
+    frames = relay.Frames()
+    setup: Setup = plain.loads(frames.receive(b"S")[1])
     os.umask(0o077)
     at_once = _close_cage(setup)
-    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    (out, out_end), (err, err_end), (report, report_end), (go, go_end) = os.pipe(), os.pipe(), os.pipe(), os.pipe()
-    warden = os.getpid()
+    pipes, warden = Pipes(), os.getpid()
     code = os.fork()
     if not code:
-        _become_code(setup, warden, (out_end, err_end), report_end, go)
+        _become_code(setup, warden, pipes.of_code, pipes.report_end, pipes.go_end)
     try:
-        for fd in (out_end, err_end, report_end, go):
-            os.close(fd)
-        attested = os.read(report, 65536)
+        pipes.close_ends()
+        attested = os.read(pipes.report, 65536)
         if not attested.startswith(b"{"):
             raise RuntimeError("the code's process did not come up: " + attested.decode())
-        facts = {"warden": confine.attest(setup, os.getppid()), "code": json.loads(attested)}
-        send(b"A", json.dumps(facts).encode())
-        _write_file(setup["scratch"] + "/main.py", receive(b"C"))
-        os.set_blocking(out, False)
-        os.set_blocking(err, False)
-        run = watch.Watch(setup, code, (out, err), wake, _FRAMES, at_once=at_once)
-        os.write(go_end, b"g")
-        left = run.run()
-        failure = os.read(report, 4096)  # nothing: a successful exec closed it
-        if failure:
-            raise RuntimeError("the interpreter did not start: " + failure.decode())
-        send(b"O", bytes(run.streams[out]))
-        send(b"E", bytes(run.streams[err]))
-        send(b"R", json.dumps(run.result(left)).encode())
+        order = _wait_for_job(setup, frames, code, plain.loads(attested))
+        _carry_out(setup, frames, pipes, code, order, at_once=at_once)
     finally:
-        watch.kill_below(at_once=at_once, wake=wake)
+        watch.kill_below(at_once=at_once, wake=pipes.wake)

@@ -112,7 +112,17 @@ async def test_the_folders_of_other_runs_cannot_be_listed_or_entered(box: Any) -
 
 async def test_the_environment_holds_nothing_of_the_gateways(box: Any) -> None:
     names = set(json.loads(await box.says("import json, os; print(json.dumps(dict(os.environ)))")))
-    assert names <= {"HOME", "LANG", "LC_CTYPE", "MALLOC_ARENA_MAX", "PATH", "PYTHONHASHSEED", "TMPDIR", "TZ"}
+    assert names <= {
+        "HOME",
+        "LANG",
+        "LC_CTYPE",
+        "MALLOC_ARENA_MAX",
+        "PATH",
+        "PYTHONHASHSEED",
+        "SOURCE_DATE_EPOCH",
+        "TMPDIR",
+        "TZ",
+    }
 
 
 async def test_no_descriptor_but_the_three_is_inherited(box: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from sandbox.attestation import attested
-from sandbox.cage import Cage
 from sandbox.landlock import Landlock, LandlockRunner
-from sandbox.model import Guarantee, IsolationUnprovenError, Job, Strength
+from sandbox.model import Guarantee, IsolationUnprovenError, Job, Language, Strength
 from sandbox.profiles import load_profiles
+from sandbox.runner import Hooks
+from sandbox.toolsets import Kit
 
 SHIPPED = load_profiles()["no-network-512mb"]
 
@@ -28,22 +30,22 @@ class Attested:
         self.runner = runner
 
     async def __aenter__(self) -> Attested:
-        self.plan = (await self.runner._knowledge()).plan
+        known = await self.runner._knowledge()
+        self.plan = known.plan
         assert self.plan is not None
-        self.folder = await self.runner._claim()
-        self.cage = await Cage.start(Landlock(), self.plan, self.folder, SHIPPED.limits, self.runner._pool)
-        self.facts: Any = await self.cage.attestation()
+        toolset, most = known.toolsets[Language.PYTHON], Landlock().candidates(self.plan, own_uid=os.geteuid() == 0)
+        self.ready = await self.runner._cages.raised(self.plan, Kit(SHIPPED.limits, toolset), most)
+        self.cage, self.folder, self.facts = self.ready.cage, self.ready.folder, dict[str, Any](self.ready.facts)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.cage.end(self.runner._pool)
-        assert self.runner._clean_up(self.folder, frozenset()) == ""
+        assert await self.runner._cages.put_away(self.ready) == ""
 
     def proven(self, facts: Any) -> set[Guarantee]:
         assert self.plan is not None
         backend, uid = Landlock(), self.folder.uid
         most = backend.candidates(self.plan, own_uid=uid is not None)
-        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid, limits=SHIPPED.limits)
+        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid, kit=self.ready.kit)
         strengths = attested(facts, SHIPPED.limits, uid, most, confirmed)
         return {name for name, strength in strengths.items() if strength is not Strength.ABSENT}
 
@@ -66,7 +68,7 @@ def lies() -> list[Any]:
         pytest.param(both("seccomp", 0), ALL, id="no filter"),
         pytest.param(code("seccomp", 1), ALL, id="another kind of filter"),
         pytest.param(code("no_new_privs", 0), ALL, id="new privileges"),
-        pytest.param(code("fds", [0, 1, 2, 3, 4, 5]), ALL, id="one descriptor too many"),
+        pytest.param(code("fds", [0, 1, 2, 3, 4, 5, 6]), ALL, id="one descriptor too many"),
         pytest.param(code("read_outside", 0), {g.FS_READ}, id="reads outside"),
         pytest.param(code("list_outside", 0), {g.FS_READ}, id="lists outside"),
         pytest.param(code("read_outside", 2), {g.FS_READ}, id="nothing there to be read"),
@@ -77,7 +79,7 @@ def lies() -> list[Any]:
         pytest.param(code("sockets", []), {g.NET_NONE}, id="no family tried"),
         pytest.param(code("uids", [0, 0, 0]), {g.IDENTITY}, id="root"),
         pytest.param(both("capabilities", "00200000" + "0" * 40), {g.IDENTITY}, id="a capability"),
-        pytest.param(limit("RLIMIT_AS", [-1, -1]), {g.MEMORY}, id="memory without limit"),
+        pytest.param(limit("RLIMIT_DATA", [-1, -1]), {g.MEMORY}, id="memory without limit"),
         pytest.param(limit("RLIMIT_CPU", [10, -1]), {g.CPU}, id="cpu without limit"),
         pytest.param(limit("RLIMIT_NPROC", [-1, -1]), {g.PIDS}, id="processes without limit"),
         pytest.param(limit("RLIMIT_FSIZE", [-1, -1]), {g.DISK}, id="files without limit"),
@@ -116,12 +118,20 @@ async def test_a_claim_that_the_kernel_does_not_confirm_proves_nothing(shared_ru
 
 
 async def test_a_cage_that_does_not_attest_enough_never_receives_the_code(shared_runner: LandlockRunner) -> None:
-    plan = (await shared_runner._knowledge()).plan
-    assert plan is not None
-    folder = await shared_runner._claim()
-    mark = Path(folder.path)
+    known = await shared_runner._knowledge()
+    assert known.plan is not None
     nothing = dict.fromkeys(Guarantee, Strength.ABSENT)
+    ready = await shared_runner._cages.raised(known.plan, Kit(SHIPPED.limits, known.toolsets[Language.PYTHON]), nothing)
+    mark = Path(ready.folder.path)
     with pytest.raises(IsolationUnprovenError) as refused:
-        await shared_runner._caged(Job("1", "open('ran', 'w')", SHIPPED), plan, folder, nothing)
+        await shared_runner._carried_out(Job("1", "open('ran', 'w')", SHIPPED), ready, known.plan, Hooks())
     assert set(refused.value.missing) == set(SHIPPED.requires)
     assert not mark.exists()
+
+
+async def test_a_cage_that_waited_is_looked_at_again(shared_runner: LandlockRunner) -> None:
+    async with Attested(shared_runner) as real:
+        assert await shared_runner._cages.holds(real.ready)
+        os.kill(real.facts["code"]["pid"], signal.SIGKILL)
+        while await shared_runner._cages.holds(real.ready):
+            pass

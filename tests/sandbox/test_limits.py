@@ -8,10 +8,17 @@ import json
 import secrets
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sandbox.landlock import LandlockRunner
+from sandbox.model import Job, Language, Reason
+from sandbox.profiles import load_profiles
+
+SHIPPED = load_profiles()["no-network-512mb"]
 
 # -- exhaustion ----------------------------------------------------------------------------------------------------------------
 
@@ -76,10 +83,38 @@ async def test_endless_output_ends_as_output_and_is_cut(own_box: Any, stream: st
     assert run[f"{stream}_truncated"]
 
 
-async def test_one_large_file_is_refused(own_box: Any) -> None:
-    run = await own_box.run("open('x', 'wb').write(b'x' * (2 << 20))", file_bytes=1 << 20)
-    assert run["reason"] == "error"
-    assert "File too large" in run["stderr"]
+@pytest.mark.parametrize("after", ["", "time.sleep(60)", "while True: pass"], ids=["ends", "sleeps", "goes on"])
+async def test_one_large_file_ends_as_file_size(own_box: Any, after: str) -> None:
+    program = f"import time\ntry: open('x', 'wb').write(b'x' * (2 << 20))\nexcept OSError as e: print(e)\n{after}"
+    run = await own_box.run(program, file_bytes=1 << 20)
+    assert run["reason"] == "file_size"
+    assert run["usage"]["peak_scratch_bytes"] < 2 << 20
+
+
+async def test_a_file_may_be_as_large_as_its_limit(own_box: Any) -> None:
+    assert await own_box.says("print(open('x', 'wb').write(b'x' * (1 << 20)))", file_bytes=1 << 20) == "1048576\n"
+
+
+async def test_a_shells_large_file_ends_as_file_size(shared_runner: LandlockRunner) -> None:
+    profile = replace(SHIPPED, limits=replace(SHIPPED.limits, file_bytes=1 << 16))
+    run = await shared_runner.run(Job("1", "head -c 1000000 /dev/zero > x; echo $?", profile, Language.SHELL))
+    assert run.reason is Reason.FILE_SIZE
+
+
+@pytest.mark.parametrize("after", ["pass", "time.sleep(60)"])
+async def test_too_many_open_files_end_as_open_files(own_box: Any, after: str) -> None:
+    program = f"import time\nheld = []\ntry:\n  while True: held.append(open('/dev/null'))\nfinally: {after}"
+    assert (await own_box.run(program, open_files=20))["reason"] == "open_files"
+
+
+async def test_as_many_files_as_the_limit_may_be_open(own_box: Any) -> None:
+    program = "import time\nheld = [open('/dev/null') for _ in range(20 - 4)]\ntime.sleep(0.2)\nprint(len(held))"
+    assert await own_box.says(program, open_files=20) == "16\n"
+
+
+async def test_a_burst_that_is_over_before_anybody_looks_ends_as_disk_all_the_same(own_box: Any) -> None:
+    program = "for n in range(10): open(f'{n}', 'wb').write(b'x' * 500_000)"
+    assert (await own_box.run(program, scratch_bytes=4 << 20))["reason"] == "disk"
 
 
 async def test_many_files_end_as_disk(own_box: Any) -> None:

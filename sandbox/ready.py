@@ -1,0 +1,128 @@
+"""Cages that have attested and have been handed nothing yet: raised, looked at again, put away.
+
+A cage is used once.  Whatever becomes of it, it has ended when its folder and processes were seen, from outside, to be gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from sandbox.attestation import attested
+from sandbox.backend import Backend
+from sandbox.cage import Cage, CageError
+from sandbox.model import Guarantee, Strength
+from sandbox.plan import Plan
+from sandbox.scratch import Folder, Scratch, processes_of
+from sandbox.toolsets import Kit
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Proven = Mapping[Guarantee, Strength]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A cage that has attested, in its claimed folder.
+
+    facts   what it said of itself; proven: what that proves, no more than the probe did.
+    """
+
+    cage: Cage
+    folder: Folder
+    kit: Kit
+    facts: Mapping[str, Any]
+    proven: Proven
+
+
+class Cages:
+    """Makes and ends the cages of one backend."""
+
+    def __init__(self, backend: Backend, scratch: Scratch, pool: Executor) -> None:
+        self._backend, self._scratch, self._pool = backend, scratch, pool
+
+    async def raised(self, plan: Plan, kit: Kit, proven: Proven) -> Ready:
+        """A new cage, attested; OSError, ScratchError or CageError where there is none to be had: nothing is left of it."""
+        folder = await self.claim()
+        return await self.raised_in(folder, plan, kit, proven)
+
+    async def raised_in(self, folder: Folder, plan: Plan, kit: Kit, proven: Proven) -> Ready:
+        """The same in a folder that is claimed already."""
+        cage: Cage | None = None
+        try:
+            cage = await Cage.start(self._backend, plan, folder, kit, self._pool)
+            facts = await cage.attestation()
+            cage.ends_with(await self.in_pool(self._backend.end_of, cage.pid))
+            confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, kit=kit)
+            strengths = await self.in_pool(attested, facts, kit.limits, folder.uid, proven, confirmed)
+        except BaseException:
+            await self._ended(cage, folder)
+            raise
+        return Ready(cage, folder, kit, facts, strengths)
+
+    async def holds(self, ready: Ready) -> bool:
+        """Whether a cage that has waited is still there, says of itself what it said, and the kernel too."""
+        try:
+            await ready.cage.send(b"P", b"")
+            facts = await ready.cage.attestation()
+        except CageError:
+            return False
+        confirmed = partial(self._backend.confirmed, started=ready.cage.pid, uid=ready.folder.uid, kit=ready.kit)
+        again = await self.in_pool(attested, facts, ready.kit.limits, ready.folder.uid, ready.proven, confirmed)
+        return again == ready.proven
+
+    async def put_away(self, ready: Ready, bystanders: Collection[int] = ()) -> str:
+        """End the cage and see that nothing is left.  What was found amiss, "" for nothing; raises nothing but cancellation.
+
+        `bystanders` are processes of the run's uid that are not of the run.
+        """
+        return await self._ended(ready.cage, ready.folder, bystanders)
+
+    async def claim(self) -> Folder:
+        """A new folder; one that a cancelled caller no longer wants is given back."""
+        claiming = asyncio.get_running_loop().run_in_executor(self._pool, self._scratch.claim)
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await self.in_pool(self._scratch.release, await claiming)
+            raise
+
+    async def in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Something that blocks, off the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+
+    async def _ended(self, cage: Cage | None, folder: Folder, bystanders: Collection[int] = ()) -> str:
+        amiss = ""
+        if cage is not None:
+            try:
+                await cage.end(self._pool)
+            except CageError as error:
+                amiss = str(error)
+        return await self.in_pool(self._clean_up, folder, frozenset(bystanders)) or amiss
+
+    def _clean_up(self, folder: Folder, bystanders: frozenset[int]) -> str:
+        """See from outside that nothing of the run is left, and take away what is.  What was found amiss, "" for nothing."""
+        amiss = ""
+        if folder.uid is not None:
+            for _ in range(100):
+                left = [pid for pid in processes_of(folder.uid) if pid not in bystanders]
+                if not left:
+                    break
+                amiss = "processes of the run were left and had to be killed"
+                for pid in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.01)
+        try:
+            gone = self._scratch.release(folder)
+        except OSError as error:
+            return f"the scratch folder could not be removed: {error}"
+        return amiss if gone else "the scratch folder is still there"
