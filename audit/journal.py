@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import leaf
 from audit.checkpoint import Vkey
 from audit.inlet import Inlet
+from audit.kept import Kept
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.opening import begin
@@ -157,7 +158,8 @@ class Journal:
         `ValueError` for an entry that is none.  A caller that is cancelled here may find its record in the log; a `call.start`
         nobody was told of is closed by `call.orphaned`.
         """
-        future = self.submit(entry)
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        self._submit(entry, future)
         try:
             return await future
         except asyncio.CancelledError:
@@ -166,19 +168,22 @@ class Journal:
                 self._enqueue(_Waiting(closing(entry, future.result().index, "nobody waited"), None))
             raise
 
-    def submit(self, entry: Entry) -> asyncio.Future[Receipt]:
-        """As `append`, for who waits in a way of their own: the entry is on its way, and its result will be in the future.
+    def submit(self, entry: Entry) -> Kept:
+        """As `append`, for who waits to the end whatever comes: the entry is on its way, and its result will be in the future.
 
-        To cancel the future takes nothing back.  Not for `call.start`, whose waiter must be known to be there.
+        Not for `call.start`, whose waiter must be known to be there.
         """
+        future = Kept(loop=self._loop)
+        self._submit(entry, future)
+        return future
+
+    def _submit(self, entry: Entry, future: asyncio.Future[Receipt]) -> None:
         leaf.check(entry)
         if self._closed or self._tampered or self._stalled:
             raise LedgerUnavailableError(self.healthy.reason)
         if len(self._waiting) >= self._limit or self._bytes > _MAX_QUEUED_BYTES:
             raise LedgerUnavailableError("too many records wait to be written")
-        future: asyncio.Future[Receipt] = self._loop.create_future()
         self._enqueue(_Waiting(entry, future))
-        return future
 
     async def shred(self, subject: str, *, request: str, approver: str) -> Receipt:
         """Destroy a person's key, in one transaction with the `key.shred` record that names only the pseudonym.
@@ -305,10 +310,7 @@ class Journal:
 
     def _drain(self, batch: list[_Waiting]) -> tuple[list[_Waiting], bool]:
         size = sum(waiting.weight for waiting in batch)
-        while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES:
-            more = self._inlet.take()
-            if more is None:
-                break
+        while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES and (more := self._inlet.take()) is not None:
             if not more:
                 return batch, True
             batch += more

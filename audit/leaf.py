@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
@@ -125,19 +125,17 @@ def check(entry: Entry) -> None:
     if not 0 <= entry.at < _MAX_INT:
         msg = f"not a time in microseconds: {entry.at!r}"
         raise ValueError(msg)
-    if not RESERVED.isdisjoint(entry.fields):
-        msg = f"reserved names among the fields: {', '.join(sorted(RESERVED & entry.fields.keys()))}"
+    fields, values = entry.fields, entry.values
+    if not RESERVED.isdisjoint(fields):
+        msg = f"reserved names among the fields: {', '.join(sorted(RESERVED & fields.keys()))}"
         raise ValueError(msg)
-    if not entry.values:
-        return
-    names = [value.name for value in entry.values]
-    if len(set(names)) != len(names) or len(names) > MAX_VALUES:
+    for value in values:
+        if value.name in fields or not _names_a_value(value.name):
+            msg = f"not the name of a value: {value.name!r}"
+            raise ValueError(msg)
+    if len(values) > 1 and (len({value.name for value in values}) != len(values) or len(values) > MAX_VALUES):
         msg = "the values of a record have distinct names, and are few"
         raise ValueError(msg)
-    for name in names:
-        if name in entry.fields or not _names_a_value(name):
-            msg = f"not the name of a value: {name!r}"
-            raise ValueError(msg)
 
 
 @lru_cache(maxsize=64)  # few are ever used
@@ -153,7 +151,7 @@ def compose(
     Texts that do not fit are cut and end in a digest of the whole; the member `cut` then counts the cuts.  Lone surrogates are
     escaped, numbers outside the profile become texts.
     """
-    own: dict[str, object] = {
+    leaf: dict[str, object] = {
         "v": VERSION,
         "kind": str(entry.kind),
         "id": entry.id,
@@ -162,11 +160,12 @@ def compose(
         "writer": {"id": stamp.id, "boot": stamp.boot, "wseq": stamp.wseq, "wprev": stamp.wprev, "mono": stamp.mono},
     }
     if pseudonym is not None:
-        own["subject"] = pseudonym
-    for name, (digest, length, opening) in (commitments or {}).items():
-        own[name] = {"c": digest, "n": length, "op": opening}
-    leaf = {**own, **entry.fields}
-    return _quick(leaf, pseudonym) or _careful(leaf, frozenset(own), pseudonym)
+        leaf["subject"] = pseudonym
+    if commitments:
+        for name, (digest, length, opening) in commitments.items():
+            leaf[name] = {"c": digest, "n": length, "op": opening}
+    leaf |= entry.fields
+    return _quick(leaf, pseudonym) or _careful(leaf, leaf.keys() - entry.fields.keys(), pseudonym)
 
 
 def parse(data: bytes) -> dict[str, object]:
@@ -211,7 +210,7 @@ def _walk(value: object) -> Iterator[object]:
         yield from _walk(item)
 
 
-def _careful(leaf: dict[str, object], own: frozenset[str], pseudonym: str | None) -> bytes:
+def _careful(leaf: dict[str, object], own: Set[str], pseudonym: str | None) -> bytes:
     """The bytes of a record that needs cleaning or cutting: ever shorter texts, then whole fields by their digest."""
     for limit in _TEXT_LIMITS:
         cleaner = _Cleaner(limit)

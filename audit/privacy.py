@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -21,6 +22,7 @@ SALT_SIZE: Final = 16
 LOG: Final = "log"
 """Stands where a pseudonym would: the key of records that are about nobody."""
 
+_COMMITTED: Final = b"bailiwick/commitment/v1\x00"
 _NONCE: Final = 12
 SEAL_RANDOM: Final = SALT_SIZE + _NONCE
 
@@ -130,7 +132,12 @@ class SealKey:
 
 def commitment(salt: bytes, name: str, value: bytes) -> str:
     """SHA-256 (hex) over salt (16 bytes), name (its length in one byte before it) and value: no two of them share bytes."""
-    return hashlib.sha256(b"bailiwick/commitment/v1\x00%b%c%b%b" % (salt, len(name), name.encode("ascii"), value)).hexdigest()
+    return hashlib.sha256(b"".join((_COMMITTED, salt, _framed(name), value))).hexdigest()
+
+
+@lru_cache(maxsize=64)  # few are ever used
+def _framed(name: str) -> bytes:
+    return b"%c%b" % (len(name), name.encode("ascii"))
 
 
 def opening_id(sealed: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,13 +94,9 @@ def headers_of(scope: Scope) -> Headers:
     raw = scope["headers"]
     if len(raw) > MAX_HEADERS:
         raise Refused(Code.TOO_LARGE, "headers")
-    size, headers = 0, []
-    for name, value in raw:
-        size += len(name) + len(value)
-        headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
-    if size > MAX_HEADER_BYTES:
+    if sum(map(len, chain.from_iterable(raw))) > MAX_HEADER_BYTES:
         raise Refused(Code.TOO_LARGE, "headers")
-    return tuple(headers)
+    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw])
 
 
 def by_name(headers: Headers) -> Mapping[str, Sequence[str]]:

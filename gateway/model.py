@@ -49,9 +49,11 @@ def random16() -> bytes:
 
 def new_id(at: int) -> str:
     """A UUIDv7 (RFC 9562 §5.7) of the microsecond `at`: sorts by time, cannot be guessed."""
-    time_part, rand = f"{at // 1000 & 0xFFFF_FFFF_FFFF:012x}", random16().hex()
-    variant = "89ab"[int(rand[3], 16) & 3]
-    return f"{time_part[:8]}-{time_part[8:]}-7{rand[:3]}-{variant}{rand[4:7]}-{rand[7:19]}"
+    stamp, rand = f"{at // 1000 & 0xFFFF_FFFF_FFFF:012x}", random16().hex()
+    return f"{stamp[:8]}-{stamp[8:]}-7{rand[:3]}-{_VARIANT[rand[3]]}{rand[4:7]}-{rand[7:19]}"
+
+
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from audit.kept import Kept
 from audit.model import LedgerUnavailableError
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
@@ -83,7 +84,8 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     held: Reply | None = None
     try:
         with stages.watch(intent):
-            async with aclosing(stages.forward(intent)) as replies:
+            replies = stages.forward(intent)
+            try:
                 async for raw in replies:
                     reply = stages.filter(raw, intent)
                     tally.count(reply)
@@ -94,6 +96,8 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
                         held = reply  # the final word waits for its record
                     else:
                         yield reply
+            finally:
+                await replies.aclose()
         if held is None:
             raise UpstreamError("closed", "the upstream ended without a final message")
         tally.status = OutcomeStatus.TOOL_ERROR if held.failed else OutcomeStatus.OK
@@ -188,7 +192,7 @@ async def _shielded(work: Awaitable[object]) -> None:
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
-            await asyncio.shield(future)
+            await (future if isinstance(future, Kept) else asyncio.shield(future))
         except asyncio.CancelledError as error:
             if future.cancelled():
                 raise

@@ -5,9 +5,7 @@ People are named nowhere: no user id, no argument, no session id and no credenti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.model import Arrival, Intent, Refused, Trace
@@ -103,16 +101,22 @@ def flags_onward(trace: Trace) -> str:
 
     Where no collector is named nothing is recorded here, and the flag goes on as it came (a new trace's is set).
     """
-    sampler = os.environ.get("OTEL_TRACES_SAMPLER")
-    if not sampler or not exported(os.environ, "TRACES"):
+    sampling = _sampled_by
+    if sampling is None or (sampling[0] and trace.parent):
         return trace.flags
-    caller_decides, bound = _sampling(sampler, os.environ.get("OTEL_TRACES_SAMPLER_ARG", ""))
-    if caller_decides and trace.parent:
-        return trace.flags
-    return "01" if int(trace.trace_id[16:], 16) < bound else "00"
+    return "01" if int(trace.trace_id[16:], 16) < sampling[1] else "00"
 
 
-@lru_cache(maxsize=16)
+_sampled_by: tuple[bool, int] | None = None  # see `_sampling`; None: every flag goes on as it came
+
+
+def sample_as(environ: Mapping[str, str] | None) -> None:
+    """From now on spans are made here, and sampled as these variables say; None: no more."""
+    global _sampled_by  # noqa: PLW0603  one process has one sampler, which is asked at every hop
+    sampler = environ.get("OTEL_TRACES_SAMPLER") if environ is not None else None
+    _sampled_by = _sampling(sampler, environ.get("OTEL_TRACES_SAMPLER_ARG", "")) if environ is not None and sampler else None
+
+
 def _sampling(sampler: str, argument: str) -> tuple[bool, int]:
     """Whether a caller's decision holds, and below which number the low half of a sampled trace's id lies; as the SDK has it."""
     name = sampler.lower()

@@ -7,6 +7,7 @@ with the times and ids that the calls had; they leave only where a standard OTEL
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from bisect import bisect_left
@@ -59,6 +60,7 @@ class Telemetry:
         traces, metrics = signals.exported(environ, "TRACES"), signals.exported(environ, "METRICS")
         if traces or metrics:
             telemetry._export = _Export(telemetry, environ, traces=traces, metrics=metrics)
+        signals.sample_as(os.environ if traces else None)  # the process's own, as the SDK reads it
         return telemetry
 
     def watch(
@@ -141,6 +143,7 @@ class Telemetry:
         export, self._export = self._export, None
         if export is not None:
             export.shutdown()
+            signals.sample_as(None)
 
     def _families(self) -> Iterator[Family]:
         rows = sorted((key, tuple(row)) for key, row in self._rows.copy().items())

@@ -100,10 +100,12 @@ def _settle(app: App) -> None:
     import gc  # noqa: PLC0415
     import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
+    import sys  # noqa: PLC0415
 
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+    sys.set_asyncgen_hooks(firstiter=None)  # whoever iterates closes: the loop need not keep a list of every call's generators
     terminal = os.isatty(0)
 
     def news() -> None:

@@ -113,9 +113,12 @@ class McpEndpoint:
         async with EventStream(send, self._heartbeat) as stream:
             try:
                 with Within(self._limits.call_seconds):
-                    async with aclosing(govern(arrival, stages)) as replies:
+                    replies = govern(arrival, stages)
+                    try:
                         async for reply in replies:
                             await _release(reply, arrival, stream, send)
+                    finally:
+                        await replies.aclose()
                 return
             except Refused as refusal:
                 workflow = refusal.principal.workflow if refusal.principal else ""

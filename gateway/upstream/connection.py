@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
             raise UpstreamError("closed", "the connection is not free")
         self._reset()
         self.served += 1
-        response = self._response = HttpResponse(self)
+        response = self._response = HttpResponse(self, self._loop)
         self._deadline = self._loop.time() + self._idle
         if self._timer is None:
             self._timer = self._loop.call_later(self._tick_seconds, self._tick)

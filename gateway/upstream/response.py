@@ -39,6 +39,7 @@ class HttpResponse:
         "_error",
         "_held",
         "_left",
+        "_loop",
         "_waiter",
         "_whole",
         "head",
@@ -47,12 +48,13 @@ class HttpResponse:
         "status",
     )
 
-    def __init__(self, connection: Channel) -> None:
+    def __init__(self, connection: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.length: int | None = None  # content-length
         self.head = False  # the head is complete
         self._connection = connection
+        self._loop = loop
         self._chunks: deque[bytes] = deque()
         self._held = 0  # bytes waiting in _chunks
         self._whole = False  # read() wants everything: no back-pressure below its limit
@@ -63,8 +65,11 @@ class HttpResponse:
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header (lower-case name); a repeated one is joined by ", ", an absent one None."""
-        values = [value for key, value in self.headers if key == name]
-        return b", ".join(values) if values else None
+        found = None
+        for key, value in self.headers:
+            if key == name:
+                found = value if found is None else found + b", " + value
+        return found
 
     async def read(self, limit: int) -> bytes:
         """The whole body; `UpstreamError("too-large")` beyond `limit` bytes.  The connection is free afterwards, or gone."""
@@ -125,7 +130,7 @@ class HttpResponse:
             await self._more()
 
     async def _more(self) -> None:
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self._waiter = self._loop.create_future()
         try:
             await waiter
         finally:

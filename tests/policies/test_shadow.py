@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as answered
 
 from bench import differential_policy as campaign
 from policies import shadow as shadow_module
@@ -153,7 +154,7 @@ def test_a_decision_of_another_bundle_says_nothing_of_the_shadow_lines(write: Wr
         Flip("NIGHT-1", Direction.GRANTED, LINES),
         Flip(ALL, Direction.GRANTED, LINES),
     )
-    assert Shadow(bundle).compare(request, replace(decision, bundle="sha256:another")) == ()
+    assert Shadow(bundle).compare(request, answered(decision, bundle="sha256:another")) == ()
 
 
 def test_a_question_that_cannot_be_decided_flips_nothing_and_raises_nothing(write: Write) -> None:
