@@ -10,23 +10,30 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sandbox import scratch
 from sandbox.engine import CagedRunner
 from sandbox.model import IsolationUnprovenError, Job, Limits, Profile
 from sandbox.result import Run
-from tests.sandbox.escapes import backends, kit, scene, weaknesses
+from tests.sandbox.escapes import backends, kit, leftovers, scene, solos, weaknesses
 
 FAMILIES = ("reading", "writing", "machine", "processes", "network", "kernel", "inheritance")
 _LIMITS = Limits(
     cpu_seconds=60, wall_seconds=90, memory_bytes=256 << 20, processes=24, file_bytes=1 << 20, scratch_bytes=16 << 20,
     output_bytes=1 << 18, open_files=256,
+)  # fmt: skip
+_SOLO_LIMITS = Limits(
+    cpu_seconds=5, wall_seconds=8, memory_bytes=128 << 20, processes=12, file_bytes=1 << 20, scratch_bytes=8 << 20,
+    output_bytes=1 << 16, open_files=32,
 )  # fmt: skip
 _NEIGHBOUR = f"open('neighbour-secret', 'w').write({{canary!r}}); import time; time.sleep(600)  # {'x' * 8}"
 
@@ -128,6 +135,8 @@ def _briefly(before: Any, after: Any) -> str:
 
 async def campaign(options: dict[str, Any]) -> dict[str, Any]:
     """Everything, in this environment."""
+    if os.geteuid() == 0:  # so that what other gateways of this machine run is not taken for ours
+        scratch.UIDS = range(first := 61_400 + os.getpid() % 50 * 16, first + 16)
     weaknesses.plant(options.get("weakness", ""))
     folder = Path(tempfile.mkdtemp(prefix="bailiwick-base-", dir="/tmp"))
     folder.chmod(0o711)
@@ -140,8 +149,11 @@ async def campaign(options: dict[str, Any]) -> dict[str, Any]:
         try:
             if report.problem:
                 await _refused(runner, found)
-            else:
+                return found
+            if options.get("attempts", True):
                 await _attempts(runner, laid, options, found)
+            if options.get("solos"):
+                await _solos(runner, folder / "base", options, found)
         finally:
             laid.close()
     finally:
@@ -175,6 +187,44 @@ async def _attempts(runner: CagedRunner, laid: scene.Scene, options: dict[str, A
         other.cancel()
         with suppress(asyncio.CancelledError):
             await other
+
+
+async def _solos(runner: CagedRunner, base: Path, options: dict[str, Any], found: dict[str, Any]) -> None:
+    """Runs of their own, a few at a time; then whatever of them is left anywhere."""
+    before = leftovers.Snapshot(base)
+    together = asyncio.Semaphore(3)
+
+    async def one(name: str) -> dict[str, Any]:
+        solo = solos.SOLOS[name]
+        limits = replace(_SOLO_LIMITS, **solo.limits)
+        async with together:
+            return (await runner.run(Job(name, solo.code, Profile(name, limits)))).to_dict()
+
+    names = list(options["solos"])
+    if options.get("caged", True):
+        found["solos"] = dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
+        found["left"] = before.since()
+    if options.get("control", True):
+        wanted = [name for name in names if solos.SOLOS[name].control]
+        answers = await asyncio.gather(*(asyncio.to_thread(_alone, solos.SOLOS[name].code) for name in wanted))
+        found["solo control"] = dict(zip(wanted, answers, strict=True))
+
+
+def _alone(code: str) -> str:
+    """A program with nothing around it, to its end and a little longer; what it printed."""
+    with tempfile.TemporaryDirectory(prefix="bailiwick-control-", dir="/tmp") as work:
+        path = Path(work, "main.py")
+        path.write_text(code, encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-s", "-S", "-B", path], cwd=work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            return process.communicate(timeout=60)[0].decode("utf-8", "backslashreplace")[-300:]  # to the end of the last daemon
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import sandbox
 from sandbox.interpreter import choose, identity
 from tests.sandbox.escapes import kit
 from tests.sandbox.escapes.campaign import FAMILIES
+from tests.sandbox.escapes.solos import ESCAPED, SOLOS
 
-UID = 61_300
+UID = 61_300 + os.getpid() % 90
 """The plain user of these campaigns: nobody else's on this machine, so that what it leaves behind is known to be ours."""
 _SECONDS = 110
 
@@ -98,6 +99,23 @@ def unreal(found: dict[str, Any], environment: str) -> dict[str, str]:
         and (outcome := found["control"][one.name]) != kit.OPEN
         and not (one.machine and outcome.startswith("absent"))
     }
+
+
+def lost(found: dict[str, Any]) -> dict[str, str]:
+    """Runs of their own that got what they wanted against a guarantee that is not soft, or ended as they must not."""
+    amiss = {}
+    for name, run in found["solos"].items():
+        solo = SOLOS[name]
+        escaped = ESCAPED in run["stdout"]
+        if escaped and (solo.soft is None or run["guarantees"].get(solo.soft) == "hard"):
+            amiss[name] = f"escaped, and ended with {run['reason']}"
+        elif not escaped and solo.ends and run["reason"] not in solo.ends:
+            amiss[name] = f"ended with {run['reason']}: {run['detail'] or run['stderr'][-300:]}"
+        elif any(run[fact] != value for fact, value in solo.wanted.items()):
+            amiss[name] = f"wanted {solo.wanted}, got {run}"
+        elif run["reason"] == "sandbox_error":
+            amiss[name] = run["detail"]
+    return amiss
 
 
 def broken(found: dict[str, Any]) -> dict[str, str]:
