@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, HttpUrl, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Slug
-from gateway.settings_egress import Egress, Exemption
+from gateway.settings_egress import Egress, Exemption, Runner, RunnerTls
 from gateway.settings_identity import (
     Agent,
     AgentAuth,
@@ -25,14 +25,13 @@ from gateway.settings_identity import (
     Terminator,
     TrustDomain,
 )
-from gateway.settings_ledger import Ledger, Witness
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 
 __all__ = [
-    "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Egress",
-    "Events", "Exemption", "HeaderName",
-    "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Revocation", "Sandbox", "Secret", "Server",
-    "Settings", "Slug", "State", "Terminator", "TokenEndpoint", "TrustDomain", "Witness",
+    "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Egress", "Events",
+    "Exemption", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Revocation",
+    "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Terminator", "TokenEndpoint",
+    "TrustDomain",
 ]  # fmt: skip
 
 
@@ -70,6 +69,19 @@ class State(Group):
     """SQLAlchemy URL; defaults to sqlite in the data folder.  A PostgreSQL URL: postgresql+psycopg://…"""
 
 
+class Ledger(Group):
+    """The audit log."""
+
+    url: str | None = None
+    origin: str = "bailiwick.invalid/ledger"
+    """C2SP origin line and key name of the log: a schema-less URL of yours."""
+    key: Secret | None = None
+    """Ed25519 signing key (PKCS#8 PEM); defaults to a key made in the data folder on first start."""
+    seal_key: Secret | None = None
+    """32 random bytes, base64, that seal the openings; defaults to a key made in the data folder on first start."""
+    queue: int = Field(10_000, ge=1)
+
+
 class Sandbox(Group):
     """The built-in `sandbox` MCP server."""
 
@@ -96,6 +108,8 @@ class Sandbox(Group):
     sessions: int = Field(256, ge=1, le=65_536)
     """Scratch folders that are kept for workflows, and of one person."""
     sessions_per_person: int = Field(8, ge=1, le=1024)
+    runner: Runner | None = None
+    """A runner elsewhere, which runs all code; without it, the backends of this machine do."""
     egress: Egress = Egress()
     """The way out for code under a profile that lists destinations."""
 

@@ -1,11 +1,12 @@
-"""Settings of the way out for sandboxed code."""
+"""Settings of what lies between the gateway and its sandbox's code: the way out, and a runner elsewhere."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from gateway.settings_base import Group
 from sandbox.names import Destination
@@ -36,3 +37,36 @@ class Egress(Group):
     """Longest silence of a connection."""
     destinations: dict[Annotated[str, AfterValidator(_listed)], Exemption] = Field(default_factory=dict)
     """By `host:port`, as profiles write them."""
+
+
+class RunnerTls(Group):
+    """A runner at a port: mutual TLS."""
+
+    host: str
+    port: int = Field(ge=1, le=65535)
+    name: str
+    """What the runner's certificate says."""
+    authority: Path
+    """Who signed it (PEM), and nobody else is believed."""
+    certificate: Path
+    """The gateway's own (PEM)."""
+    key: Path
+
+
+class Runner(Group):
+    """A runner elsewhere (`bailiwick sandbox runner`).  Where there is one, all code runs there, and none of it here."""
+
+    socket: Path | None = None
+    uid: int | None = Field(None, ge=0)
+    """Whose process must be behind the socket; the gateway's own user without it."""
+    tls: RunnerTls | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Runner:
+        if (self.socket is None) == (self.tls is None):
+            msg = "give exactly one of socket and tls"
+            raise ValueError(msg)
+        if self.tls is not None and self.uid is not None:
+            msg = "uid is for a socket"
+            raise ValueError(msg)
+        return self

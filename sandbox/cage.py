@@ -90,7 +90,7 @@ class Cage:
             theirs.close()
         cage = cls(process, stderr, reader, writer)
         modules = plan.interpreter.modules
-        setup = json.dumps(plan.setup(folder, backend.place(plan, folder, kit), kit), separators=(",", ":")).encode()
+        setup = json.dumps(plan.setup(folder, backend.place(plan, folder), kit), separators=(",", ":")).encode()
         writer.write(struct.pack(">I", len(modules)) + modules + struct.pack(">cI", b"S", len(setup)) + setup)
         return cage
 

@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.isolation import DEFAULT, Profiles, doctor, profile_named
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.sandbox_runner import runner
 
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile that it runs under.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Isolation: what is proven here, and code run under it.", no_args_is_help=True)
     group.command("doctor")(doctor)
     group.command("run")(run)
+    group.command("runner")(runner)
     app.add_typer(group, name="sandbox")
 
 

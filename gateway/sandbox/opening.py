@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.identity.authenticate import Authenticator
@@ -17,9 +18,11 @@ from gateway.sandbox.queue import FairQueue
 from gateway.sandbox.records import Append, RunRecords
 from gateway.sandbox.runs import Network, Parts, Sandboxed
 from sandbox.profiles import load_profiles
+from sandbox.remote import RemoteRunner, TlsAddress, client_tls, own_address
 from sandbox.runner import Runner, shipped
 
 if TYPE_CHECKING:
+    from gateway.settings import Runner as Elsewhere
     from gateway.settings import Settings
 
 _FOLDER: Final = "sandbox-sessions"
@@ -80,11 +83,24 @@ async def opened(ground: Ground) -> Sandboxed:
 
 def _runners(ground: Ground) -> Sequence[Runner]:
     """One set for the process: their bounds on concurrent runs are the gateway's."""
-    runners, wanted = ground.runners or shipped(), ground.settings.sandbox.backend
+    elsewhere, wanted = ground.settings.sandbox.runner, ground.settings.sandbox.backend
+    runners = ground.runners or (shipped() if elsewhere is None else (_remote(elsewhere),))
     found = [runner for runner in runners if wanted in {None, runner.name}]
     if not found:
         raise ValueError(f"sandbox.backend: there is no backend '{wanted}'; there are {', '.join(each.name for each in runners)}")
     return found
+
+
+def _remote(settings: Elsewhere) -> Runner:
+    """The runner that is elsewhere; none of this machine's stands in for it, whatever it could prove."""
+    if settings.tls is None:
+        return RemoteRunner(own_address(settings.socket or Path(), settings.uid))
+    tls = settings.tls
+    try:
+        context = client_tls(tls.certificate, tls.key, tls.authority)
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"sandbox.runner.tls: the certificates cannot be used: {error}") from error
+    return RemoteRunner(TlsAddress(tls.host, tls.port, tls.name, context))
 
 
 def _means(ground: Ground) -> Means:
