@@ -27,7 +27,7 @@ from tests.idp.provider import rsa_jwk
 from tests.interaction.world import Gateway, Peers
 
 SEEN_ELSEWHERE = {
-    "invalid-credential", "refused.detail", '"groups":[]', "/procurement-managers", "Unknown tool",
+    "invalid-credential", "refused.detail", '"groups":[]', "/procurement-managers", "Unknown tool", "Unknown server",
     "a development issuer only serves a loopback address", "the settings have no development issuer",
 }  # fmt: skip
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "identity"
