@@ -15,6 +15,7 @@ from audit.model import TamperedError
 from audit.reader import Record, Shredded
 
 _SHOWN: Final = 4000
+_ENDS: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED, Kind.EGRESS_END})
 
 Open = Callable[[Record, str], bytes | Shredded | None]
 Name = Callable[[str], str | Shredded | None]
@@ -92,7 +93,8 @@ class CallFacts:
     who         the chain, person first; `by` its last.
     effect      of the decision; reason is its code, or why the gateway refused before or after deciding.
     missing     the principals whose right is missing.
-    outcome     ok, tool-error, upstream-error, interrupted, internal-error; refused; orphaned (nobody knows); open (under way).
+    outcome     ok, tool-error, upstream-error, interrupted, internal-error; refused; orphaned (nobody knows); open (under way);
+                of a connection that code made, how it ended.
     at          UTC microseconds; latency_us None where the call has no end.
     index       of the record that opens it; end_index of the one that closes it.
     """
@@ -196,7 +198,7 @@ def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name
     kept = sorted(records, key=lambda record: record.index)
     if not kept:
         return None
-    ends = {str(record.leaf.get("call")): record for record in kept if record.kind in {Kind.CALL_END, Kind.CALL_ORPHANED}}
+    ends = {str(record.leaf.get("call")): record for record in kept if record.kind in _ENDS}
     runs = {
         kind: {str(record.leaf.get("call")): record for record in kept if record.kind == kind}
         for kind in (Kind.SANDBOX_START, Kind.SANDBOX_END)
@@ -206,7 +208,7 @@ def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name
     root = _Making("user", names.of(pseudonym) if pseudonym else "")
     tree, calls = _Tree(root), []
     for record in kept:
-        if record.kind in {Kind.CALL_START, Kind.DECISION_DENY}:
+        if record.kind in {Kind.CALL_START, Kind.EGRESS_START, Kind.DECISION_DENY}:
             run = _run(*(found.get(record.id) for found in runs.values()))
             calls.append(_facts(record, ends.get(record.id), run, open_value, names))
             tree.add(record, calls[-1])
@@ -232,7 +234,8 @@ class _Tree:
     def add(self, record: Record, call: CallFacts) -> None:
         """Below the call that caused it; else below the call its agent was working on; else the person, through the agents."""
         node = _Making("call", call.resource or ".".join(filter(None, (call.target, call.tool))) or call.method, call)
-        cause = self._made.get(str(record.leaf.get("caused_by") or ""))
+        run = _mapping(record.leaf.get("egress")).get("run")  # a connection that code made
+        cause = self._made.get(str(run or record.leaf.get("caused_by") or ""))
         cause = cause or self._working.get((call.who[:-1], _plain(call.by)))
         if cause is None:
             cause = self._root
@@ -257,14 +260,14 @@ def _facts(record: Record, end: Record | None, run: RunFacts | None, open_value:
         about = str(further.get("resource") or "")
         answers = map(_mapping, _list(_mapping(further.get("decision")).get("asked")))
         asked += tuple(replace(_asked(each, names), resource=about) for each in answers)
-    outcome = _mapping(end.leaf.get("outcome")) if end is not None else {}
+    outcome = _outcome(end.leaf) if end is not None else {}
     latency = outcome.get("latency_us")
     if denied:
         ended = "refused"
     elif end is None:
         ended = "open"
     else:
-        ended = str(outcome.get("status", "")) if end.kind == Kind.CALL_END else "orphaned"
+        ended = "orphaned" if end.kind == Kind.CALL_ORPHANED else str(outcome.get("status", ""))
     return CallFacts(
         id=record.id,
         index=record.index,
@@ -286,6 +289,12 @@ def _facts(record: Record, end: Record | None, run: RunFacts | None, open_value:
         explanation=_shown(record, "explanation", open_value),
         run=run,
     )
+
+
+def _outcome(end: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a call; of a connection, how it ended in its own words."""
+    egress = _mapping(end.get("egress"))
+    return _mapping(end.get("outcome")) or (egress | {"status": egress.get("end", "")} if egress else {})
 
 
 _TEXTS: Final = ("proto", "method", "target", "tool", "action", "resource", "trace", "span")
@@ -367,7 +376,7 @@ class _Names:
         return self._known[who]
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 

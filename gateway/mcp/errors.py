@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.mcp.methods import CALL_TOOL, MODERN
+from gateway.mcp.methods import CALL_TOOL, MODERN, READ_RESOURCE
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Refused, UpstreamError
 from gateway.reasons import PROSE, Code
@@ -23,6 +23,8 @@ INTERNAL: Final = -32603
 HEADER_MISMATCH: Final = -32020
 UNSUPPORTED_VERSION: Final = -32022
 URL_NEEDED: Final = -32042
+RESOURCE_NOT_FOUND: Final = -32002
+"""Of the era of handshakes."""
 POLICY: Final = -31403
 UPSTREAM: Final = -31502
 UNAVAILABLE: Final = -31503
@@ -30,6 +32,7 @@ UNAVAILABLE: Final = -31503
 META_CODE: Final = "bailiwick/code"
 META_DECISION: Final = "bailiwick/decision"
 NOT_AVAILABLE: Final = "not-available"
+NO_RESOURCE: Final = "Resource not found"
 URL_SINCE: Final = "2025-11-25"
 """The one revision of the era of handshakes that has URL elicitation."""
 
@@ -126,6 +129,9 @@ def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: 
 def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, knows: bool) -> Answer:
     call = refusal.call
     hidden = refusal.code is Code.UNKNOWN_TARGET or (refusal.decision is not None and not refusal.decision.visible)
+    if knows and call is not None and hidden and call.method == READ_RESOURCE:
+        code, status = no_resource(modern=modern)
+        return Answer(status, _error(rpc_id, code, NO_RESOURCE, NOT_AVAILABLE, decision))
     if not knows or call is None or (hidden and call.method != CALL_TOOL):
         return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
     if refusal.code is Code.CONSENT_REQUIRED:
@@ -136,6 +142,11 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
         body = _error(rpc_id, INVALID_PARAMS, f"Unknown tool: {call.name}", NOT_AVAILABLE, decision)
         return Answer(MODERN_STATUS[INVALID_PARAMS] if modern else 200, body)
     return Answer(200, _denied_call(call, refusal.code, decision, modern=modern))
+
+
+def no_resource(*, modern: bool) -> tuple[int, int]:
+    """JSON-RPC code and HTTP status of a resource that is not there, or that the caller may not know of."""
+    return (INVALID_PARAMS, MODERN_STATUS[INVALID_PARAMS]) if modern else (RESOURCE_NOT_FOUND, 200)
 
 
 def _denied_call(call: Call, code: Code, decision: str, *, modern: bool) -> bytes:

@@ -20,7 +20,7 @@ from gateway.mcp.methods import CALL_TOOL, CAPABILITIES_KEY, INITIALIZE, INITIAL
 from gateway.mcp.strict import UnreadableError, dumps, loads, loads_answer
 from gateway.mcp.wire import encoded
 from gateway.model import Arrival, Call, Clock, Principal, Refused, Trace, new_id, random16
-from gateway.reasons import Code
+from gateway.reasons import PROSE, Code
 
 FRAME_BYTES: Final = 1 << 20
 ANSWER_BYTES: Final = 16 << 20
@@ -181,20 +181,29 @@ class Calls:
             peer="sandbox",
             url_path=f"/mcp/{server}",
         )
-        body, began = await self._means.within(arrival, self._authenticate)
+        refused: list[Refused] = []
+
+        async def authenticate(_arrival: Arrival) -> Principal:
+            try:
+                return self._identified()
+            except Refused as refusal:
+                refusal.principal = refusal.principal or self._principal  # whose it was is known, whatever the token says
+                refused.append(refusal)
+                raise
+
+        body, began = await self._means.within(arrival, authenticate)
+        if refused:  # nobody else's business, and so no secret: the run itself can go no further
+            code = refused[0].code
+            return Answered({"error": {"message": PROSE[code], "data": {"code": code.value, "decision": arrival.id}}})
         return Answered(loads_answer(body) if body else {}, began)
 
-    async def _authenticate(self, _arrival: Arrival) -> Principal:
+    def _identified(self) -> Principal:
         """The road's first stage for these calls: what the run's own token says, verified as any other is."""
         now = self._means.clock() // 1_000_000
-        try:
-            if now >= self._until:
-                self._token = self._means.mint(self._principal, self._call.arrival.id)
-                self._until = now + RENEW_SECONDS
-            return self._means.identify(self._token)
-        except Refused as refusal:
-            refusal.principal = refusal.principal or self._principal  # whose it was is known, whatever the token says
-            raise
+        if now >= self._until:
+            self._token = self._means.mint(self._principal, self._call.arrival.id)
+            self._until = now + RENEW_SECONDS
+        return self._means.identify(self._token)
 
     def _trace(self) -> Trace:
         """The run's own trace; its parent is the hop to the sandbox."""

@@ -44,8 +44,10 @@ class Choice:
             return permit  # named by a duty, or by nobody; what is no text is refused when the arguments are read
         request = _question(permit, wanted)
         decision = self._judge(permit.principal)(request)
-        if not decision.allowed:
-            raise Refused(Code(decision.reason.value), decision=decision, request=request)
+        if (
+            not decision.allowed
+        ):  # the tool itself may be known, and the answer says no more of profiles than that this one is not
+            raise Refused(Code(decision.reason.value), decision=replace(decision, visible=True), request=request)
         if not within(permit.principal.scope, request.resource):
             raise Refused(Code.INSUFFICIENT_SCOPE, decision=decision, request=request)
         by_duty = permit.sandbox

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.model import Intent, Permit, Refused
@@ -31,8 +32,15 @@ Connections = Callable[[], int]
 Network = Callable[[Intent, Profile], tuple[Callable[[socket], Awaitable[None]], Connections]]
 """For one run of a profile with a network: what serves its connections, and how many there have been."""
 
-TOOLS_MODULE: Final = "bailiwick_tools.py"
-_TOOLS_SOURCE: Final = (Path(__file__).parent / "inside" / TOOLS_MODULE).read_bytes()
+_INSIDE: Final = Path(__file__).parent / "inside"
+TOOLS_MODULES: Final[Mapping[Language, tuple[str, bytes]]] = MappingProxyType(
+    {
+        language: (name, (_INSIDE / name).read_bytes())
+        for language, name in ((Language.PYTHON, "bailiwick_tools.py"), (Language.JAVASCRIPT, "bailiwick_tools.mjs"))
+    }
+)
+"""By which code calls tools: language → the module's file, and its source."""
+_MODULE_NAMES: Final = frozenset(name for name, _ in TOOLS_MODULES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +158,9 @@ class Sandboxed:
         """Its files: for the caller to read, and for the next run of a session."""
         not_kept = list(run.files_skipped)
         if session is not None:
-            before = {name: data for name, data in job.files.items() if name != TOOLS_MODULE}
-            dropped = session.leave({**before, **{file.name: file.data for file in run.files}})
+            before = {name: data for name, data in job.files.items() if name not in _MODULE_NAMES}
+            after = {file.name: file.data for file in run.files if file.name not in _MODULE_NAMES}
+            dropped = session.leave({**before, **after})
             not_kept += [(name, "does not fit into the session's folder") for name in dropped]
         files: tuple[File, ...] = ()
         if permit.redact:  # a file cannot be searched for what must not be seen
@@ -231,10 +240,11 @@ def _none() -> int:
 def _job(intent: Intent, asked: Asked, profile: Profile, session: Session | None) -> Job:
     """WrongError for what does not fit."""
     files = {**(session.files if session is not None else {}), **asked.files}
-    if profile.tools and asked.language is Language.PYTHON:
-        if TOOLS_MODULE in files:
-            raise WrongError(f"{TOOLS_MODULE} is the gateway's own name.")
-        files[TOOLS_MODULE] = _TOOLS_SOURCE
+    if not _MODULE_NAMES.isdisjoint(asked.files):
+        raise WrongError(f"{' and '.join(sorted(_MODULE_NAMES))} are the gateway's own names.")
+    if profile.tools and asked.language in TOOLS_MODULES:
+        name, source = TOOLS_MODULES[asked.language]
+        files[name] = source
     try:
         return Job(
             id=intent.permit.call.arrival.id,

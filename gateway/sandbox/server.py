@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
 
-from gateway.mcp.errors import INVALID_PARAMS
+from gateway.mcp.errors import INVALID_PARAMS, NO_RESOURCE, NOT_AVAILABLE, no_resource
 from gateway.mcp.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -32,7 +32,6 @@ _SERVER: Final = {"name": "bailiwick-sandbox", "version": "2"}
 _SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
 _CAPABILITIES: Final[dict[str, Any]] = {"tools": {}, "resources": {}}
 _CANCELLED_CODE: Final = -32800
-_NOT_FOUND: Final = -32002  # of the era of handshakes
 
 _Named = tuple[object, ...]
 
@@ -70,7 +69,7 @@ class SandboxServer:
             uri = call.message["params"]["uri"]
             file = self._sandboxed.kept.get(principal, uri)
             if file is None:
-                return _error(call, INVALID_PARAMS if call.version in MODERN else _NOT_FOUND, "Resource not found", {"uri": uri})
+                return _not_there(call)
             return _result(call, {"contents": [file.contents()]})
         if call.method == LIST_RESOURCES:
             return _result(call, {"resources": [file.listed() for file in self._sandboxed.kept.of(principal)]})
@@ -152,6 +151,13 @@ def _text(text: str) -> dict[str, str]:
 def _wrong(call: Call, text: str) -> Reply:
     """What the model should correct; nothing ran."""
     return _result(call, {"content": [_text(text)], "isError": True})
+
+
+def _not_there(call: Call) -> Reply:
+    """Word for word what is said of a file that the caller may not know of."""
+    code, status = no_resource(modern=call.version in MODERN)
+    reply = _error(call, code, NO_RESOURCE, {"code": NOT_AVAILABLE, "decision": call.arrival.id})
+    return Reply(reply.payload, is_final=True, status=status, failed=True)
 
 
 def _result(call: Call, result: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Reply:

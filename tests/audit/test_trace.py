@@ -277,3 +277,17 @@ async def test_a_profile_that_was_asked_about_stands_among_the_questions(open_jo
     begun = call("a", (), "sandbox", "run_python", further=further)
     told = await story(open_journal, tmp_path / "ledger.db", begun)
     assert [(each.who, each.resource) for each in told.calls[0].asked] == [(ANN, ""), (ANN, "profile:wide")]
+
+
+async def test_a_connection_that_code_made_stands_below_the_call_that_ran_it(open_journal: Open, tmp_path: Path) -> None:
+    asked = {"egress": {"run": "a"}, "action": "connect", "resource": "net:example.com:443"}
+    out = call("c", ("agent:clerk",), "sandbox", "", kind="egress.start", **asked)
+    closed = Entry(
+        "egress.end", "c-end", NOON + 3, ANN, {"call": "c", "workflow": "wf", "egress": {"end": "closed", "latency_us": 9}}
+    )
+    begun = call("a", ("agent:clerk",), "sandbox", "run_python")
+    told = await story(open_journal, tmp_path / "ledger.db", begun, out, closed, ended("a"))
+    (node,) = [node for node in told.root.walk() if node.call is not None and node.call.id == "a"]
+    (child,) = node.children
+    assert child.call is not None
+    assert (child.name, child.call.outcome, child.call.latency_us) == ("net:example.com:443", "closed", 9)

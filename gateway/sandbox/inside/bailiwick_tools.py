@@ -35,7 +35,8 @@ class _Channel:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._writing = threading.Lock()
-        self._reading = threading.Lock()
+        self._heard = threading.Condition()
+        self._listening = False
         self._number = 0
         self._answers: dict[int, dict[str, Any]] = {}
 
@@ -47,12 +48,27 @@ class _Channel:
             view = memoryview(struct.pack(">I", len(said)) + said)
             while view:
                 view = view[os.write(self._descriptor, view) :]
-        while True:
-            with self._reading:
-                if number in self._answers:
-                    return self._answers.pop(number)
-                answer = json.loads(self._take(self._length()))
+        with self._heard:
+            while number not in self._answers:
+                if self._listening:
+                    self._heard.wait()  # another thread listens, and hands over what is ours
+                else:
+                    self._listen()
+            return self._answers.pop(number)
+
+    def _listen(self) -> None:
+        """Take the next answer, whosever it is.  The others may look at what there is meanwhile."""
+        self._listening = True
+        self._heard.release()
+        answer: dict[str, Any] | None = None
+        try:
+            answer = json.loads(self._take(self._length()))
+        finally:
+            self._heard.acquire()
+            self._listening = False
+            if answer is not None:
                 self._answers[answer["id"]] = answer
+            self._heard.notify_all()
 
     def _length(self) -> int:
         length: int = struct.unpack(">I", self._take(4))[0]

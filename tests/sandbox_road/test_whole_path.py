@@ -1,0 +1,152 @@
+"""Code that an agent runs, from the client's call to the cage and back: real sockets, real cages, the official client."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from mcp import MCPError
+
+from tests.interaction.world import Gateway
+from tests.sandbox_road.world import client, ran
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+
+PROGRAMS = {
+    "run_python": """\
+import sys
+print(6 * 7, sys.stdin.read(), sys.argv[1], open("in.txt").read())
+open("out.txt", "w").write("left")
+""",
+    "run_shell": 'echo $((6 * 7)) "$(cat)" "$1" "$(cat in.txt)"; printf left > out.txt',
+    "run_javascript": """\
+import fs from "node:fs";
+console.log(6 * 7, fs.readFileSync(0, "utf8"), process.argv[2], fs.readFileSync("in.txt", "utf8"));
+fs.writeFileSync("out.txt", "left");
+""",
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("tool", ["run_python", "run_shell", pytest.param("run_javascript", marks=needs_node)])
+async def test_each_language_takes_files_input_and_arguments_and_leaves_files(box: Gateway, tool: str, mode: str) -> None:
+    token = box.token("paul")
+    async with client(box, token, mode) as connected:
+        assert tool in {each.name for each in (await connected.list_tools()).tools}
+        arguments = {"code": PROGRAMS[tool], "stdin": "typed", "arguments": ["said"], "files": {"in.txt": "given"}}
+        result = await connected.call_tool(tool, arguments)
+        run = result.structured_content
+        assert (run["reason"], run["stdout"]) == ("ok", "42 typed said given\n"), run
+        (left,) = run["files"]
+        assert (left["name"], left["text"]) == ("out.txt", "left")
+        (contents,) = (await connected.read_resource(left["uri"])).contents
+    assert contents.text == "left"
+
+
+async def test_the_result_says_what_was_proven_and_the_ledger_the_same(box: Gateway) -> None:
+    token = box.token("paul")
+    run = (await ran(box, token, "print(1)")).structured_content
+    (start,) = box.records(kind="sandbox.start", call=run["id"])
+    (end,) = box.records(kind="sandbox.end", call=run["id"])
+    assert run["guarantees"]["net_none"] == end.leaf["guarantees"]["net_none"] == "hard"
+    assert run["backend"] == start.leaf["backend"] == end.leaf["backend"]
+    assert run["inputs_digest"] == start.leaf["inputs_digest"]
+    assert run["outputs_digest"] == end.leaf["outputs_digest"]
+    assert run["code_sha256"] == start.leaf["code_sha256"]
+    assert run["probe_id"] == start.leaf["probe"] == end.leaf["probe"]
+    told = box.audit("trace", start.leaf["workflow"]).stdout
+    assert f"ran python {run['code_sha256'][:12]} under no-network-512mb by {run['backend']}: ok" in told
+    shown = box.audit("show", run["id"]).stdout
+    assert "and of the code that it ran" in shown
+    assert box.audit("verify").returncode == 0
+
+
+async def test_the_same_inputs_give_the_same_digests(box: Gateway) -> None:
+    code = "print(sorted({'b', 'a'})); open('x', 'w').write('y')"
+    first, second = [(await ran(box, box.token("paul"), code)).structured_content for _ in range(2)]
+    assert (first["inputs_digest"], first["outputs_digest"]) == (second["inputs_digest"], second["outputs_digest"])
+    assert first["id"] != second["id"]
+
+
+async def test_output_is_heard_while_the_code_waits_for_nothing_but_time(box: Gateway) -> None:
+    heard: list[str] = []
+
+    async def told(_progress: float, _total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    code = "import sys\nfor n in range(3):\n    print(n, flush=True)\nprint('!', file=sys.stderr)"
+    async with client(box, box.token("paul")) as connected:
+        result = await connected.call_tool("run_python", {"code": code}, progress_callback=told)
+    assert result.structured_content["stdout"] == "0\n1\n2\n"
+    assert sorted("".join(heard)) == sorted("0\n1\n2\n!\n")
+
+
+async def test_a_profile_that_is_not_granted_runs_nothing(box: Gateway) -> None:
+    token = box.token("fiona")
+    result = await ran(box, token, "print('ran')", profile="tooled")
+    assert result.is_error
+    assert result.meta["bailiwick/code"] == "user-lacks-right"
+    (refused,) = box.records(kind="decision.deny", id=result.meta["bailiwick/decision"])
+    assert (refused.leaf["action"], refused.leaf["resource"]) == ("use", "profile:tooled")
+
+
+async def test_isolation_that_is_not_proven_here_is_refused(box_with_wish: Gateway) -> None:
+    token = box_with_wish.token("paul")
+    result = await ran(box_with_wish, token, "print('ran')")
+    assert result.is_error
+    assert result.meta["bailiwick/code"] == "isolation-unproven"
+    (end,) = box_with_wish.records(kind="sandbox.end")
+    assert end.leaf["missing"]["own_kernel"].startswith("wanted hard")
+    assert "ran nothing" in box_with_wish.audit("trace", end.leaf["workflow"]).stdout
+
+
+async def test_environments_say_what_can_be_run_and_under_what(box: Gateway) -> None:
+    async with client(box, box.token("paul")) as connected:
+        said = (await connected.call_tool("list_environments", {})).structured_content["environments"]
+    assert [(each["name"], each["available"]) for each in said] == [("no-network-512mb", True), ("tooled", True)]
+    assert said[0]["languages"]["python"].startswith("3.")
+
+
+async def test_files_of_a_session_last_for_the_workflow_and_for_nobody_else(box: Gateway) -> None:
+    token = box.token("paul")
+    more = {"profile": "tooled", "session": True}
+    await ran(box, token, "open('kept.txt', 'w').write('once')", **more)
+    again = await ran(box, token, "print(open('kept.txt').read()); open('kept.txt', 'a').write(' more')", **more)
+    assert again.structured_content["stdout"] == "once\n"
+    third = await ran(box, token, "cat kept.txt", "run_shell", **more)
+    assert third.structured_content["stdout"] == "once more"
+    without = await ran(box, token, "ls", "run_shell", profile="tooled")
+    assert "kept.txt" not in without.structured_content["stdout"]
+    other_workflow = await ran(box, box.token("paul"), "ls", "run_shell", **more)
+    assert "kept.txt" not in other_workflow.structured_content["stdout"]
+    folder = box.folder / "data" / "sandbox-sessions"
+    assert list(folder.iterdir())
+    assert all(b"once" not in path.read_bytes() and b"kept" not in path.read_bytes() for path in folder.iterdir())
+
+
+async def test_a_file_is_its_callers_alone(box: Gateway) -> None:
+    token = box.token("paul")
+    run = (await ran(box, token, "open('a', 'w').write('b')")).structured_content
+    uri = run["files"][0]["uri"]
+    async with client(box, token) as connected:
+        assert next(str(each.uri) for each in (await connected.list_resources()).resources) == uri
+    said = []
+    for person, wanted in (
+        ("mia", uri),
+        ("mia", f"{uri}x"),
+        ("fiona", uri),
+        ("fiona", f"{uri}x"),
+    ):  # mia may read files, fiona none
+        async with client(box, box.token(person)) as connected:
+            assert (await connected.list_resources()).resources == []
+            with pytest.raises(MCPError) as refused:
+                await connected.read_resource(wanted)
+        said.append((refused.value.code, refused.value.message, refused.value.data["code"]))
+    assert set(said) == {(-32602, "Resource not found", "not-available")}
+
+
+async def test_an_input_reaches_the_code_byte_for_byte(box: Gateway) -> None:
+    code = "import sys, json; print(json.dumps(list(open('b', 'rb').read())))"
+    run = (await ran(box, box.token("paul"), code, files={"b": {"base64": "AP8K"}})).structured_content
+    assert json.loads(run["stdout"]) == [0, 255, 10]
