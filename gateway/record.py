@@ -134,6 +134,7 @@ class Recorder:
         `arrival` is the run's, with the connection's own id and time.
         """
         fields = _about(arrival, principal, None, request) | {"proto": "sandbox", "method": "CONNECT", "egress": said}
+        fields["target"], fields["caused_by"] = "", said.get("run", "")
         values = _facts(None, request)
         if decision is not None:
             fields["decision"] = _decided(decision)

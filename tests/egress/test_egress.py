@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from audit.model import Entry
 from audit.reader import Ledger
+from audit.trace import build
 from gateway.egress.proxy import NotApartError, apart
-from gateway.model import Refused
+from gateway.model import Refused, wall_clock
 from gateway.reasons import Code
 from gateway.reproduce import Past, decisions
 from policies.bundle import load
@@ -73,7 +75,7 @@ async def test_a_connection_is_on_record_with_who_where_how_much_and_how_it_ende
     assert start["chain"][1] == ["agent", "agent:coder"]
     assert start["workflow"] == "wf-1"
     assert start["egress"] == {
-        "run": "run-1", "profile": "some-hosts", "listed": target, "addresses": ["127.0.0.1"], "tls": True,
+        "run": outside.run, "profile": "some-hosts", "listed": target, "addresses": ["127.0.0.1"], "tls": True,
     }  # fmt: skip
     assert [(asked["role"], asked["action"], asked["allow"]) for asked in start["decision"]["asked"]] == [
         ("subject", "connect", True), ("actor", "connect", True),
@@ -193,6 +195,25 @@ async def test_a_recorded_connection_can_be_decided_again_from_its_record(outsid
     engine = Engine(load(outside.grants))
     assert [past.request.resource for past in found] == [f"host:{target}", "host:denied.example.com:444"]
     assert [engine.decide(past.request).allowed for past in found] == [True, False]
+
+
+async def test_a_workflows_tree_shows_connections_below_the_call_whose_code_made_them(outside: World) -> None:
+    chain = [["user", "@subject"], ["agent", "agent:coder"]]
+    fields = {"workflow": "wf-1", "chain": chain, "proto": "mcp", "target": "sandbox", "resource": "sandbox.run_python"}
+    await outside.journal.append(Entry("call.start", outside.run, wall_clock(), "user:dev/ann", fields))
+    async with outside.listening(API, echo, plain=True) as target:
+        outside.start()
+        await (await outside.client()).connect(target)
+        await (await outside.client()).connect("evil.test:443")
+        await outside.stop()
+    with Ledger.open(outside.url, outside.seal) as log:
+        story = build("wf-1", log.workflow("wf-1"), log.open_value, log.subject_name)
+    assert story is not None
+    (call,) = story.root.children[0].children
+    found = [(node.name, node.call.outcome, node.call.reason) for node in call.children if node.call is not None]
+    assert found == [
+        (f"host:{target}", "run-ended", "allowed"), ("host:evil.test:443", "refused", "destination-refused"),
+    ]  # fmt: skip
 
 
 async def test_each_side_may_stop_sending_while_the_other_goes_on(outside: World) -> None:

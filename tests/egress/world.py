@@ -160,6 +160,7 @@ class World:
     alive: Callable[[Principal], None] = lambda _: None
     grants: Path = Path()
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    run: str = field(default_factory=lambda: new_id(wall_clock()))
     clients: list[Client] = field(default_factory=list)
     _written: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
@@ -185,9 +186,8 @@ class World:
         engine = Engine(load(self.grants))
         recorder = Recorder(self._append, self.journal.submit, wall_clock)
         desk = Desk(recorder, lambda _: engine.decide, self.alive, self.resolve, wall_clock, self.exempt)
-        at = wall_clock()
-        arrival = Arrival(new_id(at), "mcp", "sandbox", (), b"{}", at, Trace("1" * 32, "2" * 16))
-        ceiling = Ceiling("run-1", arrival, self.principal, "some-hosts", self.destinations)
+        arrival = Arrival(self.run, "mcp", "sandbox", (), b"{}", wall_clock(), Trace("1" * 32, "2" * 16))
+        ceiling = Ceiling(self.run, arrival, self.principal, "some-hosts", self.destinations)
         egress = Egress(desk, replace(self.bounds, **bounds))
         task = asyncio.create_task(egress.network(ceiling)(self.cage.listener.dup()))
         self.tasks.append(task)
