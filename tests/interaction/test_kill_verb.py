@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import main
 from tests.interaction.world import ROOT, Gateway, Peers, free_port
 
 WARDEN = """\
@@ -116,11 +117,17 @@ def test_people_kill_their_own_without_a_right_and_nobody_elses(gateway: Gateway
         (("planet", "earth"), "No such command"),
     ],
 )
-def test_misuse_is_told_and_ends_with_2(gateway: Gateway, words: tuple[str, ...], told: str) -> None:
-    ended = kill(gateway, *words, token=gateway.token("fiona"))
-    assert ended.returncode == 2
-    assert told in ended.stderr
-    assert ended.stdout == ""
+def test_misuse_is_told_and_ends_with_2(
+    gateway: Gateway, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: what is said before anybody is asked needs no other."""
+    monkeypatch.setenv("BAILIWICK_TOKEN", gateway.token("fiona"))
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main(["kill", *words, "--config", str(gateway.config)])
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert told in printed.err
 
 
 def test_an_unknown_kill_ends_with_1_and_no_token_with_2(gateway: Gateway) -> None:
