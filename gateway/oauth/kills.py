@@ -94,7 +94,7 @@ class _Door:
         at = self.administration.clock()
         _check(wanted, self.kills, at)
         if wanted.mine and wanted.kind == "user" and wanted.target != principal.subject:
-            raise invalid("target", "that is somebody else; `mine` is of what is one's own alone")
+            raise invalid("that is somebody else; `mine` is of what is one's own alone", "target")
         if wanted.mine and principal.actors:
             why = "people end what is theirs with a token of their own"
             await self.administration.refuse(request, principal, Code.AGENT_LACKS_RIGHT, why)
@@ -130,13 +130,13 @@ def _own(principal: Principal, wanted: Wanted) -> bool:
 def _check(wanted: Wanted, kills: Kills, at: int) -> None:
     wrong = kills.names.wrong(wanted.kind, wanted.target)
     if wrong:
-        raise invalid("target", wrong)
+        raise invalid(wrong, "target")
     if wanted.before is not None and wanted.before > at // 1_000_000 + _AHEAD:
-        raise invalid("before", "it lies ahead; without it, the kill stands until it is lifted")
+        raise invalid("it lies ahead; without it, the kill stands until it is lifted", "before")
     if wanted.before is not None and wanted.target.startswith("svc:"):
-        raise invalid("before", "a service shows its credential anew at every call; leave it out, and lift the kill later")
+        raise invalid("a service shows its credential anew at every call; leave it out, and lift the kill later", "before")
     if wanted.mine and wanted.kind not in OWN:
-        raise invalid("mine", f"nobody's own is of kind {wanted.kind}; people may kill their own {', '.join(sorted(OWN))}")
+        raise invalid(f"nobody's own is of kind {wanted.kind}; people may kill their own {', '.join(sorted(OWN))}", "mine")
 
 
 def shown(kill: Kill) -> dict[str, Any]:
