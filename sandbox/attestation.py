@@ -19,6 +19,7 @@ _HIDDEN = (errno.EACCES, errno.ENOENT)  # ENOENT where /proc hides other users' 
 _SPARE_TASKS = 16  # the warden, and what lies between its watchdog and the kernel's bound
 _SPARE_MEMORY = 128 << 20
 _SPARE_FILE_BYTES = 65536  # likewise of the largest file
+_REFUSED = 11  # families and kinds of sockets that are tried beside TCP
 _CODE_FDS = 6  # stdin, stdout, stderr, the way back, and two pipes to the warden that close on exec
 
 
@@ -37,14 +38,18 @@ def attested(
     uid: int | None,
     proven: Mapping[Guarantee, Strength],
     confirmed: Callable[[Mapping[str, Any]], bool],
+    *,
+    network: bool = False,
 ) -> Mapping[Guarantee, Strength]:
     """Guarantee → strength for this run: what the probe proved, where this cage confirms it, and ABSENT elsewhere.
 
     `facts` is what the warden sent; `uid` the run's own, None where it has the gateway's; `confirmed` asks the kernel from
-    outside (`Backend.confirmed`).  Blocks for /proc.
+    outside (`Backend.confirmed`).  With `network` the code is to have its way to the gateway's proxy.  Blocks for /proc.
     """
     try:
         checks = _checks(facts["warden"], facts["code"], limits, uid, proven)
+        sockets = _of_network(facts["warden"], facts["code"], network=network)
+        checks |= {name: held and checks[Guarantee.SYSCALL_SURFACE] for name, held in sockets.items()}
         outside = confirmed(facts)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # not of the shape that a warden sends
         checks, outside = {}, False
@@ -62,14 +67,12 @@ def _checks(
     hard = {name: int(pair[1]) for name, pair in code["rlimits"].items()}
     reads = all(side["read_outside"] in _DENIED and side["list_outside"] in _DENIED for side in both)
     writes = all(side["write_outside"] in _DENIED for side in both)
-    sockets = all(len(side["sockets"]) >= 7 and set(side["sockets"]) == {errno.EPERM} for side in both)
     signals = code["signal"] == errno.EPERM and code["proc"] in _HIDDEN
     counted_apart = proven.get(Guarantee.PIDS) is Strength.HARD  # by the kernel, for the run's own uid or in its own namespace
     within = 0 < hard["RLIMIT_NPROC"] <= limits.processes + _SPARE_TASKS or not counted_apart
     return {
         Guarantee.FS_READ: sealed and reads and code["proc"] in _HIDDEN,
         Guarantee.FS_WRITE: sealed and writes,
-        Guarantee.NET_NONE: sealed and sockets,
         Guarantee.PROCESS_ISOLATION: sealed and signals,
         Guarantee.KILL_TREE: sealed and signals,
         Guarantee.SYSCALL_SURFACE: sealed,
@@ -79,6 +82,18 @@ def _checks(
         Guarantee.PIDS: sealed and hard["RLIMIT_NPROC"] > 0 and within,
         Guarantee.DISK: sealed and 0 < hard["RLIMIT_FSIZE"] <= limits.file_bytes + _SPARE_FILE_BYTES and hard["RLIMIT_CORE"] == 1,
     }
+
+
+def _of_network(warden: Mapping[str, Any], code: Mapping[str, Any], *, network: bool) -> dict[Guarantee, bool]:
+    """Every family refused, or all but TCP; that TCP then leads nowhere is for `Backend.confirmed` to say."""
+    none = some = True
+    for side in (warden, code):
+        unix, tcp, rest = side["sockets"][:1], side["sockets"][1:3], side["sockets"][3:]
+        refused = [*unix, *rest, *side["others"]]
+        sealed = len(refused) >= _REFUSED and set(refused) == {errno.EPERM}
+        none = none and sealed and tcp == [errno.EPERM] * 2
+        some = some and sealed and tcp in ([0, 0], [0, errno.EAFNOSUPPORT])  # a kernel may have no IPv6
+    return {Guarantee.NET_NONE: none and not network, Guarantee.NET_ALLOWLIST: some and network}
 
 
 def _is_nobody_else(side: Mapping[str, Any], uid: int | None) -> bool:

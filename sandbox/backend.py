@@ -54,6 +54,14 @@ class Backend(Protocol):
         """
         ...
 
+    def code_of(self, facts: Mapping[str, Any], started: int) -> int:
+        """The code's process, by its pid here; `facts` have been confirmed."""
+        ...
+
+    def in_memory(self, kit: Kit) -> int:
+        """Most bytes that file systems of the cage's own may hold, which the kernel counts as memory of whoever writes them."""
+        ...
+
     def end_of(self, started: int) -> int | None:
         """A descriptor that becomes readable once nothing of the cage is left; None where the kernel has no such thing for it.
 

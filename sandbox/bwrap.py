@@ -55,11 +55,12 @@ _WORK, _SENTINEL, _SMALL = "/work", "/sentinel", ("/tmp", "/dev/shm")  # noqa: S
 _SMALL_BYTES, _SPARE_BYTES, _PAGE = 16 << 20, 1 << 20, 4096
 _SECONDS = 20
 _TRIAL = Limits(10, 20, 256 << 20, 16, 1 << 20, 4 << 20, 1 << 16, 64)
-_COUNTED = (5, 14)  # from here on the kernel counts a user's processes for each user namespace
+_COUNTED = (5, 14)  # from here on the kernel counts a user's processes for each user namespace, and tells networks apart
 
 _INSTALL = "Install the system's bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)."
 HELP: Mapping[Guarantee, str] = MappingProxyType({
     **WITHOUT,
+    Guarantee.NET_ALLOWLIST: "Linux 5.14 or later tells a cage's own network from the machine's.",
     Guarantee.PIDS: "Linux 5.14 or later counts the processes of each user namespace by themselves.",
 })  # fmt: skip
 
@@ -110,7 +111,7 @@ class Bwrap:
             Guarantee.MEMORY: Strength.SOFT,
             Guarantee.CPU: Strength.SOFT,
             Guarantee.DISK: Strength.HARD,
-            Guarantee.NET_ALLOWLIST: Strength.ABSENT,
+            Guarantee.NET_ALLOWLIST: Strength.HARD if kernel >= _COUNTED else Strength.ABSENT,
             Guarantee.OWN_KERNEL: Strength.ABSENT,
         }
 
@@ -148,6 +149,14 @@ class Bwrap:
         if amiss:
             log.warning("a cage is not as it was to be built: %s", ", ".join(amiss))
         return not amiss
+
+    def code_of(self, facts: Mapping[str, Any], started: int) -> int:  # noqa: ARG002
+        """See `Backend.code_of`."""
+        return _line(started)[1]
+
+    def in_memory(self, kit: Kit) -> int:
+        """See `Backend.in_memory`."""
+        return sum(_sizes(kit.limits).values())
 
     def end_of(self, started: int) -> int | None:
         """See `Backend.end_of`: the namespace's first process ends when everybody else in it has ended."""

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from sandbox.backend import Backend
 from sandbox.interpreter import ENVIRONMENT, identity
-from sandbox.plan import Plan
+from sandbox.plan import PORT, Plan
 from sandbox.scratch import Folder
 from sandbox.toolsets import Kit
 
@@ -28,6 +28,7 @@ _WARDEN = ("-I", "-S", "-B", "-X", "utf8", "-c")
 _PIECE = 1 << 16
 RESULT_BYTES = 1 << 18
 START_SECONDS, END_SECONDS = 20, 3
+_SO_NETNS_COOKIE = 71  # since Linux 5.14
 
 # What the interpreter is given on its command line: take the warden's modules from the socket, and run them.  They were compiled
 # by this interpreter (`sandbox/inside/discover.py`): compiling them anew would cost more than the whole run.
@@ -68,29 +69,39 @@ class Cage:
     ) -> None:
         self._process, self._stderr, self._reader, self._writer = process, stderr, reader, writer
         self._end: int | None = None
+        self._passing: socket.socket | None = None
+        self._listener: socket.socket | None = None
 
     @classmethod
     async def start(cls, backend: Backend, plan: Plan, folder: Folder, kit: Kit, pool: Executor) -> Cage:
         """Start a warden in `folder`; CageError where that is not possible."""
         ours, theirs = socket.socketpair()
+        given, giving = socket.socketpair() if kit.network else (None, None)
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_connection(sock=ours)
         command = [*backend.command(plan, folder, kit), plan.interpreter.path, *_WARDEN, _BOOT]
-        spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs)
+        spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs, giving)
         try:
             process, stderr = await asyncio.shield(spawning)
         except asyncio.CancelledError:
             cage = cls(*await spawning, reader, writer)  # it has come up meanwhile, and goes at once
+            cage._passing = given
             await cage.end(pool)
             raise
         except (OSError, subprocess.SubprocessError) as error:
             writer.close()
+            if given is not None:
+                given.close()
             raise CageError(f"the warden could not be started: {error}") from error
         finally:
             theirs.close()
+            passing = -1 if giving is None else giving.fileno()
+            if giving is not None:
+                giving.close()
         cage = cls(process, stderr, reader, writer)
+        cage._passing = given
         modules = plan.interpreter.modules
-        setup = json.dumps(plan.setup(folder, backend.place(plan, folder), kit), separators=(",", ":")).encode()
+        setup = json.dumps(plan.setup(folder, backend.place(plan, folder), kit, passing), separators=(",", ":")).encode()
         writer.write(struct.pack(">I", len(modules)) + modules + struct.pack(">cI", b"S", len(setup)) + setup)
         return cage
 
@@ -113,6 +124,16 @@ class Cage:
         if kind != b"A":
             raise CageError(f"the warden sent a frame of kind {kind!r} instead of its attestation")
         return _object(payload)
+
+    async def take_listener(self, pool: Executor) -> None:
+        """Take what the warden gives out where the kit has a network; CageError for anything but its listening socket."""
+        if self._passing is not None:
+            self._listener = await asyncio.get_running_loop().run_in_executor(pool, _received, self._passing)
+
+    @property
+    def listener(self) -> socket.socket | None:
+        """What listens inside where the code looks for the gateway's proxy, None without network; the cage's to close."""
+        return self._listener
 
     async def send(self, kind: bytes, data: bytes) -> None:
         """One frame; returns when there is room for more.  CageError where the warden has gone."""
@@ -149,6 +170,9 @@ class Cage:
             await loop.run_in_executor(pool, _await_end, self._process, self._end)
         finally:
             self._stderr.close()
+            for passed in (self._passing, self._listener):
+                if passed is not None:
+                    passed.close()
             if self._end is not None:
                 os.close(self._end)
 
@@ -184,12 +208,41 @@ def parsed(payload: bytes) -> Mapping[str, Any]:
     return _object(payload)
 
 
-def _spawn(command: list[str], folder: Folder, theirs: socket.socket) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _received(passing: socket.socket) -> socket.socket:
+    """The one socket that comes through, if it is what it is to be: in another network than ours, and listening there."""
+    passing.settimeout(START_SECONDS)
+    try:
+        _, descriptors, flags, _ = socket.recv_fds(passing, 1, 1)
+    except OSError as error:
+        raise CageError("the warden gave no listening socket") from error
+    found = [socket.socket(fileno=fd) for fd in descriptors]
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as own:
+            ours = own.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        (listener,) = found
+        right = (
+            not flags & socket.MSG_CTRUNC
+            and listener.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8) != ours
+            and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+            and listener.getsockname() == ("127.0.0.1", PORT)
+        )
+    except (OSError, ValueError):
+        right = False
+    if not right:
+        for each in found:
+            each.close()
+        raise CageError("the warden gave something else than the cage's listening socket")
+    return listener
+
+
+def _spawn(
+    command: list[str], folder: Folder, theirs: socket.socket, giving: socket.socket | None
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed when the cage ends; a pipe that nobody reads could block the warden
     try:
         process = subprocess.Popen(  # noqa: S603  a proven interpreter, our own source
             command, env=ENVIRONMENT, cwd=folder.path, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=stderr,
-            start_new_session=True, **identity(folder.uid),
+            start_new_session=True, pass_fds=() if giving is None else (giving.fileno(),), **identity(folder.uid),
         )  # fmt: skip
     except BaseException:
         stderr.close()

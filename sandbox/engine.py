@@ -19,9 +19,11 @@ from typing import ParamSpec, TypeVar
 
 from sandbox.backend import Backend, NotHereError
 from sandbox.cage import CageError
+from sandbox.cgroup import Bounds, Groups
 from sandbox.execution import execute
+from sandbox.inside import outward
 from sandbox.interpreter import NoInterpreterError, choose, own_uids
-from sandbox.layers import Bait, Tried, findings
+from sandbox.layers import Bait, Tried, findings, outward_finding
 from sandbox.model import (
     Guarantee,
     IsolationUnprovenError,
@@ -34,6 +36,7 @@ from sandbox.model import (
     SandboxBusyError,
     Strength,
 )  # fmt: skip
+from sandbox.network import connected, greet
 from sandbox.plan import Plan
 from sandbox.ready import Cages, Ready
 from sandbox.result import Run
@@ -144,7 +147,9 @@ class CagedRunner:
         toolset = _toolset(known.toolsets, job, hooks)
         async with self._slots:
             try:
-                ready = await self._cages.raised(known.plan, Kit(job.profile.limits, toolset), known.report.guarantees)
+                throttled = job.profile.wanted.get(Guarantee.CPU) is Strength.HARD
+                kit = Kit(job.profile.limits, toolset, throttled, network=bool(job.profile.network))
+                ready = await self._cages.raised(known.plan, kit, known.report.guarantees)
             except (OSError, ScratchError) as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, f"no scratch folder: {error}")
             except CageError as error:
@@ -159,8 +164,11 @@ class CagedRunner:
                 raise IsolationUnprovenError(
                     missing, "This run's own cage did not attest what the probe had proven; see the log."
                 )
-            result, taken = await execute(ready.cage, job, ready.kit.toolset, hooks)
+            async with connected(ready.cage.listener, hooks):
+                result, taken = await execute(ready.cage, job, ready.kit.toolset, hooks)
             run = taken.run(job, result)
+            if run.reason is Reason.SIGNAL and ready.group is not None and await self._cages.in_pool(ready.group.out_of_memory):
+                run = replace(run, reason=Reason.OOM)
         except CageError as error:
             run = Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
         finally:
@@ -175,7 +183,7 @@ class CagedRunner:
     def _layers(self, plan: Plan, ready: Ready) -> Mapping[str, str]:
         uid, offer = ready.folder.uid, ready.kit.toolset.offer
         return MappingProxyType({
-            **plan.layers(),
+            **plan.layers(ready.kit),
             **self._backend.layers(),
             "interpreter": f"{offer.path} {offer.version}",
             "uid": str(os.getuid()) if uid is None else f"{uid}, its own",
@@ -194,6 +202,7 @@ class CagedRunner:
         until, mark = time.monotonic() + self._ttl, self._backend.mark()
         try:
             plan, toolsets = await self._cages.in_pool(self._plan)
+            self._cages.bounds = await self._cages.in_pool(self._bounds, plan)
             findings, layers = await self._try_everything(plan, toolsets[Language.PYTHON])
         except (OSError, ValueError, KeyError, CageError, ScratchError, NoInterpreterError, NotHereError) as error:
             nothing = Report(self.name, MappingProxyType({}), MappingProxyType({}), time.time(), str(error))
@@ -212,6 +221,13 @@ class CagedRunner:
         finally:
             self._scratch.release(folder)
 
+    def _bounds(self, plan: Plan) -> Bounds | None:
+        groups = Groups.find()
+        if groups is None or not groups.controllers:
+            return None
+        otherwise = self._backend.candidates(plan, own_uid=self._scratch.own_uids)
+        return Bounds(groups, groups.prove(plan.interpreter.path), otherwise)
+
     async def _try_everything(self, plan: Plan, toolset: Toolset) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
         folder = await self._cages.claim()
         bait: Bait | None = None
@@ -223,8 +239,10 @@ class CagedRunner:
             except BaseException:
                 await self._cages.in_pool(self._scratch.release, folder)
                 raise
-            most = self._backend.candidates(plan, own_uid=folder.uid is not None)
-            ready = await self._cages.raised_in(folder, plan, Kit(_PROBE.limits, toolset), most)
+            most = dict(self._backend.candidates(plan, own_uid=folder.uid is not None))
+            bounds = self._cages.bounds.proven if self._cages.bounds is not None else {}
+            most.update(dict.fromkeys(bounds, Strength.HARD))
+            ready = await self._cages.raised_in(folder, plan, Kit(_PROBE.limits, toolset, throttled=bool(bounds)), most)
             run = await self._carried_out(Job("probe", program, _PROBE), ready, plan, Hooks(), {bait.victim})
             daemon_gone = not await self._cages.in_pool(bait.daemon_lives)
             untouched = await self._cages.in_pool(bait.untouched, "caged")
@@ -236,8 +254,30 @@ class CagedRunner:
             raise CageError(f"the probe ended with {run.reason}: {run.detail or said}")
         inside = json.loads(run.stdout)
         tried = Tried(outside, inside)
-        found = findings(tried, run.guarantees, self._backend.help, daemon_gone=daemon_gone, untouched=untouched)
+        found = findings(tried, run.guarantees, self._backend.help, daemon_gone=daemon_gone, untouched=untouched, bounds=bounds)
+        if most.get(Guarantee.NET_ALLOWLIST) is Strength.HARD:
+            found = {**found, Guarantee.NET_ALLOWLIST: await self._try_network(plan, toolset, most)}
         return found, run.layers
+
+    async def _try_network(self, plan: Plan, toolset: Toolset, most: Proven) -> Finding:
+        """What a cage with a way to the gateway's proxy reaches."""
+        folder = await self._cages.claim()
+        bait: Bait | None = None
+        try:
+            try:
+                bait = await self._cages.in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
+                outside = await self._cages.in_pool(bait.control, outward)
+                program = await self._cages.in_pool(bait.lay, "caged", caged=True, program=outward)
+            except BaseException:
+                await self._cages.in_pool(self._scratch.release, folder)
+                raise
+            ready = await self._cages.raised_in(folder, plan, Kit(_PROBE.limits, toolset, network=True), most)
+            run = await self._carried_out(Job("probe", program, _PROBE), ready, plan, Hooks(network=greet), {bait.victim})
+        finally:
+            if bait is not None:
+                await self._cages.in_pool(bait.close)
+        inside = json.loads(run.stdout) if run.reason is Reason.OK else {}
+        return outward_finding(outside, inside, run.guarantees, self._backend.help.get(Guarantee.NET_ALLOWLIST, ""))
 
 
 def _toolset(toolsets: Mapping[Language, Toolset], job: Job, hooks: Hooks) -> Toolset:
@@ -249,6 +289,6 @@ def _toolset(toolsets: Mapping[Language, Toolset], job: Job, hooks: Hooks) -> To
         raise NotOfferedError(f"calls back: the profile {profile.name} does not allow them")
     if profile.packages is not None:
         raise NotOfferedError(f"packages {profile.packages}: there is no such set here")
-    if profile.network or hooks.network is not None:
-        raise NotOfferedError("a network: not offered by this runner")
+    if bool(profile.network) != (hooks.network is not None):
+        raise NotOfferedError("a network: a profile with destinations needs the gateway's proxy, and no other has one")
     return toolsets[job.language]

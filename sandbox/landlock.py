@@ -31,6 +31,7 @@ HELP: Mapping[Guarantee, str] = MappingProxyType({
     Guarantee.FS_READ: _LANDLOCK,
     Guarantee.FS_WRITE: _LANDLOCK,
     Guarantee.NET_NONE: _SECCOMP,
+    Guarantee.NET_ALLOWLIST: "Destinations need a network of the cage's own, as bwrap has; Landlock knows ports alone.",
     Guarantee.PROCESS_ISOLATION: _LANDLOCK,
     Guarantee.SYSCALL_SURFACE: _SECCOMP,
     Guarantee.IDENTITY: _UID,
@@ -98,6 +99,14 @@ class Landlock:
             and side["Uid"].split() == [wanted] * 4
             for side in (outer, inner)
         )
+
+    def code_of(self, facts: Mapping[str, Any], started: int) -> int:  # noqa: ARG002
+        """See `Backend.code_of`."""
+        return int(facts["code"]["pid"])
+
+    def in_memory(self, kit: Kit) -> int:  # noqa: ARG002
+        """See `Backend.in_memory`: its files are on the machine's disk."""
+        return 0
 
     def end_of(self, started: int) -> int | None:  # noqa: ARG002
         """See `Backend.end_of`: what is left is found by the run's uid, where it has one."""

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
-from sandbox.inside import attempts
+from sandbox.inside import attempts, outward
 from sandbox.interpreter import ENVIRONMENT, identity
 from sandbox.model import Guarantee, Strength
 from sandbox.runner import Finding
@@ -49,9 +49,18 @@ class Tried:
 
 
 def findings(
-    tried: Tried, attested: Mapping[Guarantee, Strength], helps: Mapping[Guarantee, str], *, daemon_gone: bool, untouched: bool
+    tried: Tried,
+    attested: Mapping[Guarantee, Strength],
+    helps: Mapping[Guarantee, str],
+    *,
+    daemon_gone: bool,
+    untouched: bool,
+    bounds: Mapping[Guarantee, str],
 ) -> Mapping[Guarantee, Finding]:
-    """What the probe found: the attempts, and never more than the cage attested; `helps` is the backend's."""
+    """What the probe found: the attempts, and never more than the cage attested.
+
+    `helps` is the backend's; `bounds` what control groups were seen to hold, with the evidence.
+    """
     found = {}
     for name in Guarantee:
         help_text = helps.get(name, "")
@@ -60,13 +69,28 @@ def findings(
             if name is Guarantee.FS_WRITE and not untouched:
                 finding = Finding(Strength.ABSENT, ("seen from outside, the files that were gone for have changed",), help_text)
         else:
-            finding = Finding(attested.get(name, Strength.ABSENT), _evidence(name))
+            evidence = (bounds[name],) if name in bounds else _evidence(name)
+            finding = Finding(attested.get(name, Strength.ABSENT), evidence)
         if name is Guarantee.KILL_TREE and (not daemon_gone or "open" not in tried.outside[name].values()):
             finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run, or could not be made outside",))
         strength = min(finding.strength, attested.get(name, Strength.ABSENT))
         lost = (_UNCONFIRMED,) if strength < finding.strength else ()
         found[name] = Finding(strength, (*lost, *finding.evidence), help_text if strength < Strength.HARD else "")
     return MappingProxyType(found)
+
+
+def outward_finding(
+    outside: Mapping[str, str], inside: Mapping[str, str], attested: Mapping[Guarantee, Strength], help: str  # noqa: A002
+) -> Finding:  # fmt: skip
+    """Whether the proxy, and nothing else, is reached: the attempts of `sandbox.inside.outward`, and never more than attested."""
+    name = Guarantee.NET_ALLOWLIST
+    reached = inside.get("proxy") == outward.GREETING.decode()
+    tried = Tried({name: outside}, {name: {attempt: got for attempt, got in inside.items() if attempt != "proxy"}})
+    finding = tried.finding(name, help)
+    strength = min(finding.strength if reached else Strength.ABSENT, attested.get(name, Strength.ABSENT))
+    lost = (_UNCONFIRMED,) if strength < finding.strength else ()
+    proxy = f"the gateway's proxy on 127.0.0.1:{outward.PROXY}: {'reached' if reached else 'not reached'}"
+    return Finding(strength, (*lost, proxy, *finding.evidence), help if strength < Strength.HARD else "")
 
 
 def _evidence(name: Guarantee) -> tuple[str, ...]:
@@ -107,7 +131,7 @@ class Bait:
         """Pid of a process with the run's uid outside its cage."""
         return self._victim
 
-    def lay(self, name: str, *, caged: bool) -> str:
+    def lay(self, name: str, *, caged: bool, program: ModuleType = attempts) -> str:
         """A fresh set of files, and the program that goes for them."""
         folder = self._folder.path / name
         folder.mkdir(mode=0o755)
@@ -123,23 +147,23 @@ class Bait:
             "folder": str(folder), "victim": self._victim, "port": self._port, "abstract": self._abstract, "name": self._name,
             "caged": caged,
         }  # fmt: skip
-        source = Path(attempts.__file__).read_text(encoding="utf-8")
+        source = Path(str(program.__file__)).read_text(encoding="utf-8")
         preset = f"PARAMS = __import__('json').loads({json.dumps(params)!r})\n"
         marker = "from __future__ import annotations\n"
         return source.replace(marker, marker + preset, 1)
 
-    def control(self) -> Mapping[str, Mapping[str, str]]:
+    def control(self, program: ModuleType = attempts) -> Mapping[str, Any]:
         """The attempts outside the cage, as the same uid."""
-        program = self.lay("control", caged=False)
+        source = self.lay("control", caged=False, program=program)
         work = self._folder.path / "work"
         work.mkdir(mode=0o700)
         self._own(work)
         done = subprocess.run(  # noqa: S603  a proven interpreter, our own source
             [self._python, "-I", "-S", "-B", "-X", "utf8", "-"],
-            input=program.encode(), env=ENVIRONMENT, cwd=work, capture_output=True, timeout=_SECONDS, check=True,
+            input=source.encode(), env=ENVIRONMENT, cwd=work, capture_output=True, timeout=_SECONDS, check=True,
             start_new_session=True, **identity(self._uid),
         )  # fmt: skip
-        found: Mapping[str, Mapping[str, str]] = json.loads(done.stdout)
+        found: Mapping[str, Any] = json.loads(done.stdout)
         return found
 
     def daemon_lives(self) -> bool:

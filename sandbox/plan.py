@@ -13,6 +13,13 @@ from sandbox.scratch import Folder
 from sandbox.seccomp import assemble, cage_filter, code_filter, digest
 from sandbox.toolsets import Kit
 
+PORT = 3128
+"""Where, on 127.0.0.1 of the cage's own network, the gateway's proxy is to be found."""
+_PROXIED = {
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://127.0.0.1:{PORT}"),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), ""),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -42,8 +49,11 @@ class Plan:
     abi: int
     sentinel: Path
 
-    def setup(self, folder: Folder, place: Place, kit: Kit) -> dict[str, object]:
-        """What the warden is told first (`sandbox.inside.confine.Setup`)."""
+    def setup(self, folder: Folder, place: Place, kit: Kit, passing: int = -1) -> dict[str, object]:
+        """What the warden is told first (`sandbox.inside.confine.Setup`).
+
+        `passing` is the descriptor through which it gives the listening socket out, where the kit has a network.
+        """
         scratch, toolset = place.scratch, kit.toolset
         return {
             "limits": kit.limits.to_dict(),
@@ -55,19 +65,21 @@ class Plan:
             "apart": place.apart or folder.uid is not None,
             "own_uid": folder.uid is not None,
             "abi": self.abi,
+            "network": PORT if kit.network else 0,
+            "passing": passing,
             "read": toolset.read,
             "list": toolset.listed,
             "execute": toolset.execute,
             "address_space": toolset.address_space,
-            "cage_filter": _encode(cage_filter(self.machine, truncate_by_landlock=self.abi >= 3)),
+            "cage_filter": _encode(cage_filter(self.machine, truncate_by_landlock=self.abi >= 3, network=kit.network)),
             "code_filter": _encode(code_filter(self.machine, signals_by_landlock=self.abi >= 6)),
-            "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch},
+            "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **(_PROXIED if kit.network else {})},
         }
 
-    def layers(self) -> dict[str, str]:
+    def layers(self, kit: Kit) -> dict[str, str]:
         """The mechanisms as facts for a record."""
         filters = (
-            cage_filter(self.machine, truncate_by_landlock=self.abi >= 3),
+            cage_filter(self.machine, truncate_by_landlock=self.abi >= 3, network=kit.network),
             code_filter(self.machine, signals_by_landlock=self.abi >= 6),
         )
         return {

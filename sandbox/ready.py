@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from sandbox.attestation import attested
 from sandbox.backend import Backend
 from sandbox.cage import Cage, CageError
+from sandbox.cgroup import Bounds, Group, NoGroupError
 from sandbox.model import Guarantee, Strength
 from sandbox.plan import Plan
 from sandbox.scratch import Folder, Scratch, processes_of
@@ -34,6 +35,7 @@ class Ready:
     """A cage that has attested, in its claimed folder.
 
     facts   what it said of itself; proven: what that proves, no more than the probe did.
+    group   the control group that its code is in, where the machine has such.
     """
 
     cage: Cage
@@ -41,6 +43,7 @@ class Ready:
     kit: Kit
     facts: Mapping[str, Any]
     proven: Proven
+    group: Group | None = None
 
 
 class Cages:
@@ -48,6 +51,7 @@ class Cages:
 
     def __init__(self, backend: Backend, scratch: Scratch, pool: Executor) -> None:
         self._backend, self._scratch, self._pool = backend, scratch, pool
+        self.bounds: Bounds | None = None
 
     async def raised(self, plan: Plan, kit: Kit, proven: Proven) -> Ready:
         """A new cage, attested; OSError, ScratchError or CageError where there is none to be had: nothing is left of it."""
@@ -57,16 +61,26 @@ class Cages:
     async def raised_in(self, folder: Folder, plan: Plan, kit: Kit, proven: Proven) -> Ready:
         """The same in a folder that is claimed already."""
         cage: Cage | None = None
+        group: Group | None = None
         try:
             cage = await Cage.start(self._backend, plan, folder, kit, self._pool)
+            await cage.take_listener(self._pool)
             facts = await cage.attestation()
             cage.ends_with(await self.in_pool(self._backend.end_of, cage.pid))
             confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, kit=kit)
-            strengths = await self.in_pool(attested, facts, kit.limits, folder.uid, proven, confirmed)
+            strengths = await self.in_pool(attested, facts, kit.limits, folder.uid, proven, confirmed, network=kit.network)
+            if self.bounds is not None and any(strengths.values()):
+                code = await self.in_pool(self._backend.code_of, facts, cage.pid)
+                group, strengths = await self.in_pool(
+                    self.bounds.applied, strengths, kit.limits, code, files=self._backend.in_memory(kit), throttle=kit.throttled
+                )
+        except (NoGroupError, ValueError) as error:
+            await self._ended(cage, folder, group)
+            raise CageError(f"no control group: {error}") from error
         except BaseException:
-            await self._ended(cage, folder)
+            await self._ended(cage, folder, group)
             raise
-        return Ready(cage, folder, kit, facts, strengths)
+        return Ready(cage, folder, kit, facts, strengths, group)
 
     async def holds(self, ready: Ready) -> bool:
         """Whether a cage that has waited is still there, says of itself what it said, and the kernel too."""
@@ -76,7 +90,9 @@ class Cages:
         except CageError:
             return False
         confirmed = partial(self._backend.confirmed, started=ready.cage.pid, uid=ready.folder.uid, kit=ready.kit)
-        again = await self.in_pool(attested, facts, ready.kit.limits, ready.folder.uid, ready.proven, confirmed)
+        again = await self.in_pool(
+            attested, facts, ready.kit.limits, ready.folder.uid, ready.proven, confirmed, network=ready.kit.network
+        )
         return again == ready.proven
 
     async def put_away(self, ready: Ready, bystanders: Collection[int] = ()) -> str:
@@ -84,7 +100,7 @@ class Cages:
 
         `bystanders` are processes of the run's uid that are not of the run.
         """
-        return await self._ended(ready.cage, ready.folder, bystanders)
+        return await self._ended(ready.cage, ready.folder, ready.group, bystanders)
 
     async def claim(self) -> Folder:
         """A new folder; one that a cancelled caller no longer wants is given back."""
@@ -99,13 +115,15 @@ class Cages:
         """Something that blocks, off the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
 
-    async def _ended(self, cage: Cage | None, folder: Folder, bystanders: Collection[int] = ()) -> str:
+    async def _ended(self, cage: Cage | None, folder: Folder, group: Group | None, bystanders: Collection[int] = ()) -> str:
         amiss = ""
         if cage is not None:
             try:
                 await cage.end(self._pool)
             except CageError as error:
                 amiss = str(error)
+        if group is not None and not await self.in_pool(group.close):
+            amiss = "the run's control group is still there"
         return await self.in_pool(self._clean_up, folder, frozenset(bystanders)) or amiss
 
     def _clean_up(self, folder: Folder, bystanders: frozenset[int]) -> str:

@@ -188,6 +188,8 @@ def _lock(path: Path) -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
+        if error.errno == errno.EACCES:  # of a run with a uid of its own, whose gateway had the rights that this one lacks
+            raise ScratchError(_NO_RIGHT) from error
         raise
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

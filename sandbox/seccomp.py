@@ -50,6 +50,7 @@ _OF_ITSELF = "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sche
 
 _NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
 _AF_UNIX, _SOCK_STREAM = 1, 1
+_AF_INET, _AF_INET6, _IPPROTO_TCP = 2, 10, 6
 _FORBIDDEN_IOCTLS = (0x5412, 0x541C, 0x8901, 0x8902)  # TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
 _FORBIDDEN_FCNTLS = (8, 15, 1024, 1026)  # F_SETOWN, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_MM, _PR_SET_PTRACER = 1, 4, 22, 35, 0x59616D61
@@ -69,14 +70,18 @@ Program = tuple[Instruction, ...]
 Block = list[Instruction]
 
 
-def cage_filter(machine: str, *, truncate_by_landlock: bool = True) -> Program:
+def cage_filter(machine: str, *, truncate_by_landlock: bool = True, network: bool = False) -> Program:
     """The filter that warden and code live under.
 
     `machine` as platform.machine() says it; KeyError for one that is not known.  Without `truncate_by_landlock` (Landlock
-    before ABI 3) truncate(2) is refused too.
+    before ABI 3) truncate(2) is refused too.  With `network` TCP sockets can be made and connected: only for a cage with a
+    network namespace of its own, in which nothing but the gateway's proxy listens.
     """
     denied = [*_REFUSED, "truncate"] if not truncate_by_landlock else _REFUSED
     body = _prologue(machine)
+    if network:
+        denied = [name for name in denied if name not in ("socket", "connect")]
+        body += _call(machine, "socket", _TCP_ALONE)
     for names, error in ((denied, errno.EPERM), (_UNKNOWN, errno.ENOSYS), (_UNSUPPORTED, errno.ENOTSUP), (_WITHOUT_EFFECT, 0)):
         for name in names:
             body += _call(machine, name, [_give(error)])
@@ -152,6 +157,15 @@ def _unless_in(argument: int, values: tuple[int, ...]) -> Block:
     """Allow the call but for these values of the argument."""
     checks = [Instruction(_JEQ, value, len(values) - at, 0) for at, value in enumerate(values)]
     return [_load(argument), *checks, Instruction(_RET, _ALLOW), _give(errno.EPERM)]
+
+
+# IPv4 or IPv6, stream, and its usual protocol: SCTP and MPTCP call themselves streams too.
+_TCP_ALONE = [
+    _load(0), Instruction(_JEQ, _AF_INET, 1, 0), Instruction(_JEQ, _AF_INET6, 0, 6),
+    _load(1), Instruction(_AND, 0xF), Instruction(_JEQ, _SOCK_STREAM, 0, 3),
+    _load(2), Instruction(_JEQ, 0, 2, 0), Instruction(_JEQ, _IPPROTO_TCP, 1, 0),
+    _give(errno.EPERM), Instruction(_RET, _ALLOW),
+]  # fmt: skip
 
 
 def _by_argument() -> dict[str, Block]:

@@ -62,10 +62,16 @@ class Toolset:
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """What a cage is made for: everything that two cages must have in common for one to do for the other."""
+    """What a cage is made for: everything that two cages must have in common for one to do for the other.
+
+    throttled  whether processor time is bounded by its rate, where the kernel can.
+    network    whether its code may connect to the gateway's proxy, and to nothing else.
+    """
 
     limits: Limits
     toolset: Toolset
+    throttled: bool = False
+    network: bool = False
 
 
 def offered(interpreter: Interpreter, uid: int | None) -> Mapping[Language, Toolset]:

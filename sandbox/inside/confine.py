@@ -24,6 +24,7 @@ _EXECUTE, _WRITE, _READ, _LIST, _REMOVE_DIR, _REMOVE_FILE = 1, 2, 4, 8, 16, 32
 _MAKE_DIR, _MAKE_REG, _MAKE_SYM, _REFER, _TRUNCATE, _IOCTL = 128, 256, 4096, 8192, 16384, 32768
 _ON_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 _SCRATCH = _WRITE | _READ | _LIST | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER | _TRUNCATE
+_CONNECT_TCP = 2
 _HANDLED = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF}  # the file rights that each ABI knows; 0xFFFF from 5
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -81,8 +82,22 @@ def enter_domain(setup: Setup, *, proc: bool) -> None:
         mask = handled if stat.S_ISDIR(os.fstat(fd).st_mode) else handled & _ON_FILES  # a folder's right on a file is an error
         _call(_LANDLOCK_ADD, ruleset, 1, ctypes.create_string_buffer(struct.pack("<Qi", rights & mask, fd), 12), 0)
         os.close(fd)
+    if abi >= 4 and setup["network"]:
+        port = struct.pack("<QQ", _CONNECT_TCP, setup["network"])
+        _call(_LANDLOCK_ADD, ruleset, 2, ctypes.create_string_buffer(port, 16), 0)
     _call(_LANDLOCK_RESTRICT, ruleset, 0)
     os.close(ruleset)
+
+
+def listen(setup: Setup) -> None:
+    """Listen where the code will look for the gateway's proxy, give the socket to the gateway, and keep nothing of it."""
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", setup["network"]))
+    listener.listen(64)
+    passing = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, setup["passing"])
+    passing.sendmsg([b"L"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener.fileno()))])
+    passing.close()
+    listener.close()
 
 
 def install_filter(encoded: str) -> None:
@@ -128,7 +143,8 @@ def attest(setup: Setup, parent: int) -> dict[str, Any]:
         "signal": failing(lambda: os.kill(parent, 0)),
         "hidden": [_seen(path) for path in setup["hidden"]],
         "namespaces": {name: _namespace(name) for name in ("user", "pid", "net", "ipc", "uts", "mnt")},
-        "sockets": [_make_socket(family) for family in (1, 2, 10, 16, 17, 38, 40)],
+        "sockets": [_make_socket(family, _socket.SOCK_STREAM) for family in (1, 2, 10, 16, 17, 38, 40)],
+        "others": [_make_socket(family, kind) for family in (1, 2, 10) for kind in (_socket.SOCK_DGRAM, _socket.SOCK_RAW)],
     }
 
 
@@ -147,5 +163,5 @@ def _is_closed(fd: int) -> bool:
     return failing(lambda: os.fstat(fd)) != 0
 
 
-def _make_socket(family: int) -> int:
-    return failing(lambda: _socket.socket(family, _socket.SOCK_STREAM).close())
+def _make_socket(family: int, kind: int) -> int:
+    return failing(lambda: _socket.socket(family, kind).close())

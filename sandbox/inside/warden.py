@@ -133,6 +133,8 @@ def _close_cage(setup: Setup) -> bool:
         confine.can_open(setup["sentinel"], flags)
     if gateway and not setup["own_uid"]:
         os.kill(gateway, 0)
+    if setup["network"]:
+        confine.listen(setup)
     setup["rlimits"] = _rlimits(setup)
     confine.drop_privileges()
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)

@@ -77,6 +77,7 @@ def lies() -> list[Any]:
         pytest.param(code("signal", 0), {g.PROCESS_ISOLATION, g.KILL_TREE}, id="signals the warden"),
         pytest.param(code("sockets", [1, 1, 1, 1, 1, 1, 0]), {g.NET_NONE}, id="one family"),
         pytest.param(code("sockets", []), {g.NET_NONE}, id="no family tried"),
+        pytest.param(code("others", [1, 1, 0, 1, 1, 1]), {g.NET_NONE}, id="datagrams"),
         pytest.param(code("uids", [0, 0, 0]), {g.IDENTITY}, id="root"),
         pytest.param(both("capabilities", "00200000" + "0" * 40), {g.IDENTITY}, id="a capability"),
         pytest.param(limit("RLIMIT_DATA", [-1, -1]), {g.MEMORY}, id="memory without limit"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sandbox.model import CODE_BYTES, Guarantee, IsolationUnprovenError, Job, Pr
 from sandbox.profiles import load_profiles
 from sandbox.result import Run
 from sandbox.runner import Runner, best
+from sandbox.scratch import Scratch
 
 SHIPPED = load_profiles()["no-network-512mb"]
 QUICK = replace(SHIPPED, limits=replace(SHIPPED.limits, wall_seconds=10, memory_bytes=192 << 20))
@@ -170,12 +172,18 @@ async def test_a_base_folder_that_others_can_write_is_refused(tmp_path: Path) ->
 async def test_a_root_without_capabilities_is_refused_with_help(drivers: Any) -> None:
     if os.geteuid() != 0 or not Path("/usr/bin/setpriv").exists():
         pytest.skip("needs root, and setpriv to take its capabilities away")
-    box = drivers.start(None, through=("/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"))
-    report = await box.ask({"probe": True})
-    assert "SETUID" in report["problem"]
-    answer = await box.run("print('ran')")
-    assert set(answer) == {"refused"}
-    assert "plain user" in answer["refused"]["help"]
+    with tempfile.TemporaryDirectory(prefix="bailiwick-base-", dir="/tmp") as folder:
+        other = Scratch(Path(folder) / "base", own_uids=True)
+        for neighbour in (False, True):  # with a run of another gateway's beside, too
+            claimed = other.claim() if neighbour else None
+            box = drivers.start(None, ("/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"), base=f"{folder}/base")
+            report = await box.ask({"probe": True})
+            assert "SETUID" in report["problem"]
+            answer = await box.run("print('ran')")
+            assert set(answer) == {"refused"}
+            assert "plain user" in answer["refused"]["help"]
+        assert claimed is not None
+        other.release(claimed)
 
 
 async def test_an_interpreter_whose_files_the_uid_cannot_read_is_passed_over(tmp_path: Path) -> None:

@@ -126,6 +126,25 @@ def test_some_calls_depend_on_their_arguments(name: str, arguments: tuple[int, .
             assert error_of(verdict(cage_filter(machine), arch, found, arguments)) == answer
 
 
+TCP = [
+    ((2, 1, 0), "allow"), ((10, 1, 6), "allow"), ((2, 1 | 0o2004000, 0), "allow"), ((2, 2, 0), "EPERM"), ((10, 2, 17), "EPERM"),
+    ((2, 3, 1), "EPERM"), ((2, 1, 132), "EPERM"), ((2, 1, 262), "EPERM"), ((2, 5, 132), "EPERM"), ((1, 1, 0), "EPERM"),
+    ((16, 3, 0), "EPERM"), ((17, 3, 0), "EPERM"), ((38, 5, 0), "EPERM"), ((40, 1, 0), "EPERM"), ((0, 1, 0), "EPERM"),
+    ((1 << 32 | 1, 1, 0), "EPERM"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("machine", ARCHES)
+@pytest.mark.parametrize(("arguments", "answer"), TCP)
+def test_with_a_network_tcp_can_be_connected_and_nothing_else(machine: str, arguments: tuple[int, ...], answer: str) -> None:
+    arch, program = ARCHES[machine], cage_filter(machine, network=True)
+    assert error_of(verdict(program, arch, number(machine, "socket"), arguments)) == answer
+    assert error_of(verdict(program, arch, number(machine, "connect"))) == "allow"
+    for name in ("bind", "listen", "accept", "accept4"):
+        assert error_of(verdict(program, arch, number(machine, name))) == "EPERM"
+    assert error_of(verdict(cage_filter(machine), arch, number(machine, "socket"), arguments)) == "EPERM"
+
+
 @pytest.mark.parametrize("machine", ARCHES)
 def test_what_an_older_landlock_does_not_hold_the_filter_holds(machine: str) -> None:
     arch = ARCHES[machine]
