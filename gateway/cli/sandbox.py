@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,9 +15,16 @@ from gateway.cli.isolation import DEFAULT, Profiles, doctor, profile_named
 from gateway.cli.output import console, misuse, print_json, printable
 from gateway.cli.sandbox_runner import runner
 
+if TYPE_CHECKING:
+    from sandbox.model import Job, Language
+    from sandbox.result import Artifact, Run
+    from sandbox.runner import Stream
+
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile that it runs under.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-MAX_CODE = 1024 * 1024
+MAX_CODE: Final = 1024 * 1024
+MAX_FILE: Final = 16 * 1024 * 1024
+_SUFFIXES: Final = {".py": "python", ".sh": "shell", ".mjs": "javascript", ".js": "javascript"}
 
 
 def register(app: typer.Typer) -> None:
@@ -26,40 +36,118 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="sandbox")
 
 
-def run(
-    file: Annotated[Path, typer.Argument(help="A file of Python code.")],
+def run(  # noqa: PLR0917  the command line's options
+    file: Annotated[Path, typer.Argument(help="A file of code: .py, .sh, .mjs or .js.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Its command line's arguments.")] = None,
     profile: ProfileName = DEFAULT,
     profiles: Profiles = None,
+    language: Annotated[str, typer.Option("--language", help="python, shell or javascript; else by FILE's ending.")] = "",
+    files: Annotated[
+        list[str] | None, typer.Option("--file", help="A file that it finds: PATH, or NAME=PATH; repeat it.")
+    ] = None,
+    stdin: Annotated[Path | None, typer.Option("--stdin", help="What it reads from standard input; - is this one.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A folder for the files that it leaves.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run Python code under a profile, as the gateway would.  Exits with 0 if it ended well, else 1.
+    """Run code under a profile, as the gateway would.  Exits with 0 if it ended well, else 1.
 
-    [bold]Example[/bold]   bailiwick sandbox run score.py --profile no-network-512mb
+    Its output is shown as it comes.  Files that it leaves are listed, and written where --out says.
+
+    [bold]Example[/bold]   bailiwick sandbox run plot.py --file orders.csv --out results/
     """
-    from sandbox.model import IsolationUnprovenError, Job  # noqa: PLC0415
-    from sandbox.runner import best  # noqa: PLC0415
+    from sandbox.model import IsolationUnprovenError, Job, NotOfferedError  # noqa: PLC0415
 
     chosen = profile_named(profile, profiles)
-    if not file.is_file() or file.stat().st_size > MAX_CODE:
-        misuse(f"{file} is no file of at most 1 MiB")
-    code = file.read_text(encoding="utf-8")
-
-    async def once() -> dict[str, object]:
-        runner = await best(chosen)
-        try:
-            return (await runner.run(Job(id="command-line", code=code, profile=chosen))).to_dict()
-        finally:
-            await runner.aclose()
-
     try:
-        result = asyncio.run(once())
-    except IsolationUnprovenError as error:
+        job = Job(
+            id="command-line",
+            code=_bytes(file, MAX_CODE).decode("utf-8"),
+            profile=chosen,
+            language=_language(file, language),
+            files=_files(files or ()),
+            arguments=tuple(arguments or ()),
+            stdin=b"" if stdin is None else sys.stdin.buffer.read(MAX_FILE) if str(stdin) == "-" else _bytes(stdin, MAX_FILE),
+        )
+    except ValueError as error:
+        misuse(str(error))
+    try:
+        result = asyncio.run(_once(job, shown=not as_json))
+    except (IsolationUnprovenError, NotOfferedError) as error:
         console(stderr=True).print(printable(f"refused: {error}"), style="bold red")
         raise typer.Exit(1) from None
+    if out is not None:
+        _write(out, result.files)
     if as_json:
-        print_json(result)
+        print_json(result.to_dict())
     else:
-        print(str(result["stdout"]), end="")
-        console(stderr=True).print(printable(str(result["stderr"])), end="")
-        console(stderr=True).print(f"reason {result['reason']}, exit code {result['exit_code']}", style="dim")
-    raise typer.Exit(0 if result["reason"] == "ok" else 1)
+        said = console(stderr=True)
+        for left in result.files:
+            said.print(printable(f"left {left.name} ({left.size} bytes)"), style="dim")
+        for name, why in result.files_skipped:
+            said.print(printable(f"not taken: {name}: {why}"), style="dim")
+        said.print(printable(f"reason {result.reason}, exit code {result.exit_code} {result.detail}".rstrip()), style="dim")
+    raise typer.Exit(0 if result.reason == "ok" else 1)
+
+
+async def _once(job: Job, *, shown: bool) -> Run:
+    from sandbox.runner import Hooks, best  # noqa: PLC0415
+
+    chosen = await best(job.profile)
+    try:
+        return await chosen.run(job, Hooks(output=_show if shown else None))
+    finally:
+        await chosen.aclose()
+
+
+def _show(stream: Stream, data: bytes) -> None:
+    """As it comes; to a terminal only what prints, since code could otherwise steer it."""
+    target = sys.stdout if stream == "stdout" else sys.stderr
+    if target.isatty():
+        target.write(printable(data.decode("utf-8", "backslashreplace")))
+    else:
+        target.buffer.write(data)
+    target.flush()
+
+
+def _language(file: Path, named: str) -> Language:
+    from sandbox.model import Language  # noqa: PLC0415
+
+    name = named or _SUFFIXES.get(file.suffix, "")
+    if name not in set(Language):
+        misuse(f"in which language is {file}?", help=f"say --language {', '.join(Language)}")
+    return Language(name)
+
+
+def _files(said: Sequence[str]) -> dict[str, bytes]:
+    """By the name under which code finds each."""
+    found: dict[str, bytes] = {}
+    for text in said:
+        name, equals, path = text.partition("=")
+        place = Path(path if equals else text)
+        found[name if equals else place.name] = _bytes(place, MAX_FILE)
+    return found
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    if not path.is_file() or path.stat().st_size > most:
+        misuse(f"{path} is no file of at most {most >> 20} MiB")
+    return path.read_bytes()
+
+
+def _write(folder: Path, files: Sequence[Artifact]) -> None:
+    """Nothing is written through a link, or outside the folder: the names are the code's."""
+    for file in files:
+        place = folder
+        place.mkdir(parents=True, exist_ok=True)
+        for part in file.name.split("/")[:-1]:
+            place /= part
+            if place.is_symlink():
+                misuse(f"{place} is a link")
+            place.mkdir(exist_ok=True)
+        flags: Any = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(folder / file.name, flags, 0o600)
+        except OSError as error:
+            misuse(f"{folder / file.name}: {error.strerror}")
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(file.data)

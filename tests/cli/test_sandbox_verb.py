@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,41 @@ def test_misuse_is_told_from_a_finding(arguments: tuple[str, ...]) -> None:
     told = bailiwick(*arguments)
     assert told.returncode == 2
     assert "help" in told.stderr or "no file" in told.stderr
+
+
+def test_shell_takes_files_arguments_and_input_and_leaves_files(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("given")
+    (tmp_path / "typed").write_text("typed")
+    (tmp_path / "code.sh").write_text(
+        'cat data.txt -; echo " $1"; mkdir -p deep; printf left > deep/out.txt; ln -s /etc/passwd link\n'
+    )
+    given = ("--file", f"data.txt={tmp_path / 'in.txt'}", "--stdin", str(tmp_path / "typed"), "--out", str(tmp_path / "out"))
+    ran = bailiwick("run", str(tmp_path / "code.sh"), "said", *given)
+    assert (ran.returncode, ran.stdout) == (0, "giventyped said\n"), ran.stderr
+    assert (tmp_path / "out" / "deep" / "out.txt").read_text() == "left"
+    assert "left deep/out.txt (4 bytes)" in ran.stderr
+    assert "not taken: link" in ran.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["deep"]
+
+
+def test_what_code_leaves_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("open('out.txt', 'w').write('x')")
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "out.txt").symlink_to(tmp_path / "elsewhere")
+    assert bailiwick("run", str(tmp_path / "code.py"), "--out", str(tmp_path / "out")).returncode == 2
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_javascript_runs_too(tmp_path: Path) -> None:
+    (tmp_path / "code.mjs").write_text("console.log(6 * 7);\n")
+    ran = bailiwick("run", str(tmp_path / "code.mjs"), "--json")
+    assert json.loads(ran.stdout)["stdout"] == "42\n"
+
+
+def test_a_file_of_no_known_language_is_misuse(tmp_path: Path) -> None:
+    (tmp_path / "code.rb").write_text("puts 1")
+    told = bailiwick("run", str(tmp_path / "code.rb"))
+    assert told.returncode == 2
+    assert "--language" in told.stderr
