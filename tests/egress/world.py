@@ -23,7 +23,7 @@ from audit.model import Entry, Receipt
 from audit.reader import Ledger, Record
 from gateway.egress.deciding import Ceiling, Desk
 from gateway.egress.dial import Exempt
-from gateway.egress.proxy import Bounds, Egress
+from gateway.egress.proxy import Bounds, Egress, Serving
 from gateway.model import Arrival, Principal, Trace, new_id, wall_clock
 from gateway.record import Recorder
 from policies import engine as engine_module
@@ -181,15 +181,18 @@ class World:
             raise OSError("no such name")
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
-    def start(self, **bounds: Any) -> asyncio.Task[None]:
-        """The proxy, for one run."""
+    def serving(self, **bounds: Any) -> Serving:
+        """The proxy for one run."""
         engine = Engine(load(self.grants))
         recorder = Recorder(self._append, self.journal.submit, wall_clock)
         desk = Desk(recorder, lambda _: engine.decide, self.alive, self.resolve, wall_clock, self.exempt)
         arrival = Arrival(self.run, "mcp", "sandbox", (), b"{}", wall_clock(), Trace("1" * 32, "2" * 16))
         ceiling = Ceiling(self.run, arrival, self.principal, "some-hosts", self.destinations)
-        egress = Egress(desk, replace(self.bounds, **bounds))
-        task = asyncio.create_task(egress.network(ceiling)(self.cage.listener.dup()))
+        return Egress(desk, replace(self.bounds, **bounds)).network(ceiling)
+
+    def start(self, **bounds: Any) -> asyncio.Task[None]:
+        """The proxy, at work in the cage's network."""
+        task = asyncio.create_task(self.serving(**bounds)(self.cage.listener.dup()))
         self.tasks.append(task)
         return task
 

@@ -29,7 +29,12 @@ p, role:marketer, acme, res:sandbox/*,  read, allow, -, -, BOX-17
 p, role:auditor,  acme, sandbox.*,      call, allow, -, -, BOX-16
 p, role:buyer,    acme, desk.seal,      call, allow, politely, -, BOX-18
 p, role:marketer, acme, desk.read,      call, allow, politely, -, BOX-19
+p, role:buyer,    acme, profile:hosts,  use,  allow, -, -, BOX-20
+p, role:buyer,    acme, host:*,         connect, allow, -, -, BOX-21
+p, *,             acme, host:denied.invalid:*, connect, deny, -, -, BOX-22
 """
+HOSTS = ("listed.invalid:443", "denied.invalid:443", "*.beneath.invalid:443")
+"""What the profile `hosts` lists: names that resolve nowhere (RFC 6761)."""
 ROLES = "g, idp:finance-controllers, role:auditor, acme\n"
 AGENTS = """\
 p, agent:sandbox, acme, set:open-desk,     call, allow, -, -, BOX-5
@@ -73,6 +78,7 @@ def sandboxed(folder: Path, peers: Peers, **settings: Any) -> Gateway:
     profiles = folder / "profiles"
     profiles.mkdir()
     (profiles / "tooled.toml").write_text(_tooled())
+    (profiles / "hosts.toml").write_text(_tooled().replace("false", json.dumps(HOSTS), 1).replace('net_none = "hard"\n', ""))
     (profiles / "own-kernel.toml").write_text(_tooled() + 'own_kernel = "hard"\n')
     made = {"enabled": True, "profiles": str(profiles)} | settings
     return Gateway(folder, peers, more={"sandbox": made})
