@@ -20,7 +20,8 @@ def upstreams() -> Iterator[Peers]:
 
 @pytest.fixture
 def peers(upstreams: Peers) -> Iterator[Peers]:
-    """The upstreams, their scripts forgotten afterwards."""
+    """The upstreams: what reached them before is forgotten, and their scripts afterwards."""
+    upstreams.heard.clear()
     yield upstreams
     upstreams.tools.clear()
     upstreams.agents.clear()
