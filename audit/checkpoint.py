@@ -61,7 +61,7 @@ class Vkey:
         """From its one spelling; `CheckpointError` for anything else."""
         name, _, rest = text.partition("+")
         key_id, _, encoded = rest.partition("+")
-        data = _unbase64(encoded, "the key")
+        data = canonical_bytes(encoded, "the key")
         if not valid_name(name) or len(data) != 33 or data[:1] != _ED25519:
             msg = "not an Ed25519 verifier key"
             raise CheckpointError(msg)
@@ -108,18 +108,20 @@ def parse(note: str) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
     if not valid_name(origin) or not _SIZE.fullmatch(size):
         msg = "origin or size is not in its canonical form"
         raise CheckpointError(msg)
-    checkpoint = Checkpoint(origin, int(size), _unbase64(root, "the root"))
+    checkpoint = Checkpoint(origin, int(size), canonical_bytes(root, "the root"))
     if len(checkpoint.root) != 32:
         msg = "the root is not a SHA-256"
         raise CheckpointError(msg)
-    found = []
-    for line in signatures:
-        match = _SIGNATURE_LINE.fullmatch(line)
-        if match is None:
-            msg = "a signature line is not in its canonical form"
-            raise CheckpointError(msg)
-        found.append((match[1], _unbase64(match[2], "a signature")))
-    return checkpoint, found
+    return checkpoint, [signature_line(line) for line in signatures]
+
+
+def signature_line(line: str) -> tuple[str, bytes]:
+    """Name, and key id ‖ signature, of a signature line; `CheckpointError` unless it is in its one spelling."""
+    match = _SIGNATURE_LINE.fullmatch(line)
+    if match is None:
+        msg = "a signature line is not in its canonical form"
+        raise CheckpointError(msg)
+    return match[1], canonical_bytes(match[2], "a signature")
 
 
 def verify(note: str, vkey: Vkey) -> Checkpoint:
@@ -140,7 +142,7 @@ def verify(note: str, vkey: Vkey) -> Checkpoint:
     return checkpoint
 
 
-def _unbase64(text: str, what: str) -> bytes:
+def canonical_bytes(text: str, what: str) -> bytes:
     """Standard base64 in its only spelling: padding bits that are not zero are refused by encoding anew."""
     try:
         data = base64.b64decode(text, validate=True)

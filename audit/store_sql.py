@@ -20,7 +20,7 @@ from audit.store_connect import create_file, engine, parse_url, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_turn import HEAD, Cursor, SqlTurn, Words
 
-REVISION: Final = "l0002"
+REVISION: Final = "l0003"
 """The schema that this code speaks; the newest step in `audit/migrations/versions`."""
 
 _CHUNK: Final = 500
@@ -290,7 +290,7 @@ class _BesidePostgres:
     def connected(self, connection: Connection) -> None:
         """A new session holds no lock yet, and may find that another process took a name meanwhile."""
         for writer in self._leases:
-            if not _try_lock(connection, f"writer {writer}"):
+            if not try_lock(connection, f"writer {writer}"):
                 msg = f"another process writes as {writer}, or the session that was lost is not over yet"
                 raise StoreError(msg)
 
@@ -301,12 +301,12 @@ class _BesidePostgres:
         """The server keeps its own files."""
 
     def lease(self, connection: Connection, writer: str) -> bool:
-        if writer not in self._leases and _try_lock(connection, f"writer {writer}"):
+        if writer not in self._leases and try_lock(connection, f"writer {writer}"):
             self._leases.add(writer)
         return writer in self._leases
 
     def free(self, connection: Connection, writer: str) -> bool:
-        if writer in self._leases or not _try_lock(connection, f"writer {writer}"):
+        if writer in self._leases or not try_lock(connection, f"writer {writer}"):
             return False
         connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})", (f"writer {writer}",))
         return True
@@ -347,5 +347,6 @@ class _SignedRow:
         self._connection.exec_driver_sql("COMMIT")
 
 
-def _try_lock(connection: Connection, name: str) -> bool:
+def try_lock(connection: Connection, name: str) -> bool:
+    """Take a PostgreSQL session's advisory lock of that name, without waiting."""
     return bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK})", (name,)).scalar())

@@ -99,3 +99,30 @@ class SignedRow(_Table, table=True):
     size: int = Field(sa_column=Column(_Big, nullable=False))
     frontier: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     note: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class CosignatureRow(_Table, table=True):
+    """A witness's line on the checkpoint of `size` leaves; never changed, never deleted."""
+
+    __tablename__ = "ledger_cosignatures"
+    size: int = Field(sa_column=Column(_Big, primary_key=True, autoincrement=False))
+    witness: str = Field(sa_column=Column(Text, primary_key=True))
+    line: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class TimestampRow(_Table, table=True):
+    """An authority's RFC 3161 token on the checkpoint of `size` leaves; never changed, never deleted."""
+
+    __tablename__ = "ledger_timestamps"
+    size: int = Field(sa_column=Column(_Big, primary_key=True, autoincrement=False))
+    authority: str = Field(sa_column=Column(Text, primary_key=True))
+    token: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class AnchorRow(_Table, table=True):
+    """How far an anchor has come: the size of the last checkpoint that it took, and when (UTC microseconds)."""
+
+    __tablename__ = "ledger_anchors"
+    name: str = Field(sa_column=Column(Text, primary_key=True))
+    size: int = Field(sa_column=Column(_Big, nullable=False))
+    at: int = Field(sa_column=Column(_Big, nullable=False))

@@ -3,6 +3,7 @@
 
     python verify.py ledger.db --key 'example.org/log+1a2b3c4d+AT…'     the key as its operator published it, not as the file says
     python verify.py ledger.db --key-file key.txt --checkpoint kept.txt --json
+    python verify.py ledger.db --key … --witness 'witness.example/w1+5e6f7a8b+BA…' --quorum 1
 
 What is shown when it finds nothing: every record's bytes are those that were hashed; the hashes are the tree (RFC 9162) whose
 root the checkpoints sign; no index is missing; each writer's own chain of records is unbroken; every sealed value that stands
@@ -11,7 +12,8 @@ record.
 
 What it cannot show: a call that was never offered to the gateway, and a log that its own operator rewrote and signed again; nor,
 without the operator's key, that the newest records were taken away together with their checkpoints, or written anew within the
-minute after the newest checkpoint left.  Against these, keep checkpoints where nobody else can reach them: --checkpoint.
+minute after the newest checkpoint left.  Against these, keep checkpoints where nobody else can reach them (--checkpoint: a file,
+or a folder of them), or pin witnesses (--witness): what they cosigned nobody can rewrite, not even the operator.
 
 Exit code: 0 nothing found, 1 findings, 2 misuse.
 """
@@ -29,8 +31,10 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +42,7 @@ from urllib.parse import quote
 MAX_FINDINGS = 1000
 MAX_LEAF = 16384
 UNSIGNED_SECONDS = 60  # a writer signs within about a second: more than this without a checkpoint means that one was taken away
+COSIGNATURES = 100  # of each witness, the newest; each is checked against the tree that the records make up
 SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
 KINDS = frozenset(
     {
@@ -60,16 +65,21 @@ TABLES = {  # columns and order in which rows are read
     "ledger_checkpoints": (("size", "note"), "size"),
     "ledger_subjects": (("pseudonym", "lookup", "dek", "name"), "pseudonym"),
     "ledger_open_calls": (("id", "idx", "writer", "boot"), "id"),
+    "ledger_cosignatures": (("size", "witness", "line"), "size, witness"),
+    "ledger_timestamps": (("size", "authority", "token"), "size, authority"),
+    "ledger_anchors": (("name", "size", "at"), "name"),
     "ledger_version": (("version_num",), "version_num"),
 }
-REVISION = "l0002"
+REVISION = "l0003"
 # Everything that the schema of this revision consists of, each with the beginning of SHA-256 of its SQL.
 SCHEMA: dict[str, str] = {
     "index sqlite_autoindex_ledger_leaves_1": "3698f1a2af456620",
     "index sqlite_autoindex_ledger_subjects_1": "f7febc636bdee5f1",
     "index sqlite_autoindex_ledger_subjects_2": "f7febc636bdee5f1",
     "index sqlite_autoindex_ledger_version_1": "9bcb37e623b3d199",
+    "table ledger_anchors": "fc936d1c56cd15ba",
     "table ledger_checkpoints": "b33242628a912d38",
+    "table ledger_cosignatures": "33e96e06782139a2",
     "table ledger_head": "2abdb120bc8d6dc7",
     "table ledger_leaves": "65ad84f2f586b918",
     "table ledger_log": "32ed1333051aad11",
@@ -77,21 +87,29 @@ SCHEMA: dict[str, str] = {
     "table ledger_open_calls": "96869dd24871877b",
     "table ledger_openings": "45950929920e36bf",
     "table ledger_subjects": "b0e341786330b877",
+    "table ledger_timestamps": "8688dd08fc085f4c",
     "table ledger_version": "63a2b3db2caebd3d",
     "trigger ledger_checkpoints_no_delete": "82e5b34084292d64",
     "trigger ledger_checkpoints_no_update": "9a45175697ccc709",
+    "trigger ledger_cosignatures_no_delete": "81998f21c8af5db3",
+    "trigger ledger_cosignatures_no_update": "c87156dfac89976b",
     "trigger ledger_leaves_next": "91395d6e938bc38a",
     "trigger ledger_leaves_no_delete": "93f68613b132ae3d",
     "trigger ledger_leaves_no_update": "c86890934652d95e",
     "trigger ledger_nodes_no_delete": "6abdbbbecb995031",
     "trigger ledger_nodes_no_update": "6dc7a23698b324f1",
     "trigger ledger_openings_no_update": "2809eb2693ec6f96",
+    "trigger ledger_timestamps_no_delete": "0d6e22d42bba163d",
+    "trigger ledger_timestamps_no_update": "91ab3593eb0956a9",
 }
+_NOT_YET = {name: "" for name in SCHEMA if re.search("_(cosignatures|timestamps|anchors)", name)}
 EARLIER = {  # what other revisions have instead: a ledger that nobody opened since the update is verified as it stands
     "l0001": {
         "index sqlite_autoindex_ledger_open_calls_1": "7b95b92bfc31cb46",
         "table ledger_open_calls": "992fd9d71e5a0d0b",
+        **_NOT_YET,
     },
+    "l0002": _NOT_YET,
 }
 
 
@@ -127,6 +145,9 @@ class Report:
     checkpoints: int = 0
     open_calls: int = 0
     key_given: bool = False
+    witnesses: dict[str, dict[str, int]] = field(default_factory=dict)  # pinned ones: what each cosigned last, and when
+    witnessed: int = 0  # as many of them as were wanted cosigned a log of so many records
+    quorum: int = 0
 
     @property
     def ok(self) -> bool:
@@ -254,15 +275,32 @@ class Key:
     public: bytes
 
     @classmethod
-    def parse(cls, text: str) -> Key:
+    def parse(cls, text: str, kind: int = 1) -> Key:
+        """kind  1 for a log's key, 4 for a witness's (tlog-cosignature)."""
         parts = text.split("+", 2)
         if len(parts) != 3:
             raise ValueError("a verifier key is name+id+base64")
         data = unbase64(parts[2])
         key_id = hashlib.sha256(parts[0].encode() + b"\n" + data).digest()[:4]
-        if len(data) != 33 or data[:1] != b"\x01" or key_id.hex() != parts[1]:
-            raise ValueError("not an Ed25519 verifier key, or its id belongs to another")
+        if len(data) != 33 or data[0] != kind or key_id.hex() != parts[1]:
+            raise ValueError("not an Ed25519 verifier key of this kind, or its id belongs to another")
         return cls(parts[0], key_id, data[1:])
+
+
+def signature_line(line: str) -> tuple[str, bytes]:
+    """Who signed, and key id and signature."""
+    match = re.fullmatch("\u2014 ([!-*,-~]{1,200}) ([A-Za-z0-9+/]+={0,2})", line)
+    if match is None:
+        raise ValueError("a signature line is not in canonical form")
+    return match[1], unbase64(match[2])
+
+
+def cosigned_at(witness: Key, text: bytes, data: bytes) -> int | None:
+    """c2sp.org/tlog-cosignature: when the witness said that it saw this checkpoint (POSIX seconds); None where it did not."""
+    at = int.from_bytes(data[4:12], "big")
+    message = b"cosignature/v1\ntime %d\n" % at + text
+    fits = len(data) == 76 and data[:4] == witness.id and at < 1 << 63
+    return at if fits and ed25519_verify(witness.public, message, data[12:]) else None
 
 
 @dataclass
@@ -286,13 +324,7 @@ class Checkpoint:
         root = unbase64(lines[2])
         if len(root) != 32:
             raise ValueError("the root is not a SHA-256")
-        found = []
-        for line in signatures:
-            match = re.fullmatch("\u2014 ([!-*,-~]{1,200}) ([A-Za-z0-9+/]+={0,2})", line)
-            if match is None:
-                raise ValueError("a signature line is not in canonical form")
-            found.append((match[1], unbase64(match[2])))
-        return cls(lines[0], int(lines[1]), root, (text + "\n").encode(), found)
+        return cls(lines[0], int(lines[1]), root, (text + "\n").encode(), [signature_line(line) for line in signatures])
 
     def signed_by(self, key: Key) -> bool:
         ours = [data[4:] for name, data in self.signatures if name == key.name and data[:4] == key.id]
@@ -379,6 +411,7 @@ class SqliteRows(Rows):
             for kind, name, table, sql in self._connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
         }
         wanted = SCHEMA | EARLIER.get(next(self.rows("ledger_version"), (REVISION,))[0], {})
+        wanted = {name: digest for name, digest in wanted.items() if digest}
         found += [f"the schema has an unexpected {name}" for name in sorted(there.keys() - wanted.keys())]
         found += [f"the schema lacks the {name}" for name in sorted(wanted.keys() - there.keys())]
         return found + [f"the {n} is not as it was made" for n in sorted(there.keys() & wanted.keys()) if there[n] != wanted[n]]
@@ -390,6 +423,25 @@ class SqliteRows(Rows):
 
 
 # ------------------------------------------------------------------------------------------------------------ the checks
+
+
+class Trust:
+    """What the verifier was given from elsewhere: the log's key, kept checkpoints, witnesses' keys, how many of them it wants."""
+
+    def __init__(
+        self,
+        key: str | None = None,
+        kept: str | Sequence[str] | None = None,
+        witnesses: Sequence[str] = (),
+        quorum: int | None = None,
+    ) -> None:
+        """`ValueError` where one of them is none."""
+        self.key = Key.parse(key) if key is not None else None
+        self.kept = [Checkpoint.parse(note) for note in ([kept] if isinstance(kept, str) else kept or ())]
+        self.witnesses = [Key.parse(witness, 4) for witness in witnesses]
+        self.quorum = min(1, len(self.witnesses)) if quorum is None else quorum
+        if not 0 <= self.quorum <= len(self.witnesses) or len({w.name for w in self.witnesses}) != len(self.witnesses):
+            raise ValueError("witnesses have distinct names, and are as many as are wanted")
 
 
 @dataclass
@@ -407,11 +459,16 @@ class Boot:
 class Check:
     """All checks, in one pass over the records."""
 
-    def __init__(self, source: Rows, key: str | None, kept: str | None) -> None:
+    def __init__(self, source: Rows, trust: Trust) -> None:
         self.source = source
-        self.report = Report(key_given=key is not None)
-        self.key = Key.parse(key) if key is not None else None
-        self.kept = Checkpoint.parse(kept) if kept is not None else None
+        self.report = Report(key_given=trust.key is not None, quorum=trust.quorum)
+        self.key = trust.key
+        self.kept: dict[int, list[Checkpoint]] = {}
+        for each in trust.kept:
+            self.kept.setdefault(each.size, []).append(each)
+        self.witnesses = {witness.name: witness for witness in trust.witnesses}
+        self.cosignatures = Ahead(iter(()))
+        self.said: dict[str, deque[tuple[int, bytes, bytes]]] = {}  # by witness: size, text of our tree, signature
         self.tree = Tree()
         self.boots: dict[str, Boot] = {}
         self.open: dict[str, tuple[int, str, str]] = {}
@@ -431,8 +488,11 @@ class Check:
     def run(self) -> Report:
         for message in self.source.schema():
             self.found(message)
-        if [row[0] for row in self.source.rows("ledger_version")] not in ([each] for each in (REVISION, *EARLIER)):
+        revision = [row[0] for row in self.source.rows("ledger_version")]
+        if revision not in ([each] for each in (REVISION, *EARLIER)):
             self.found("the schema is of another revision than this verifier")
+        if revision == [REVISION]:
+            self.cosignatures = Ahead(self.source.rows("ledger_cosignatures"))
         self.log()
         self.read_checkpoints()
         openings = Ahead(self.source.rows("ledger_openings"))
@@ -446,6 +506,7 @@ class Check:
         self.subjects()
         self.calls()
         self.signatures()
+        self.cosigned()
         return self.report
 
     # -- the log's own rows
@@ -485,9 +546,24 @@ class Check:
     def at_size(self) -> None:
         """The tree has reached a size: does it have the root that was signed for it?"""
         size = self.tree.size
-        for checkpoint, what in ((self.checkpoints.get(size), "the checkpoint"), (self.kept, "the checkpoint that you kept")):
-            if checkpoint is not None and checkpoint.size == size and checkpoint.root != self.tree.root():
+        signed = [(self.checkpoints[size], "the checkpoint")] if size in self.checkpoints else []
+        for checkpoint, what in (*signed, *((each, "the checkpoint that you kept") for each in self.kept.get(size, ()))):
+            if checkpoint.root != self.tree.root():
                 self.found(f"the first {size} records are not those that {what} of that size signs")
+        for _, witness, line in self.cosignatures.of(size):
+            self.cosignature(size, witness, line)
+
+    def cosignature(self, size: int, witness: object, line: object) -> None:
+        """A witness's line about so many records; whether it is about these records, its signature says at the end."""
+        try:
+            name, data = signature_line(line if isinstance(line, str) else "")
+            if name != witness:
+                raise ValueError(f"it is of {name}")
+        except ValueError as error:
+            self.found(f"the cosignature of {str(witness)[:200]} on {size} records: {error}")
+            return
+        text = f"{self.report.origin}\n{size}\n{base64.b64encode(self.tree.root()).decode()}\n"
+        self.said.setdefault(name, deque(maxlen=COSIGNATURES)).append((size, text.encode(), data))
 
     # -- each record
 
@@ -607,9 +683,13 @@ class Check:
         expected = [(1, tree.size, b"".join(tree.stack), len(self.shredded))]
         if repr(list(self.source.rows("ledger_head"))) != repr(expected):  # 1 and 1.0 are equal, and not the same
             self.found("the head is not that of the records: its size, its tree or its count of destroyed keys")
-        for checkpoint in (*self.checkpoints.values(), *filter(None, [self.kept])):
+        for checkpoint in (*self.checkpoints.values(), *(each for some in self.kept.values() for each in some)):
             if checkpoint.size > tree.size:
                 self.found(f"a checkpoint signs {checkpoint.size} records, and there are {tree.size}: the end of the log is gone")
+        for size, witness, _ in self.cosignatures.rest():
+            self.found(
+                f"{str(witness)[:200]} cosigned {str(size)[:20]} records, and there are {tree.size}: the end of the log is gone"
+            )
 
     def nodes(self) -> None:
         nodes = dict(self.tree.nodes)
@@ -655,8 +735,9 @@ class Check:
         if len(newest) < len(self.checkpoints):
             older = len(self.checkpoints) - len(newest)
             self.report.notes.append(f"of {older} older checkpoints the roots were compared and the signatures were not checked")
-        if self.kept is not None and not self.kept.signed_by(self.key):
-            self.found("the checkpoint that you kept is not signed by this key")
+        for each in (each for some in self.kept.values() for each in some):
+            if not each.signed_by(self.key):
+                self.found("the checkpoint that you kept is not signed by this key")
         unsigned = self.report.size - self.report.signed
         if self.report.size and not self.report.signed:
             self.found("no checkpoint signs any of the records: whoever can write to the database could have made them")
@@ -667,6 +748,36 @@ class Check:
             self.found(f"the newest {unsigned} records, of {seconds} seconds, are under no checkpoint: one is missing")
         if unsigned > 0:
             self.report.notes.append(f"the newest {unsigned} records are not under a signed checkpoint yet")
+
+    def cosigned(self) -> None:
+        """What the pinned witnesses say of these very records; without any, that nobody outside was asked."""
+        report = self.report
+        for each in (each for some in self.kept.values() for each in some if each.size <= self.tree.size):
+            for name, data in each.signatures:
+                if name != each.origin:
+                    self.said.setdefault(name, deque()).append((each.size, each.text, data))
+        for name, witness in self.witnesses.items():
+            report.witnesses[name] = {"size": 0, "at": 0}
+            for size, text, data in self.said.get(name, ()):
+                at = cosigned_at(witness, text, data)
+                if at is None:
+                    self.found(
+                        f"the cosignature of {name} on {size} records does not fit them: it saw another log, or it is forged"
+                    )
+                elif size >= report.witnesses[name]["size"]:
+                    report.witnesses[name] = {"size": size, "at": max(at, report.witnesses[name]["at"])}
+        sizes = sorted((said["size"] for said in report.witnesses.values()), reverse=True)
+        report.witnessed = sizes[report.quorum - 1] if report.quorum else 0
+        if not self.witnesses:
+            others = f" (there are cosignatures by {', '.join(sorted(self.said))[:500]})" if self.said else ""
+            report.notes.append(
+                "UNWITNESSED: no witness's key was given" + others + ".  Whoever holds the database and the signing key can have "
+                "rewritten everything after the newest checkpoint that somebody else kept."
+            )
+        elif report.quorum and not report.witnessed:
+            self.found(f"not {report.quorum} of the {len(self.witnesses)} witnesses cosigned this log")
+        if report.witnessed and report.witnessed < report.size:
+            report.notes.append(f"the newest {report.size - report.witnessed} records are not witnessed yet")
 
 
 class Ahead:
@@ -694,9 +805,9 @@ class Ahead:
             yield row
 
 
-def verify_rows(source: Rows, key: str | None = None, kept: str | None = None) -> Report:
-    """Check a ledger's rows.  `ValueError` where the key or the kept checkpoint is none."""
-    check = Check(source, key, kept)
+def verify_rows(source: Rows, trust: Trust) -> Report:
+    """Check a ledger's rows."""
+    check = Check(source, trust)
     try:
         return check.run()
     except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -705,17 +816,22 @@ def verify_rows(source: Rows, key: str | None = None, kept: str | None = None) -
         return check.report
 
 
-def verify_sqlite(path: Path, key: str | None = None, kept: str | None = None) -> Report:
-    """Check the ledger in a SQLite file.  `ValueError` where key or kept checkpoint is none, `OSError` where there is no file."""
-    if key is not None:
-        Key.parse(key)
+def verify_sqlite(
+    path: Path,
+    key: str | None = None,
+    kept: str | Sequence[str] | None = None,
+    witnesses: Sequence[str] = (),
+    quorum: int | None = None,
+) -> Report:
+    """Check the ledger in a SQLite file.  `ValueError` where a key or a kept checkpoint is none, `OSError` without a file."""
+    trust = Trust(key, kept, witnesses, quorum)
     path.stat()
     try:
         source = SqliteRows(path)
     except sqlite3.Error as error:
         return Report(findings=[Finding(f"the database cannot be read: {error}")], key_given=key is not None)
     try:
-        return verify_rows(source, key, kept)
+        return verify_rows(source, trust)
     finally:
         source.close()
 
@@ -726,10 +842,22 @@ def describe(report: Report) -> str:
     lines += [
         f"  signed up to record {report.signed} ({report.checkpoints} checkpoints)" if report.signed else "  nothing is signed"
     ]
+    if report.witnesses:
+        there = sum(said["size"] >= report.witnessed > 0 for said in report.witnesses.values())
+        lines.append(f"  witnessed by {there} of {len(report.witnesses)} up to record {report.witnessed}")
+    for name, said in report.witnesses.items():
+        when = datetime.fromtimestamp(min(said["at"], 2**37), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: UP017
+        lines.append(f"    {name}: " + (f"{said['size']} records, at {when} by its clock" if said["size"] else "nothing"))
     lines += [f"  note: {note}" for note in report.notes]
     lines += [f"  FOUND: {finding}" for finding in report.findings]
     lines += ["nothing was found" if report.ok else f"{len(report.findings)} finding{'s' if len(report.findings) > 1 else ''}"]
     return "\n".join(lines)
+
+
+def kept_in(paths: Sequence[Path]) -> list[str]:
+    """The notes in files, and in the `*.checkpoint` files of folders."""
+    files = [file for path in paths for file in (sorted(path.rglob("*.checkpoint")) if path.is_dir() else [path])]
+    return [file.read_text(encoding="utf-8") for file in files]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -739,13 +867,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--key", help="verifier key of the log, got from elsewhere than the file")
     group.add_argument("--key-file", type=Path, help="a file that holds it")
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint that you kept: the log must continue it")
+    kept = "a checkpoint that you kept, or a folder of them: the log must continue it; may be repeated"
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help=kept)
+    parser.add_argument(
+        "--witness", action="append", default=[], metavar="KEY", help="verifier key of a witness; may be repeated"
+    )
+    parser.add_argument("--quorum", type=int, help="how many of the witnesses must have cosigned (1)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     options = parser.parse_args(arguments)
     try:
         key = options.key_file.read_text() if options.key_file else options.key
-        kept = options.checkpoint.read_text() if options.checkpoint else None
-        report = verify_sqlite(options.ledger, key.strip() if key else None, kept)
+        report = verify_sqlite(
+            options.ledger, key.strip() if key else None, kept_in(options.checkpoint), options.witness, options.quorum
+        )
     except (OSError, ValueError) as error:
         print(f"verify.py: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from audit.store import StoreError
 from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_sql import store_error
-from audit.verify import TABLES, Report, Rows, verify_rows, verify_sqlite
+from audit.verify import EARLIER, TABLES, Report, Rows, Trust, verify_rows, verify_sqlite
 
 
 class _PostgresRows(Rows):
@@ -22,7 +23,7 @@ class _PostgresRows(Rows):
 
     def rows(self, table: str) -> Iterator[tuple[Any, ...]]:
         columns, order = TABLES[table]
-        collated = order.replace("name", 'name COLLATE "C"')
+        collated = re.sub("(name|witness|authority)", r'\1 COLLATE "C"', order)
         statement = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {collated}"  # noqa: S608  constants
         for row in self._connection.execution_options(yield_per=500).exec_driver_sql(statement):
             yield tuple(row)
@@ -31,26 +32,35 @@ class _PostgresRows(Rows):
         """The guards that make the log append-only are there, and on for everybody."""
         guards = "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE 'ledger_%%'"
         found = {row[0]: row[1] for row in self._connection.exec_driver_sql(guards)}
-        append_only = ("ledger_leaves", "ledger_checkpoints", "ledger_nodes")
+        append_only = ["ledger_leaves", "ledger_checkpoints", "ledger_nodes"]
+        if self._connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar() not in EARLIER:
+            append_only += ["ledger_cosignatures", "ledger_timestamps"]
         names = [f"{table}_{guard}" for table in append_only for guard in ("no_change", "no_truncate")]
         wanted = [*names, "ledger_openings_no_change"]
         return [f"the trigger {name} is missing or switched off" for name in wanted if found.get(name) not in {"A", b"A"}]
 
 
-def verify_url(url: str, key: str | None = None, kept: str | None = None) -> Report:
-    """Verify the ledger at a URL against the key that its operator published, and a checkpoint that was kept.
+def verify_url(
+    url: str,
+    key: str | None = None,
+    kept: str | Sequence[str] | None = None,
+    witnesses: Sequence[str] = (),
+    quorum: int | None = None,
+) -> Report:
+    """Verify the ledger at a URL against the key that its operator published, checkpoints that were kept, and witnesses.
 
     `ValueError` for a URL, key or checkpoint that is none; `OSError` or `StoreError` where there is no ledger.
     """
     parsed = parse_url(url)
     path = sqlite_path(parsed)
     if path is not None:
-        return verify_sqlite(path, key, kept)
+        return verify_sqlite(path, key, kept, witnesses, quorum)
+    trust = Trust(key, kept, witnesses, quorum)
     reading = engine(parsed, read_only=True)
     try:
         with reading.connect() as connection:
             connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return verify_rows(_PostgresRows(connection), key, kept)
+            return verify_rows(_PostgresRows(connection), trust)
     except SQLAlchemyError as error:
         raise store_error(error) from error
     finally:

@@ -38,6 +38,7 @@ class Doors:
 
     faults       what keeps the gateway from working now; empty: ready.
     metrics      Prometheus' text format.
+    remembered   who outside remembers the log, in words; and what of that should be looked at.
     checkpoint   the latest signed head of the log (C2SP signed note), or None before the first.
     whoami       authenticates the request's frame.
     policy       what is in force, and who may change it.
@@ -48,6 +49,7 @@ class Doors:
     issuers: tuple[str, ...]
     faults: Callable[[], Mapping[str, str]]
     metrics: Callable[[], bytes]
+    remembered: Callable[[], tuple[str, Mapping[str, str]]]
     checkpoint: Callable[[], Awaitable[str | None]]
     whoami: Callable[[Request], Awaitable[Principal]]
     policy: PolicyDoor
@@ -76,9 +78,13 @@ def _health(api: FastAPI, doors: Doors) -> None:
     async def readyz() -> JSONResponse:
         """Calls can be decided, recorded and forwarded; 503 names what cannot, `degraded` what should be looked at."""
         faults = dict(doors.faults())
-        answer: dict[str, Any] = {"ready": not faults, "faults": faults}
+        ledger, wrong = doors.remembered()
+        answer: dict[str, Any] = {"ready": not faults, "faults": faults, "ledger": ledger}
+        degraded = dict(wrong)
         if doors.policy.opened.activation.stale:  # it works, by the last good bundle
-            answer["degraded"] = {"policy": "stale"}
+            degraded["policy"] = "stale"
+        if degraded:
+            answer["degraded"] = degraded
         return JSONResponse(answer, status_code=503 if faults else 200)
 
     @api.get("/metrics", tags=["health"])

@@ -36,6 +36,7 @@ from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import resolve, seal_key
 from gateway.identity.opening import Identity, Means
 from gateway.identity.opening import opened as opened_identity
+from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.ledger_opening import opened as opened_ledger
 from gateway.ledger_tiles import TileDoor
 from gateway.ledger_tiles import register as register_tiles
@@ -83,6 +84,7 @@ class _Parts:
     settings: Settings
     clock: Clock
     policy: Opened
+    ledger: OpenedLedger
     journal: Journal
     state: State
     upstreams: Upstreams
@@ -170,7 +172,10 @@ class App:
         telemetry = Telemetry.start(self._environ, version("bailiwick"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)  # it waits for the collector
         seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
-        ledger = await opened_ledger(settings, self._environ, clock, seal, stack)
+        limits = settings.limits
+        upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
+        stack.push_async_callback(upstreams.aclose)
+        ledger = await opened_ledger(settings, self._environ, clock, seal, stack, upstreams)
         journal = ledger.journal
         policy = await opened(activation, settings, journal.append, state_url_of(settings), stack)
         telemetry.watch(
@@ -178,12 +183,10 @@ class App:
             ledger_healthy=lambda: bool(journal.healthy),
             bundle=lambda: policy.in_force.current.active.digest,
             policy=lambda: families(policy.activation, policy.shadowing),
+            proofs=ledger.families,
         )
         state = await asyncio.to_thread(State.open, state_url_of(settings))
         stack.push_async_callback(state.close)
-        limits = settings.limits
-        upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
-        stack.push_async_callback(upstreams.aclose)
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
@@ -191,7 +194,7 @@ class App:
         stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
         parts = _Parts(
-            settings, clock, policy, journal, state, upstreams, identity, telemetry, recorder,
+            settings, clock, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
             _derived(seal, b"mcp session"), None, self._environ,
         )  # fmt: skip
         if settings.sandbox.enabled:
@@ -202,7 +205,7 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
-        register_tiles(self._api, TileDoor(ledger.tiles, journal.checkpoint, doors.policy.administration))
+        register_tiles(self._api, TileDoor(ledger.tiles, ledger.served_checkpoint, doors.policy.administration))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         self._policy = policy
 
@@ -327,6 +330,7 @@ class App:
             issuers=tuple(issuer.issuer for issuer in parts.settings.issuers),
             faults=faults,
             metrics=parts.telemetry.render_prometheus,
+            remembered=parts.ledger.remembered,
             checkpoint=checkpoint,
             whoami=whoami,
             policy=PolicyDoor(parts.policy, Administration(whoami, _judge_of(parts), parts.recorder, parts.clock)),

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from audit.checkpoint import Vkey
+from audit.cosignature import WitnessKey
 from audit.journal import Journal
+from audit.model import LedgerUnavailableError, TamperedError
+from audit.store import StoreError
+from audit.store_proofs import ProofStore
+from gateway import signals
 from gateway.identity.keyfiles import ledger_key
 from gateway.ledger_tiles import TileSource
 from gateway.model import Clock
+from gateway.prometheus import Family, Sample
 from gateway.settings import Settings
 from gateway.stores import ledger_url_of, signed_head_of
+from gateway.upstream.client import Upstreams, Url
+from gateway.witnessing import Place, Witnessing
 
-log = logging.getLogger("gateway")
+log = logging.getLogger("gateway.ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +35,44 @@ class Opened:
 
     journal: Journal
     tiles: TileSource
+    witnessing: Witnessing
+
+    def served_checkpoint(self) -> str | None:
+        """The newest checkpoint that enough witnesses cosigned, where they are asked; else the newest that is signed."""
+        return self.witnessing.witnessed.note or self.journal.checkpoint()
+
+    def remembered(self) -> tuple[str, Mapping[str, str]]:
+        """Who outside remembers the log; and, by part, what is wrong with that."""
+        faults = self.witnessing.faults
+        return str(self.witnessing.witnessed), {"witnesses": "; ".join(faults.values())} if faults else {}
+
+    def families(self) -> Iterator[Family]:
+        """What can be scraped of it.  Labels come from closed lists."""
+        said, disagreeing = self.witnessing.witnessed, self.witnessing.conflicts
+        counts = {"asked": said.asked, "wanted": said.quorum, "cosigned": len(said.last), "disagree": disagreeing}
+        samples = [Sample({"what": what}, count) for what, count in counts.items()]
+        yield Family(signals.LEDGER_WITNESSES, "gauge", "Witnesses of the ledger; one that disagrees is an alarm.", samples)
+        size, at = [Sample({}, said.size)], [Sample({}, said.at)]
+        yield Family(signals.LEDGER_WITNESSED_SIZE, "gauge", "Records that enough witnesses have cosigned; 0: unwitnessed.", size)
+        yield Family(signals.LEDGER_WITNESSED_AT, "gauge", "When they did, by the last one's clock.", at)
 
 
-async def opened(settings: Settings, environ: Mapping[str, str], clock: Clock, seal: bytes, stack: AsyncExitStack) -> Opened:
-    """Open it; `stack` closes it."""
-    url = ledger_url_of(settings)
+async def opened(  # noqa: PLR0917  the parts that it is made of
+    settings: Settings, environ: Mapping[str, str], clock: Clock, seal: bytes, stack: AsyncExitStack, upstreams: Upstreams
+) -> Opened:
+    """Open it; `stack` closes it.  Before anything is signed, witnesses are asked whether they remember more than is here."""
+    url, key = ledger_url_of(settings), ledger_key(settings.data, settings.ledger.key, environ)
+    try:
+        proofs = ProofStore(url)
+        stack.push_async_callback(asyncio.to_thread, proofs.close)
+        witnessing = _witnessing(settings, Vkey.of(settings.ledger.origin, key), proofs, upstreams, clock)
+        await witnessing.check_before_start()
+    except (StoreError, TamperedError, ValueError) as error:
+        raise LedgerUnavailableError(str(error)) from error
     journal = await Journal.open(
         url=url,
         origin=settings.ledger.origin,
-        signing_key=ledger_key(settings.data, settings.ledger.key, environ),
+        signing_key=key,
         seal_key=seal,
         writer=f"{socket.gethostname()}:{settings.server.port}".encode("ascii", "replace").decode()[-64:],
         clock=clock,
@@ -41,7 +80,37 @@ async def opened(settings: Settings, environ: Mapping[str, str], clock: Clock, s
         kept=signed_head_of(settings),
     )
     stack.push_async_callback(journal.close)
-    log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
     tiles = TileSource(url)
     stack.push_async_callback(asyncio.to_thread, tiles.close)
-    return Opened(journal, tiles)
+    if settings.ledger.witnesses:
+        log.info("the ledger is %s; key %s", witnessing.witnessed, journal.vkey)
+        _beside(witnessing.run(), "witnesses", stack)
+    else:
+        log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
+    return Opened(journal, tiles, witnessing)
+
+
+def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Upstreams, clock: Clock) -> Witnessing:
+    ledger = settings.ledger
+    places = [
+        Place(Url.parse(f"{str(each.url).rstrip('/')}/add-checkpoint", allow_private=True), WitnessKey.parse(each.key))
+        for each in ledger.witnesses
+    ]
+    return Witnessing(proofs, own, places, ledger.wanted, ledger.witness_seconds, upstreams.send, clock)
+
+
+def _beside(work: Coroutine[object, object, None], name: str, stack: AsyncExitStack) -> None:
+    """Run it beside the calls until the gateway ends.  Should it ever end by itself, that is said."""
+    task = asyncio.create_task(work, name=name)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the work on %s has ended", name, exc_info=error)
+
+    async def end() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+
+    task.add_done_callback(ended)
+    stack.push_async_callback(end)

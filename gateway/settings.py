@@ -25,13 +25,14 @@ from gateway.settings_identity import (
     Terminator,
     TrustDomain,
 )
+from gateway.settings_ledger import Ledger, Witness
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 
 __all__ = [
     "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Egress", "Events",
     "Exemption", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Revocation",
     "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Terminator", "TokenEndpoint",
-    "TrustDomain",
+    "TrustDomain", "Witness",
 ]  # fmt: skip
 
 
@@ -67,19 +68,6 @@ class State(Group):
 
     url: str | None = None
     """SQLAlchemy URL; defaults to sqlite in the data folder.  A PostgreSQL URL: postgresql+psycopg://…"""
-
-
-class Ledger(Group):
-    """The audit log."""
-
-    url: str | None = None
-    origin: str = "bailiwick.invalid/ledger"
-    """C2SP origin line and key name of the log: a schema-less URL of yours."""
-    key: Secret | None = None
-    """Ed25519 signing key (PKCS#8 PEM); defaults to a key made in the data folder on first start."""
-    seal_key: Secret | None = None
-    """32 random bytes, base64, that seal the openings; defaults to a key made in the data folder on first start."""
-    queue: int = Field(10_000, ge=1)
 
 
 class Sandbox(Group):

@@ -34,7 +34,7 @@ class Backend(Protocol):
         """How cages are made here; `folder` is claimed, and free to try things in.  Blocks; NotHereError where they cannot be."""
         ...
 
-    def place(self, plan: Plan, folder: Folder) -> Place:
+    def place(self, plan: Plan, folder: Folder, kit: Kit) -> Place:
         """Where a cage's things are, in the cage's own names."""
         ...
 

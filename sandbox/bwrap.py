@@ -53,6 +53,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _LEGACY = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _WORK, _SENTINEL, _SMALL = "/work", "/sentinel", ("/tmp", "/dev/shm")  # noqa: S108  the cage's own
 _SMALL_BYTES, _SPARE_BYTES, _PAGE = 16 << 20, 1 << 20, 4096
+_HIDDEN = ("/etc/passwd", "/sys", "/root", "/var")  # but for what the code is given to read beneath them
 _SECONDS = 20
 _TRIAL = Limits(10, 20, 256 << 20, 16, 1 << 20, 4 << 20, 1 << 16, 64)
 _COUNTED = (5, 14)  # from here on the kernel counts a user's processes for each user namespace, and tells networks apart
@@ -95,9 +96,11 @@ class Bwrap:
         }
         return plan
 
-    def place(self, plan: Plan, folder: Folder) -> Place:  # noqa: ARG002  nothing of it is seen inside
+    def place(self, plan: Plan, folder: Folder, kit: Kit) -> Place:  # noqa: ARG002  nothing of it is seen inside
         """See `Backend.place`."""
-        hidden = [str(plan.sentinel), *(path for path in ("/etc/passwd", "/sys", "/root", "/var") if Path(path).exists())]
+        bound = _bound(plan.interpreter, kit.toolset)
+        seen = {str(parent) for path in bound for parent in (Path(path), *Path(path).parents)}
+        hidden = [str(plan.sentinel), *(path for path in _HIDDEN if path not in seen and Path(path).exists())]
         return Place(_WORK, f"{_SENTINEL}/file", sentinel_inside=True, volumes=(_WORK, *_SMALL), hidden=tuple(hidden), apart=True)
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:  # noqa: ARG002

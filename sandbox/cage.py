@@ -101,7 +101,7 @@ class Cage:
         cage = cls(process, stderr, reader, writer)
         cage._passing = given
         modules = plan.interpreter.modules
-        setup = json.dumps(plan.setup(folder, backend.place(plan, folder), kit, passing), separators=(",", ":")).encode()
+        setup = json.dumps(plan.setup(folder, backend.place(plan, folder, kit), kit, passing), separators=(",", ":")).encode()
         writer.write(struct.pack(">I", len(modules)) + modules + struct.pack(">cI", b"S", len(setup)) + setup)
         return cage
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
@@ -34,6 +35,7 @@ from sandbox.model import (
     Profile,
     Reason,
     SandboxBusyError,
+    SandboxFailedError,
     Strength,
 )  # fmt: skip
 from sandbox.network import connected, greet
@@ -42,7 +44,8 @@ from sandbox.ready import Cages, Ready
 from sandbox.result import Run
 from sandbox.runner import Finding, Hooks, Program, Report, Served, shortfall
 from sandbox.scratch import Scratch, ScratchError
-from sandbox.toolsets import Kit, Toolset, offered
+from sandbox.served import ServedProgram
+from sandbox.toolsets import Kit, Toolset, for_program, offered
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,7 +68,7 @@ class CagedRunner:
     """Implements `sandbox.runner.Runner` with the cages of one backend.
 
     base          folder for the runs' scratch folders; defaults to one of this user's in the system's temporary folder.
-    concurrency   runs at once; `queue` more may wait.
+    concurrency   runs at once; `queue` more may wait.  `programs` that go on are counted by themselves.
     probe_seconds how long a probe is believed.
     interpreters  paths to choose among, the first that works; defaults to those of `sandbox.interpreter.candidates`.
     """
@@ -77,6 +80,7 @@ class CagedRunner:
         base: Path | None = None,
         concurrency: int = 4,
         queue: int = 64,
+        programs: int = 64,
         probe_seconds: float = 3600,
         interpreters: Sequence[str] | None = None,
     ) -> None:
@@ -89,6 +93,8 @@ class CagedRunner:
         self._slots, self._probing = asyncio.Semaphore(concurrency), asyncio.Lock()
         self._known: _Known | None = None
         self._tasks: set[asyncio.Task[Run]] = set()
+        self._programs: set[asyncio.Task[Run]] = set()
+        self._most_programs = programs
         self._closed = False
 
     @property
@@ -122,9 +128,43 @@ class CagedRunner:
             if hooks.tools is not None:
                 hooks.tools.close()
 
-    async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:  # noqa: ARG002, B008  frozen
+    async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:  # noqa: B008  frozen
         """See `Runner.serve`."""
-        raise NotOfferedError("programs that go on are not offered yet")
+        try:
+            return await self._serve(program, hooks)
+        except BaseException:
+            if hooks.tools is not None:
+                hooks.tools.close()
+            raise
+
+    async def _serve(self, program: Program, hooks: Hooks) -> Served:
+        known = await self._knowledge()
+        plan = _proven(known, program.profile)
+        _hooked(program.profile, hooks)
+        if program.folder is not None or hooks.output is not None:
+            raise NotOfferedError("a folder that lasts, and output by a call: not offered for programs that go on")
+        if hooks.network is not None:
+            raise NotOfferedError("a network: not offered for programs that go on")
+        if self._closed or len(self._programs) >= self._most_programs:
+            raise SandboxBusyError("the sandbox is closed" if self._closed else "too many programs go on")
+        kit = Kit(program.profile.limits, for_program(program))
+        try:
+            ready = await self._cages.raised(plan, kit, known.report.guarantees)
+        except (OSError, ScratchError, CageError) as error:
+            raise SandboxFailedError(str(error)) from error
+        put_away = partial(self._cages.put_away, ready)
+        try:
+            _attested(program.profile, ready)
+        except IsolationUnprovenError:
+            await put_away()
+            raise
+        served = ServedProgram(program, ready, self._layers(plan, ready), put_away)
+        await served.start(program, hooks, self._track)
+        return served
+
+    def _track(self, task: asyncio.Task[Run]) -> None:
+        self._programs.add(task)
+        task.add_done_callback(self._programs.discard)
 
     def forget(self) -> None:
         """See `Runner.forget`."""
@@ -133,37 +173,33 @@ class CagedRunner:
     async def aclose(self) -> None:
         """See `Runner.aclose`."""
         self._closed = True
-        for task in list(self._tasks):
+        going = {*self._tasks, *self._programs}
+        for task in going:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if going:
+            await asyncio.wait(going)
         self._pool.shutdown(wait=False)
 
     async def _run(self, job: Job, hooks: Hooks) -> Run:
         known = await self._knowledge()
-        known.report.require(job.profile)
-        if known.plan is None:
-            raise IsolationUnprovenError({Guarantee.FS_WRITE: (Strength.HARD, Strength.ABSENT)}, known.report.problem)
-        toolset = _toolset(known.toolsets, job, hooks)
+        plan = _proven(known, job.profile)
+        _hooked(job.profile, hooks)
+        toolset = _toolset(known.toolsets, job)
         async with self._slots:
             try:
                 throttled = job.profile.wanted.get(Guarantee.CPU) is Strength.HARD
                 kit = Kit(job.profile.limits, toolset, throttled, network=bool(job.profile.network))
-                ready = await self._cages.raised(known.plan, kit, known.report.guarantees)
+                ready = await self._cages.raised(plan, kit, known.report.guarantees)
             except (OSError, ScratchError) as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, f"no scratch folder: {error}")
             except CageError as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
-            return replace(await self._carried_out(job, ready, known.plan, hooks), probe_id=known.report.id)
+            return replace(await self._carried_out(job, ready, plan, hooks), probe_id=known.report.id)
 
     async def _carried_out(self, job: Job, ready: Ready, plan: Plan, hooks: Hooks, bystanders: Collection[int] = ()) -> Run:
         """One job in a cage that is gone afterwards."""
         try:
-            missing = shortfall(job.profile, ready.proven)
-            if missing:
-                raise IsolationUnprovenError(
-                    missing, "This run's own cage did not attest what the probe had proven; see the log."
-                )
+            _attested(job.profile, ready)
             async with connected(ready.cage.listener, hooks):
                 result, taken = await execute(ready.cage, job, ready.kit.toolset, hooks)
             run = taken.run(job, result)
@@ -280,15 +316,32 @@ class CagedRunner:
         return outward_finding(outside, inside, run.guarantees, self._backend.help.get(Guarantee.NET_ALLOWLIST, ""))
 
 
-def _toolset(toolsets: Mapping[Language, Toolset], job: Job, hooks: Hooks) -> Toolset:
-    """What runs the job's code; NotOfferedError for what is not to be had: refused, never passed over."""
-    profile = job.profile
-    if job.language not in toolsets:
-        raise NotOfferedError(f"code in {job.language}: there is nothing on this machine that runs it")
+def _proven(known: _Known, profile: Profile) -> Plan:
+    """How cages are made here, where the probe has proven what the profile asks for; IsolationUnprovenError elsewhere."""
+    known.report.require(profile)
+    if known.plan is None:
+        raise IsolationUnprovenError({Guarantee.FS_WRITE: (Strength.HARD, Strength.ABSENT)}, known.report.problem)
+    return known.plan
+
+
+def _attested(profile: Profile, ready: Ready) -> None:
+    missing = shortfall(profile, ready.proven)
+    if missing:
+        raise IsolationUnprovenError(missing, "This run's own cage did not attest what the probe had proven; see the log.")
+
+
+def _hooked(profile: Profile, hooks: Hooks) -> None:
+    """NotOfferedError for what is not to be had: refused, never passed over."""
     if hooks.tools is not None and not profile.tools:
         raise NotOfferedError(f"calls back: the profile {profile.name} does not allow them")
-    if profile.packages is not None:
-        raise NotOfferedError(f"packages {profile.packages}: there is no such set here")
     if bool(profile.network) != (hooks.network is not None):
         raise NotOfferedError("a network: a profile with destinations needs the gateway's proxy, and no other has one")
+
+
+def _toolset(toolsets: Mapping[Language, Toolset], job: Job) -> Toolset:
+    """What runs the job's code; NotOfferedError where there is nothing."""
+    if job.language not in toolsets:
+        raise NotOfferedError(f"code in {job.language}: there is nothing on this machine that runs it")
+    if job.profile.packages is not None:
+        raise NotOfferedError(f"packages {job.profile.packages}: there is no such set here")
     return toolsets[job.language]

@@ -51,13 +51,13 @@ async def execute(cage: Cage, job: Job, toolset: Toolset, hooks: Hooks) -> tuple
     limits = job.profile.limits
     taken = Taken(limits, hooks)
     try:
-        async with asyncio.timeout(limits.wall_seconds + GRACE_SECONDS), _way_back(cage, hooks) as back:
+        async with asyncio.timeout(limits.wall_seconds + GRACE_SECONDS), way_back(cage, hooks) as back:
             await cage.send(b"J", order(job, toolset, tools=hooks.tools is not None))
             async for kind, payload in cage.frames(max(limits.artifact_bytes + _NAME, RESULT_BYTES)):
                 if kind == b"R":
                     return parsed(payload), taken
                 if kind == b"T" and back is not None:
-                    await _answer(back, payload)
+                    await passed_on(back, payload)
                 else:
                     taken.add(kind, payload)
     except TimeoutError as error:
@@ -65,17 +65,18 @@ async def execute(cage: Cage, job: Job, toolset: Toolset, hooks: Hooks) -> tuple
     raise CageError("the warden sent no result")
 
 
-async def _answer(back: asyncio.StreamWriter, payload: bytes) -> None:
-    with suppress(ConnectionError):  # the gateway's end has gone: the code hears of it when it waits for an answer
-        back.write(payload)
-        if not payload and back.can_write_eof():
-            back.write_eof()
-        await back.drain()
+async def passed_on(writer: asyncio.StreamWriter, payload: bytes) -> None:
+    """Bytes for the gateway's end, none for their end; one that has gone is no error here."""
+    with suppress(OSError):
+        writer.write(payload)
+        if not payload and writer.can_write_eof():
+            writer.write_eof()
+        await writer.drain()
 
 
 @asynccontextmanager
-async def _way_back(cage: Cage, hooks: Hooks) -> AsyncIterator[asyncio.StreamWriter | None]:
-    """Between the gateway's socket for calls back and the cage; closed at the end."""
+async def way_back(cage: Cage, hooks: Hooks) -> AsyncIterator[asyncio.StreamWriter | None]:
+    """The bytes between the gateway's socket for calls back and the cage; closed at the end."""
     if hooks.tools is None:
         yield None
         return

@@ -63,7 +63,7 @@ class Landlock:
             raise NotHereError("Landlock is not there. " + HELP[Guarantee.FS_READ])
         return Plan(interpreter, os.uname().machine, abi, sentinel)
 
-    def place(self, plan: Plan, folder: Folder) -> Place:
+    def place(self, plan: Plan, folder: Folder, kit: Kit) -> Place:  # noqa: ARG002
         """See `Backend.place`."""
         return Place(str(folder.path), str(plan.sentinel))
 

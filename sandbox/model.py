@@ -278,6 +278,10 @@ class SandboxBusyError(Exception):
     """As many runs wait as the runner accepts; try again later."""
 
 
+class SandboxFailedError(Exception):
+    """A cage for a program that goes on could not be had: nothing runs."""
+
+
 class NotOfferedError(Exception):
     """What the job asks for is not to be had of this runner: a language, packages, a way back.  The message says which."""
 

@@ -6,7 +6,7 @@ There is no runner without isolation, and no run is ever repeated with less.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
@@ -134,7 +134,8 @@ class Program:
     command      absolute path of the program and its arguments; no shell.
     environment  all that it finds in its environment beside what every cage has.  May hold secrets.
     folder       a folder that it may read and write and that lasts; None for a fresh one that goes with it.
-    read         files and folders that it may read and execute.
+    read         files and folders that it may read and execute, beside the system's tools.
+    idle_seconds ended when nothing has passed in or out for so long; None for never.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     folder: Path | None = None
     read: tuple[Path, ...] = ()
+    idle_seconds: float | None = None
 
 
 class Served(Protocol):
@@ -150,7 +152,7 @@ class Served(Protocol):
 
     stdin: asyncio.StreamWriter
     stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader
+    stderr: AsyncIterator[bytes]  # lines; who does not read them misses the oldest
     guarantees: Mapping[Guarantee, Strength]
     layers: Mapping[str, str]
 
@@ -189,7 +191,10 @@ class Runner(Protocol):
         ...
 
     async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:
-        """Start a program in a cage of its own; raises as `run` does.  No wall clock bounds it; all other limits hold."""
+        """Start a program in a cage of its own; raises as `run` does, and SandboxFailedError where the cage fails.
+
+        No wall clock bounds it, nor how much it writes on the whole; all other limits hold, processor time over its whole life.
+        """
         ...
 
     def forget(self) -> None:

@@ -137,7 +137,7 @@ def for_program(program: Program) -> Toolset:
     """The system's tools, and what the program was given to read."""
     system = _shell()
     folders = () if system is None else system.execute
-    given = tuple(os.path.realpath(path) for path in program.read)
+    given = tuple(dict.fromkeys(name for path in program.read for name in (str(path), os.path.realpath(path))))
     command = program.command[0]
     return Toolset(
         offer=Offer(command, "", ""),

@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.audit_reproduce import reproduce
 from gateway.cli.audit_tiles import tiles
+from gateway.cli.audit_witness import witness
 from gateway.cli.output import console, misuse, print_json, printable
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     group.command("verify")(verify)
     group.command("reproduce")(reproduce)
     group.command("tiles")(tiles)
+    group.command("witness")(witness)
     app.add_typer(group, name="audit")
 
 
@@ -46,12 +48,13 @@ def tail(
 
     [bold]Example[/bold]   bailiwick audit tail -n 50
     """
-    from gateway.cli.audit_views import summary  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.audit_views import seen_by, summary  # noqa: PLC0415  the command line pays for what it uses
 
     with _open(config, ledger) as log:
         rows = [summary(record, log) for record in log.tail(count)]
+    said = str(seen_by(_settings(config), ledger))
     if as_json:
-        print_json({"records": rows})
+        print_json({"records": rows, "witnessed": said})
         return
     out = console()
     out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<17} {'id, for show':<36}  what, by whom", style="bold")
@@ -59,6 +62,7 @@ def tail(
         by = str(row["who"]).rpartition(" > ")[2]
         line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<17} {row['id']}  {row['what']}"
         out.print(printable(f"{line}  {by}" if by else line))
+    out.print(printable(said), style="yellow" if said.startswith("unwitnessed") else "green")
 
 
 def show(
@@ -110,22 +114,28 @@ def trace(
         console().print(draw(story, values=values))
 
 
-def verify(
+def verify(  # noqa: PLR0917  Typer reads the signature
     config: Config = CONFIG,
     ledger: LedgerFile = None,
     key: Annotated[str, typer.Option("--key", help="The log's verifier key, got from elsewhere than the file.")] = "",
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="A checkpoint you kept: the log must continue it.")
+        list[Path] | None,
+        typer.Option("--checkpoint", help="A checkpoint you kept, or a folder of them: the log must continue it."),
     ] = None,
+    witness_key: Annotated[
+        list[str] | None, typer.Option("--witness", help="A witness's verifier key; else those of the settings.")
+    ] = None,
+    quorum: Annotated[int | None, typer.Option("--quorum", min=0, help="How many witnesses must have cosigned.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record, the tree, the signatures and the sealed values.  Exits with 1 where anything does not fit.
 
-    Without --key, the key of the settings' data folder is used: good against everybody but its owner.
+    Without --key, the key of the settings' data folder is used: good against everybody but its owner.  --witness pins those who
+    cosigned: good against its owner too.
 
     [bold]Example[/bold]   bailiwick audit verify --ledger copy.db --key 'demo.example/acme+1234abcd+AT…'
     """
-    from audit.verify import describe  # noqa: PLC0415
+    from audit.verify import describe, kept_in  # noqa: PLC0415
     from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
@@ -134,9 +144,10 @@ def verify(
     else:
         settings = _settings(config)
         url, vkey = ledger_url(settings, ledger), key or own_vkey(settings, os.environ) or ""
+        if not witness_key and quorum is None:
+            witness_key, quorum = [each.key for each in settings.ledger.witnesses], settings.ledger.wanted
     try:
-        kept = checkpoint.read_text() if checkpoint is not None else None
-        report = verify_url(url, vkey or None, kept)
+        report = verify_url(url, vkey or None, kept_in(checkpoint or ()), witness_key or (), quorum)
     except FileNotFoundError as error:
         misuse(
             f"the ledger cannot be verified: there is no file {error.filename}", help="has the gateway run with these settings?"

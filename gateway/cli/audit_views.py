@@ -16,6 +16,7 @@ from gateway.identity.keyfiles import LEDGER_FILE, SEAL_FILE, ledger_key, seal_k
 from gateway.stores import ledger_url_of
 
 if TYPE_CHECKING:
+    from audit.cosignature import Witnessed
     from gateway.settings import Settings
 
 
@@ -39,6 +40,26 @@ def own_vkey(settings: Settings, environ: Mapping[str, str] = os.environ) -> str
 
 
 _ENDS = frozenset({"call.end", "call.orphaned", "egress.end"})
+
+
+def seen_by(settings: Settings, ledger: Path | None, environ: Mapping[str, str] = os.environ) -> Witnessed:
+    """What the settings' witnesses say of the ledger, as far as their pinned keys verify it."""
+    from audit.cosignature import Witnessed, WitnessKey, witnessed  # noqa: PLC0415  not every verb asks
+    from audit.store import StoreError  # noqa: PLC0415
+    from audit.store_proofs import ProofStore  # noqa: PLC0415
+
+    keys = [WitnessKey.parse(each.key) for each in settings.ledger.witnesses]
+    own = own_vkey(settings, environ)
+    nothing = Witnessed(len(keys), settings.ledger.wanted)
+    if not keys or own is None:
+        return nothing
+    store = ProofStore(ledger_url(settings, ledger), read_only=True)
+    try:
+        return witnessed(store.cosigned(100), Vkey.parse(own), keys, nothing.quorum) if store.exists() else nothing
+    except StoreError:
+        return nothing
+    finally:
+        store.close()
 
 
 def when(at: int) -> str:

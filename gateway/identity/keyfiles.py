@@ -84,7 +84,7 @@ def former_key(secret: Secret, environ: Mapping[str, str] = os.environ) -> ec.El
 
 def ledger_key(data: Path, secret: Secret | None = None, environ: Mapping[str, str] = os.environ) -> ed25519.Ed25519PrivateKey:
     """The Ed25519 key of the ledger's checkpoints (PKCS#8 PEM): the configured one, or one made at first need."""
-    source, pem = _configured(data / LEDGER_FILE, secret, environ, lambda: private_pem(ed25519.Ed25519PrivateKey.generate()))
+    source, pem = _configured(data / LEDGER_FILE, secret, environ, generated_ed25519)
     key = _private(pem, source)
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise _problem("wrong-key", "the ledger key must be an Ed25519 key in PKCS#8 PEM", source)
@@ -204,6 +204,11 @@ def _text(content: bytes, path: Path) -> str:
     except UnicodeDecodeError:
         raise _problem("wrong-key", "the file is not text in UTF-8", str(path)) from None
     return text.removesuffix("\n").removesuffix("\r")
+
+
+def generated_ed25519() -> bytes:
+    """A new Ed25519 key, as `private_pem` has it."""
+    return private_pem(ed25519.Ed25519PrivateKey.generate())
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

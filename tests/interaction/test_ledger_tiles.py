@@ -64,9 +64,10 @@ def checked_by_go(program: Path, gateway: Gateway, records: int, *old: str) -> s
 @pytest.fixture(scope="session")
 def verify_in_go(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The verifier on golang.org/x/mod/sumdb, built; a loud skip without Go."""
-    return built("verify", tmp_path_factory.mktemp("go"))
+    return built("./verify", tmp_path_factory.mktemp("go"))
 
 
+@pytest.mark.timeout(500)  # Go may have to compile its own library first
 def test_gos_own_transparency_log_code_verifies_what_a_running_gateway_serves(
     audited: Gateway, verify_in_go: Path, tmp_path: Path
 ) -> None:

@@ -254,7 +254,8 @@ class Gateway:
         """Start the process and wait until it is ready."""
         code = self.attempt()
         assert code is None, f"exit {code}: {self.log.read_text()[-3000:]}"
-        assert self.http.get("/readyz").json() == {"ready": True, "faults": {}}
+        ready = self.http.get("/readyz").json()
+        assert (ready["ready"], ready["faults"]) == (True, {}), ready
         return self
 
     def attempt(self) -> int | None:

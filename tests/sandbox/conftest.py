@@ -85,7 +85,7 @@ class Drivers:
     """Starts drivers; all of them are gone at the end."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         shutil.copytree(Path(sandbox.__file__).parent, folder / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("driver.py", "container.py"):
             shutil.copy(Path(__file__).with_name(name), folder)
@@ -100,7 +100,7 @@ class Drivers:
     def start_contained(self, uid: int, **options: Any) -> Driven:
         """A driver as `uid` in an environment such as Docker makes by default (`container.py`)."""
         python = choose(None if uid == os.geteuid() else uid).path
-        return self._spawn((python, "-B", str(self._folder / "container.py"), str(uid), python), None, uid, options)
+        return self._spawn((python, "-B", str(self.folder / "container.py"), str(uid), python), None, uid, options)
 
     def start_through(self, python: tuple[str, ...], uid: int, **options: Any) -> Driven:
         """A driver that these words start from here, and that ends up as `uid`."""
@@ -108,8 +108,8 @@ class Drivers:
 
     def _spawn(self, python: tuple[str, ...], start_as: int | None, uid: int | None, options: dict[str, Any]) -> Driven:
         process = subprocess.Popen(
-            [*python, "-B", str(self._folder / "driver.py"), json.dumps(options)],
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self._folder), "GATEWAY_SECRET": "canary"},
+            [*python, "-B", str(self.folder / "driver.py"), json.dumps(options)],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self.folder), "GATEWAY_SECRET": "canary"},
             cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **identity(start_as),
         )  # fmt: skip
         self._started.append(process)

@@ -9,6 +9,8 @@ from sandbox.bwrap import BwrapRunner
 from sandbox.engine import CagedRunner
 from sandbox.landlock import LandlockRunner
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profile, Strength
+from sandbox.profiles import load_profiles
+from sandbox.runner import Program
 
 
 async def main() -> None:
@@ -23,6 +25,10 @@ async def main() -> None:
         asked = json.loads(line)
         if asked.get("probe"):
             answer = (await runner.probe()).to_dict()
+        elif asked.get("serve"):
+            profile = load_profiles()["no-network-512mb"]
+            served = await runner.serve(Program("driven", tuple(asked["serve"]), profile))
+            answer = (await served.stdout.readline()).decode()
         else:
             requires = {Guarantee(name): Strength[word.upper()] for name, word in asked["requires"].items()}
             job = Job("driven", asked["code"], Profile("driven", Limits(**asked["limits"]), requires=requires))

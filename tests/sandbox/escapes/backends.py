@@ -19,5 +19,5 @@ else:
 
 def make(name: str, base: Path) -> CagedRunner:
     """A runner of the backend whose folders lie beneath `base`."""
-    runner: CagedRunner = BACKENDS[name](base=base, concurrency=3)
+    runner: CagedRunner = BACKENDS[name](base=base, concurrency=4)
     return runner

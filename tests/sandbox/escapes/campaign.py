@@ -24,7 +24,7 @@ from sandbox import scratch
 from sandbox.engine import CagedRunner
 from sandbox.model import IsolationUnprovenError, Job, Limits, Profile
 from sandbox.result import Run
-from tests.sandbox.escapes import backends, kit, leftovers, scene, solos, weaknesses
+from tests.sandbox.escapes import backends, kit, leftovers, many, scene, solos, weaknesses
 
 FAMILIES = ("reading", "writing", "machine", "processes", "network", "kernel", "inheritance")
 _LIMITS = Limits(
@@ -136,24 +136,28 @@ def _briefly(before: Any, after: Any) -> str:
 async def campaign(options: dict[str, Any]) -> dict[str, Any]:
     """Everything, in this environment."""
     if os.geteuid() == 0:  # so that what other gateways of this machine run is not taken for ours
-        scratch.UIDS = range(first := 61_400 + os.getpid() % 50 * 16, first + 16)
+        first = options.get("uids", 61_400 + os.getpid() % 50 * 16)
+        scratch.UIDS = range(first, first + 16)
     weaknesses.plant(options.get("weakness", ""))
     folder = Path(tempfile.mkdtemp(prefix="bailiwick-base-", dir="/tmp"))
     folder.chmod(0o711)
-    runner = backends.make(options["backend"], folder / "base")
+    base = Path(options.get("base") or folder / "base")
+    runner = backends.make(options["backend"], base)
     found: dict[str, Any] = {}
     try:
         report = await runner.probe()
         found["probe"] = report.to_dict()
-        laid = scene.Scene(options["environment"], folder / "base")
+        laid = scene.Scene(options["environment"], base)
         try:
             if report.problem:
                 await _refused(runner, found)
                 return found
             if options.get("attempts", True):
                 await _attempts(runner, laid, options, found)
+            if options.get("runs"):
+                found |= await many.many(runner, base, options["runs"], options["seed"])
             if options.get("solos"):
-                await _solos(runner, folder / "base", options, found)
+                await _solos(runner, base, options, found)
         finally:
             laid.close()
     finally:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sandbox import cage, plan, seccomp
+from sandbox import cage, interpreter, plan, seccomp
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,15 @@ class Weakness:
     inside: dict[str, str]
 
 
+_KEEP_FILES = """
+def _careless(low, high):
+    for fd in range(low, min(high, 256)):
+        try:
+            if os.fstat(fd).st_mode & 0o170000 != 0o100000: os.close(fd)
+        except OSError:
+            pass
+os.closerange = _careless
+"""
 WEAKNESSES = {
     "no landlock": Weakness(
         "No Landlock domain, neither the warden's nor the code's.",
@@ -57,7 +66,7 @@ WEAKNESSES = {
     "inherited descriptors": Weakness(
         "What the gateway has open and inheritable stays open.",
         frozenset({"find_an_inherited_descriptor", "read_an_inherited_descriptor"}),
-        {"warden": "os.closerange = lambda low, high: None\n"},
+        {"warden": _KEEP_FILES},
     ),
     "inherited environment": Weakness(
         "The gateway's environment instead of a fixed one.",
@@ -76,14 +85,18 @@ def plant(name: str) -> None:
     """Weaken the sandbox of this process."""
     if not name:
         return
-    weakness, modules = WEAKNESSES[name], cage._modules
+    weakness, asked = WEAKNESSES[name], interpreter._ask
+    # Entered last, with the warden's own `main`: what is exchanged by then is what the warden will call.
+    text = "import sys\n" + "".join(
+        f"exec({source!r}, sys.modules['sandbox.inside.{module}'].__dict__)\n" for module, source in weakness.inside.items()
+    )
+    entry = ("planted", compile(text + "from sandbox.inside.warden import main\n", "planted", "exec"))
 
-    def weakened() -> bytes:
-        return json.dumps([
-            (module, source + weakness.inside.get(module.rpartition(".")[2], "")) for module, source in json.loads(modules())
-        ]).encode()  # fmt: skip
+    def weakened(path: str, uid: int | None) -> interpreter.Interpreter:
+        found = asked(path, uid)
+        return replace(found, modules=marshal.dumps([*marshal.loads(found.modules), entry]))
 
-    cage._modules = weakened
+    interpreter._ask = weakened
     if name == "metadata":
         seccomp._WITHOUT_EFFECT.clear()
     if name == "inherited environment":

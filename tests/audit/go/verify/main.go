@@ -3,7 +3,8 @@
 //
 //	verify PREFIX VKEY RECORDS [OLD-CHECKPOINT-FILE]
 //
-// A bearer token for the requests is read from TOKEN.  Prints one JSON object; exit 1 with the reason where anything does not fit.
+// A bearer token for the requests is read from TOKEN; verifier keys of witnesses (c2sp.org/tlog-cosignature), separated by spaces, from
+// WITNESSES: each of them must have cosigned the checkpoint, as filippo.io/torchwood verifies it.  Prints one JSON object; exit 1 with the reason where anything does not fit.
 package main
 
 import (
@@ -19,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 
+	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -106,6 +108,25 @@ func (f *fetcher) entry(tree tlog.Tree, index int64) ([]byte, error) {
 	}
 }
 
+func cosigned(text []byte, log note.Verifier, keys []string) error {
+	known := []note.Verifier{log}
+	for _, key := range keys {
+		witness, err := torchwood.NewCosignatureVerifier(key)
+		if err != nil {
+			return err
+		}
+		known = append(known, witness)
+	}
+	signed, err := note.Open(text, note.VerifierList(known...))
+	if err != nil {
+		return err
+	}
+	if len(signed.Sigs) != len(known) {
+		return fmt.Errorf("%d of %d witnesses cosigned", len(signed.Sigs)-1, len(keys))
+	}
+	return nil
+}
+
 func run() (map[string]any, error) {
 	verifier, err := note.NewVerifier(os.Args[2])
 	if err != nil {
@@ -124,6 +145,10 @@ func run() (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	witnesses := strings.Fields(os.Getenv("WITNESSES"))
+	if err := cosigned(text, verifier, witnesses); err != nil {
+		return nil, err
+	}
 	hashes := tlog.TileHashReader(tree, from) // authenticates every tile against the root
 	for range records {
 		index := rand.Int63n(tree.N)
@@ -139,7 +164,7 @@ func run() (map[string]any, error) {
 			return nil, fmt.Errorf("record %d: %w", index, err)
 		}
 	}
-	found := map[string]any{"size": tree.N, "records": records, "tiles": from.fetched, "old": int64(0)}
+	found := map[string]any{"size": tree.N, "records": records, "tiles": from.fetched, "old": int64(0), "witnesses": len(witnesses)}
 	if len(os.Args) > 4 {
 		kept, err := os.ReadFile(os.Args[4])
 		if err != nil {
