@@ -229,9 +229,12 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
     raise closest
 
 
-def shipped() -> Sequence[Runner]:
-    """A new runner of each backend that this package has, strongest first; whoever asks closes them."""
+def shipped(concurrency: int = 4) -> Sequence[Runner]:
+    """A new runner of each backend that this package has, strongest first; whoever asks closes them.
+
+    `concurrency` runs at once, of each.
+    """
     from sandbox.bwrap import BwrapRunner  # noqa: PLC0415  the backends are written against this module
     from sandbox.landlock import LandlockRunner  # noqa: PLC0415
 
-    return (BwrapRunner(), LandlockRunner())
+    return (BwrapRunner(concurrency=concurrency), LandlockRunner(concurrency=concurrency))

@@ -83,8 +83,9 @@ async def opened(ground: Ground) -> Sandboxed:
 
 def _runners(ground: Ground) -> Sequence[Runner]:
     """One set for the process: their bounds on concurrent runs are the gateway's."""
-    elsewhere, wanted = ground.settings.sandbox.runner, ground.settings.sandbox.backend
-    runners = ground.runners or (shipped() if elsewhere is None else (_remote(elsewhere),))
+    chosen = ground.settings.sandbox
+    elsewhere, wanted = chosen.runner, chosen.backend
+    runners = ground.runners or (shipped(chosen.concurrency) if elsewhere is None else (_remote(elsewhere),))
     found = [runner for runner in runners if wanted in {None, runner.name}]
     if not found:
         raise ValueError(f"sandbox.backend: there is no backend '{wanted}'; there are {', '.join(each.name for each in runners)}")

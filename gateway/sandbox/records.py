@@ -49,7 +49,6 @@ class RunRecords:
             "network": len(profile.network),
             "tools": profile.tools,
             "files": len(job.files),
-            "inputs_digest": job.inputs_digest(),
         }  # fmt: skip
         given = {name: sha256(data).hexdigest() for name, data in job.files.items()}
         values = (Value("inputs", orjson.dumps(given)),) if given else ()

@@ -214,6 +214,60 @@ os._exit(0)
     assert end.leaf["outcome"]["status"] == "interrupted"
 
 
+async def test_a_server_of_the_older_era_is_greeted_first(box: Gateway) -> None:
+    code = "from bailiwick_tools import call\nimport json\nprint(json.dumps([call('old.read', {'text': 'x'}) for _ in range(2)]))"
+    assert await printed(box, box.token("paul"), code) == ["opened: True"] * 2
+
+
+def kill(box: Gateway, kind: str, target: str) -> str:
+    """The id of a kill that fiona makes, who may."""
+    frame = {"Authorization": f"Bearer {box.token('fiona')}"}
+    answer = box.http.post("/api/kills", json={"kind": kind, "target": target, "reason": "a test"}, headers=frame)
+    assert answer.status_code in {200, 201}, answer.text
+    return str(answer.json()["id"])
+
+
+def lift(box: Gateway, kill_id: str) -> None:
+    box.http.delete(f"/api/kills/{kill_id}", headers={"Authorization": f"Bearer {box.token('fiona')}"}).raise_for_status()
+
+
+async def test_a_killed_sandbox_calls_nothing_while_code_still_runs(box: Gateway) -> None:
+    token, killed = box.token("paul"), kill(box, "agent", "agent:sandbox")
+    try:
+        assert await printed(box, token, calling("desk.read")) == {"desk.read": "revoked"}
+    finally:
+        lift(box, killed)
+    assert await printed(box, token, calling("desk.read")) == {"desk.read": "ok"}
+
+
+async def test_a_killed_workflow_ends_the_code_that_runs_in_it(box: Gateway, peers: Peers) -> None:
+    """The code waits for a tool that never answers; the kill ends both, and the ledger says so of both."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def waits(_: Heard) -> dict[str, Any]:
+        begun.set()
+        go_on.wait(60)
+        return done("late")
+
+    peers.tools["desk.slow"] = waits
+    token = box.token("paul")
+    arguments = {"code": calling("desk.slow"), **UNDER}
+    running = asyncio.create_task(asyncio.to_thread(box.call, "sandbox.run_python", token, arguments=arguments))
+    await asyncio.to_thread(begun.wait, 60)
+    (outer,) = [each for each in box.records(kind="call.start", resource="sandbox.run_python") if not ended(box, each.id)]
+    await asyncio.to_thread(kill, box, "workflow", str(outer.leaf["workflow"]))
+    answer = await running
+    go_on.set()
+    assert (answer.status_code, answer.json()["error"]["data"]["code"]) == (401, "revoked")
+    (end,) = box.records(kind="sandbox.end", call=outer.id)
+    assert end.leaf["reason"] == "cancelled"
+    assert ended(box, outer.id)[0].leaf["outcome"]["status"] == "interrupted"
+
+
+def ended(box: Gateway, call_id: str) -> list[Any]:
+    return box.records(kind="call.end", call=call_id)
+
+
 # --- three doors, one decision
 
 TOOLS = (

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from gateway.settings import Settings
 from sandbox.model import Language, Reason, Strength
 from tests.mcp.world import DENY, World, allow_with, answer_of, connected
 from tests.sandbox_road.scripted import DEFAULT, SHIPPED, Scene, ended, left, scene
@@ -226,7 +228,7 @@ async def test_every_run_is_on_record_with_its_digests(caged: Scene) -> None:
     assert start.fields["trace"] == end.fields["trace"] == call.fields["trace"]
     assert start.fields["workflow"] == end.fields["workflow"] == call.fields["workflow"]
     assert start.fields["profile_digest"] == result["profile_digest"] == SHIPPED.digest
-    assert start.fields["inputs_digest"] == end.fields["inputs_digest"] == result["inputs_digest"]
+    assert end.fields["inputs_digest"] == result["inputs_digest"]
     assert end.fields["outputs_digest"] == result["outputs_digest"]
     assert end.fields["guarantees"]["net_none"] == "hard"
     assert end.fields["stdout"]["bytes"] == 5
@@ -258,3 +260,14 @@ async def test_a_result_whose_end_cannot_be_recorded_is_withheld(caged: Scene) -
     answer = await caged.call(code="1")
     assert answer["error"]["data"]["code"] == "ledger-unavailable"
     assert "1\\n" not in str(answer)
+
+
+def test_nobody_else_can_be_the_agent_that_the_sandbox_is() -> None:
+    own = {"sandbox": {"enabled": True}}
+    assert Settings.model_validate(own).agents.keys() == {"sandbox"}
+    assert Settings.model_validate({"sandbox": {"enabled": True, "agent": "code"}}).agents.keys() == {"code"}
+    assert Settings.model_validate({}).agents == {}
+    assert Settings.model_validate(own | {"agents": {"sandbox": {"scope": ["erp.*"]}}}).agents["sandbox"].scope == ("erp.*",)
+    for claimed in ({"url": "http://127.0.0.1:1/"}, {"auth": {"bearer_ok": True}}, {"client_ids": ["x"]}):
+        with pytest.raises(ValidationError, match="gateway's own sandbox"):
+            Settings.model_validate(own | {"agents": {"sandbox": claimed}})

@@ -51,7 +51,7 @@ async def test_the_result_says_what_was_proven_and_the_ledger_the_same(box: Gate
     (end,) = box.records(kind="sandbox.end", call=run["id"])
     assert run["guarantees"]["net_none"] == end.leaf["guarantees"]["net_none"] == "hard"
     assert run["backend"] == start.leaf["backend"] == end.leaf["backend"]
-    assert run["inputs_digest"] == start.leaf["inputs_digest"]
+    assert run["inputs_digest"] == end.leaf["inputs_digest"]
     assert run["outputs_digest"] == end.leaf["outputs_digest"]
     assert run["code_sha256"] == start.leaf["code_sha256"]
     assert run["probe_id"] == start.leaf["probe"] == end.leaf["probe"]
@@ -60,6 +60,7 @@ async def test_the_result_says_what_was_proven_and_the_ledger_the_same(box: Gate
     shown = box.audit("show", run["id"]).stdout
     assert "and of the code that it ran" in shown
     assert box.audit("verify").returncode == 0
+    assert box.audit("reproduce").returncode == 0
 
 
 async def test_the_same_inputs_give_the_same_digests(box: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ p, role:marketer, acme, profile:tooled, use,  allow, -, -, BOX-15
 p, role:marketer, acme, res:sandbox/*,  read, allow, -, -, BOX-17
 p, role:auditor,  acme, sandbox.*,      call, allow, -, -, BOX-16
 p, role:buyer,    acme, desk.seal,      call, allow, politely, -, BOX-18
+p, role:buyer,    acme, old.read,       call, allow, -, -, BOX-20
+p, role:auditor,  acme, admin:kills,    change, allow, -, -, BOX-21
 p, role:marketer, acme, desk.read,      call, allow, politely, -, BOX-19
 p, role:buyer,    acme, profile:hosts,  use,  allow, -, -, BOX-20
 p, role:buyer,    acme, host:*,         connect, allow, -, -, BOX-21
@@ -43,12 +46,29 @@ p, agent:sandbox, acme, down.read,         call, allow, -, -, BOX-7
 p, agent:sandbox, acme, desk.seal,         call, allow, -, -, BOX-8
 p, agent:sandbox, acme, sandbox.*,         call, allow, -, -, BOX-9
 p, agent:sandbox, acme, profile:tooled,    use,  allow, -, -, BOX-10
+p, agent:sandbox, acme, old.read,          call, allow, -, -, BOX-22
 p, agent:clerk,   acme, set:open-desk,     call, allow, -, -, BOX-11
 p, agent:clerk,   acme, vault.open,        call, allow, -, -, BOX-12
 p, agent:clerk,   acme, down.read,         call, allow, -, -, BOX-13
 p, agent:clerk,   acme, desk.seal,         call, allow, -, -, BOX-14
 """
-REGISTERED = "".join(f"  sandbox.{tool}: {{args: {{code: string}}, risk: medium}}\n" for tool in RUNS)
+OLD = """\
+import json, sys
+opened = False
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["method"] == "initialize":
+        opened = True
+        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "old", "version": "1"}}
+    else:
+        result = {"content": [{"type": "text", "text": f"opened: {opened}"}]}
+    if "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"""
+"""A server that knows the era of handshakes alone."""
+REGISTERED = "  old.read: {args: {text: string}, risk: low}\n" + "".join(
+    f"  sandbox.{tool}: {{args: {{code: string}}, risk: medium}}\n" for tool in RUNS
+)
 
 
 def _tooled(**changes: Any) -> str:
@@ -81,7 +101,11 @@ def sandboxed(folder: Path, peers: Peers, **settings: Any) -> Gateway:
     (profiles / "hosts.toml").write_text(_tooled().replace("false", json.dumps(HOSTS), 1).replace('net_none = "hard"\n', ""))
     (profiles / "own-kernel.toml").write_text(_tooled() + 'own_kernel = "hard"\n')
     made = {"enabled": True, "profiles": str(profiles)} | settings
-    return Gateway(folder, peers, more={"sandbox": made})
+    gateway = Gateway(folder, peers, more={"sandbox": made})
+    (folder / "old.py").write_text(OLD)
+    gateway.settings["mcp"]["old"] = {"command": [sys.executable, str(folder / "old.py")]}
+    gateway.config.write_text(json.dumps(gateway.settings))
+    return gateway
 
 
 Told = Callable[[str], None]
