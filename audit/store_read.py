@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select
@@ -14,7 +15,16 @@ from audit.privacy import SubjectRow
 from audit.store import Head, StoredLeaf, StoreError
 from audit.store_connect import engine, parse_url
 from audit.store_sql import store_error
-from audit.store_tables import CheckpointRow, HeadRow, LeafRow, LogRow, NodeRow, OpeningRow, SubjectTableRow
+from audit.store_tables import (
+    CheckpointRow,
+    HeadRow,
+    LeafRow,
+    LogRow,
+    NodeRow,
+    OpeningRow,
+    SubjectTableRow,
+    TimestampRow,
+)
 
 _CHUNK: Final = 500
 
@@ -101,6 +111,14 @@ class SqlReader:
         notes = select(CheckpointRow.note).order_by(col(CheckpointRow.size).desc()).limit(1)
         rows = self._rows(notes if size is None else notes.where(col(CheckpointRow.size) == size))
         return rows[0][0] if rows else None
+
+    def timestamps(self) -> Iterator[tuple[int, str, bytes, str]]:
+        """Authorities' tokens: size, authority, token, and the note of the checkpoint that they are about."""
+        row = TimestampRow
+        if not inspect(self._connection).has_table(str(row.__tablename__)):  # a log that no writer of this version has opened
+            return
+        columns = select(row.size, row.authority, row.token, CheckpointRow.note)
+        yield from map(tuple, self._rows(columns.join(CheckpointRow, col(CheckpointRow.size) == col(row.size))))
 
     def close(self) -> None:
         """Let the connection go."""

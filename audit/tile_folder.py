@@ -59,6 +59,11 @@ def write(rows: SqlReader, folder: Path, *, entries: bool = True, key: str | Non
             files += 1
         if tile.width == WIDTH:
             shutil.rmtree(folder / f"{tile.path}.p", ignore_errors=True)
+    for size, authority, token, about in rows.timestamps():
+        for name, data in ((f"{size:016d}.{authority}.tsr", token), (f"{size:016d}.checkpoint", about.encode())):
+            if not (folder / "timestamps" / name).exists():
+                _put(folder / "timestamps" / name, data)
+                files += 1
     if before.size != signed.size:
         _put(folder / CHECKPOINT, note.encode())
         files += 1

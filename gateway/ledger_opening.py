@@ -17,6 +17,8 @@ from audit.model import LedgerUnavailableError, TamperedError
 from audit.store import StoreError
 from audit.store_proofs import ProofStore
 from gateway import signals
+from gateway.anchors.anchoring import Anchoring
+from gateway.anchors.opening import anchors_of
 from gateway.identity.keyfiles import ledger_key
 from gateway.ledger_tiles import TileSource
 from gateway.model import Clock
@@ -36,6 +38,7 @@ class Opened:
     journal: Journal
     tiles: TileSource
     witnessing: Witnessing
+    anchoring: Anchoring
 
     def served_checkpoint(self) -> str | None:
         """The newest checkpoint that enough witnesses cosigned, where they are asked; else the newest that is signed."""
@@ -43,8 +46,13 @@ class Opened:
 
     def remembered(self) -> tuple[str, Mapping[str, str]]:
         """Who outside remembers the log; and, by part, what is wrong with that."""
-        faults = self.witnessing.faults
-        return str(self.witnessing.witnessed), {"witnesses": "; ".join(faults.values())} if faults else {}
+        said = [str(self.witnessing.witnessed)]
+        said += [f"{name} has {held.size} records" for name, held in sorted(self.anchoring.anchored.items())]
+        wrong = {
+            "witnesses": "; ".join(self.witnessing.faults.values()),
+            "anchors": "; ".join(f"{name} {why}" for name, why in sorted(self.anchoring.faults.items())),
+        }
+        return "; ".join(said), {part: why for part, why in wrong.items() if why}
 
     def families(self) -> Iterator[Family]:
         """What can be scraped of it.  Labels come from closed lists."""
@@ -55,6 +63,13 @@ class Opened:
         size, at = [Sample({}, said.size)], [Sample({}, said.at)]
         yield Family(signals.LEDGER_WITNESSED_SIZE, "gauge", "Records that enough witnesses have cosigned; 0: unwitnessed.", size)
         yield Family(signals.LEDGER_WITNESSED_AT, "gauge", "When they did, by the last one's clock.", at)
+        anchored = self.anchoring.anchored
+        sizes = [Sample({"anchor": name}, held.size) for name, held in sorted(anchored.items())]
+        times = [Sample({"anchor": name}, held.at // 1_000_000) for name, held in sorted(anchored.items())]
+        failing = [Sample({"anchor": name}, int(name in self.anchoring.faults)) for name in self.anchoring.names]
+        yield Family(signals.LEDGER_ANCHORED_SIZE, "gauge", "Records of the newest checkpoint that an anchor took.", sizes)
+        yield Family(signals.LEDGER_ANCHORED_AT, "gauge", "When it took it.", times)
+        yield Family(signals.LEDGER_ANCHOR_FAILING, "gauge", "1 while an anchor does not take checkpoints.", failing)
 
 
 async def opened(  # noqa: PLR0917  the parts that it is made of
@@ -65,8 +80,11 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
     try:
         proofs = ProofStore(url)
         stack.push_async_callback(asyncio.to_thread, proofs.close)
-        witnessing = _witnessing(settings, Vkey.of(settings.ledger.origin, key), proofs, upstreams, clock)
+        own = Vkey.of(settings.ledger.origin, key)
+        witnessing = _witnessing(settings, own, proofs, upstreams, clock)
+        anchoring = anchors_of(settings, environ, own, proofs, upstreams, clock)
         await witnessing.check_before_start()
+        await asyncio.to_thread(anchoring.check_before_start)
     except (StoreError, TamperedError, ValueError) as error:
         raise LedgerUnavailableError(str(error)) from error
     journal = await Journal.open(
@@ -87,7 +105,9 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         _beside(witnessing.run(), "witnesses", stack)
     else:
         log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
-    return Opened(journal, tiles, witnessing)
+    if settings.ledger.anchors:
+        _beside(anchoring.run(), "anchors", stack)
+    return Opened(journal, tiles, witnessing, anchoring)
 
 
 def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Upstreams, clock: Clock) -> Witnessing:

@@ -25,14 +25,14 @@ from gateway.settings_identity import (
     Terminator,
     TrustDomain,
 )
-from gateway.settings_ledger import Ledger, Witness
+from gateway.settings_ledger import Anchor, Bucket, Git, Ledger, Timestamp, Witness
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 
 __all__ = [
-    "Agent", "AgentAuth", "Browser", "Canary", "Client", "Credentials", "Delegation", "Directory", "Egress", "Events",
-    "Exemption", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Revocation",
-    "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Terminator", "TokenEndpoint",
-    "TrustDomain", "Witness",
+    "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
+    "Egress", "Events", "Exemption", "Git", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp",
+    "Policy", "Revocation", "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Terminator",
+    "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
 ]  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, HttpUrl, StringConstraints, model_validator
 
-from gateway.settings_base import Group, Secret
+from gateway.settings_base import Group, Secret, Slug
 
 
 def _witness_key(text: str) -> str:
@@ -27,6 +28,56 @@ class Witness(Group):
     key: VerifierKey
 
 
+GitRemote = Annotated[
+    str, StringConstraints(pattern=r"^(https://[^\s@:]+(:[0-9]+)?/\S+|ssh://\S+|[a-z0-9._-]+@[^\s:/-][^\s:]*:\S+|/\S+)$")
+]
+"""https without a credential in it, ssh, or a folder; never an option."""
+
+
+class Git(Group):
+    """A branch of a git repository elsewhere; git's own configuration says how it is reached."""
+
+    remote: GitRemote
+    branch: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "checkpoints"
+
+
+class Bucket(Group):
+    """An S3-compatible bucket."""
+
+    endpoint: HttpUrl
+    bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,200}$")] = ""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")] = "us-east-1"
+    access_key: Secret
+    secret_key: Secret
+
+
+class Timestamp(Group):
+    """A time-stamping authority (RFC 3161)."""
+
+    url: HttpUrl
+    roots: Path
+    """Its root certificates (PEM)."""
+
+
+class Anchor(Group):
+    """A place elsewhere that takes checkpoints: exactly one of `folder`, `git`, `s3` and `timestamp`."""
+
+    folder: Path | None = None
+    git: Git | None = None
+    s3: Bucket | None = None
+    timestamp: Timestamp | None = None
+    seconds: float = Field(300, ge=0.1, le=7 * 24 * 3600)
+    """At most one checkpoint in so long."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Anchor:
+        if sum(each is not None for each in (self.folder, self.git, self.s3, self.timestamp)) != 1:
+            msg = "give exactly one of folder, git, s3 and timestamp"
+            raise ValueError(msg)
+        return self
+
+
 class Ledger(Group):
     """The audit log."""
 
@@ -44,6 +95,8 @@ class Ledger(Group):
     """How many of them make a checkpoint witnessed; defaults to more than half."""
     witness_seconds: float = Field(10, ge=0.1, le=3600)
     """How often they are asked while records come."""
+    anchors: dict[Slug, Anchor] = Field(default_factory=dict)
+    """Where else checkpoints are pushed to."""
 
     @property
     def wanted(self) -> int:

@@ -1,0 +1,55 @@
+"""The anchors that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cryptography import x509
+
+from audit.checkpoint import Vkey
+from audit.store_proofs import ProofStore
+from gateway.anchors.anchor import Anchor
+from gateway.anchors.anchoring import Anchoring, Post
+from gateway.anchors.folder import FolderAnchor
+from gateway.anchors.git import GitAnchor
+from gateway.anchors.s3 import BucketAnchor, Credentials
+from gateway.anchors.timestamp import TimestampAnchor
+from gateway.identity.keyfiles import resolve
+from gateway.model import Clock
+from gateway.problem import Problem, ProblemError
+from gateway.settings import Anchor as Wanted
+from gateway.settings import Settings
+from gateway.upstream.client import Upstreams
+
+
+def anchors_of(  # noqa: PLR0917  what anchors are made of
+    settings: Settings, environ: Mapping[str, str], own: Vkey, store: ProofStore, upstreams: Upstreams, clock: Clock
+) -> Anchoring:
+    """All of them; `ProblemError` for one that cannot be as the settings have it."""
+
+    def made(name: str, wanted: Wanted) -> Anchor:
+        if wanted.folder is not None:
+            return FolderAnchor(wanted.folder, own)
+        if wanted.git is not None:
+            return GitAnchor(settings.data / "anchors" / f"{name}.git", wanted.git.remote, wanted.git.branch, own, environ)
+        if wanted.s3 is not None:
+            bucket = wanted.s3
+            keys = Credentials(resolve(bucket.access_key, environ), resolve(bucket.secret_key, environ), bucket.region)
+            return BucketAnchor(str(bucket.endpoint), bucket.bucket, bucket.prefix, keys, own, upstreams.send, clock)
+        return _timestamp(name, wanted, store, upstreams)
+
+    posts = {name: Post(made(name, wanted), wanted.seconds) for name, wanted in settings.ledger.anchors.items()}
+    return Anchoring(store, own, posts, clock)
+
+
+def _timestamp(name: str, wanted: Wanted, store: ProofStore, upstreams: Upstreams) -> Anchor:
+    assert wanted.timestamp is not None  # noqa: S101  the settings have exactly one kind
+    where = f"ledger.anchors.{name}.timestamp"
+    try:
+        roots = x509.load_pem_x509_certificates(wanted.timestamp.roots.read_bytes())
+        return TimestampAnchor(name, str(wanted.timestamp.url), roots, store, upstreams.send)
+    except ImportError:
+        hint = "pip install 'bailiwick[timestamps]'"
+        raise ProblemError(Problem("missing-extra", "timestamps need another package", where, hint)) from None
+    except (OSError, ValueError) as error:
+        raise ProblemError(Problem("wrong-anchor", f"the authority's root certificates cannot be used: {error}", where)) from None
