@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import casbin
+from msgspec.structs import replace as varied
 
 from policies import engine as engine_module
 from policies.bundle import Bundle, Membership, Rule, load
@@ -168,8 +169,8 @@ def _varied(rng: random.Random, request: AccessRequest) -> AccessRequest:
     other = _request(rng)
     field = rng.choice(["subject", "actors", "tenant", "groups", "arguments", "arguments", "order"])
     if field == "order":
-        return replace(request, actors=request.actors[::-1])
-    return replace(request, **{field: getattr(other, field)})
+        return varied(request, actors=request.actors[::-1])
+    return varied(request, **{field: getattr(other, field)})
 
 
 def _planted(rng: random.Random, request: AccessRequest, roles: list[tuple[str, str, str]]) -> Iterator[dict[str, str]]:

@@ -200,7 +200,7 @@ def _question(item: Mapping[str, Any], principal: Principal, at: int, where: str
     _only(given, ("arguments",), f"{where}action.properties")
     resource = _entity(item, "resource", (), where)
     name, kind = resource["id"], names.kind_of(resource["id"])
-    request = replace(
+    request = changed(
         own,
         subject=f"{subject['type']}:{subject['id']}",
         action=_text(action.get("name"), f"{where}action.name"),
@@ -211,16 +211,16 @@ def _question(item: Mapping[str, Any], principal: Principal, at: int, where: str
     _only(facts, ("agent", "ctx"), f"{where}context")
     properties = subject["properties"]
     if "actors" in properties:
-        request = replace(request, actors=tuple(_texts(properties["actors"], f"{where}subject.properties.actors")))
+        request = changed(request, actors=tuple(_texts(properties["actors"], f"{where}subject.properties.actors")))
     elif request.subject != own.subject:
-        request = replace(request, actors=())
+        request = changed(request, actors=())
     if "groups" in properties:
-        request = replace(request, groups=frozenset(_texts(properties["groups"], f"{where}subject.properties.groups")))
+        request = changed(request, groups=frozenset(_texts(properties["groups"], f"{where}subject.properties.groups")))
     elif request.subject != own.subject:
-        request = replace(request, groups=frozenset())
+        request = changed(request, groups=frozenset())
     if facts:
         read = {key: _mapping(value, f"{where}context.{key}") for key, value in facts.items()}
-        request = replace(request, context=dict(own.context) | read)
+        request = changed(request, context=dict(own.context) | read)
     same = (own.subject, own.actors, own.groups, own.context)
     foreign = (request.subject, request.actors, request.groups, request.context) != same
     return Asked(request, foreign, item, not foreign and not within(principal.scope, request.resource))

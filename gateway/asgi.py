@@ -240,12 +240,10 @@ def _without_port(host: str) -> str:
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Header lines as ASGI wants them.  A line break in a value would become a header of somebody else's choice."""
-    lines = []
-    for name, value in headers:
-        if "\r" in value or "\n" in value:
-            msg = "a header value must not contain a line break"
-            raise ValueError(msg)
-        lines.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    if any([b"\r" in value or b"\n" in value for _, value in lines]):  # noqa: C419  a list is faster here
+        msg = "a header value must not contain a line break"
+        raise ValueError(msg)
     return lines
 
 

@@ -67,7 +67,11 @@ class Recorder:
             ]
         if permit.credential:
             fields["cred"] = permit.credential
-        receipt = await self._write(Entry("call.start", arrival.id, arrival.at, principal.subject, fields, _facts(call, request)))
+        entry = Entry("call.start", arrival.id, arrival.at, principal.subject, fields, _facts(call, request))
+        try:
+            receipt = await self._append(entry)
+        except LedgerUnavailableError as error:
+            raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
         return Intent(permit, receipt.index, model._RECORDED)
 
     def outcome(self, intent: Intent, outcome: Outcome) -> Awaitable[Receipt]:

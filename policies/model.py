@@ -1,7 +1,7 @@
 """The question and the answer: what is asked of a policy and what it says.
 
-Shapes follow OpenID AuthZEN 1.0 (subject, action, resource, context); everything is frozen.  Answers are
-msgspec's structs, which cost a fraction of a frozen dataclass to make.
+Shapes follow OpenID AuthZEN 1.0 (subject, action, resource, context); everything is frozen.  What is made
+for every call are msgspec's structs, which cost a fraction of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -98,8 +98,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     near: tuple[Match, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRequest:
+class AccessRequest(msgspec.Struct, frozen=True, gc=False):
     """May this subject, through these actors, do this to that?
 
     subject   `user:<issuer alias>/<sub>` or `svc:<name>`; never an e-mail address.
@@ -119,8 +118,8 @@ class AccessRequest:
     resource: str
     at: int
     groups: frozenset[str] = frozenset()
-    arguments: Mapping[str, object] | None = field(default_factory=lambda: NOTHING)
-    context: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    arguments: Mapping[str, object] | None = NOTHING
+    context: Mapping[str, object] = NOTHING
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import combinations, product
 
+from msgspec.structs import replace as varied
+
 from policies.bundle import Bundle, BundleError, load_texts
 from policies.cases import ABSENT, Path, cases_of, shown
 from policies.cells import Cells
@@ -186,7 +188,7 @@ class _Search:
                     if tries > MAX_TRIES:
                         return
                     instead = _with(known, dict(zip(paths, chosen, strict=True)))
-                    if self._engine.decide(replace(self._request, arguments=instead)).allowed:
+                    if self._engine.decide(varied(self._request, arguments=instead)).allowed:
                         changed = {path[1]: (_said(known, path[1]), _said(instead, path[1])) for path in paths}
                         said = {name: both for name, both in changed.items() if both[0] != both[1]}
                         yield Remedy(self._decision.missing, enough=True, opens=0, arguments=said)

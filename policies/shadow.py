@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from msgspec.structs import replace as varied
+
 from policies.bundle import Bundle
 from policies.engine import Engine
 from policies.model import AccessRequest, Decision, Match
@@ -96,7 +98,7 @@ def _list_ways(overlay: Engine, request: AccessRequest) -> list[list[tuple[Match
     ways = []
     for tool in overlay.tools_of(request.resource):
         resource = f"{request.resource}.{tool}"
-        asked = replace(request, action="call", resource=resource, actors=request.actors[-1:], arguments=None)
+        asked = varied(request, action="call", resource=resource, actors=request.actors[-1:], arguments=None)
         answers = overlay.decide(asked).answers
         if answers:
             ways.append([answers[-1].matched])

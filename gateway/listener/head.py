@@ -66,7 +66,7 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, as the parser saw it."""
-        self.headers.append((name.lower(), value.rstrip()))  # the parser keeps white space that ends a value
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The parser, too, sees the head's end."""
@@ -86,6 +86,7 @@ def read_head(raw: bytes) -> Head:
         pass  # an offer that is not taken up (RFC 9110 §7.8): the request is one of HTTP/1.1, its body framed as ever
     except httptools.HttpParserError:
         raise FaultyRequestError(400, _MALFORMED) from None
+    head.headers = [(name.lower(), value.rstrip()) for name, value in head.headers]  # the parser keeps space that ends a value
     if not head.whole or (b"\t" in raw and _TABBED.search(raw) is not None):
         raise FaultyRequestError(400, _MALFORMED)
     if asked is None:
@@ -138,7 +139,8 @@ def _frame(head: Head) -> None:
         head.length = int(length)
     elif b"transfer-encoding" in spoken:
         _code(head, spoken[b"transfer-encoding"])
-    if head.version == "1.0" or b"close" in [token.strip() for token in spoken.get(b"connection", b"").lower().split(b",")]:
+    said = spoken.get(b"connection")
+    if head.version == "1.0" or (said is not None and b"close" in [token.strip() for token in said.lower().split(b",")]):
         head.keep = False
     if b"expect" in spoken and head.version != "1.0":
         if spoken[b"expect"].lower() != b"100-continue":

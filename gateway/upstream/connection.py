@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import cast
 
 import httptools
@@ -48,7 +49,6 @@ class Connection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._head_bytes = 0
         self._wire_bytes = 0
         self._body_bytes = 0
         self._interim = 0
@@ -162,11 +162,9 @@ class Connection(asyncio.Protocol):
         response = self._response
         if response is None or response.head or self._complete:
             return  # a trailer, or surplus
-        self._head_bytes += len(name) + len(value) + 4
-        if len(response.headers) >= HEADER_COUNT or self._head_bytes > HEAD_BYTES:
-            self._fault = UpstreamError("too-large", "headers")
-            return
-        response.headers.append((name.lower(), value))
+        response.headers.append(
+            (name, value)
+        )  # how many there may be is asked when all are here, and of their bytes at each read
 
     def on_headers_complete(self) -> None:
         response = self._response
@@ -176,6 +174,7 @@ class Connection(asyncio.Protocol):
         if 100 <= self._status < 200:
             return
         response.status = self._status
+        response.headers = [(name.lower(), value) for name, value in response.headers]
         self._fault = self._fault or self._check(response)
         self._keep = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
         response.head = self._fault is None
@@ -208,8 +207,10 @@ class Connection(asyncio.Protocol):
 
     def _check(self, response: HttpResponse) -> UpstreamError | None:
         """The rules of framing (RFC 9112 §6.3) without any of its leniencies."""
-        lengths = 0
-        for name, value in response.headers:
+        lengths, headers = 0, response.headers
+        if len(headers) > HEADER_COUNT or sum(map(len, chain.from_iterable(headers))) + 4 * len(headers) > HEAD_BYTES:
+            return UpstreamError("too-large", "headers")
+        for name, value in headers:
             if name == b"content-length":
                 lengths += 1
                 if not value.isdigit() or len(value) > 18:

@@ -134,7 +134,7 @@ async def test_the_answer_is_that_of_the_judge_of_the_road(world: World) -> None
         for principal in (PAUL, person("user:corp/paul", "buyers", actors=("agent:helper",)), person()):
             world.principal = principal
             decision = world.engine.decide(
-                replace(authzen._own(principal, AT), action="call", resource="erp.write_po",
+                structs_replace(authzen._own(principal, AT), action="call", resource="erp.write_po",
                         arguments={"amount": Decimal(str(amount)) if isinstance(amount, float) else amount})
             )  # fmt: skip
             said = (await world.ask(question(amount=amount))).json()

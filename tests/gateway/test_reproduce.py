@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as varied
 
 from audit.journal import Journal
 from audit.model import Entry, Value
@@ -111,7 +112,7 @@ def exactly(request: AccessRequest) -> object:
             return [typed(inner) for inner in value]
         return type(value).__name__, str(value)
 
-    return replace(request, arguments=None, context={}), typed(request.arguments), typed(request.context)
+    return varied(request, arguments=None, context={}), typed(request.arguments), typed(request.context)
 
 
 @pytest.fixture

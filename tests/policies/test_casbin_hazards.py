@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import casbin
 import pytest
 from casbin.rbac.default_role_manager import DomainManager, RoleManager
+from msgspec.structs import replace
 
 from policies import engine as engine_module
 from policies.bundle import Bundle, BundleError, load, load_texts

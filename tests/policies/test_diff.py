@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as ask_with
 
 from bench import differential_policy as campaign
 from policies import cells as cells_module
@@ -95,7 +96,7 @@ def pairs(count: int, seed: int = 20261122) -> Iterator[tuple[random.Random, Bun
         second = varied(rng, first)
         if rng.random() < 0.5:
             first, second = second, first
-        yield rng, first, second, [*asked, *(replace(r, arguments=campaign.arguments(rng)) for r in asked)]
+        yield rng, first, second, [*asked, *(ask_with(r, arguments=campaign.arguments(rng)) for r in asked)]
 
 
 def base_of(request: AccessRequest, principal: str, role: Role) -> set[str]:

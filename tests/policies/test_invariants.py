@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as varied
 
 from bench import differential_policy as campaign
 from policies import invariants as checked
@@ -67,21 +68,21 @@ def allowed_ones(bundle: Bundle, rng: random.Random, arguments: tuple[Arguments,
         place = (asked.tenant, asked.resource, id(asked.arguments))
         person = (asked.subject, asked.groups, *place)
         if person not in parts:
-            parts[person] = may(replace(asked, actors=()), 0)
+            parts[person] = may(varied(asked, actors=()), 0)
         if not parts[person]:
             return False
         for at, agent in enumerate(asked.actors):
             acting = at == len(asked.actors) - 1
             part = (agent, acting, *place)
             if part not in parts:
-                parts[part] = may(replace(asked, actors=asked.actors[at:]), 1)
+                parts[part] = may(varied(asked, actors=asked.actors[at:]), 1)
             if not parts[part]:
                 return False
         return True
 
     allowed = []
     for asked in every_question():
-        found = next((each for args in arguments if put_together(each := replace(asked, arguments=args))), None)
+        found = next((each for args in arguments if put_together(each := varied(asked, arguments=args))), None)
         if found is not None:
             allowed.append(found)
     for asked in rng.sample(allowed, min(len(allowed), 30)):

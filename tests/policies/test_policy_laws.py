@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as varied
 
 from bench import differential_policy as campaign
 from policies.bundle import Bundle, Rule
@@ -63,7 +64,7 @@ def test_another_agent_earlier_in_the_chain_never_grants(seed: int) -> None:
     engine = Engine(bundle)
     for request in asked:
         at = rng.randrange(len(request.actors) + 1)
-        longer = replace(request, actors=(*request.actors[:at], rng.choice(campaign.AGENTS), *request.actors[at:]))
+        longer = varied(request, actors=(*request.actors[:at], rng.choice(campaign.AGENTS), *request.actors[at:]))
         if at < len(request.actors) or not request.actors:
             assert engine.decide(request).allowed or not engine.decide(longer).allowed
 
@@ -76,7 +77,7 @@ def test_a_call_is_never_allowed_beyond_the_person_and_beyond_each_agent(seed: i
     for request in asked:
         decision = engine.decide(request)
         if decision.allowed:
-            assert engine.decide(replace(request, actors=())).allowed
+            assert engine.decide(varied(request, actors=())).allowed
             assert all(any(m.effect == "allow" for m in answer.matched) for answer in decision.answers)
             assert all(m.effect != "deny" for m in decision.matched)
 
@@ -141,12 +142,12 @@ def test_breaking_or_removing_an_argument_never_grants(seed: int, broken: object
     rng, bundle, asked = world(seed)
     engine = Engine(bundle)
     for request in asked:
-        whole = replace(request, arguments={"n": rng.choice([1, 50]), "flag": rng.random() < 0.5, "tag": rng.choice("xz")})
+        whole = varied(request, arguments={"n": rng.choice([1, 50]), "flag": rng.random() < 0.5, "tag": rng.choice("xz")})
         name = rng.choice(
             ["n", "tag"] if isinstance(broken, bool) else ["n", "flag"] if isinstance(broken, str) else ["n", "flag", "tag"]
         )
-        damaged = replace(whole, arguments=dict(whole.arguments or {}) | {name: broken})
-        missing = replace(whole, arguments={k: v for k, v in (whole.arguments or {}).items() if k != name})
+        damaged = varied(whole, arguments=dict(whole.arguments or {}) | {name: broken})
+        missing = varied(whole, arguments={k: v for k, v in (whole.arguments or {}).items() if k != name})
         for worse in (damaged, missing):
             assert engine.decide(whole).allowed or not engine.decide(worse).allowed
 
@@ -157,13 +158,13 @@ def test_what_is_allowed_with_some_arguments_could_be_allowed_and_a_denial_says_
     rng, bundle, asked = world(seed)
     engine = Engine(bundle)
     for request in asked:
-        could = engine.decide(replace(request, arguments=None))
+        could = engine.decide(varied(request, arguments=None))
         decision = engine.decide(request)
         assert could.allowed or not decision.allowed
         if not decision.allowed:
             assert decision.visible == could.allowed
         assert not could.allowed or could.visible
-        others = [engine.decide(replace(request, arguments=campaign.arguments(rng))) for _ in range(5)]
+        others = [engine.decide(varied(request, arguments=campaign.arguments(rng))) for _ in range(5)]
         assert could.allowed or not any(other.allowed for other in others)
 
 
@@ -175,7 +176,7 @@ def test_the_stock_path_gives_the_same_decision_to_the_last_field(seed: int) -> 
     assert (indexed.path, stock.path) == ("indexed", "stock")
     for request in asked:
         assert indexed.decide(request) == stock.decide(request)
-        assert indexed.decide(replace(request, arguments=None)) == stock.decide(replace(request, arguments=None))
+        assert indexed.decide(varied(request, arguments=None)) == stock.decide(varied(request, arguments=None))
 
 
 @ENOUGH
@@ -186,11 +187,11 @@ def test_a_server_may_be_approached_exactly_by_an_acting_principal_that_could_ca
     for request in asked:
         for server in ("s1", "s2", "s3"):
             decisions = [
-                engine.decide(replace(request, action="call", resource=f"{server}.{tool}", arguments=None))
+                engine.decide(varied(request, action="call", resource=f"{server}.{tool}", arguments=None))
                 for tool in engine.tools_of(server)
             ]
             could = [bool(d.answers) and d.answers[-1].allowed for d in decisions]
-            listed = engine.decide(replace(request, action="list", resource=server))
+            listed = engine.decide(varied(request, action="list", resource=server))
             assert listed.allowed == any(could)
             if not listed.allowed:
                 assert (listed.reason, listed.visible) == (Reason.UNKNOWN_RESOURCE, False)
@@ -201,7 +202,7 @@ def test_a_server_may_be_approached_exactly_by_an_acting_principal_that_could_ca
 def test_deciding_changes_neither_the_request_nor_later_answers(seed: int) -> None:
     _, bundle, asked = world(seed)
     engine = Engine(bundle)
-    copies = [replace(request, arguments=dict(request.arguments or {})) for request in asked]
+    copies = [varied(request, arguments=dict(request.arguments or {})) for request in asked]
     first = [engine.decide(request) for request in asked]
     assert asked == copies
     assert [engine.decide(request) for request in reversed(asked)] == first[::-1]
@@ -220,9 +221,7 @@ def test_whatever_the_arguments_are_the_engine_decides_and_never_fails_over_them
     _, bundle, asked = world(seed)
     engine = Engine(bundle)
     for request in asked[:2]:
-        decision = engine.decide(
-            replace(request, arguments={"n": n, "flag": flag, "tag": tag}, context={"agent": n, "ctx": flag})
-        )
+        decision = engine.decide(varied(request, arguments={"n": n, "flag": flag, "tag": tag}, context={"agent": n, "ctx": flag}))
         assert decision.reason is not Reason.DECISION_ERROR
 
 

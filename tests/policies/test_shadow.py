@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace as answered
+from msgspec.structs import replace as varied
 
 from bench import differential_policy as campaign
 from policies import shadow as shadow_module
@@ -36,8 +36,8 @@ def watched(seed: int) -> tuple[random.Random, Bundle, list[AccessRequest]]:
     drawn = [campaign._line(rng) | {"id": f"W-{at}"} for at in range(3)]
     more = campaign.with_rules([*drawn, *([campaign._line(rng) | wide] if rng.random() < 0.3 else [])], []).rules
     lines = tuple(replace(rule, source=Source("shadow/x.csv", at + 1)) for at, rule in enumerate([*moved, *more]))
-    lists = [replace(r, action="list", resource=r.resource.split(".")[0]) for r in asked if r.action == "call"]
-    unsaid = [replace(request, arguments=None) for request in asked]
+    lists = [varied(r, action="list", resource=r.resource.split(".")[0]) for r in asked if r.action == "call"]
+    unsaid = [varied(request, arguments=None) for request in asked]
     return rng, replace(bundle, rules=tuple(kept), shadow=lines), [*asked, *lists, *unsaid]
 
 
@@ -154,7 +154,7 @@ def test_a_decision_of_another_bundle_says_nothing_of_the_shadow_lines(write: Wr
         Flip("NIGHT-1", Direction.GRANTED, LINES),
         Flip(ALL, Direction.GRANTED, LINES),
     )
-    assert Shadow(bundle).compare(request, answered(decision, bundle="sha256:another")) == ()
+    assert Shadow(bundle).compare(request, varied(decision, bundle="sha256:another")) == ()
 
 
 def test_a_question_that_cannot_be_decided_flips_nothing_and_raises_nothing(write: Write) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace as answered
+from msgspec.structs import replace as varied
 
 from bench import differential_policy as campaign
 from policies import testfile, testing
@@ -361,15 +361,15 @@ class _Broken(Engine):
 
 
 BUGS: dict[str, Callable[..., Any]] = {
-    "everything is allowed": lambda ask, r: answered(ask(r), effect=Effect.ALLOW, reason=Reason.ALLOWED),
-    "everything is denied": lambda ask, r: answered(ask(r), effect=Effect.DENY, reason=Reason.USER_LACKS_RIGHT),
-    "every question is unknown": lambda ask, r: ask(replace(r, resource="no.where")),
-    "an error everywhere": lambda ask, r: answered(ask(r), effect=Effect.DENY, reason=Reason.DECISION_ERROR),
-    "agents are not asked": lambda ask, r: ask(replace(r, actors=())),
-    "the person is somebody else": lambda ask, r: ask(replace(r, subject="user:dev/bea", groups=frozenset({"buyers"}))),
-    "groups are lost": lambda ask, r: ask(replace(r, groups=frozenset())),
-    "arguments are lost": lambda ask, r: ask(replace(r, arguments={})),
-    "duties are forgotten": lambda ask, r: answered(ask(r), obligations=()),
+    "everything is allowed": lambda ask, r: varied(ask(r), effect=Effect.ALLOW, reason=Reason.ALLOWED),
+    "everything is denied": lambda ask, r: varied(ask(r), effect=Effect.DENY, reason=Reason.USER_LACKS_RIGHT),
+    "every question is unknown": lambda ask, r: ask(varied(r, resource="no.where")),
+    "an error everywhere": lambda ask, r: varied(ask(r), effect=Effect.DENY, reason=Reason.DECISION_ERROR),
+    "agents are not asked": lambda ask, r: ask(varied(r, actors=())),
+    "the person is somebody else": lambda ask, r: ask(varied(r, subject="user:dev/bea", groups=frozenset({"buyers"}))),
+    "groups are lost": lambda ask, r: ask(varied(r, groups=frozenset())),
+    "arguments are lost": lambda ask, r: ask(varied(r, arguments={})),
+    "duties are forgotten": lambda ask, r: varied(ask(r), obligations=()),
 }
 
 
