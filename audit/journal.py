@@ -31,6 +31,7 @@ from audit.writer import Result, Writer, closing, record_id
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 _PROBE_SECONDS: Final = 1.0
+_START: Final = Kind.CALL_START.value
 
 
 class Health(NamedTuple):
@@ -163,7 +164,7 @@ class Journal:
         try:
             return await future
         except asyncio.CancelledError:
-            if entry.kind == Kind.CALL_START and future.done() and not future.cancelled() and future.exception() is None:
+            if entry.kind == _START and future.done() and not future.cancelled() and future.exception() is None:
                 # Cancelled in the very turn in which it was told: `_resolve` took it for delivered, and nobody will send it.
                 self._enqueue(_Waiting(closing(entry, future.result().index, "nobody waited"), None))
             raise
@@ -259,7 +260,7 @@ class Journal:
                     waiting.future.set_result(result)
                 else:
                     waiting.future.set_exception(result)
-            elif isinstance(result, Receipt) and waiting.entry.kind == Kind.CALL_START:
+            elif isinstance(result, Receipt) and waiting.entry.kind == _START:
                 self._enqueue(_Waiting(closing(waiting.entry, result.index, "nobody waited"), None))
         if not self._waiting:
             self._idle.set()

@@ -19,7 +19,7 @@ from audit.store import Batch, DuplicateError, OpenCall, Store, StoredLeaf, Stor
 from audit.tree import leaf_hash
 
 _CACHED_KEYS: Final = 4096
-_START: Final = Kind.CALL_START.value
+_START, _FIRST, _SHRED = Kind.CALL_START.value, Kind.WRITER_START.value, Kind.KEY_SHRED.value  # members cost a look-up each time
 _CLOSING: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED})
 
 Result = Receipt | Exception
@@ -133,17 +133,17 @@ class Writer:
             return self._again(entry, found.index, found.hash, kind)
         if entry.id in draft.written:
             return self._again(entry, *draft.written[entry.id])
-        if entry.kind == Kind.WRITER_START:  # a boot's first leaf; then the log's own key, which shows a wrong seal key
+        if entry.kind == _FIRST:  # a boot's first leaf; then the log's own key, which shows a wrong seal key
             receipt = draft.add(entry, None)
             self._key(draft, entry, create=True)
             return receipt
         key: SubjectKey | None = None
         try:
             if entry.subject is not None or entry.values:
-                key = self._key(draft, entry, create=entry.kind != Kind.KEY_SHRED)
+                key = self._key(draft, entry, create=entry.kind != _SHRED)
         except SealBrokenError:
             return LedgerUnavailableError("the stored key of this record's subject is damaged")
-        if entry.kind == Kind.KEY_SHRED:
+        if entry.kind == _SHRED:
             if key is None or entry.subject is None:
                 return LookupError("nobody of that name is in the log")
             draft.destroy(key.pseudonym)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from policies.model import NOTHING, AccessRequest, Decision, Effect
+from policies.model import ALLOW, NOTHING, AccessRequest, Decision
 
 if TYPE_CHECKING:
     from gateway.reasons import Code
@@ -229,7 +229,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, call: Call, principal: Principal, request: AccessRequest, decision: Decision) -> Permit:
         """The permit of an allowing decision; a denial has none."""
-        if decision.effect is not Effect.ALLOW:
+        if decision.effect is not ALLOW:
             msg = "only an allowing decision makes a permit"
             raise ValueError(msg)
         return cls(call, principal, request, decision)

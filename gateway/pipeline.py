@@ -17,6 +17,8 @@ from gateway.reasons import Code
 from gateway.scope import within
 from policies.model import AccessRequest, Decision
 
+_OK, _INTERRUPTED = OutcomeStatus.OK, OutcomeStatus.INTERRUPTED
+
 
 def _unwatched(_intent: Intent) -> AbstractContextManager[None]:
     return nullcontext()  # for a road on which nobody is ever killed
@@ -100,7 +102,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
                 await replies.aclose()
         if held is None:
             raise UpstreamError("closed", "the upstream ended without a final message")
-        tally.status = OutcomeStatus.TOOL_ERROR if held.failed else OutcomeStatus.OK
+        tally.status = OutcomeStatus.TOOL_ERROR if held.failed else _OK
     except UpstreamError as error:
         tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
         raise
@@ -172,7 +174,7 @@ class _Tally:
     __slots__ = ("bytes", "detail", "events", "status")
 
     def __init__(self) -> None:
-        self.status = OutcomeStatus.INTERRUPTED
+        self.status = _INTERRUPTED
         self.detail = ""
         self.events = 0
         self.bytes = 0

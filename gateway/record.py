@@ -16,7 +16,8 @@ from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway import model
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
-from policies.model import AccessRequest, Decision, Role
+from policies.model import SUBJECT as PERSON
+from policies.model import AccessRequest, Decision
 from policies.sentence import explain
 
 SUBJECT: Final = "@subject"
@@ -231,7 +232,7 @@ def _decided(decision: Decision) -> dict[str, object]:
             (duties if match.effect == "require" else rules).append(match.text)
         asked.append(
             {
-                "who": SUBJECT if question.role is Role.SUBJECT else question.principal,
+                "who": SUBJECT if question.role is PERSON else question.principal,
                 "role": question.role._value_,  # `value` is a property in Python, `_value_` a slot
                 "action": question.action,
                 "allow": answer.allowed,

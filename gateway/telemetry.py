@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_UPSTREAM_ERROR = OutcomeStatus.UPSTREAM_ERROR.value
 _LAST_WORDS = 5.0
 """Seconds that a stop waits for the collector."""
 
@@ -114,8 +115,8 @@ class Telemetry:
         elif outcome is None:
             status = OutcomeStatus.INTERRUPTED.value
         else:
-            status = outcome.status.value
-            if outcome.status is OutcomeStatus.UPSTREAM_ERROR:
+            status = outcome.status._value_  # a slot, where `value` is a property in Python
+            if status == _UPSTREAM_ERROR:
                 kind = outcome.detail.partition(":")[0]
                 code = kind if kind in signals.UPSTREAM_KINDS else "other"
         key = (arrival.protocol, status, code)

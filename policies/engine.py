@@ -16,6 +16,7 @@ from policies.bundle import Bundle, ToolSpec
 from policies.index import ALLOW, Asker, IndexedEnforcer, Row
 from policies.membership import Closure
 from policies.model import (
+    SUBJECT,
     AccessRequest,
     Answer,
     Decision,
@@ -24,7 +25,6 @@ from policies.model import (
     Obligation,
     Question,
     Reason,
-    Role,
     questions,
 )
 from policies.rules import NONE
@@ -32,6 +32,7 @@ from policies.values import NO_TYPES, Evaluate, Facts
 
 ACTIONS: Final = frozenset(names.ACTIONS)
 """What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
+_YES, _ALLOWED = Effect.ALLOW, Reason.ALLOWED
 Rows = list[Row] | None
 """What a question met, whatever the conditions; None on the stock path, which does not say."""
 
@@ -105,9 +106,7 @@ class Engine:
             msg = "nobody was asked"
             raise RuntimeError(msg)
         if all([answer.allowed for answer in answers]):  # noqa: C419  a list is faster than a generator here
-            return Decision(
-                Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ()
-            )
+            return Decision(_YES, _ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ())
         return self._denial(ask, request, thing, answers)
 
     def _answers(self, ask: _Ask, request: AccessRequest, asked: Iterable[Question]) -> tuple[Answer, ...]:
@@ -124,7 +123,7 @@ class Engine:
     def _asker(self, question: Question, request: AccessRequest) -> Asker:
         """The principal with its roles; only the subject has groups."""
         name, tenant = question.principal, request.tenant
-        if question.role is Role.SUBJECT:
+        if question.role is SUBJECT:
             return Asker.of(name, self._closure.of_subject(name, request.groups, tenant))
         known = self._agents.get((name, tenant))
         return known if known is not None else Asker.of(name, self._closure.of(name, tenant))
@@ -146,7 +145,7 @@ class Engine:
         answers = self._with_near(request, thing, answers, covering)
         if any([match.effect == "deny" for answer in answers for match in answer.matched]):  # noqa: C419  a list is faster
             reason = Reason.GUARDRAIL
-        elif not all([answer.allowed for answer in answers if answer.question.role is Role.SUBJECT]):  # noqa: C419
+        elif not all([answer.allowed for answer in answers if answer.question.role is SUBJECT]):  # noqa: C419
             reason = Reason.USER_LACKS_RIGHT
         else:
             reason = Reason.AGENT_LACKS_RIGHT
