@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway import signals
+from gateway.listener.exchange import WHOLE
 from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id, random16
 from gateway.reasons import Code
 
@@ -55,6 +56,11 @@ class Slots:
 
     def __exit__(self, *_: object) -> None:
         self._free += 1
+
+
+def is_whole(scope: Scope) -> bool:
+    """Whether the body came with the head, as far as the server says so."""
+    return WHOLE in scope.get("extensions", ())
 
 
 async def read_body(receive: Receive, limit: int, taken: Callable[[int], None] | None = None) -> bytes:

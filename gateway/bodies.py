@@ -51,10 +51,12 @@ class Bodies:
         self._coming: dict[_Coming, None] = {}  # in order of arrival, which is that of their ends
         self._timer: asyncio.TimerHandle | None = None  # one for all: it looks at the oldest
 
-    async def read(self, receive: Receive) -> bytes:
+    async def read(self, receive: Receive, *, whole: bool = False) -> bytes:
         """The whole body, as `read_body`; `Refused(OVERLOADED)` where it was given up for others, `Refused(MALFORMED)` where it
-        took too long.
+        took too long.  One that is `whole` already is no unfinished body: nobody waits for it.
         """
+        if whole:
+            return await read_body(receive, self._limit)
         task = asyncio.current_task()
         if task is None:  # pragma: no cover  an ASGI application always runs in a task
             msg = "a body is read in a running task"

@@ -26,6 +26,7 @@ from gateway.asgi import (
     Slots,
     by_name,
     headers_of,
+    is_whole,
     make_arrival,
     send_json,
     turned_away,
@@ -89,7 +90,7 @@ class A2aEndpoint:
         target, slash, rest = scope["path"].partition(_ROOT)[2].partition("/")
         if _SLUG.fullmatch(target) is None:
             target = ""  # no agent can be called that, and the record of a stranger's call does not repeat it
-        body = await self._bodies.read(receive)
+        body = await self._bodies.read(receive, whole=is_whole(scope))
         path = slash + rest if rest else ""
         return make_arrival(
             scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers, found=found

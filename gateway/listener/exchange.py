@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from gateway.listener.answer import AnswerHead, FaultyAnswerError, refusal
@@ -20,6 +21,10 @@ Application = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message
 log = logging.getLogger("gateway.listener")
 
 HIGH_WATER: Final = 64 * 1024
+WHOLE: Final = "bailiwick.whole"
+"""Among the extensions of a scope: the body came with the head, and the first `receive` has all of it without waiting."""
+_COMING: Final[Mapping[str, object]] = MappingProxyType({})
+_HERE: Final[Mapping[str, object]] = MappingProxyType({WHOLE: _COMING})
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FAILED: Final = refusal(500, "the gateway failed; its log says how")
@@ -237,6 +242,7 @@ class Exchange:
             "headers": head.headers,
             "client": line.client,
             "server": line.server,
+            "extensions": _COMING if self.more else _HERE,
         }
 
     def _wake(self) -> None:

@@ -23,6 +23,7 @@ from gateway.asgi import (
     Slots,
     by_name,
     headers_of,
+    is_whole,
     make_arrival,
     send_json,
     turned_away,
@@ -101,7 +102,7 @@ class McpEndpoint:
         headers = headers_of(scope)
         found = by_name(headers)
         self._guard.check(found)
-        body = await self._bodies.read(receive)
+        body = await self._bodies.read(receive, whole=is_whole(scope))
         target = scope["path"].partition(ROOT)[2]
         if _SLUG.fullmatch(target) is None:
             target = ""  # no server can be called that, and the path is not repeated in an answer

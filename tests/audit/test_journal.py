@@ -47,6 +47,33 @@ async def test_a_record_is_in_the_log_when_append_returns(url: str, open_journal
         assert b"zz" not in record.data
 
 
+async def test_who_waits_for_a_record_on_its_way_is_cancelled_when_it_is_durable_and_not_before(
+    url: str, open_journal: Open
+) -> None:
+    journal = await open_journal(url)
+    await journal.append(start("c1"))
+    on_its_way = journal.submit(end("e1", "c1"))
+    known: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await on_its_way
+        except asyncio.CancelledError:
+            with Ledger.open(url) as ledger:
+                known.append(ledger.get("e1") is not None)
+            raise
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert known == [True]
+    assert (await on_its_way).id == "e1"
+
+
 async def test_concurrent_appends_get_contiguous_indexes_and_each_record_is_there_once(url: str, open_journal: Open) -> None:
     journal = await open_journal(url)
     receipts = await asyncio.gather(*(journal.append(denial(f"d{n}")) for n in range(500)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.asgi import is_whole
 from tests.listener.wire import BOTH, Receive, Scope, Send, answer, answering, connected, echo, request, serving, whole_body
 
 pytestmark = pytest.mark.parametrize("kind", BOTH)
@@ -62,6 +63,35 @@ async def test_the_clients_address_is_the_connections(kind: str) -> None:
 async def test_a_body_may_come_byte_by_byte(kind: str) -> None:
     whole = request("POST", "/x", body=b"hello")
     assert await ask(kind, *[whole[n : n + 1] for n in range(len(whole))]) == await ask(kind, whole)
+
+
+async def test_only_a_body_that_is_here_is_said_to_be_whole_and_then_nobody_waits_for_it(kind: str) -> None:
+    seen: list[tuple[bool, object]] = []
+    begun = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        said, first = is_whole(scope), receive()
+        if said:
+            with pytest.raises(StopIteration) as ended:
+                first.send(None)  # type: ignore[attr-defined]  # a coroutine: one step, in which it must come to its end
+            seen.append((said, ended.value.value))
+        else:
+            seen.append((said, await first))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent = request("POST", "/x", body=b"hello")
+    async with serving(kind, app) as port, connected(port) as client:
+        await client.send(sent)
+        assert (await client.reply()).status == 204
+        begun.clear()
+        await client.send(sent[:-5])
+        await begun.wait()
+        await client.send(sent[-5:])
+        assert (await client.reply()).status == 204
+    whole = {"type": "http.request", "body": b"hello", "more_body": False}
+    assert seen == [(kind == "lean", whole), (False, whole)]
 
 
 @pytest.mark.parametrize(
