@@ -143,11 +143,9 @@ class CagedRunner:
         _hooked(program.profile, hooks)
         if program.folder is not None or hooks.output is not None:
             raise NotOfferedError("a folder that lasts, and output by a call: not offered for programs that go on")
-        if hooks.network is not None:
-            raise NotOfferedError("a network: not offered for programs that go on")
         if self._closed or len(self._programs) >= self._most_programs:
             raise SandboxBusyError("the sandbox is closed" if self._closed else "too many programs go on")
-        kit = Kit(program.profile.limits, for_program(program))
+        kit = _kit(program.profile, for_program(program))
         try:
             ready = await self._cages.raised(plan, kit, known.report.guarantees)
         except (OSError, ScratchError, CageError) as error:
@@ -187,9 +185,7 @@ class CagedRunner:
         toolset = _toolset(known.toolsets, job)
         async with self._slots:
             try:
-                throttled = job.profile.wanted.get(Guarantee.CPU) is Strength.HARD
-                kit = Kit(job.profile.limits, toolset, throttled, network=bool(job.profile.network))
-                ready = await self._cages.raised(plan, kit, known.report.guarantees)
+                ready = await self._cages.raised(plan, _kit(job.profile, toolset), known.report.guarantees)
             except (OSError, ScratchError) as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, f"no scratch folder: {error}")
             except CageError as error:
@@ -336,6 +332,11 @@ def _hooked(profile: Profile, hooks: Hooks) -> None:
         raise NotOfferedError(f"calls back: the profile {profile.name} does not allow them")
     if bool(profile.network) != (hooks.network is not None):
         raise NotOfferedError("a network: a profile with destinations needs the gateway's proxy, and no other has one")
+
+
+def _kit(profile: Profile, toolset: Toolset) -> Kit:
+    throttled = profile.wanted.get(Guarantee.CPU) is Strength.HARD
+    return Kit(profile.limits, toolset, throttled, network=bool(profile.network))
 
 
 def _toolset(toolsets: Mapping[Language, Toolset], job: Job) -> Toolset:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from sandbox.cage import RESULT_BYTES, CageError, parsed
 from sandbox.execution import Taken, framed, passed_on, way_back
 from sandbox.model import Guarantee, Job, Language, Reason, Strength
+from sandbox.network import connected
 from sandbox.ready import Ready
 from sandbox.result import Run
 from sandbox.runner import Hooks, Program
@@ -135,7 +136,7 @@ class ServedProgram:
     async def _carry(self, program: Program, reader: asyncio.StreamReader, hooks: Hooks) -> Run:
         cage, giving = self._ready.cage, None
         try:
-            async with way_back(cage, hooks) as back:
+            async with way_back(cage, hooks) as back, connected(cage.listener, hooks):
                 await cage.send(b"J", order(program, self._ready.kit.toolset, tools=hooks.tools is not None))
                 giving = asyncio.create_task(cage.pass_on(b"I", reader))
                 run = await self._passed(back)
