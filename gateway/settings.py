@@ -83,6 +83,8 @@ class Sandbox(Group):
     """As which agent code in the sandbox calls tools; it stands in the chain, and policy grants it what it may."""
     concurrency: int = Field(4, ge=1, le=64)
     """Runs at once."""
+    warm: int = Field(2, ge=0, le=16)
+    """Cages that wait for the next run of what ran last: it starts sooner, and each of them holds some memory."""
     queue: int = Field(64, ge=0, le=4096)
     """Runs that may wait; people take turns."""
     queue_per_person: int = Field(16, ge=0, le=4096)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
@@ -45,6 +45,7 @@ from sandbox.result import Run
 from sandbox.runner import Finding, Hooks, Program, Report, Served, shortfall
 from sandbox.scratch import Scratch, ScratchError
 from sandbox.served import ServedProgram
+from sandbox.stock import Ground, Stock
 from sandbox.toolsets import Kit, Toolset, for_program, offered
 
 P = ParamSpec("P")
@@ -53,7 +54,7 @@ Proven = Mapping[Guarantee, Strength]
 _PROBE = Profile("probe", Limits(10, 20, 256 << 20, 16, 1 << 20, 4 << 20, 1 << 18, 64))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Known:
     """What the last probe found: the report, and how cages are made, where they can be."""
 
@@ -63,12 +64,18 @@ class _Known:
     until: float
     mark: str
 
+    @cached_property
+    def id(self) -> str:
+        """The report's."""
+        return self.report.id
+
 
 class CagedRunner:
     """Implements `sandbox.runner.Runner` with the cages of one backend.
 
     base          folder for the runs' scratch folders; defaults to one of this user's in the system's temporary folder.
     concurrency   runs at once; `queue` more may wait.  `programs` that go on are counted by themselves.
+    warm          cages that wait, attested, for the next run of what ran last; each is used once.
     probe_seconds how long a probe is believed.
     interpreters  paths to choose among, the first that works; defaults to those of `sandbox.interpreter.candidates`.
     """
@@ -81,6 +88,7 @@ class CagedRunner:
         concurrency: int = 4,
         queue: int = 64,
         programs: int = 64,
+        warm: int = 0,
         probe_seconds: float = 3600,
         interpreters: Sequence[str] | None = None,
     ) -> None:
@@ -90,6 +98,7 @@ class CagedRunner:
         self._interpreters = interpreters
         self._pool = ThreadPoolExecutor(concurrency * 2 + 2, thread_name_prefix="sandbox")
         self._cages = Cages(backend, self._scratch, self._pool)
+        self._stock = Stock(self._cages, warm)
         self._slots, self._probing = asyncio.Semaphore(concurrency), asyncio.Lock()
         self._known: _Known | None = None
         self._tasks: set[asyncio.Task[Run]] = set()
@@ -176,6 +185,7 @@ class CagedRunner:
             task.cancel()
         if going:
             await asyncio.wait(going)
+        await self._stock.close()
         self._pool.shutdown(wait=False)
 
     async def _run(self, job: Job, hooks: Hooks) -> Run:
@@ -183,14 +193,22 @@ class CagedRunner:
         plan = _proven(known, job.profile)
         _hooked(job.profile, hooks)
         toolset = _toolset(known.toolsets, job)
+        kit, ground = _kit(job.profile, toolset), Ground(known.id, plan, known.report.guarantees)
         async with self._slots:
             try:
-                ready = await self._cages.raised(plan, _kit(job.profile, toolset), known.report.guarantees)
+                ready = await self._stock.take(kit, ground) or await self._cages.raised(plan, kit, ground.proven)
             except (OSError, ScratchError) as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, f"no scratch folder: {error}")
             except CageError as error:
                 return Run.without_output(job, Reason.SANDBOX_ERROR, str(error))
-            return replace(await self._carried_out(job, ready, plan, hooks), probe_id=known.report.id)
+            try:
+                return replace(await self._carried_out(job, ready, plan, hooks), probe_id=known.id)
+            finally:
+                self._stock.refill(kit)
+
+    async def warmed(self) -> None:
+        """Until as many cages wait as are to."""
+        await self._stock.full()
 
     async def _carried_out(self, job: Job, ready: Ready, plan: Plan, hooks: Hooks, bystanders: Collection[int] = ()) -> Run:
         """One job in a cage that is gone afterwards."""

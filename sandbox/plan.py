@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from sandbox.interpreter import ENVIRONMENT, Interpreter
 from sandbox.scratch import Folder
@@ -55,6 +55,7 @@ class Plan:
         `passing` is the descriptor through which it gives the listening socket out, where the kit has a network.
         """
         scratch, toolset = place.scratch, kit.toolset
+        cage, code, _ = filters(self.machine, self.abi, kit.network)
         return {
             "limits": kit.limits.to_dict(),
             "scratch": scratch,
@@ -71,24 +72,27 @@ class Plan:
             "list": toolset.listed,
             "execute": toolset.execute,
             "address_space": toolset.address_space,
-            "cage_filter": _encode(cage_filter(self.machine, truncate_by_landlock=self.abi >= 3, network=kit.network)),
-            "code_filter": _encode(code_filter(self.machine, signals_by_landlock=self.abi >= 6)),
+            "cage_filter": cage,
+            "code_filter": code,
             "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **(_PROXIED if kit.network else {})},
         }
 
     def layers(self, kit: Kit) -> dict[str, str]:
         """The mechanisms as facts for a record."""
-        filters = (
-            cage_filter(self.machine, truncate_by_landlock=self.abi >= 3, network=kit.network),
-            code_filter(self.machine, signals_by_landlock=self.abi >= 6),
-        )
         return {
             "landlock": f"abi {self.abi}",
-            "seccomp": f"sha256:{digest(*filters)}",
+            "seccomp": f"sha256:{filters(self.machine, self.abi, kit.network)[2]}",
             "interpreter": f"{self.interpreter.path} {self.interpreter.version}",
             "kernel": os.uname().release,
         }
 
 
-def _encode(program: tuple[Any, ...]) -> str:
-    return base64.b64encode(assemble(program)).decode("ascii")
+@lru_cache(maxsize=16)
+def filters(machine: str, abi: int, network: bool) -> tuple[str, str, str]:
+    """(The cage's filter, the code's, digest of both): assembled once, as base64."""
+    programs = (
+        cage_filter(machine, truncate_by_landlock=abi >= 3, network=network),
+        code_filter(machine, signals_by_landlock=abi >= 6),
+    )
+    cage, code = (base64.b64encode(assemble(program)).decode("ascii") for program in programs)
+    return cage, code, digest(*programs)

@@ -50,7 +50,7 @@ class Toolset:
     read: tuple[str, ...]
     listed: tuple[str, ...] = ()
     execute: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    environment: Mapping[str, str] = field(default_factory=lambda: _NOTHING, hash=False)
     address_space: bool = True
     packages: str = ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -85,7 +86,8 @@ def _runners(ground: Ground) -> Sequence[Runner]:
     """One set for the process: their bounds on concurrent runs are the gateway's."""
     chosen = ground.settings.sandbox
     elsewhere, wanted = chosen.runner, chosen.backend
-    runners = ground.runners or (shipped(chosen.concurrency) if elsewhere is None else (_remote(elsewhere),))
+    here = partial(shipped, concurrency=chosen.concurrency, warm=chosen.warm)
+    runners = ground.runners or (here() if elsewhere is None else (_remote(elsewhere),))
     found = [runner for runner in runners if wanted in {None, runner.name}]
     if not found:
         raise ValueError(f"sandbox.backend: there is no backend '{wanted}'; there are {', '.join(each.name for each in runners)}")

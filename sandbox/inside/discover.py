@@ -39,7 +39,12 @@ def _libraries(folders: list[str]) -> list[str]:
 
 
 def _entries(folder: str) -> list[str]:
-    """What a folder of the standard library holds, but for installed packages and links that leave it."""
+    """A folder of the standard library: whole, or, where packages are installed in it, what else it holds but links that leave.
+
+    A rule for each file costs a cage as much as the rest of its closing.
+    """
+    if not any(os.path.exists(os.path.join(folder, name)) for name in ("site-packages", "dist-packages")):  # noqa: PTH110
+        return [folder]
     found = []
     for name in sorted(os.listdir(folder)):
         path = os.path.realpath(os.path.join(folder, name))

@@ -20,7 +20,7 @@ async def main() -> None:
     if options.get("backend") == "bwrap":
         runner = BwrapRunner(base=base)
     else:
-        runner = LandlockRunner(base=base, landlock_abi=options.get("landlock_abi"))
+        runner = LandlockRunner(base=base, landlock_abi=options.get("landlock_abi"), warm=options.get("warm", 0))
     while line := await asyncio.to_thread(sys.stdin.readline):
         asked = json.loads(line)
         if asked.get("probe"):
