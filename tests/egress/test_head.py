@@ -203,8 +203,9 @@ def mutated(rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def disagreements(count: int) -> Iterator[bytes]:
-    rng = random.Random(7)
+def disagreements(count: int, seed: int = 7) -> Iterator[bytes]:
+    """Heads on which the parser and the grammar differ, or on which it matters how they come in."""
+    rng = random.Random(seed)
     for _ in range(count):
         data = mutated(rng)
         found = [read(data, size) for size in (0, 1, rng.randrange(2, 20))]

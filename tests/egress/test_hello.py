@@ -22,7 +22,7 @@ NAME = b"api.example.com"
 def reads(data: bytes, size: int = 0, *, again: bool = False, name: str = NAME.decode()) -> bool:
     """Whether the bytes hold a whole hello for the name; HelloError as the proxy would."""
     hello = Hello(name, again=again)
-    found = [hello.feed(data[at : at + (size or len(data))]) for at in range(0, len(data), size or len(data))]
+    found = [hello.feed(data[at : at + (size or len(data) or 1)]) for at in range(0, len(data), size or len(data) or 1)]
     return any(found)
 
 
@@ -150,16 +150,16 @@ def seen_by(server: ssl.SSLContext, data: bytes) -> list[str | None]:
     return seen
 
 
-def corpus() -> Iterator[bytes]:
+def corpus(count: int, seed: int) -> Iterator[bytes]:
     """Real and made hellos, damaged a little: bytes changed, cut out, doubled, records cut anew, names planted."""
-    rng = random.Random(11)
+    rng = random.Random(seed)
     seeds = [*GOOD.values(), *(data for data in BAD.values() if data[:1] == b"\x16"), made(b"evil.test"), real("evil.test")]
-    for _ in range(6000):
+    for _ in range(count):
         data = bytearray(rng.choice(seeds))
         for _ in range(rng.randrange(4)):
-            at = rng.randrange(len(data))
+            at = rng.randrange(len(data) or 1)
             match rng.randrange(5):
-                case 0:
+                case 0 if data:
                     data[at] = rng.randrange(256)
                 case 1:
                     del data[at : at + rng.randrange(1, 4)]
@@ -172,9 +172,9 @@ def corpus() -> Iterator[bytes]:
         yield bytes(data)
 
 
-def fooled(server: ssl.SSLContext) -> Iterator[bytes]:
+def fooled(server: ssl.SSLContext, count: int = 6000, seed: int = 11) -> Iterator[bytes]:
     """Bytes that the proxy lets pass for NAME and in which a server sees another name, or none."""
-    for data in corpus():
+    for data in corpus(count, seed):
         try:
             passed = reads(data)
         except HelloError:
