@@ -42,6 +42,8 @@ class Choice:
         wanted = (call.arguments or NOTHING).get("profile")
         if not isinstance(wanted, str):
             return permit  # named by a duty, or by nobody; what is no text is refused when the arguments are read
+        if wanted == (permit.sandbox or self.default):
+            return replace(permit, sandbox=wanted)  # it is the one that would be taken anyway
         request = _question(permit, wanted)
         decision = self._judge(permit.principal)(request)
         if (

@@ -26,6 +26,10 @@ from sandbox.model import FILES, FILES_BYTES
 
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _PURPOSE: Final = "sandbox session"
+MOST_FILES: Final = FILES - 16
+_WAITING: Final = 16
+_SPARE: Final = 256 << 10
+"""Less than a run may be given, so that there is room for what its caller brings."""
 
 
 @dataclass(slots=True)
@@ -33,14 +37,15 @@ class Session:
     """A folder that one run holds: `files` as it found them, and what it leaves once it has said so."""
 
     files: Mapping[str, bytes]
+    room: int
     left: Mapping[str, bytes] | None = None
 
     def leave(self, files: Mapping[str, bytes]) -> tuple[str, ...]:
         """What the next run will find; the names of what does not fit into a folder's bounds, and is not kept."""
         kept: dict[str, bytes] = {}
-        dropped, room = [], FILES_BYTES
+        dropped, room = [], self.room
         for name, data in files.items():
-            if len(kept) < FILES and len(data) <= room:
+            if len(kept) < MOST_FILES and len(data) <= room:
                 kept[name] = data
                 room -= len(data)
             else:
@@ -64,20 +69,24 @@ class Folders:
         self._waiting: dict[str, int] = {}
 
     @asynccontextmanager
-    async def held(self, principal: Principal, profile: str, *, wait: bool = True) -> AsyncIterator[Session]:
-        """The folder, for one run at a time; what the body says is left is kept when it ends.
+    async def held(
+        self, principal: Principal, profile: str, room: int = FILES_BYTES, *, wait: bool = True
+    ) -> AsyncIterator[Session]:
+        """The folder, for one run at a time; what the body says is left, at most `room` bytes, is kept when it ends.
 
-        `Refused(OVERLOADED)` where another run has it and one must not wait, or where there are too many folders.
+        `Refused(OVERLOADED)` where another run has it and one must not wait, where too many wait already, or where there are too
+        many folders.
         """
         binding = json.dumps([principal.tenant, principal.subject, principal.workflow, profile])
         stem = f"{self._mark(f'{principal.tenant} {principal.subject}')[:16]}-{self._mark(binding)}"
         lock = self._held.setdefault(stem, asyncio.Lock())
-        if lock.locked() and not wait:
+        if lock.locked() and (not wait or self._waiting.get(stem, 0) > _WAITING):
             raise Refused(Code.OVERLOADED, "the session's folder is in use")
         self._waiting[stem] = self._waiting.get(stem, 0) + 1
         try:
             async with lock:
-                session = Session(await asyncio.to_thread(self._read, stem, binding))
+                most = max(0, min(FILES_BYTES, room) - _SPARE)
+                session = Session(await asyncio.to_thread(self._read, stem, binding), most)
                 yield session
                 if session.left is not None:
                     await asyncio.to_thread(self._write, stem, binding, session.left, principal.ends)

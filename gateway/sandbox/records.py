@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import sha256
 
 import orjson
@@ -28,6 +29,14 @@ class Beside:
     calls: int = 0
     refused: int = 0
     connections: int = 0
+
+
+class Cut(Enum):
+    """Why a run had no end of its own; the reasons are the sandbox's."""
+
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+    FAILED = "sandbox_error"
 
 
 class RunRecords:
@@ -82,10 +91,11 @@ class RunRecords:
         values = (Value("outputs", orjson.dumps(left)),) if left else ()
         await self._write("sandbox.end", intent, fields, values)
 
-    async def cut(self, intent: Intent, start: str, job: Job, beside: Beside, *, refused: str = "") -> None:
-        """That it was cancelled, or refused by the runner, before it had an end of its own."""
-        reason = "refused" if refused else "cancelled"
-        said = {"reason": reason, "detail": refused[:256], "calls": {"made": beside.calls, "refused": beside.refused}}
+    async def cut(  # noqa: PLR0917  what a record of it says, in its order
+        self, intent: Intent, start: str, job: Job, beside: Beside, why: Cut, detail: str
+    ) -> None:
+        """That it had no end of its own."""
+        said = {"reason": why.value, "detail": detail[:256], "calls": {"made": beside.calls, "refused": beside.refused}}
         await self._write("sandbox.end", intent, _whose(intent) | _which(job) | {"start": start} | said)
 
     async def unproven(self, intent: Intent, start: str, job: Job, error: IsolationUnprovenError) -> None:

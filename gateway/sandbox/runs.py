@@ -20,7 +20,7 @@ from gateway.sandbox.choice import Choice, tightened
 from gateway.sandbox.folders import Folders, Session
 from gateway.sandbox.kept import File, Kept
 from gateway.sandbox.queue import FairQueue
-from gateway.sandbox.records import Beside, RunRecords
+from gateway.sandbox.records import Beside, Cut, RunRecords
 from sandbox.model import IsolationUnprovenError, Job, Language, NotOfferedError, Profile, SandboxBusyError
 from sandbox.result import Run
 from sandbox.runner import Hooks, Runner, Stream, best
@@ -123,35 +123,38 @@ class Sandboxed:
         profile = tightened(chosen, asked)
         # Code that waits for code of its own holds a turn meanwhile: were the inner one to wait, all could wait for one another.
         wait = f"agent:{self._parts.agent}" not in permit.principal.actors
-        async with self._parts.queue.turn(permit.principal.subject, wait=wait), AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
             session = None
-            if asked.session:
-                session = await stack.enter_async_context(self._parts.folders.held(permit.principal, name, wait=wait))
+            if asked.session:  # before the turn: whoever waits for their own folder keeps nobody else waiting
+                room = profile.limits.scratch_bytes
+                session = await stack.enter_async_context(self._parts.folders.held(permit.principal, name, room, wait=wait))
+            await stack.enter_async_context(self._parts.queue.turn(permit.principal.subject, wait=wait))
             return await self._run(intent, asked, profile, session, output)
 
     async def _run(self, intent: Intent, asked: Asked, profile: Profile, session: Session | None, output: Output | None) -> Ran:
-        job = _job(intent, asked, profile, session)
+        job, records = _job(intent, asked, profile, session), self._parts.records
         start = ""
         beside: Callable[[], Beside] = Beside
         try:
             runner = await self._runner(profile)
             probe = await runner.probe()
-            start = await self._parts.records.start(intent, job, runner.name, probe.id)
+            start = await records.start(intent, job, runner.name, probe.id)
             async with self._hooks(intent, profile, output) as (hooks, beside):
                 run = await runner.run(job, hooks)
         except IsolationUnprovenError as error:
-            await self._parts.records.unproven(intent, start, job, error)
+            await records.unproven(intent, start, job, error)
             raise Refused(Code.ISOLATION_UNPROVEN, str(error)) from error
-        except asyncio.CancelledError:
-            if start:
-                await _to_the_end(self._parts.records.cut(intent, start, job, beside()))
-            raise
         except (SandboxBusyError, NotOfferedError) as error:
-            await self._parts.records.cut(intent, start, job, beside(), refused=str(error))
+            await records.cut(intent, start, job, beside(), Cut.REFUSED, str(error))
             if isinstance(error, SandboxBusyError):
                 raise Refused(Code.OVERLOADED, "sandbox") from error
             raise WrongError(f"Not to be had here: {error}.") from error
-        await self._parts.records.end(intent, start, job, run, beside())
+        except BaseException as error:
+            if start:
+                cut = Cut.CANCELLED if isinstance(error, asyncio.CancelledError) else Cut.FAILED
+                await _to_the_end(records.cut(intent, start, job, beside(), cut, type(error).__name__))
+            raise
+        await records.end(intent, start, job, run, beside())
         return self._left(intent.permit, job, run, session, beside())
 
     def _left(self, permit: Permit, job: Job, run: Run, session: Session | None, beside: Beside) -> Ran:

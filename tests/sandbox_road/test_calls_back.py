@@ -7,13 +7,14 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.interaction.world import Gateway, Heard, Peers, done
-from tests.sandbox_road.world import calling, ran
+from tests.sandbox_road.world import calling, ran, sandboxed
 
 UNDER = {"profile": "tooled"}
 
@@ -219,6 +220,52 @@ async def test_a_server_of_the_older_era_is_greeted_first(box: Gateway) -> None:
     assert await printed(box, box.token("paul"), code) == ["opened: True"] * 2
 
 
+def by_code_of_clerk(box: Gateway, said: list[Any]) -> Callable[[Heard], str]:
+    """The agent clerk, which runs code on behalf of whoever asked it; what came back."""
+
+    def runs(heard: Heard) -> str:
+        delegation = heard.headers["authorization"].removeprefix("Bearer ")
+        arguments = {"code": calling("desk.read", "old.read"), **UNDER}
+        with httpx.Client(base_url=box.url, trust_env=False, timeout=60) as http:
+            said.append(called(box, http, "sandbox.run_python", box.agent_secrets["clerk"], delegation, arguments).json())
+        return "done"
+
+    return runs
+
+
+async def test_every_agent_on_the_way_is_asked_and_stands_in_the_chain(box: Gateway, peers: Peers) -> None:
+    said: list[Any] = []
+    peers.agents["clerk"] = by_code_of_clerk(box, said)
+    await asyncio.to_thread(box.send, "clerk", box.token("paul"))
+    run = said[0]["result"]["structuredContent"]
+    assert json.loads(run["stdout"]) == {"desk.read": "ok", "old.read": "not-available"}
+    (refused,) = box.records(kind="decision.deny", resource="old.read", caused_by=run["id"])
+    assert (
+        refused.leaf["refused"]["code"] == "agent-lacks-right"
+    )  # clerk may not pass it on, though code of paul's own may call it
+    (inner,) = box.records(kind="call.start", resource="desk.read", caused_by=run["id"])
+    assert [who for _, who in inner.leaf["chain"]][1:] == ["agent:clerk", "agent:sandbox"]
+    assert [asked["action"] for asked in inner.leaf["decision"]["asked"]] == ["call", "relay", "call"]
+
+
+async def test_a_chain_that_is_full_takes_no_code_that_calls(upstreams: Peers, peers: Peers, tmp_path: Path) -> None:
+    shallow = sandboxed(tmp_path, upstreams)
+    shallow.settings["delegation"] = {"max_depth": 1}
+    shallow.config.write_text(json.dumps(shallow.settings))
+    shallow.start()
+    try:
+        assert await printed(shallow, shallow.token("paul"), calling("desk.read")) == {"desk.read": "ok"}
+        said: list[Any] = []
+        peers.agents["clerk"] = by_code_of_clerk(shallow, said)
+        await asyncio.to_thread(shallow.send, "clerk", shallow.token("paul"))
+        run = said[0]["result"]["structuredContent"]
+        assert json.loads(run["stdout"]) == dict.fromkeys(("desk.read", "old.read"), "delegation-too-deep")
+        (refused, _) = shallow.records(kind="decision.deny", workflow=shallow.records(id=run["id"])[0].leaf["workflow"])
+        assert refused.leaf["refused"]["code"] == "delegation-too-deep"
+    finally:
+        shallow.stop()
+
+
 def kill(box: Gateway, kind: str, target: str) -> str:
     """The id of a kill that fiona makes, who may."""
     frame = {"Authorization": f"Bearer {box.token('fiona')}"}
@@ -297,13 +344,15 @@ def by_clerk(box: Gateway, said: dict[str, str]) -> Callable[[Heard], str]:
     return calls
 
 
-def called(box: Gateway, http: httpx.Client, tool: str, credential: str, delegation: str = "") -> httpx.Response:
+def called(
+    box: Gateway, http: httpx.Client, tool: str, credential: str, delegation: str = "", arguments: Any = None
+) -> httpx.Response:
     server, name = tool.split(".")
     headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call"}
     headers |= {"Mcp-Name": name, "Authorization": f"Bearer {credential}"}
     headers |= {"Bailiwick-Delegation": delegation} if delegation else {}
     meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
-    params = {"name": name, "arguments": {"text": "hello"}, "_meta": meta}
+    params = {"name": name, "arguments": arguments or {"text": "hello"}, "_meta": meta}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     return http.post(f"/mcp/{server}", json=message, headers=headers)
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.model import Principal, Refused
 from gateway.reasons import Code
-from gateway.sandbox.folders import Folders
+from gateway.sandbox.folders import MOST_FILES, Folders
 from gateway.sandbox.kept import FILES_OF_ONE, Kept, mime_of
 from sandbox.model import FILES, FILES_BYTES
 from sandbox.result import Artifact
@@ -183,10 +183,12 @@ async def test_a_folder_ends_with_its_workflow(tmp_path: Path) -> None:
 
 async def test_what_does_not_fit_is_named_and_not_kept(tmp_path: Path) -> None:
     kept = folders(tmp_path)
-    assert await leave(kept, ANN, {"a": bytes(FILES_BYTES), "b": b"1"}) == ("b",)
-    many = {str(number): b"" for number in range(FILES + 1)}
-    assert await leave(kept, ANN, many) == (str(FILES),)
-    assert len(await found(kept, ANN)) == FILES
+    assert await leave(kept, ANN, {"a": bytes(FILES_BYTES), "b": b"1"}) == ("a",)
+    many = {str(number): b"" for number in range(MOST_FILES + 1)}
+    assert await leave(kept, ANN, many) == (str(MOST_FILES),)
+    assert len(await found(kept, ANN)) == MOST_FILES < FILES
+    async with kept.held(ANN, "small", 300 << 10) as session:
+        assert session.leave({"a": bytes(40 << 10), "b": bytes(40 << 10)}) == ("b",)  # a part of it is the next caller's
 
 
 async def test_a_persons_oldest_folder_makes_room_and_nobody_elses(tmp_path: Path) -> None:

@@ -87,6 +87,23 @@ async def test_a_caller_may_only_tighten_what_a_duty_names(caged: Scene) -> None
     assert caged.runner.ran[0].profile is STRICT
 
 
+async def test_naming_the_profile_that_would_be_taken_anyway_asks_for_nothing(caged: Scene) -> None:
+    caged.world.verdicts["*", f"profile:{DEFAULT}"] = DENY
+    await caged.result(code="1", profile=DEFAULT)
+    assert caged.runner.ran[0].profile is SHIPPED
+
+
+async def test_a_runner_that_breaks_is_an_internal_error_with_an_end_on_record(caged: Scene) -> None:
+    async def breaks(_job: Any, _hooks: Any) -> Any:
+        raise OSError("no more processes")
+
+    caged.runner.script = breaks
+    answer = await caged.call(code="1")
+    assert answer["error"]["data"]["code"] == "internal-error"
+    (end,) = caged.entries("sandbox.end")
+    assert (end.fields["reason"], end.fields["detail"]) == ("sandbox_error", "OSError")
+
+
 async def test_a_profile_that_there_is_not_is_refused_although_everything_is_granted(caged: Scene) -> None:
     assert (await caged.result(code="1", profile="nowhere"))["isError"]
     assert caged.runner.ran == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 
+import httpx
 import pytest
 from mcp import MCPError
 
-from tests.interaction.world import Gateway
+from tests.interaction.world import MODERN, Gateway
 from tests.sandbox_road.world import client, ran
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
@@ -70,14 +72,15 @@ async def test_the_same_inputs_give_the_same_digests(box: Gateway) -> None:
     assert first["id"] != second["id"]
 
 
-async def test_output_is_heard_while_the_code_waits_for_nothing_but_time(box: Gateway) -> None:
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_output_is_heard_piece_by_piece(box: Gateway, mode: str) -> None:
     heard: list[str] = []
 
     async def told(_progress: float, _total: float | None, message: str | None) -> None:
         heard.append(message or "")
 
     code = "import sys\nfor n in range(3):\n    print(n, flush=True)\nprint('!', file=sys.stderr)"
-    async with client(box, box.token("paul")) as connected:
+    async with client(box, box.token("paul"), mode) as connected:
         result = await connected.call_tool("run_python", {"code": code}, progress_callback=told)
     assert result.structured_content["stdout"] == "0\n1\n2\n"
     assert sorted("".join(heard)) == sorted("0\n1\n2\n!\n")
@@ -105,7 +108,9 @@ async def test_isolation_that_is_not_proven_here_is_refused(box_with_wish: Gatew
 async def test_environments_say_what_can_be_run_and_under_what(box: Gateway) -> None:
     async with client(box, box.token("paul")) as connected:
         said = (await connected.call_tool("list_environments", {})).structured_content["environments"]
-    assert [(each["name"], each["available"]) for each in said] == [("no-network-512mb", True), ("tooled", True)]
+    available = {each["name"]: each["available"] for each in said}
+    assert (said[0]["name"], available["tooled"]) == ("no-network-512mb", True)
+    assert "own-kernel" not in available  # nobody granted it
     assert said[0]["languages"]["python"].startswith("3.")
 
 
@@ -151,3 +156,36 @@ async def test_an_input_reaches_the_code_byte_for_byte(box: Gateway) -> None:
     code = "import sys, json; print(json.dumps(list(open('b', 'rb').read())))"
     run = (await ran(box, box.token("paul"), code, files={"b": {"base64": "AP8K"}})).structured_content
     assert json.loads(run["stdout"]) == [0, 255, 10]
+
+
+FOREVER = "import time\nprint('here', flush=True)\nwhile True:\n    time.sleep(1)"
+
+
+async def test_a_caller_who_hangs_up_ends_the_code(box: Gateway) -> None:
+    """The code would go on for ever; its first word is heard, its caller leaves, and it is gone and on record as cancelled."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}, "progressToken": "t"
+    }  # fmt: skip
+    params = {"name": "run_python", "arguments": {"code": FOREVER}, "_meta": meta}
+    headers = {"Authorization": f"Bearer {box.token('paul')}", "Accept": "application/json, text/event-stream"}
+    headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "run_python"}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    async with (
+        httpx.AsyncClient(base_url=box.url, trust_env=False, timeout=60) as http,
+        http.stream("POST", "/mcp/sandbox", json=message, headers=headers) as answer,
+    ):
+        said = await anext(line async for line in answer.aiter_lines() if line.startswith("data: "))
+        decision = answer.headers["bailiwick-decision"]
+    assert json.loads(said.removeprefix("data: "))["params"]["message"] == "here\n"
+    async with asyncio.timeout(60):
+        while not (ends := await asyncio.to_thread(box.records, kind="sandbox.end", call=decision)):
+            pass  # reading the ledger takes its time
+    assert ends[0].leaf["reason"] == "cancelled"
+
+
+async def test_two_runs_of_one_person_share_nothing(box: Gateway) -> None:
+    """The second is in the midst of it while the first one's files are there, and finds none of them."""
+    token = box.token("paul")
+    code = "import os\nopen('mine', 'w').write('x')\nprint(sorted(os.listdir()))"
+    both = await asyncio.gather(*(ran(box, token, code) for _ in range(2)))
+    assert [run.structured_content["stdout"] for run in both] == ["['main.py', 'mine']\n"] * 2

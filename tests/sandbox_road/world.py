@@ -29,8 +29,8 @@ p, role:marketer, acme, profile:tooled, use,  allow, -, -, BOX-15
 p, role:marketer, acme, res:sandbox/*,  read, allow, -, -, BOX-17
 p, role:auditor,  acme, sandbox.*,      call, allow, -, -, BOX-16
 p, role:buyer,    acme, desk.seal,      call, allow, politely, -, BOX-18
-p, role:buyer,    acme, old.read,       call, allow, -, -, BOX-20
-p, role:auditor,  acme, admin:kills,    change, allow, -, -, BOX-21
+p, role:buyer,    acme, old.read,       call, allow, -, -, BOX-30
+p, role:auditor,  acme, admin:kills,    change, allow, -, -, BOX-31
 p, role:marketer, acme, desk.read,      call, allow, politely, -, BOX-19
 p, role:buyer,    acme, profile:hosts,  use,  allow, -, -, BOX-20
 p, role:buyer,    acme, host:*,         connect, allow, -, -, BOX-21
@@ -46,9 +46,11 @@ p, agent:sandbox, acme, down.read,         call, allow, -, -, BOX-7
 p, agent:sandbox, acme, desk.seal,         call, allow, -, -, BOX-8
 p, agent:sandbox, acme, sandbox.*,         call, allow, -, -, BOX-9
 p, agent:sandbox, acme, profile:tooled,    use,  allow, -, -, BOX-10
-p, agent:sandbox, acme, old.read,          call, allow, -, -, BOX-22
+p, agent:sandbox, acme, old.read,          call, allow, -, -, BOX-32
 p, agent:clerk,   acme, set:open-desk,     call, allow, -, -, BOX-11
 p, agent:clerk,   acme, vault.open,        call, allow, -, -, BOX-12
+p, agent:clerk,   acme, sandbox.*,         call, allow, -, -, BOX-33
+p, agent:clerk,   acme, profile:tooled,    use,  allow, -, -, BOX-34
 p, agent:clerk,   acme, down.read,         call, allow, -, -, BOX-13
 p, agent:clerk,   acme, desk.seal,         call, allow, -, -, BOX-14
 """
