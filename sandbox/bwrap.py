@@ -30,6 +30,7 @@ from sandbox.namespaces import (
     children_of,
     digest_of,
     interfaces_of,
+    looking_as,
     mounts_of,
     namespaces_of,
     pids_of,
@@ -135,14 +136,16 @@ class Bwrap:
         """See `Backend.confirmed`."""
         warden, code = _line(started)
         wanted = os.getuid() if uid is None else uid
-        ours, theirs = namespaces_of("self"), namespaces_of(warden)
+        with looking_as(wanted):
+            theirs, of_code = namespaces_of(warden), namespaces_of(code)
+        ours = namespaces_of("self")
         checks = {
             "pids": pids_of(warden)[-1] == facts["warden"]["pid"] == 1 != warden
             and pids_of(code)[-1] == facts["code"]["pid"] != code,
             "rights": all(_is_bare(status_of(pid), wanted) for pid in (warden, code)),
             "namespaces": len(theirs) == len(ours)
             and not set(ours.values()) & set(theirs.values())
-            and theirs == namespaces_of(code) == facts["warden"]["namespaces"] == facts["code"]["namespaces"],
+            and theirs == of_code == facts["warden"]["namespaces"] == facts["code"]["namespaces"],
             "users": uid_map_of(warden) == [[wanted, wanted, 1]],
             "network": interfaces_of(warden) == {"lo"} and routes_of(warden) == 0,
             "view": all(set(facts[side]["hidden"]) == {errno.ENOENT} for side in ("warden", "code")),

@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,17 +100,17 @@ class Groups:
         except BaseException:
             group.close()
             raise
-        held = {name for name, controller in _CONTROLLERS.items() if controller in self.controllers}
+        held = {name for name, controller in _CONTROLLERS.items() if controller in self.controllers} | {Guarantee.KILL_TREE}
         return group, frozenset(held if throttle else held - {Guarantee.CPU})
 
-    def prove(self, python: str) -> Mapping[Guarantee, str]:
-        """Guarantee → evidence, for each bound that held when it was run into: `python` runs a process for each."""
+    def prove(self, python: str, wanted: Collection[Guarantee]) -> Mapping[Guarantee, str]:
+        """Guarantee → evidence, for each of `wanted` that held when it was run into: `python` runs a process for each."""
+        attempts = {Guarantee.MEMORY: _fill, Guarantee.PIDS: _fork, Guarantee.CPU: _burn, Guarantee.KILL_TREE: _detach}
         found = {}
-        for name, attempt in ((Guarantee.MEMORY, _fill), (Guarantee.PIDS, _fork), (Guarantee.CPU, _burn)):
-            if _CONTROLLERS[name] not in self.controllers:
-                continue
-            with suppress(OSError, NoGroupError, subprocess.SubprocessError):
-                found[name] = attempt(self, python)
+        for name, attempt in attempts.items():
+            if name in wanted and _CONTROLLERS.get(name, "") in {*self.controllers, ""}:
+                with suppress(OSError, NoGroupError, subprocess.SubprocessError):
+                    found[name] = attempt(self, python)
         return MappingProxyType(found)
 
 
@@ -170,25 +170,38 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a probe has found of control groups here.
+    """What a probe has found that control groups add here.
 
-    proven  guarantee → evidence; `otherwise`: what the cages prove without a group.
+    proven  guarantee → evidence, for those that the cages alone prove no more of than `otherwise`.
     """
 
     groups: Groups
     proven: Mapping[Guarantee, str]
     otherwise: Mapping[Guarantee, Strength]
 
+    @classmethod
+    def found(cls, python: str, otherwise: Mapping[Guarantee, Strength]) -> Bounds | None:
+        """By trying; None where groups add nothing to `otherwise`."""
+        groups = Groups.find()
+        if groups is None:
+            return None
+        proven = groups.prove(python, [name for name, strength in otherwise.items() if strength is Strength.SOFT])
+        return cls(groups, proven, otherwise) if proven else None
+
+    def without(self, proven: Mapping[Guarantee, Strength]) -> Mapping[Guarantee, Strength]:
+        """The same, as far as a cage proves it without a group."""
+        return {name: min(got, self.otherwise[name]) if name in self.proven else got for name, got in proven.items()}
+
     def applied(
-        self, strengths: Mapping[Guarantee, Strength], limits: Limits, code: int, *, files: int, throttle: bool
+        self, alone: Mapping[Guarantee, Strength], limits: Limits, code: int, *, files: int, throttle: bool
     ) -> tuple[Group, Mapping[Guarantee, Strength]]:
-        """Put the code's process into a group of its own: the group, and what is proven with it.  Raises as `Groups.hold`."""
+        """Put the code's process into a group of its own: the group, and what is proven with it where `alone` is without.
+
+        Raises as `Groups.hold`.
+        """
         group, held = self.groups.hold(limits, code, files=files, throttle=throttle)
-        kept = {
-            name: strength if name in held or name not in self.proven else min(strength, self.otherwise[name])
-            for name, strength in strengths.items()
-        }
-        return group, MappingProxyType(kept)
+        hard = held & set(self.proven)
+        return group, MappingProxyType({name: Strength.HARD if name in hard and got else got for name, got in alone.items()})
 
 
 def own_group() -> Path:
@@ -224,9 +237,12 @@ def _switch_on(folder: Path, controller: str) -> bool:
 
 
 def _is_in(pid: int, folder: Path) -> bool:
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = _read(Path(f"/proc/{pid}/cgroup")).splitlines()
     return any(
         line.startswith("0::") and line.endswith("/" + folder.name)
-        for line in _read(Path(f"/proc/{pid}/cgroup")).splitlines()
+        for line in lines
     )  # fmt: skip
 
 
@@ -328,3 +344,25 @@ def _burn(groups: Groups, python: str) -> str:
     finally:
         group.close()
     return f"half a second of spinning at a quarter of a processor: held back, {used:.2f} s used"
+
+
+_DETACH = """
+import os, time
+near, far = os.pipe()
+if not os.fork():
+    os.setsid()
+    if os.fork(): os._exit(0)
+    os.write(far, str(os.getpid()).encode())
+    os.closerange(0, 16)
+    time.sleep(60)
+print(os.read(near, 20).decode(), flush=True)
+"""
+
+
+def _detach(groups: Groups, python: str) -> str:
+    limits = Limits(10, 10, 64 << 20, 4, 1 << 20, 1 << 20, 1 << 16, 64)
+    group, done = _trial(groups, python, limits, _DETACH)
+    lived = bool(_started(int(done.stdout or "0")))
+    if not group.close() or not lived or _is_in(int(done.stdout), group.folder):
+        raise NoGroupError("a detached daemon was not ended with its group")
+    return "a detached daemon was ended in one stroke with its group, which was then empty"

@@ -20,7 +20,7 @@ from typing import ParamSpec, TypeVar
 
 from sandbox.backend import Backend, NotHereError
 from sandbox.cage import CageError
-from sandbox.cgroup import Bounds, Groups
+from sandbox.cgroup import Bounds
 from sandbox.execution import execute
 from sandbox.inside import outward
 from sandbox.interpreter import NoInterpreterError, choose, own_uids
@@ -272,11 +272,7 @@ class CagedRunner:
             self._scratch.release(folder)
 
     def _bounds(self, plan: Plan) -> Bounds | None:
-        groups = Groups.find()
-        if groups is None or not groups.controllers:
-            return None
-        otherwise = self._backend.candidates(plan, own_uid=self._scratch.own_uids)
-        return Bounds(groups, groups.prove(plan.interpreter.path), otherwise)
+        return Bounds.found(plan.interpreter.path, self._backend.candidates(plan, own_uid=self._scratch.own_uids))
 
     async def _try_everything(self, plan: Plan, toolset: Toolset) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
         folder = await self._cages.claim()

@@ -5,10 +5,11 @@ Everything here is read from outside, with the gateway's own eyes; a cage's word
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,8 @@ from sandbox.attestation import status_of
 
 NAMES = ("user", "pid", "net", "ipc", "uts", "mnt")
 """The namespaces that a cage must have to itself."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_SETRESUID, _SETRESGID = (147, 149) if os.uname().machine == "aarch64" else (117, 119)
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -45,6 +48,34 @@ def namespaces_of(pid: int | str) -> Mapping[str, str]:
         with suppress(OSError):
             found[name] = os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115  a text, not a path
     return found
+
+
+@contextmanager
+def looking_as(uid: int) -> Iterator[None]:
+    """Look at /proc as this user in the present thread: a container's root may not look into another user's processes.
+
+    Nothing but reading is to be done meanwhile.  The system calls themselves, unlike the C library's functions of their names,
+    leave the other threads who they are; real and saved ids stay root's, so that nobody else may signal or trace this one.
+    """
+    if os.geteuid() != 0 or uid == 0:
+        yield
+        return
+    group = os.getegid()
+    _become(_SETRESGID, uid)
+    try:
+        _become(_SETRESUID, uid)
+        try:
+            yield
+        finally:
+            _become(_SETRESUID, 0)
+    finally:
+        _become(_SETRESGID, group)
+
+
+def _become(call: int, effective: int) -> None:
+    keep = ctypes.c_long(-1)
+    if _libc.syscall(ctypes.c_long(call), keep, ctypes.c_long(effective), keep) < 0:
+        raise OSError(ctypes.get_errno(), "this thread cannot be somebody else")
 
 
 def uid_map_of(pid: int) -> list[list[int]]:

@@ -35,7 +35,7 @@ class Ready:
     """A cage that has attested, in its claimed folder.
 
     facts   what it said of itself; proven: what that proves, no more than the probe did.
-    group   the control group that its code is in, where the machine has such.
+    alone   the same without what its control group adds; group: that group, which its code is in, where the machine has such.
     """
 
     cage: Cage
@@ -43,6 +43,7 @@ class Ready:
     kit: Kit
     facts: Mapping[str, Any]
     proven: Proven
+    alone: Proven
     group: Group | None = None
 
 
@@ -68,11 +69,13 @@ class Cages:
             facts = await cage.attestation()
             cage.ends_with(await self.in_pool(self._backend.end_of, cage.pid))
             confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, kit=kit)
-            strengths = await self.in_pool(attested, facts, kit.limits, folder.uid, proven, confirmed, network=kit.network)
-            if self.bounds is not None and any(strengths.values()):
+            most = proven if self.bounds is None else self.bounds.without(proven)
+            alone = await self.in_pool(attested, facts, kit.limits, folder.uid, most, confirmed, network=kit.network)
+            strengths = alone
+            if self.bounds is not None and any(alone.values()):
                 code = await self.in_pool(self._backend.code_of, facts, cage.pid)
                 group, strengths = await self.in_pool(
-                    self.bounds.applied, strengths, kit.limits, code, files=self._backend.in_memory(kit), throttle=kit.throttled
+                    self.bounds.applied, alone, kit.limits, code, files=self._backend.in_memory(kit), throttle=kit.throttled
                 )
         except (NoGroupError, ValueError) as error:
             await self._ended(cage, folder, group)
@@ -80,7 +83,7 @@ class Cages:
         except BaseException:
             await self._ended(cage, folder, group)
             raise
-        return Ready(cage, folder, kit, facts, strengths, group)
+        return Ready(cage, folder, kit, facts, strengths, alone, group)
 
     async def holds(self, ready: Ready) -> bool:
         """Whether a cage that has waited is still there, says of itself what it said, and the kernel too."""
@@ -91,9 +94,9 @@ class Cages:
             return False
         confirmed = partial(self._backend.confirmed, started=ready.cage.pid, uid=ready.folder.uid, kit=ready.kit)
         again = await self.in_pool(
-            attested, facts, ready.kit.limits, ready.folder.uid, ready.proven, confirmed, network=ready.kit.network
+            attested, facts, ready.kit.limits, ready.folder.uid, ready.alone, confirmed, network=ready.kit.network
         )
-        return again == ready.proven
+        return again == ready.alone
 
     async def put_away(self, ready: Ready, bystanders: Collection[int] = ()) -> str:
         """End the cage and see that nothing is left.  What was found amiss, "" for nothing; raises nothing but cancellation.

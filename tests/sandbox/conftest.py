@@ -43,7 +43,7 @@ class Box:
     async def says(self, code: str, **limits: Any) -> str:
         """What the code prints; it must end well."""
         run = await self.run(code, **limits)
-        assert run["reason"] == "ok", run
+        assert run.get("reason") == "ok", run
         return str(run["stdout"])
 
 
@@ -97,10 +97,11 @@ class Drivers:
         """A driver as `uid`, None for this one; `through` a program that starts another."""
         return self._spawn((*through, choose(uid).path), uid, uid, options)
 
-    def start_contained(self, uid: int, **options: Any) -> Driven:
-        """A driver as `uid` in an environment such as Docker makes by default (`container.py`)."""
+    def start_contained(self, uid: int, *, profile: Path | None = None, **options: Any) -> Driven:
+        """A driver as `uid` in an environment such as Docker makes by default, or under another profile (`container.py`)."""
         python = choose(None if uid == os.geteuid() else uid).path
-        return self._spawn((python, "-B", str(self.folder / "container.py"), str(uid), python), None, uid, options)
+        who = str(uid) if profile is None else f"{uid}+{profile}"
+        return self._spawn((python, "-B", str(self.folder / "container.py"), who, python), None, uid, options)
 
     def start_through(self, python: tuple[str, ...], uid: int, **options: Any) -> Driven:
         """A driver that these words start from here, and that ends up as `uid`."""

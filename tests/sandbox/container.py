@@ -2,11 +2,14 @@
 
 Docker's capabilities (none for a plain user), its refused system calls, no new privileges; started by root also namespaces of its
 own for mounts and processes, a /proc with masked places and a read-only /sys.  Nothing in it can make a namespace or a mount.
+`UID+PROFILE` in place of UID: the list of a profile's file instead of Docker's, and a /proc without masks (Kubernetes' Unmasked).
 """
 
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
+import json
 import os
 import platform
 import signal
@@ -58,7 +61,29 @@ def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
     _check(_libc.mount(source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), None), f"mount {target}")
 
 
-def _own_namespaces() -> None:
+class _Compare(ctypes.Structure):
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64))
+
+
+def load_profile(path: str) -> None:
+    """Put this process under a runtime's profile, by libseccomp, as a runtime does."""
+    lib = ctypes.CDLL(ctypes.util.find_library("seccomp") or "libseccomp.so.2")
+    lib.seccomp_init.restype = ctypes.c_void_p
+    profile = json.loads(Path(path).read_text(encoding="utf-8"))
+    context = ctypes.c_void_p(lib.seccomp_init(ctypes.c_uint32(0x00050000 | profile["defaultErrnoRet"])))
+    operators = {"SCMP_CMP_NE": 1, "SCMP_CMP_LT": 2, "SCMP_CMP_EQ": 4, "SCMP_CMP_GT": 6}
+    for rule in profile["syscalls"]:
+        action = 0x7FFF0000 if rule["action"] == "SCMP_ACT_ALLOW" else 0x00050000 | rule["errnoRet"]
+        compared = [_Compare(each["index"], operators[each["op"]], each["value"], 0) for each in rule.get("args", ())]
+        array = (_Compare * max(1, len(compared)))(*compared)
+        for name in rule["names"]:
+            number = lib.seccomp_syscall_resolve_name(name.encode())
+            if number >= 0:  # as a runtime does: what this machine does not know is passed over
+                _check(lib.seccomp_rule_add_array(context, ctypes.c_uint32(action), number, len(compared), array), name)
+    _check(lib.seccomp_load(context), "seccomp_load")
+
+
+def _own_namespaces(*, masked: bool) -> None:
     """As a container's runtime does: mounts, processes and System V objects of its own, /proc masked, /sys read-only."""
     _check(_libc.unshare(_NEWNS | _NEWPID | _NEWIPC), "unshare")
     inside = os.fork()
@@ -69,15 +94,16 @@ def _own_namespaces() -> None:
     _check(_libc.prctl(1, signal.SIGKILL, 0, 0, 0), "pdeathsig")
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("proc", "/proc", "proc", 0)
-    for name in MASKED:
+    for name in MASKED if masked else ():
         if Path("/proc", name).exists():
             _mount("/dev/null", f"/proc/{name}", None, _BIND)
-    for path in [f"/proc/{name}" for name in READ_ONLY if Path("/proc", name).exists()] + ["/sys", "/sys/fs/cgroup"]:
+    proc = [f"/proc/{name}" for name in READ_ONLY if masked and Path("/proc", name).exists()]
+    for path in [*proc, "/sys", "/sys/fs/cgroup"]:
         _mount(path, path, None, _BIND | _REC)
         _mount(path, path, None, _BIND | _REMOUNT | _RDONLY)
 
 
-def _confine(uid: int) -> None:
+def _confine(uid: int, profile: str) -> None:
     for capability in range(64):
         if capability not in CAPABILITIES and _libc.prctl(24, capability, 0, 0, 0) < 0:
             break
@@ -92,6 +118,9 @@ def _confine(uid: int) -> None:
         number = {"x86_64": 126, "aarch64": 91}[platform.machine()]
         _check(_libc.syscall(number, header, struct.pack("<6I", low, low, 0, high, high, 0)), "capset")
     _check(_libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
+    if profile:
+        load_profile(profile)
+        return
     raw = seccomp.assemble(program(platform.machine()))
     held = ctypes.create_string_buffer(raw, len(raw))
     _check(_libc.prctl(22, 2, struct.pack("<HxxxxxxQ", len(raw) // 8, ctypes.addressof(held)), 0, 0), "seccomp")
@@ -99,10 +128,10 @@ def _confine(uid: int) -> None:
 
 def main() -> None:
     """Become the container's first program."""
-    uid, command = int(sys.argv[1]), sys.argv[2:]
+    (uid, _, profile), command = sys.argv[1].partition("+"), sys.argv[2:]
     if os.geteuid() == 0:
-        _own_namespaces()
-    _confine(uid)
+        _own_namespaces(masked=not profile)
+    _confine(int(uid), profile)
     os.execv(command[0], command)
 
 

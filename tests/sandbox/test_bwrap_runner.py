@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sandbox.backend import NotHereError
 from sandbox.bwrap import PROGRAM, BwrapRunner, trusted
 from sandbox.interpreter import choose
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, Profile, Reason, Strength
+from sandbox.namespaces import looking_as
 from sandbox.profiles import load_profiles
 from sandbox.runner import best
 
@@ -306,3 +308,22 @@ async def test_where_user_namespaces_are_switched_off_it_says_which_setting(boxe
     assert {finding["strength"] for finding in report["findings"].values()} <= {"absent"}
     assert "sysctl -w user.max_user_namespaces" in report["problem"]
     assert set(await box.run("print('ran')")) == {"refused"}
+
+
+def test_looking_as_another_user_is_for_one_thread_and_ends() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can look as somebody else")
+    before = rights_of("self")
+    with ThreadPoolExecutor(1) as other:
+        other.submit(os.geteuid).result()  # its thread is there before
+        with looking_as(65534):
+            status = Path("/proc/thread-self/status").read_text().splitlines()
+            ids = [line.split()[1:] for line in status if line.startswith(("Uid", "Gid"))]
+            assert ids == [["0", "65534", "0", "65534"]] * 2
+            assert other.submit(os.geteuid).result() == 0
+    assert (os.geteuid(), os.getegid()) == (0, 0)
+    assert rights_of("thread-self") == before, "root's capabilities are there again"
+
+
+def rights_of(who: str) -> list[str]:
+    return [line for line in Path(f"/proc/{who}/status").read_text().splitlines() if line.startswith(("Cap", "Uid", "Gid"))]

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from sandbox.bwrap import BwrapRunner
-from sandbox.cgroup import Group, Groups
+from sandbox.cgroup import Bounds, Group, Groups
 from sandbox.engine import CagedRunner
 from sandbox.landlock import LandlockRunner
 from sandbox.model import Guarantee, Job, Limits, Profile, Reason, Strength
 from sandbox.result import Run
 
+KILL = Guarantee.KILL_TREE
 LIMITS = Limits(1, 10, 64 << 20, 4, 1 << 20, 1 << 20, 1 << 16, 64)
 SLEEPER = "import os, time\nfor _ in range(3):\n  if not os.fork(): os.setsid(); break\nprint('up', flush=True)\ntime.sleep(600)"
 
@@ -85,7 +86,7 @@ def test_a_group_without_processes_is_removed_at_once(group: Group) -> None:
 @pytest.mark.parametrize("guarantee", [Guarantee.MEMORY, Guarantee.PIDS, Guarantee.CPU])
 def test_a_bound_is_believed_where_it_held_when_it_was_run_into(groups: Groups, guarantee: Guarantee) -> None:
     controller = {Guarantee.MEMORY: "memory", Guarantee.PIDS: "pids", Guarantee.CPU: "cpu"}[guarantee]
-    proven = groups.prove(sys.executable)
+    proven = groups.prove(sys.executable, [guarantee])
     if controller not in groups.controllers:
         assert guarantee not in proven
         pytest.skip(f"the controller {controller} is NOT TO BE HAD in this hierarchy")
@@ -128,6 +129,31 @@ async def test_processor_time_is_bounded_by_its_rate_where_a_profile_asks_for_it
     assert run.reason in (Reason.CPU, Reason.TIMEOUT, Reason.PIDS)
     lax = await hard.run(Job("1", "pass", Profile("lax", LIMITS)))
     assert lax.guarantees[Guarantee.CPU] is Strength.SOFT, "it is not held back where nobody asked"
+
+
+def test_a_daemon_is_seen_to_end_with_its_group(groups: Groups) -> None:
+    assert Guarantee.KILL_TREE in groups.prove(sys.executable, [Guarantee.KILL_TREE])
+
+
+def test_bounds_are_found_only_for_what_a_cage_does_not_prove_by_itself(groups: Groups) -> None:
+    hard, soft = dict.fromkeys(Guarantee, Strength.HARD), {**dict.fromkeys(Guarantee, Strength.HARD), KILL: Strength.SOFT}
+    assert Bounds.found(sys.executable, hard) is None
+    bounds = Bounds.found(sys.executable, soft)
+    assert bounds is not None
+    assert set(bounds.proven) == {KILL}
+    assert bounds.without(hard) == soft
+    process = sleeper()
+    group, proven = bounds.applied(soft, LIMITS, process.pid, files=0, throttle=False)
+    assert proven == hard
+    assert group.close()
+    assert process.wait(10) == -9
+    process.communicate()
+    absent = dict.fromkeys(Guarantee, Strength.ABSENT)
+    process = sleeper()
+    group, proven = bounds.applied(absent, LIMITS, process.pid, files=0, throttle=False)
+    assert proven == absent, "a cage that is not confirmed gains nothing by its group"
+    assert group.close()
+    process.communicate()
 
 
 async def test_a_groups_bounds_are_not_claimed_where_no_group_can_be_made(hard: CagedRunner, groups: Groups) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox.bwrap import PROGRAM
+from tests.sandbox import container
 
 HERE = Path(__file__).parent
 NOBODY = 65534
@@ -62,3 +64,38 @@ async def test_the_cage_with_namespaces_says_what_it_needs_and_runs_nothing(cont
     answer = await box.run("print('ran')")
     assert set(answer) == {"refused"}
     assert answer["refused"]["help"] == report["problem"]
+
+
+PROFILE = ROOT / "deploy" / "seccomp" / "namespaces.json"
+
+
+@pytest.mark.parametrize("backend", ["bwrap", "landlock"])
+@pytest.mark.parametrize("uid", [0, NOBODY])
+async def test_under_the_profile_that_is_shipped_both_cages_are_ready_in_a_container(
+    drivers: Any, boxes: Any, uid: int, backend: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else in the container")
+    boxes("plain", backend)  # skips where there is no such backend
+    box = drivers.start_contained(uid, profile=PROFILE, backend=backend)
+    assert (await box.ask({"probe": True}))["problem"] == ""
+    assert await box.says("print(6 * 7)") == "42\n"
+
+
+def test_the_profile_that_is_shipped_allows_what_bubblewrap_needs_and_little_that_docker_refuses() -> None:
+    rules = json.loads(PROFILE.read_text())["syscalls"]
+    allowed = {name for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule for name in rule["names"]}
+    assert set(container.REFUSED) & allowed == {"mount", "umount2", "pivot_root", "unshare", "sethostname"}
+    assert {"ptrace", "process_vm_readv", "memfd_secret", "clone3", "socket", "socketcall"} & allowed == set()
+    profile = f"{os.geteuid()}+{PROFILE}"
+    program = """
+import socket
+for family, kind in ((38, 5), (40, 1), (1, 1), (2, 1)):
+    try: socket.socket(family, kind).close(); print("made")
+    except OSError as error: print(error.errno)
+"""
+    done = subprocess.run(
+        [sys.executable, "-B", str(HERE / "container.py"), profile, sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["1", "1", "made", "made"]
