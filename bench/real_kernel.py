@@ -27,15 +27,15 @@ $B mount -t proc proc /proc; $B mount -t devtmpfs dev /dev
 for m in MODULES; do $B insmod /modules/$m.ko; done
 $B mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose host /host
 $B mount -t tmpfs up /up; $B mkdir /up/u /up/w
-$B mount -t overlay -o lowerdir=/host,upperdir=/up/u,workdir=/up/w over /root
-$B mount -t proc proc /root/proc; $B mount -t sysfs sys /root/sys; $B mount -t devtmpfs dev /root/dev
-$B mount -t tmpfs tmp /root/tmp; $B chmod 1777 /root/tmp; $B mount -t tmpfs run /root/run
-$B mkdir -p /root/dev/shm; $B mount -t tmpfs shm /root/dev/shm
-$B mount -t cgroup2 cgroup /root/sys/fs/cgroup
+$B mount -t overlay -o lowerdir=/host,upperdir=/up/u,workdir=/up/w over /merged
+$B mount -t proc proc /merged/proc; $B mount -t sysfs sys /merged/sys; $B mount -t devtmpfs dev /merged/dev
+$B mount -t tmpfs tmp /merged/tmp; $B chmod 1777 /merged/tmp; $B mount -t tmpfs run /merged/run
+$B mkdir -p /merged/dev/shm; $B mount -t tmpfs shm /merged/dev/shm
+$B mount -t cgroup2 cgroup /merged/sys/fs/cgroup
 $B ip link set lo up
-$B cp /work.sh /root/tmp/work.sh; $B cp /table.py /root/tmp/table.py
+$B cp /work.sh /merged/tmp/work.sh; $B cp /table.py /merged/tmp/table.py
 $B umount /proc
-exec $B switch_root /root /bin/sh /tmp/work.sh
+exec $B switch_root /merged /bin/sh /tmp/work.sh
 """
 WORK = """
 cd REPOSITORY
@@ -76,7 +76,7 @@ asyncio.run(main())
 def initial_files(kernel: Path, folder: Path) -> Path:
     """The guest's first file system: busybox, the modules that reach the machine's files, and what is to be done."""
     tree = folder / "tree"
-    for name in ("bin", "modules", "host", "up", "root"):
+    for name in ("bin", "modules", "host", "up", "merged"):
         (tree / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", tree / "bin" / "busybox")
     for module in MODULES:

@@ -237,6 +237,7 @@ class CagedRunner:
             **self._backend.layers(),
             "interpreter": f"{offer.path} {offer.version}",
             "uid": str(os.getuid()) if uid is None else f"{uid}, its own",
+            **({"cgroup": str(ready.group.folder)} if ready.group is not None else {}),
         })  # fmt: skip
 
     # -- the probe -------------------------------------------------------------------------------------------------------------

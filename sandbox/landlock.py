@@ -27,6 +27,10 @@ _LANDLOCK = (
 )
 _SECCOMP = "Seccomp filters are needed (CONFIG_SECCOMP_FILTER)."
 _UID = "Run the gateway as root, with the capabilities that Docker gives by default: each run then has a uid of its own."
+_GROUP = (
+    "A hard bound for all processes together needs a part of a cgroup v2 hierarchy with the controller {}: "
+    "Delegate=memory pids cpu in the gateway's systemd unit, or a folder of the hierarchy that belongs to its user and holds it."
+)
 HELP: Mapping[Guarantee, str] = MappingProxyType({
     Guarantee.FS_READ: _LANDLOCK,
     Guarantee.FS_WRITE: _LANDLOCK,
@@ -36,10 +40,10 @@ HELP: Mapping[Guarantee, str] = MappingProxyType({
     Guarantee.SYSCALL_SURFACE: _SECCOMP,
     Guarantee.IDENTITY: _UID,
     Guarantee.KILL_TREE: "Linux 6.12 or later ends a run in one stroke; so does a uid of the run's own. " + _UID,
-    Guarantee.MEMORY: "A hard bound for all processes together needs a memory cgroup, which this runner does not set up.",
-    Guarantee.CPU: "A hard bound for all processes together needs a CPU cgroup, which this runner does not set up.",
-    Guarantee.PIDS: _UID,
-    Guarantee.DISK: "A hard bound needs a quota or a file system of the run's own, which this runner does not set up.",
+    Guarantee.MEMORY: _GROUP.format("memory"),
+    Guarantee.CPU: _GROUP.format("cpu"),
+    Guarantee.PIDS: _UID + " " + _GROUP.format("pids"),
+    Guarantee.DISK: "A hard bound needs file systems of the run's own, as the backend bwrap has them.",
     Guarantee.OWN_KERNEL: "This runner shares the host's kernel, and there is no runner here that does not.",
 })  # fmt: skip
 
