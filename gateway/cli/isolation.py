@@ -15,25 +15,28 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from gateway.settings import Sandbox
     from sandbox.model import Profile
     from sandbox.runner import Report
 
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile that is to be covered.")]
 Profiles = Annotated[Path | None, typer.Option("--profiles", help="A folder of further profiles.")]
+Config = Annotated[Path | None, typer.Option("--config", help="The gateway's settings: its profiles, and its runner elsewhere.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, with every attempt and its outcome.")]
 DEFAULT = "no-network-512mb"
 _STYLES = {"hard": "green", "soft": "yellow", "absent": "red"}
 
 
-def doctor(profile: ProfileName = DEFAULT, profiles: Profiles = None, as_json: Json = False) -> None:
+def doctor(profile: ProfileName = DEFAULT, profiles: Profiles = None, config: Config = None, as_json: Json = False) -> None:
     """Try every cage for real: which guarantees each proves here, what the profile lacks, and how to gain what is missing.
 
     Exits with 0 where a cage covers the profile, 1 where none does, 2 for a profile that there is not.
 
     [bold]Example[/bold]   bailiwick sandbox doctor --profile no-network-512mb
     """
-    chosen = profile_named(profile, profiles)
-    reports = asyncio.run(_probes())
+    settings = None if config is None else _settings(config)
+    chosen = profile_named(profile, profiles or (settings.profiles if settings is not None else None))
+    reports = asyncio.run(_probes(settings))
     covering = next((report.backend for report in reports if not report.missing(chosen)), None)
     if as_json:
         found = [{**report.to_dict(), "id": report.id, "missing": sorted(report.missing(chosen))} for report in reports]
@@ -61,11 +64,25 @@ def profile_named(name: str, folder: Path | None) -> Profile:
     return profiles[name]
 
 
-async def _probes() -> list[Report]:
+def _settings(config: Path) -> Sandbox:
+    import os  # noqa: PLC0415
+
+    from gateway.configuration import load  # noqa: PLC0415
+
+    return load(config, os.environ).sandbox
+
+
+async def _probes(settings: Sandbox | None) -> list[Report]:
+    """Of the backends of this machine, or of the runner elsewhere that the settings name."""
     from sandbox.runner import shipped  # noqa: PLC0415
 
+    runners = shipped()
+    if settings is not None and settings.runner is not None:
+        from gateway.sandbox.elsewhere import remote  # noqa: PLC0415
+
+        runners = (remote(settings.runner),)
     found = []
-    for runner in shipped():
+    for runner in runners:
         try:
             found.append(await runner.probe())
         finally:
@@ -76,14 +93,15 @@ async def _probes() -> list[Report]:
 def _table(out: Console, chosen: Profile, reports: Sequence[Report]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
-    out.print(f"{'guarantee':<20}{'wanted':<9}" + "".join(f"{report.backend:<11}" for report in reports), style="bold")
+    width = max(11, *(len(report.backend) + 2 for report in reports))
+    out.print(f"{'guarantee':<20}{'wanted':<9}" + "".join(f"{report.backend:<{width}}" for report in reports), style="bold")
     for guarantee in reports[0].guarantees:
         wanted = chosen.wanted.get(guarantee)
         line = Text(f"{guarantee.value:<20}{wanted.word if wanted is not None else '-':<9}")
         for report in reports:
             got = report.guarantees[guarantee]
             short = wanted is not None and got < wanted
-            line.append(f"{got.word + ('  <' if short else ''):<11}", style=("bold " if short else "") + _STYLES[got.word])
+            line.append(f"{got.word + ('  <' if short else ''):<{width}}", style=("bold " if short else "") + _STYLES[got.word])
         out.print(line)
 
 

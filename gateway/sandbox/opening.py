@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.identity.authenticate import Authenticator
@@ -13,17 +12,16 @@ from gateway.identity.delegation import Delegations
 from gateway.model import Clock, Principal
 from gateway.sandbox.calls import CallBounds, Means, Within
 from gateway.sandbox.choice import Choice, Duties, Judge
+from gateway.sandbox.elsewhere import remote
 from gateway.sandbox.folders import Folders
 from gateway.sandbox.kept import Kept
 from gateway.sandbox.queue import FairQueue
 from gateway.sandbox.records import Append, RunRecords
 from gateway.sandbox.runs import Network, Parts, Sandboxed
 from sandbox.profiles import load_profiles
-from sandbox.remote import RemoteRunner, TlsAddress, client_tls, own_address
 from sandbox.runner import Runner, shipped
 
 if TYPE_CHECKING:
-    from gateway.settings import Runner as Elsewhere
     from gateway.settings import Settings
 
 _FOLDER: Final = "sandbox-sessions"
@@ -87,23 +85,11 @@ def _runners(ground: Ground) -> Sequence[Runner]:
     chosen = ground.settings.sandbox
     elsewhere, wanted = chosen.runner, chosen.backend
     here = partial(shipped, concurrency=chosen.concurrency, warm=chosen.warm)
-    runners = ground.runners or (here() if elsewhere is None else (_remote(elsewhere),))
+    runners = ground.runners or (here() if elsewhere is None else (remote(elsewhere),))
     found = [runner for runner in runners if wanted in {None, runner.name}]
     if not found:
         raise ValueError(f"sandbox.backend: there is no backend '{wanted}'; there are {', '.join(each.name for each in runners)}")
     return found
-
-
-def _remote(settings: Elsewhere) -> Runner:
-    """The runner that is elsewhere; none of this machine's stands in for it, whatever it could prove."""
-    if settings.tls is None:
-        return RemoteRunner(own_address(settings.socket or Path(), settings.uid))
-    tls = settings.tls
-    try:
-        context = client_tls(tls.certificate, tls.key, tls.authority)
-    except OSError as error:  # ssl.SSLError is one
-        raise ValueError(f"sandbox.runner.tls: the certificates cannot be used: {error}") from error
-    return RemoteRunner(TlsAddress(tls.host, tls.port, tls.name, context))
 
 
 def _means(ground: Ground) -> Means:

@@ -504,6 +504,18 @@ async def test_the_command_serves_until_it_is_told_to_end_and_says_only_what_is_
     assert (process.returncode, out, err) == (0, "", "")
 
 
+async def test_doctor_shows_what_the_runner_of_the_settings_proves(tmp_path: Path) -> None:
+    (tmp_path / "bailiwick.yaml").write_text("sandbox: {enabled: true, runner: {socket: run.sock}}\n")  # beside the file
+    doctor = [sys.executable, "-m", "gateway.cli", "sandbox", "doctor", "--config", str(tmp_path / "bailiwick.yaml")]
+    async with elsewhere(tmp_path / "run.sock", Scripted()):
+        told = await asyncio.to_thread(subprocess.run, doctor, capture_output=True, text=True, check=False)
+    assert told.stdout.splitlines()[0].split() == ["guarantee", "wanted", "runner:scripted"], told.stderr
+    assert "covered by runner:scripted" in told.stdout
+    gone = await asyncio.to_thread(subprocess.run, doctor, capture_output=True, text=True, check=False)
+    assert gone.returncode == 1
+    assert "cannot be reached" in gone.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
