@@ -232,6 +232,7 @@ class App:
             )
         )  # fmt: skip
         self._stack.push_async_callback(sandboxed.aclose)
+        parts.telemetry.watch(sandbox=sandboxed.families)
         return sandboxed
 
     def _open_mcp(self, parts: _Parts, slots: Slots) -> McpEndpoint:

@@ -51,6 +51,7 @@ class Telemetry:
         self._bundle: Callable[[], str] | None = None
         self._policy: Callable[[], Iterator[Family]] | None = None
         self._proofs: Callable[[], Iterator[Family]] | None = None
+        self._sandbox: Callable[[], Iterator[Family]] | None = None
 
     @classmethod
     def start(cls, environ: Mapping[str, str], service_version: str) -> Telemetry:
@@ -73,16 +74,19 @@ class Telemetry:
         bundle: Callable[[], str] | None = None,
         policy: Callable[[], Iterator[Family]] | None = None,
         proofs: Callable[[], Iterator[Family]] | None = None,
+        sandbox: Callable[[], Iterator[Family]] | None = None,
     ) -> None:
         """Where gauges are read from whenever somebody asks: entries waiting, whether appends succeed, the bundle's digest.
 
-        `policy` counts for itself: reloads, and what a watched rule would have flipped; `proofs`: who outside saw the log.
+        `policy` counts for itself: reloads, and what a watched rule would have flipped; `proofs`: who outside saw the log;
+        `sandbox`: runs, and who waits.
         """
         self._ledger_queue = ledger_queue or self._ledger_queue
         self._ledger_healthy = ledger_healthy or self._ledger_healthy
         self._bundle = bundle or self._bundle
         self._policy = policy or self._policy
         self._proofs = proofs or self._proofs
+        self._sandbox = sandbox or self._sandbox
 
     @contextmanager
     def in_flight(self, arrival: Arrival) -> Iterator[None]:
@@ -193,7 +197,7 @@ class Telemetry:
             )
         if self._bundle is not None:
             yield Family(signals.BUNDLE_INFO, "gauge", "The policy bundle that decides.", [Sample({"digest": self._bundle()}, 1)])
-        for others in (self._policy, self._proofs):
+        for others in (self._policy, self._proofs, self._sandbox):
             yield from others() if others is not None else ()
         yield Family(signals.BUILD_INFO, "gauge", "What runs here.", [Sample({"version": self._version}, 1)])
         yield Family(

@@ -44,7 +44,7 @@ agents: {{}}
 #    headers: {{Authorization: {{env: ERP_TOKEN, prefix: "Bearer "}}}}
 
 sandbox:
-  enabled: false         # true: the built-in MCP server `sandbox` runs Python without network
+  enabled: false         # true: the built-in MCP server `sandbox` runs agents' code in cages
 """
 
 GITIGNORE = """\

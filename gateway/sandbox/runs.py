@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from socket import socket
 from types import MappingProxyType
 from typing import Any, Final
 
+from gateway import signals
 from gateway.model import Intent, Permit, Refused
+from gateway.prometheus import Family, Sample
 from gateway.reasons import Code
 from gateway.sandbox.asked import Asked, WrongError
 from gateway.sandbox.calls import Calls, Means
@@ -21,7 +24,7 @@ from gateway.sandbox.folders import Folders, Session
 from gateway.sandbox.kept import File, Kept
 from gateway.sandbox.queue import FairQueue
 from gateway.sandbox.records import Beside, Cut, RunRecords
-from sandbox.model import IsolationUnprovenError, Job, Language, NotOfferedError, Profile, SandboxBusyError
+from sandbox.model import IsolationUnprovenError, Job, Language, NotOfferedError, Profile, Reason, SandboxBusyError
 from sandbox.result import Run
 from sandbox.runner import Hooks, Runner, Stream, best
 
@@ -81,6 +84,13 @@ class Sandboxed:
         self._parts = parts
         self._runners: dict[str, Runner] = {}
         self._choosing = asyncio.Lock()
+        self._ended: Counter[tuple[str, str]] = Counter()
+
+    def families(self) -> Iterator[Family]:
+        """Runs by language and by how they ended, and how many wait: both labels are closed lists."""
+        runs = [Sample({"language": language, "reason": reason}, n) for (language, reason), n in sorted(self._ended.items())]
+        yield Family(signals.RUNS, "counter", "Runs in the sandbox, by how they ended.", runs)
+        yield Family(signals.RUNS_WAITING, "gauge", "Runs that wait for their turn.", [Sample({}, self._parts.queue.waiting)])
 
     async def begin(self) -> None:
         """Try the default profile, so that the log says at the start what code will run under; sweep what is over."""
@@ -142,9 +152,11 @@ class Sandboxed:
             async with self._hooks(intent, profile, output) as (hooks, beside):
                 run = await runner.run(job, hooks)
         except IsolationUnprovenError as error:
+            self._ended[job.language, Reason.REFUSED] += 1
             await records.unproven(intent, start, job, error)
             raise Refused(Code.ISOLATION_UNPROVEN, str(error)) from error
         except (SandboxBusyError, NotOfferedError) as error:
+            self._ended[job.language, Reason.REFUSED] += 1
             await records.cut(intent, start, job, beside(), Cut.REFUSED, str(error))
             if isinstance(error, SandboxBusyError):
                 raise Refused(Code.OVERLOADED, "sandbox") from error
@@ -152,8 +164,10 @@ class Sandboxed:
         except BaseException as error:
             if start:
                 cut = Cut.CANCELLED if isinstance(error, asyncio.CancelledError) else Cut.FAILED
+                self._ended[job.language, cut.value] += 1
                 await _to_the_end(records.cut(intent, start, job, beside(), cut, type(error).__name__))
             raise
+        self._ended[job.language, run.reason] += 1
         await records.end(intent, start, job, run, beside())
         return self._left(intent.permit, job, run, session, beside())
 

@@ -189,3 +189,10 @@ async def test_two_runs_of_one_person_share_nothing(box: Gateway) -> None:
     code = "import os\nopen('mine', 'w').write('x')\nprint(sorted(os.listdir()))"
     both = await asyncio.gather(*(ran(box, token, code) for _ in range(2)))
     assert [run.structured_content["stdout"] for run in both] == ["['main.py', 'mine']\n"] * 2
+
+
+async def test_runs_are_counted_by_language_and_end(box: Gateway) -> None:
+    await ran(box, box.token("paul"), "exit 3", "run_shell")
+    said = box.http.get("/metrics").text
+    assert 'bailiwick_sandbox_runs_total{language="shell",reason="error"}' in said
+    assert "bailiwick_sandbox_waiting 0" in said
