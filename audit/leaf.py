@@ -83,6 +83,7 @@ class Kind(StrEnum):
     AUDIT_READ = "audit.read"
     AUDIT_VERIFY = "audit.verify"
     AUDIT_EXPORT = "audit.export"
+    LOG_CHECKPOINT = "log.checkpoint"
 
 
 KINDS: Final = frozenset(kind.value for kind in Kind)

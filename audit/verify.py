@@ -53,7 +53,7 @@ KINDS = frozenset(
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *("writer.start", "writer.stop", "key.create", "key.shred"),
-        *("audit.read", "audit.verify", "audit.export"),
+        *("audit.read", "audit.verify", "audit.export", "log.checkpoint"),
     }
 )
 TABLES = {  # columns and order in which rows are read
@@ -860,6 +860,23 @@ def kept_in(paths: Sequence[Path]) -> list[str]:
     return [file.read_text(encoding="utf-8") for file in files]
 
 
+def kept_in_root(path: Path, key: str | None, origin: str) -> tuple[list[str], list[Finding]]:
+    """A log's checkpoints in a root log, and what is wrong with the root log itself."""
+    report = verify_sqlite(path, key)
+    notes = []
+    source = SqliteRows(path)
+    try:
+        for _, _, _, data in source.rows("ledger_leaves"):
+            if isinstance(data, bytes) and b'"kind":"log.checkpoint"' in data:
+                with contextlib.suppress(ValueError):
+                    record = parse_record(data)
+                    if record.get("kind") == "log.checkpoint" and record.get("of") == origin:
+                        notes.append(str(record.get("note")))
+    finally:
+        source.close()
+    return notes, [Finding(f"the root log: {finding}") for finding in report.findings]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="verify.py", description="Verify a Bailiwick ledger (a SQLite file).")
@@ -867,19 +884,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--key", help="verifier key of the log, got from elsewhere than the file")
     group.add_argument("--key-file", type=Path, help="a file that holds it")
-    kept = "a checkpoint that you kept, or a folder of them: the log must continue it; may be repeated"
-    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help=kept)
+    about = "a checkpoint that you kept, or a folder of them: the log must continue it; may be repeated"
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help=about)
     parser.add_argument(
         "--witness", action="append", default=[], metavar="KEY", help="verifier key of a witness; may be repeated"
     )
     parser.add_argument("--quorum", type=int, help="how many of the witnesses must have cosigned (1)")
+    parser.add_argument("--root", type=Path, help="a root log: the log must continue each of its checkpoints there; needs --key")
+    parser.add_argument("--root-key", help="verifier key of the root log")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     options = parser.parse_args(arguments)
     try:
         key = options.key_file.read_text() if options.key_file else options.key
-        report = verify_sqlite(
-            options.ledger, key.strip() if key else None, kept_in(options.checkpoint), options.witness, options.quorum
-        )
+        key = key.strip() if key else None
+        kept = kept_in(options.checkpoint)
+        wrong: list[Finding] = []
+        if options.root is not None:
+            if key is None or options.root_key is None:
+                raise ValueError("--root needs --key and --root-key")
+            notes, wrong = kept_in_root(options.root, options.root_key, Key.parse(key).name)
+            kept += notes
+        report = verify_sqlite(options.ledger, key, kept, options.witness, options.quorum)
+        report.findings += wrong
     except (OSError, ValueError) as error:
         print(f"verify.py: {error}", file=sys.stderr)
         return 2

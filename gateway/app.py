@@ -205,7 +205,7 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
-        register_tiles(self._api, TileDoor(ledger.tiles, ledger.served_checkpoint, doors.policy.administration))
+        register_tiles(self._api, TileDoor(ledger.served, doors.policy.administration))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         self._policy = policy
 

@@ -20,7 +20,7 @@ from gateway import signals
 from gateway.anchors.anchoring import Anchoring
 from gateway.anchors.opening import anchors_of
 from gateway.identity.keyfiles import ledger_key
-from gateway.ledger_tiles import TileSource
+from gateway.ledger_tiles import LOG, ROOT, Served, TileSource
 from gateway.model import Clock
 from gateway.prometheus import Family, Sample
 from gateway.settings import Settings
@@ -36,13 +36,9 @@ class Opened:
     """What the gateway has of its ledger."""
 
     journal: Journal
-    tiles: TileSource
+    served: Mapping[str, Served]
     witnessing: Witnessing
     anchoring: Anchoring
-
-    def served_checkpoint(self) -> str | None:
-        """The newest checkpoint that enough witnesses cosigned, where they are asked; else the newest that is signed."""
-        return self.witnessing.witnessed.note or self.journal.checkpoint()
 
     def remembered(self) -> tuple[str, Mapping[str, str]]:
         """Who outside remembers the log; and, by part, what is wrong with that."""
@@ -98,8 +94,17 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         kept=signed_head_of(settings),
     )
     stack.push_async_callback(journal.close)
-    tiles = TileSource(url)
-    stack.push_async_callback(asyncio.to_thread, tiles.close)
+
+    def checkpoint() -> str | None:
+        """The newest that enough witnesses cosigned, where they are asked; else the newest that is signed."""
+        return witnessing.witnessed.note or journal.checkpoint()
+
+    served = {LOG: Served(TileSource(url), checkpoint)}
+    for anchor in settings.ledger.anchors.values():
+        if anchor.root is not None:
+            served[ROOT] = Served(TileSource(anchor.root.url))
+    for each in served.values():
+        stack.push_async_callback(asyncio.to_thread, each.source.close)
     if settings.ledger.witnesses:
         log.info("the ledger is %s; key %s", witnessing.witnessed, journal.vkey)
         _beside(witnessing.run(), "witnesses", stack)
@@ -107,7 +112,7 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
     if settings.ledger.anchors:
         _beside(anchoring.run(), "anchors", stack)
-    return Opened(journal, tiles, witnessing, anchoring)
+    return Opened(journal, served, witnessing, anchoring)
 
 
 def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Upstreams, clock: Clock) -> Witnessing:

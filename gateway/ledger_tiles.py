@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gateway.ledger")
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 LOG: Final = "ledger"
+ROOT: Final = "root"
 MAX_READERS: Final = 32
 """Tiles that are made or waited for at once; one more is told to come again."""
 
@@ -58,6 +62,11 @@ class TileSource:
                 return None
             return bundle(rows.leaves(*tile.span), tile) if tile.level == ENTRIES else hash_tile(rows.hashes, tile)
 
+    def checkpoint(self) -> str | None:
+        """The newest stored checkpoint; `StoreError`."""
+        with self._lock, self._reading() as rows:
+            return rows.checkpoint()
+
     def close(self) -> None:
         """Let the store go."""
         with self._lock:
@@ -80,14 +89,21 @@ class TileSource:
 
 
 @dataclass(frozen=True, slots=True)
-class TileDoor:
-    """What the routes need.
+class Served:
+    """A log that is served.
 
-    checkpoint  the note to serve, without I/O; None before the first.
+    checkpoint  the note to serve, from memory; where there is none, the newest that is stored.
     """
 
     source: TileSource
-    checkpoint: Callable[[], str | None]
+    checkpoint: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class TileDoor:
+    """What the routes need.  logs: by their names, as policy has them after `audit:`."""
+
+    logs: Mapping[str, Served]
     administration: Administration
 
 
@@ -95,35 +111,43 @@ def register(api: FastAPI, door: TileDoor) -> None:
     """Add the routes."""
     readers = 0
 
-    @api.get("/ledger/{name}/checkpoint", tags=["ledger"])
-    async def checkpoint(name: str) -> Response:
-        """The signed head of the log, for everybody (C2SP tlog-checkpoint)."""
-        note = door.checkpoint() if name == LOG else None
-        if note is None:
-            return problem(404, Problem("no-checkpoint", "there is no such log, or nothing has been recorded yet"))
-        return Response(note, media_type="text/plain; charset=utf-8", headers=_NOTE)
-
-    @api.get("/ledger/{name}/{path:path}", tags=["ledger"])
-    async def tile(request: Request, name: str, path: str) -> Response:
-        """A tile or a bundle of entries (C2SP tlog-tiles) that the newest checkpoint covers."""
+    async def read(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Response:
+        """What a store has, read beside the loop; or the answer where it cannot be had."""
         nonlocal readers
-        wanted = parse(path)
-        reads = wanted is not None and wanted.level == ENTRIES
-        action, kind = ("read", Kind.AUDIT_READ) if reads else ("verify", None)
-        await door.administration.permit_on(request, action, f"audit:{LOG}", kind, path)
-        if name != LOG or wanted is None:
-            return _none()
         if readers >= MAX_READERS:
             return problem(503, Problem("overloaded", "too many tiles are asked for at once"))
         readers += 1
         try:
-            data = await asyncio.to_thread(door.source.read, wanted)
+            return await asyncio.to_thread(work, *args, **kwargs)
         except (StoreError, TamperedError) as error:
             log.error("a tile of the ledger cannot be served: %s", error)
             return problem(503, Problem("ledger-unavailable", "the ledger cannot be read"))
         finally:
             readers -= 1
-        return _none() if data is None else Response(data, media_type="application/octet-stream", headers=_TILE)
+
+    @api.get("/ledger/{name}/checkpoint", tags=["ledger"])
+    async def checkpoint(name: str) -> Response:
+        """The signed head of the log, for everybody (C2SP tlog-checkpoint)."""
+        served = door.logs.get(name)
+        found = None if served is None else served.checkpoint() or await read(served.source.checkpoint)
+        if found is None:
+            return problem(404, Problem("no-checkpoint", "there is no such log, or nothing has been recorded yet"))
+        return found if isinstance(found, Response) else Response(found, media_type="text/plain; charset=utf-8", headers=_NOTE)
+
+    @api.get("/ledger/{name}/{path:path}", tags=["ledger"])
+    async def tile(request: Request, name: str, path: str) -> Response:
+        """A tile or a bundle of entries (C2SP tlog-tiles) that the newest checkpoint covers."""
+        wanted, served = parse(path), door.logs.get(name)
+        reads = wanted is not None and wanted.level == ENTRIES
+        action, kind = ("read", Kind.AUDIT_READ) if reads else ("verify", None)
+        about = f"audit:{name if served is not None else LOG}"
+        await door.administration.permit_on(request, action, about, kind if served is not None else None, path)
+        if served is None or wanted is None:
+            return _none()
+        found = await read(served.source.read, wanted)
+        if isinstance(found, bytes):
+            return Response(found, media_type="application/octet-stream", headers=_TILE)
+        return _none() if found is None else found
 
 
 def _none() -> Response:

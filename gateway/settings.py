@@ -25,14 +25,14 @@ from gateway.settings_identity import (
     Terminator,
     TrustDomain,
 )
-from gateway.settings_ledger import Anchor, Bucket, Git, Ledger, Timestamp, Witness
+from gateway.settings_ledger import Anchor, Bucket, Git, Ledger, Root, Timestamp, Witness
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 
 __all__ = [
     "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
     "Egress", "Events", "Exemption", "Git", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp",
-    "Policy", "Revocation", "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Terminator",
-    "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
+    "Policy", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State",
+    "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
 ]  # fmt: skip
 
 

@@ -60,20 +60,31 @@ class Timestamp(Group):
     """Its root certificates (PEM)."""
 
 
+class Root(Group):
+    """A root log: a ledger whose records are the checkpoints of others.  Several gateways may share one, with its key."""
+
+    url: str
+    """SQLAlchemy URL, as of the ledger."""
+    origin: str
+    key: Secret
+    """Ed25519 signing key (PKCS#8 PEM)."""
+
+
 class Anchor(Group):
-    """A place elsewhere that takes checkpoints: exactly one of `folder`, `git`, `s3` and `timestamp`."""
+    """A place elsewhere that takes checkpoints: exactly one of `folder`, `git`, `s3`, `timestamp` and `root`."""
 
     folder: Path | None = None
     git: Git | None = None
     s3: Bucket | None = None
     timestamp: Timestamp | None = None
+    root: Root | None = None
     seconds: float = Field(300, ge=0.1, le=7 * 24 * 3600)
     """At most one checkpoint in so long."""
 
     @model_validator(mode="after")
     def _one(self) -> Anchor:
-        if sum(each is not None for each in (self.folder, self.git, self.s3, self.timestamp)) != 1:
-            msg = "give exactly one of folder, git, s3 and timestamp"
+        if sum(each is not None for each in (self.folder, self.git, self.s3, self.timestamp, self.root)) != 1:
+            msg = "give exactly one of folder, git, s3, timestamp and root"
             raise ValueError(msg)
         return self
 
@@ -108,6 +119,9 @@ class Ledger(Group):
         names = [witness.key.partition("+")[0] for witness in self.witnesses]
         if len(set(names)) != len(names) or self.origin in names:
             msg = "witnesses have names of their own"
+            raise ValueError(msg)
+        if sum(anchor.root is not None for anchor in self.anchors.values()) > 1:
+            msg = "there is one root log"
             raise ValueError(msg)
         if self.wanted > len(names):
             msg = f"{self.wanted} of {len(names)} witnesses cannot agree"

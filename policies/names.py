@@ -106,6 +106,8 @@ AREAS: Final = ("policy", "decisions", "agents", "servers", "tasks", "approvals"
 """What is administered: `admin:<area>`."""
 SCREENS: Final = ("overview", "calls", "policy", "agents", "servers", "approvals", "ledger", "sandbox")
 """What the console shows: `console:<screen>`."""
+LOGS: Final = ("ledger", "root")
+"""What is audited: `audit:<log>`; the root log's records are the checkpoints of others."""
 
 _CALLED = "write 'send' on a2a:<agent>: who may send to an agent may read and cancel its own tasks there"
 
@@ -151,7 +153,7 @@ KINDS: Final = (
          {"read": "a page of the console, and its JSON twin"}, partial(_one_of, SCREENS), _all),
     Kind("audit", "audit:", "`audit:<log>`", ("`audit:*`",),
          {"read": "reading records", "export": "taking records out", "verify": "proofs, and checks of the whole log"},
-         partial(_one_of, ("ledger",)), _all),
+         partial(_one_of, LOGS), _all),
 )  # fmt: skip
 
 TOOLS, SERVERS = KINDS[0], KINDS[1]

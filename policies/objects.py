@@ -19,7 +19,7 @@ _ENDINGS: Final = (
     "stranger/stranger", "stranger/x-stranger:stranger", "7/x", "7", "stranger.example:7",
 )  # fmt: skip
 """What can follow the beginning of some object: a segment, a whole address, a host, a port."""
-_CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"administration": names.AREAS, "console": names.SCREENS, "audit": ("ledger",)}
+_CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"administration": names.AREAS, "console": names.SCREENS, "audit": names.LOGS}
 """Kinds with a fixed list of objects."""
 
 

@@ -15,6 +15,7 @@ from audit.store import StoreError
 from audit.store_proofs import Anchored, ProofStore
 from gateway.anchors.anchor import Anchor, AnchorConflictError, AnchorFailedError
 from gateway.anchors.folder import FolderAnchor
+from gateway.anchors.root import RootAnchor
 from gateway.model import Clock
 
 log = logging.getLogger("gateway.ledger")
@@ -70,9 +71,14 @@ class Anchoring:
 
     async def run(self) -> None:
         """Push, again and again, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for name, post in self._posts.items():
-                tasks.create_task(self._keep(name, post))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for name, post in self._posts.items():
+                    tasks.create_task(self._keep(name, post))
+        finally:
+            for post in self._posts.values():
+                if isinstance(post.anchor, RootAnchor):
+                    await post.anchor.close()
 
     async def _keep(self, name: str, post: Post) -> None:
         failures = 0

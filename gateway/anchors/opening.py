@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from audit.checkpoint import Vkey
+from audit.journal import Journal
 from audit.store_proofs import ProofStore
 from gateway.anchors.anchor import Anchor
 from gateway.anchors.anchoring import Anchoring, Post
 from gateway.anchors.folder import FolderAnchor
 from gateway.anchors.git import GitAnchor
+from gateway.anchors.root import RootAnchor, RootLog
 from gateway.anchors.s3 import BucketAnchor, Credentials
 from gateway.anchors.timestamp import TimestampAnchor
-from gateway.identity.keyfiles import resolve
+from gateway.identity.keyfiles import ledger_key, resolve
 from gateway.model import Clock
 from gateway.problem import Problem, ProblemError
 from gateway.settings import Anchor as Wanted
-from gateway.settings import Settings
+from gateway.settings import Root, Settings
 from gateway.upstream.client import Upstreams
 
 
@@ -36,6 +41,8 @@ def anchors_of(  # noqa: PLR0917  what anchors are made of
             bucket = wanted.s3
             keys = Credentials(resolve(bucket.access_key, environ), resolve(bucket.secret_key, environ), bucket.region)
             return BucketAnchor(str(bucket.endpoint), bucket.bucket, bucket.prefix, keys, own, upstreams.send, clock)
+        if wanted.root is not None:
+            return _root(settings, wanted.root, environ, own, store, clock)
         return _timestamp(name, wanted, store, upstreams)
 
     posts = {name: Post(made(name, wanted), wanted.seconds) for name, wanted in settings.ledger.anchors.items()}
@@ -53,3 +60,20 @@ def _timestamp(name: str, wanted: Wanted, store: ProofStore, upstreams: Upstream
         raise ProblemError(Problem("missing-extra", "timestamps need another package", where, hint)) from None
     except (OSError, ValueError) as error:
         raise ProblemError(Problem("wrong-anchor", f"the authority's root certificates cannot be used: {error}", where)) from None
+
+
+def _root(  # noqa: PLR0917  the same
+    settings: Settings, wanted: Root, environ: Mapping[str, str], own: Vkey, store: ProofStore, clock: Clock
+) -> Anchor:
+    key = ledger_key(settings.data, wanted.key, environ)
+    # Nothing in a root log is about a person; its records' own key follows from the log's, so that there is one secret.
+    seal = HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick root log").derive(key.private_bytes_raw())
+    writer = f"{socket.gethostname()}:{settings.server.port} {own.name}".encode("ascii", "replace").decode()[:64]
+    kept = None if wanted.url.startswith("sqlite") else settings.data / "root-signed.json"
+
+    async def open_root() -> Journal:
+        return await Journal.open(
+            url=wanted.url, origin=wanted.origin, signing_key=key, seal_key=seal, writer=writer, clock=clock, kept=kept
+        )
+
+    return RootAnchor(RootLog(wanted.url, wanted.origin, open_root), own, store, clock)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from gateway.cli.audit_prove import prove
 from gateway.cli.audit_reproduce import reproduce
 from gateway.cli.audit_tiles import tiles
 from gateway.cli.audit_witness import witness
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     group.command("trace")(trace)
     group.command("verify")(verify)
     group.command("reproduce")(reproduce)
+    group.command("prove")(prove)
     group.command("tiles")(tiles)
     group.command("witness")(witness)
     app.add_typer(group, name="audit")

@@ -1,0 +1,100 @@
+"""A root log: one more ledger, whose records are the checkpoints of others.  Whoever watches it watches all of them.
+
+Before a checkpoint becomes a record of it, it is proven to continue the one before: the root holds one history of each log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from audit.checkpoint import Checkpoint, Vkey
+from audit.journal import Journal
+from audit.leaf import Kind
+from audit.model import Entry, LedgerUnavailableError, TamperedError
+from audit.proof import verify_consistency
+from audit.store import StoreError
+from audit.store_proofs import ProofStore
+from audit.store_read import SqlReader
+from gateway.anchors.anchor import AnchorConflictError, AnchorFailedError, compare
+from gateway.model import Clock
+
+_CHUNK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RootLog:
+    """Where it is, and who opens it to write: at first need, and again after it could not be written."""
+
+    url: str
+    origin: str
+    open: Callable[[], Awaitable[Journal]]
+
+
+class RootAnchor:
+    """Makes the log's checkpoints records of the root log.
+
+    Thief of the root's key: what a thief of any ledger's key can, for the root alone; its records hold the logs' own signatures.
+    """
+
+    def __init__(self, root: RootLog, own: Vkey, store: ProofStore, clock: Clock) -> None:
+        self._root = root
+        self._own = own
+        self._store = store
+        self._clock = clock
+        self._journal: Journal | None = None
+
+    async def put(self, head: Checkpoint, note: str) -> None:
+        """See `Anchor`."""
+        try:
+            if self._journal is None or not self._journal.healthy:
+                await self.close()
+                self._journal = await self._root.open()
+            found = await asyncio.to_thread(newest_of, self._root.url, self._own.name)
+            if found is not None:
+                held = compare(found, self._own, head)
+                if held.size == head.size:
+                    return
+                await self._continues(held, head)
+            at = self._clock()
+            fields = {"of": head.origin, "size": head.size, "note": note}
+            await self._journal.append(Entry(Kind.LOG_CHECKPOINT, _id(head), at, None, fields))
+        except (LedgerUnavailableError, StoreError, TamperedError) as error:
+            raise AnchorFailedError(f"the root log cannot be written: {error}") from None
+
+    async def close(self) -> None:
+        """Let the root log go."""
+        if self._journal is not None:
+            await self._journal.close()
+            self._journal = None
+
+    async def _continues(self, held: Checkpoint, head: Checkpoint) -> None:
+        proof = await asyncio.to_thread(self._store.consistency, held.size, head.size)
+        if not verify_consistency(held.size, head.size, held.root, head.root, proof):
+            raise AnchorConflictError(f"holds a checkpoint of {held.size} records which the log of {head.size} does not continue")
+
+
+def newest_of(url: str, origin: str) -> str | None:
+    """The note of the newest checkpoint of a log in a root log, read from its end; `StoreError`, `TamperedError`."""
+    rows = SqlReader(url)
+    try:
+        stop = rows.head().size
+        while stop > 0:
+            start = max(0, stop - _CHUNK)
+            for leaf in reversed(list(rows.leaves(start, stop))):
+                if b'"kind":"log.checkpoint"' in leaf.data:
+                    record = leaf.record()
+                    if record.get("kind") == Kind.LOG_CHECKPOINT and record.get("of") == origin:
+                        return str(record.get("note"))
+            stop = start
+    finally:
+        rows.close()
+    return None
+
+
+def _id(head: Checkpoint) -> str:
+    """One for each log and size, so that a checkpoint whose writing was not answered is not written twice."""
+    return f"{hashlib.sha256(head.origin.encode()).hexdigest()[:32]}-{head.size}"

@@ -1,0 +1,80 @@
+"""`bailiwick audit prove`: one record's proof as a file, for somebody who has nothing else; and the check of such a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.output import console, misuse, printable
+
+
+def prove(  # noqa: PLR0917  Typer reads the signature
+    record: Annotated[str, typer.Argument(help="Id of a record; with --check, a file that this verb wrote.")],
+    config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
+        "bailiwick.yaml"
+    ),
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite): a copy, or a root log.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Verify a proof instead of making one.")] = False,
+    key: Annotated[str, typer.Option("--key", help="With --check: the log's verifier key.")] = "",
+    witness: Annotated[list[str] | None, typer.Option("--witness", help="With --check: a witness's verifier key.")] = None,
+    quorum: Annotated[
+        int | None, typer.Option("--quorum", min=0, help="With --check: how many must have cosigned (all).")
+    ] = None,
+) -> None:
+    """Prove that a record is in the log, in a file that stands alone (c2sp.org/tlog-proof), on stdout.
+
+    The checkpoint is the newest that enough witnesses cosigned and that covers the record, else the newest.
+
+    [bold]Example[/bold]   bailiwick audit prove 019a7f3c-0000-7000-8000-000000000000 > call.tlog-proof
+    """
+    if check:
+        _check(Path(record), key, witness or [], quorum)
+        return
+    from audit.model import TamperedError  # noqa: PLC0415  the command line pays for what it uses
+    from audit.reader import Ledger  # noqa: PLC0415
+    from audit.store import StoreError  # noqa: PLC0415
+    from audit.tlog_proof import TlogProof  # noqa: PLC0415
+    from gateway.cli.audit_views import ledger_url, seen_by  # noqa: PLC0415
+    from gateway.configuration import load  # noqa: PLC0415
+
+    settings = load(config, os.environ)
+    try:
+        with Ledger.open(ledger_url(settings, ledger)) as log:
+            found = log.get(record)
+            if found is None:
+                misuse(f"there is no record {record}", help="`bailiwick audit tail` lists ids")
+            said = seen_by(settings, ledger)
+            note = said.note if said.note is not None and said.size > found.index and ledger is None else log.checkpoint()
+            size = int(note.split("\n")[1]) if note else 0
+            if note is None or size <= found.index:
+                misuse("the record is under no checkpoint yet", help="ask again in a second")
+            proof = TlogProof(found.data, found.index, tuple(log.inclusion(found.index, size)), note)
+    except (StoreError, TamperedError, ValueError) as error:
+        misuse(f"the record cannot be proven: {error}")
+    sys.stdout.write(str(proof))
+
+
+def _check(path: Path, key: str, witnesses: list[str], quorum: int | None) -> None:
+    from audit.checkpoint import Vkey  # noqa: PLC0415
+    from audit.cosignature import WitnessKey  # noqa: PLC0415
+    from audit.tlog_proof import MAX_PROOF, TlogProof  # noqa: PLC0415
+
+    try:
+        log, seen = Vkey.parse(key), [WitnessKey.parse(each) for each in witnesses]
+    except ValueError as error:
+        misuse(f"--key and --witness are verifier keys: {error}")
+    try:
+        with path.open("rb") as file:
+            proof = TlogProof.parse(file.read(MAX_PROOF + 1).decode("utf-8"))
+        head = proof.verify(log, seen, len(seen) if quorum is None else quorum)
+    except OSError as error:
+        misuse(f"the proof cannot be read: {error}")
+    except ValueError as error:
+        console(stderr=True).print(printable(f"bailiwick: nothing is proven: {error}"))
+        raise typer.Exit(1) from None
+    console().print(printable(f"record {proof.index} of {head.size} in {head.origin}:"))
+    console().print(printable(proof.record.decode("utf-8", "replace")), soft_wrap=True)
