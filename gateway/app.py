@@ -110,6 +110,7 @@ class App:
         self._a2a: A2aEndpoint | None = None
         self._api: FastAPI | None = None
         self._policy: Opened | None = None
+        self._sandboxed: Sandboxed | None = None
         self._record: Callable[[Arrival, Refused], Awaitable[None]]  # there before the API is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,9 +136,11 @@ class App:
             raise self._failure
 
     def reload_policy(self) -> None:
-        """Have the folders of policy read again, soon: what SIGHUP asks for."""
+        """Have the folders of policy read again, soon, and isolation proven anew: what SIGHUP asks for."""
         if self._policy is not None:
             self._policy.watcher.wake("signal")
+        if self._sandboxed is not None:
+            self._sandboxed.forget()
 
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -233,6 +236,7 @@ class App:
         )  # fmt: skip
         self._stack.push_async_callback(sandboxed.aclose)
         parts.telemetry.watch(sandbox=sandboxed.families)
+        self._sandboxed = sandboxed
         return sandboxed
 
     def _open_mcp(self, parts: _Parts, slots: Slots) -> McpEndpoint:

@@ -108,6 +108,12 @@ class Sandboxed:
         for runner in self._parts.runners:
             await runner.aclose()
 
+    def forget(self) -> None:
+        """Believe no probe that was made before now, and choose anew among what is proven then."""
+        self._runners.clear()
+        for runner in self._parts.runners:
+            runner.forget()
+
     def fulfil(self, permit: Permit) -> Permit:
         """See `Choice.fulfil`."""
         return self._parts.choice.fulfil(permit)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from sandbox.attestation import attested
-from sandbox.landlock import Landlock, LandlockRunner
+from sandbox.engine import CagedRunner
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, Language, Strength
+from sandbox.namespaces import namespaces_of
 from sandbox.profiles import load_profiles
 from sandbox.runner import Hooks
 from sandbox.toolsets import Kit
@@ -26,15 +27,16 @@ SHIPPED = load_profiles()["no-network-512mb"]
 class Attested:
     """The facts of one real cage, with the cage still there."""
 
-    def __init__(self, runner: LandlockRunner) -> None:
-        self.runner = runner
+    def __init__(self, runner: CagedRunner, *, network: bool = False) -> None:
+        self.runner, self.backend, self.network = runner, runner._backend, network
 
     async def __aenter__(self) -> Attested:
         known = await self.runner._knowledge()
         self.plan = known.plan
         assert self.plan is not None
-        toolset, most = known.toolsets[Language.PYTHON], Landlock().candidates(self.plan, own_uid=os.geteuid() == 0)
-        self.ready = await self.runner._cages.raised(self.plan, Kit(SHIPPED.limits, toolset), most)
+        self.most = self.backend.candidates(self.plan, own_uid=os.geteuid() == 0)
+        kit = Kit(SHIPPED.limits, known.toolsets[Language.PYTHON], network=self.network)
+        self.ready = await self.runner._cages.raised(self.plan, kit, self.most)
         self.cage, self.folder, self.facts = self.ready.cage, self.ready.folder, dict[str, Any](self.ready.facts)
         return self
 
@@ -42,12 +44,24 @@ class Attested:
         assert await self.runner._cages.put_away(self.ready) == ""
 
     def proven(self, facts: Any) -> set[Guarantee]:
-        assert self.plan is not None
-        backend, uid = Landlock(), self.folder.uid
-        most = backend.candidates(self.plan, own_uid=uid is not None)
-        confirmed = partial(backend.confirmed, started=self.cage.pid, uid=uid, kit=self.ready.kit)
-        strengths = attested(facts, SHIPPED.limits, uid, most, confirmed)
+        uid = self.folder.uid
+        confirmed = partial(self.backend.confirmed, started=self.cage.pid, uid=uid, kit=self.ready.kit)
+        strengths = attested(facts, SHIPPED.limits, uid, self.most, confirmed, network=self.network)
         return {name for name, strength in strengths.items() if strength is not Strength.ABSENT}
+
+
+@pytest.fixture(params=["landlock", "bwrap"])
+def runner_of_each(request: pytest.FixtureRequest, boxes: Any) -> CagedRunner:
+    found = boxes("own", request.param).runner
+    assert isinstance(found, CagedRunner)
+    return found
+
+
+@pytest.fixture
+def bwrap(boxes: Any) -> CagedRunner:
+    found = boxes("own", "bwrap").runner
+    assert isinstance(found, CagedRunner)
+    return found
 
 
 ALL = set(Guarantee) - {Guarantee.OWN_KERNEL, Guarantee.NET_ALLOWLIST}
@@ -92,17 +106,17 @@ def lies() -> list[Any]:
     ]
 
 
-async def test_an_honest_attestation_proves_everything_this_runner_gives(shared_runner: LandlockRunner) -> None:
-    async with Attested(shared_runner) as real:
+async def test_an_honest_attestation_proves_everything_this_runner_gives(runner_of_each: CagedRunner) -> None:
+    async with Attested(runner_of_each) as real:
         assert real.proven(real.facts) == ALL
         assert real.proven({**real.facts, "warden": {**real.facts["warden"], "pid": os.getpid()}}) == set()
 
 
 @pytest.mark.parametrize(("lie", "lost"), lies())
 async def test_an_attestation_that_is_amiss_proves_nothing_of_what_rests_on_it(
-    shared_runner: LandlockRunner, lie: Callable[[Any], None], lost: set[Guarantee]
+    runner_of_each: CagedRunner, lie: Callable[[Any], None], lost: set[Guarantee]
 ) -> None:
-    async with Attested(shared_runner) as real:
+    async with Attested(runner_of_each) as real:
         facts = copy.deepcopy(real.facts)
         lie(facts)
         proven = real.proven(facts)
@@ -110,29 +124,60 @@ async def test_an_attestation_that_is_amiss_proves_nothing_of_what_rests_on_it(
     assert (ALL - proven) <= lost | ({Guarantee.IDENTITY} if Guarantee.SYSCALL_SURFACE in lost else set())
 
 
-async def test_a_claim_that_the_kernel_does_not_confirm_proves_nothing(shared_runner: LandlockRunner) -> None:
-    async with Attested(shared_runner) as real:
+async def test_a_claim_that_the_kernel_does_not_confirm_proves_nothing(runner_of_each: CagedRunner) -> None:
+    async with Attested(runner_of_each) as real:
         facts = copy.deepcopy(real.facts)
         for pid in (os.getpid(), 1, 2**22 + 1):
             facts["code"]["pid"] = pid
             assert real.proven(facts) == set()
 
 
-async def test_a_cage_that_does_not_attest_enough_never_receives_the_code(shared_runner: LandlockRunner) -> None:
-    known = await shared_runner._knowledge()
+async def test_a_cage_that_does_not_attest_enough_never_receives_the_code(runner_of_each: CagedRunner) -> None:
+    known = await runner_of_each._knowledge()
     assert known.plan is not None
     nothing = dict.fromkeys(Guarantee, Strength.ABSENT)
-    ready = await shared_runner._cages.raised(known.plan, Kit(SHIPPED.limits, known.toolsets[Language.PYTHON]), nothing)
+    ready = await runner_of_each._cages.raised(known.plan, Kit(SHIPPED.limits, known.toolsets[Language.PYTHON]), nothing)
     mark = Path(ready.folder.path)
     with pytest.raises(IsolationUnprovenError) as refused:
-        await shared_runner._carried_out(Job("1", "open('ran', 'w')", SHIPPED), ready, known.plan, Hooks())
+        await runner_of_each._carried_out(Job("1", "open('ran', 'w')", SHIPPED), ready, known.plan, Hooks())
     assert set(refused.value.missing) == set(SHIPPED.requires)
     assert not mark.exists()
 
 
-async def test_a_cage_that_waited_is_looked_at_again(shared_runner: LandlockRunner) -> None:
-    async with Attested(shared_runner) as real:
-        assert await shared_runner._cages.holds(real.ready)
-        os.kill(real.facts["code"]["pid"], signal.SIGKILL)
-        while await shared_runner._cages.holds(real.ready):
+async def test_a_cage_that_waited_is_looked_at_again(runner_of_each: CagedRunner) -> None:
+    async with Attested(runner_of_each) as real:
+        assert await runner_of_each._cages.holds(real.ready)
+        os.kill(real.backend.code_of(real.facts, real.cage.pid), signal.SIGKILL)
+        while await runner_of_each._cages.holds(real.ready):
             pass
+
+
+@pytest.mark.parametrize("side", ["warden", "code"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pid", 3), ("hidden", [2, 2, 2, 2, 0]), ("hidden", [13]), ("hidden", []), ("namespaces", {}),
+        ("namespaces", dict(namespaces_of("self"))),
+    ],
+)  # fmt: skip
+async def test_namespaces_and_a_view_that_are_not_the_cages_own_prove_nothing(
+    bwrap: CagedRunner, side: str, name: str, value: Any
+) -> None:
+    async with Attested(bwrap) as real:
+        facts = copy.deepcopy(real.facts)
+        assert real.proven(facts) == ALL
+        facts[side][name] = value
+        assert real.proven(facts) == set()
+
+
+async def test_destinations_are_kept_where_tcp_alone_is_to_be_had(bwrap: CagedRunner) -> None:
+    async with Attested(bwrap, network=True) as real:
+        assert real.proven(real.facts) == ALL - {Guarantee.NET_NONE} | {Guarantee.NET_ALLOWLIST}
+        for name, value in (
+            ("sockets", [0, 0, 0, 1, 1, 1, 1]), ("sockets", [1, 0, 0, 1, 1, 1, 0]), ("sockets", [1, 1, 1, 1, 1, 1, 1]),
+            ("others", [1, 1, 0, 1, 1, 1]), ("others", []), ("no_new_privs", 0),
+        ):  # fmt: skip
+            facts = copy.deepcopy(real.facts)
+            facts["code"][name] = value
+            assert Guarantee.NET_ALLOWLIST not in real.proven(facts), name
+            assert Guarantee.NET_NONE not in real.proven(facts), name

@@ -67,6 +67,9 @@ class Scripted:
     async def serve(self, program: Program, hooks: Hooks = Hooks()) -> Served:  # noqa: B008
         raise NotImplementedError
 
+    def forget(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 
 import httpx
 import pytest
@@ -63,6 +65,15 @@ async def test_the_result_says_what_was_proven_and_the_ledger_the_same(box: Gate
     assert "and of the code that it ran" in shown
     assert box.audit("verify").returncode == 0
     assert box.audit("reproduce").returncode == 0
+
+
+async def test_sighup_has_isolation_proven_anew(box: Gateway) -> None:
+    token = box.token("paul")
+    before = (await ran(box, token, "print(1)")).structured_content["probe_id"]
+    assert (await ran(box, token, "print(1)")).structured_content["probe_id"] == before, "a probe holds for a while"
+    os.kill(box.pid, signal.SIGHUP)
+    while (await ran(box, token, "print(1)")).structured_content["probe_id"] == before:
+        pass  # until the signal has been seen
 
 
 async def test_the_same_inputs_give_the_same_digests(box: Gateway) -> None:
