@@ -83,6 +83,8 @@ class Sandbox(Group):
     """As which agent code in the sandbox calls tools; it stands in the chain, and policy grants it what it may."""
     concurrency: int = Field(4, ge=1, le=64)
     """Runs at once."""
+    packages: Path | None = None
+    """Where sets of packages were built; without it, `packages` in the data folder."""
     warm: int = Field(2, ge=0, le=16)
     """Cages that wait for the next run of what ran last: it starts sooner, and each of them holds some memory."""
     queue: int = Field(64, ge=0, le=4096)

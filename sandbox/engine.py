@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -39,11 +39,12 @@ from sandbox.model import (
     Strength,
 )  # fmt: skip
 from sandbox.network import connected, greet
+from sandbox.packages import PackagesError, load
 from sandbox.plan import Plan
 from sandbox.ready import Cages, Ready
 from sandbox.result import Run
 from sandbox.runner import Finding, Hooks, Program, Report, Served, shortfall
-from sandbox.scratch import Scratch, ScratchError
+from sandbox.scratch import UIDS, Scratch, ScratchError
 from sandbox.served import ServedProgram
 from sandbox.stock import Ground, Stock
 from sandbox.toolsets import Kit, Toolset, for_program, offered
@@ -63,6 +64,7 @@ class _Known:
     toolsets: Mapping[Language, Toolset]
     until: float
     mark: str
+    packages: dict[str, Toolset] = field(default_factory=dict)
 
     @cached_property
     def id(self) -> str:
@@ -76,6 +78,7 @@ class CagedRunner:
     base          folder for the runs' scratch folders; defaults to one of this user's in the system's temporary folder.
     concurrency   runs at once; `queue` more may wait.  `programs` that go on are counted by themselves.
     warm          cages that wait, attested, for the next run of what ran last; each is used once.
+    packages      folder of the sets of packages that profiles may name.
     probe_seconds how long a probe is believed.
     interpreters  paths to choose among, the first that works; defaults to those of `sandbox.interpreter.candidates`.
     """
@@ -89,13 +92,14 @@ class CagedRunner:
         queue: int = 64,
         programs: int = 64,
         warm: int = 0,
+        packages: Path | None = None,
         probe_seconds: float = 3600,
         interpreters: Sequence[str] | None = None,
     ) -> None:
         self._backend = backend
         self._scratch = Scratch(base, own_uids=own_uids())
         self._concurrency, self._queue, self._ttl = concurrency, queue, probe_seconds
-        self._interpreters = interpreters
+        self._interpreters, self._packages = interpreters, packages
         self._pool = ThreadPoolExecutor(concurrency * 2 + 2, thread_name_prefix="sandbox")
         self._cages = Cages(backend, self._scratch, self._pool)
         self._stock = Stock(self._cages, warm)
@@ -192,7 +196,7 @@ class CagedRunner:
         known = await self._knowledge()
         plan = _proven(known, job.profile)
         _hooked(job.profile, hooks)
-        toolset = _toolset(known.toolsets, job)
+        toolset = await self._with_packages(known, job, _toolset(known.toolsets, job))
         kit, ground = _kit(job.profile, toolset), Ground(known.id, plan, known.report.guarantees)
         async with self._slots:
             try:
@@ -205,6 +209,20 @@ class CagedRunner:
                 return replace(await self._carried_out(job, ready, plan, hooks), probe_id=known.id)
             finally:
                 self._stock.refill(kit)
+
+    async def _with_packages(self, known: _Known, job: Job, toolset: Toolset) -> Toolset:
+        """Python with the profile's packages, whose digest is looked at once for each probe; other languages have none."""
+        name = job.profile.packages
+        if name is None or job.language is not Language.PYTHON:
+            return toolset
+        if name not in known.packages and known.plan is not None:
+            uid = UIDS.start if self._scratch.own_uids else None
+            try:
+                found = await self._cages.in_pool(load, name, self._packages, known.plan.interpreter, uid)
+            except PackagesError as error:
+                raise NotOfferedError(str(error)) from error
+            known.packages[name] = found.added_to(toolset)
+        return known.packages[name]
 
     async def warmed(self) -> None:
         """Until as many cages wait as are to."""
@@ -358,6 +376,4 @@ def _toolset(toolsets: Mapping[Language, Toolset], job: Job) -> Toolset:
     """What runs the job's code; NotOfferedError where there is nothing."""
     if job.language not in toolsets:
         raise NotOfferedError(f"code in {job.language}: there is nothing on this machine that runs it")
-    if job.profile.packages is not None:
-        raise NotOfferedError(f"packages {job.profile.packages}: there is no such set here")
     return toolsets[job.language]

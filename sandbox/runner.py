@@ -229,12 +229,12 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
     raise closest
 
 
-def shipped(concurrency: int = 4, warm: int = 0) -> Sequence[Runner]:
+def shipped(concurrency: int = 4, warm: int = 0, packages: Path | None = None) -> Sequence[Runner]:
     """A new runner of each backend that this package has, strongest first; whoever asks closes them.
 
-    `concurrency` runs go on at once in each, and `warm` cages wait for the next.
+    `concurrency` runs go on at once in each, `warm` cages wait for the next; `packages` is the folder of built sets.
     """
     from sandbox.bwrap import BwrapRunner  # noqa: PLC0415  the backends are written against this module
     from sandbox.landlock import LandlockRunner  # noqa: PLC0415
 
-    return (BwrapRunner(concurrency=concurrency, warm=warm), LandlockRunner(concurrency=concurrency, warm=warm))
+    return tuple(kind(concurrency=concurrency, warm=warm, packages=packages) for kind in (BwrapRunner, LandlockRunner))

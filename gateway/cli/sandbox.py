@@ -13,6 +13,8 @@ import typer
 
 from gateway.cli.isolation import DEFAULT, Profiles, doctor, profile_named
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.sandbox_packages import PACKAGES
+from gateway.cli.sandbox_packages import register as register_packages
 from gateway.cli.sandbox_runner import runner
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def register(app: typer.Typer) -> None:
     group.command("doctor")(doctor)
     group.command("run")(run)
     group.command("runner")(runner)
+    register_packages(group)
     app.add_typer(group, name="sandbox")
 
 
@@ -46,6 +49,7 @@ def run(  # noqa: PLR0917  the command line's options
         list[str] | None, typer.Option("--file", help="A file that it finds: PATH, or NAME=PATH; repeat it.")
     ] = None,
     stdin: Annotated[Path | None, typer.Option("--stdin", help="What it reads from standard input; - is this one.")] = None,
+    packages: Annotated[Path, typer.Option("--packages", help="Where sets of packages were built.")] = PACKAGES,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for the files that it leaves.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -71,7 +75,7 @@ def run(  # noqa: PLR0917  the command line's options
     except ValueError as error:
         misuse(str(error))
     try:
-        result = asyncio.run(_once(job, shown=not as_json))
+        result = asyncio.run(_once(job, packages, shown=not as_json))
     except (IsolationUnprovenError, NotOfferedError) as error:
         console(stderr=True).print(printable(f"refused: {error}"), style="bold red")
         raise typer.Exit(1) from None
@@ -89,14 +93,15 @@ def run(  # noqa: PLR0917  the command line's options
     raise typer.Exit(0 if result.reason == "ok" else 1)
 
 
-async def _once(job: Job, *, shown: bool) -> Run:
-    from sandbox.runner import Hooks, best  # noqa: PLC0415
+async def _once(job: Job, packages: Path, *, shown: bool) -> Run:
+    from sandbox.runner import Hooks, best, shipped  # noqa: PLC0415
 
-    chosen = await best(job.profile)
+    runners = shipped(packages=packages)
     try:
-        return await chosen.run(job, Hooks(output=_show if shown else None))
+        return await (await best(job.profile, runners)).run(job, Hooks(output=_show if shown else None))
     finally:
-        await chosen.aclose()
+        for each in runners:
+            await each.aclose()
 
 
 def _show(stream: Stream, data: bytes) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 _FOLDER: Final = "sandbox-sessions"
+_PACKAGES: Final = "packages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def _runners(ground: Ground) -> Sequence[Runner]:
     """One set for the process: their bounds on concurrent runs are the gateway's."""
     chosen = ground.settings.sandbox
     elsewhere, wanted = chosen.runner, chosen.backend
-    here = partial(shipped, concurrency=chosen.concurrency, warm=chosen.warm)
+    packages = chosen.packages or ground.settings.data / _PACKAGES
+    here = partial(shipped, concurrency=chosen.concurrency, warm=chosen.warm, packages=packages)
     runners = ground.runners or (here() if elsewhere is None else (remote(elsewhere),))
     found = [runner for runner in runners if wanted in {None, runner.name}]
     if not found:

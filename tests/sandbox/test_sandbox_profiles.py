@@ -41,7 +41,7 @@ def test_the_shipped_profile_says_what_its_name_says() -> None:
 def test_a_folders_profiles_stand_beside_the_shipped_ones(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(GOOD, encoding="utf-8")
     profiles = load_profiles(tmp_path)
-    assert set(profiles) == {"no-network-512mb", "small"}
+    assert set(profiles) == {"analysis", "no-network-512mb", "small"}
     assert profiles["small"].limits.wall_seconds == 1.5
     assert profiles["small"].requires == {Guarantee.FS_READ: Strength.HARD}
 
