@@ -11,15 +11,16 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from sandbox.model import Guarantee, IsolationUnprovenError, Job, NotOfferedError, Profile, Reason, SandboxBusyError
+from sandbox.model import IsolationUnprovenError, Job, NotOfferedError, Profile, Reason, SandboxBusyError
 from sandbox.names import file_names
+from sandbox.relayed import WAITING, Relaying, join
 from sandbox.result import Artifact, Run
 from sandbox.runner import Hooks, Program, Report, Served, shortfall
 from sandbox.wire import (
@@ -27,8 +28,10 @@ from sandbox.wire import (
     SMALL,
     VERSION,
     Done,
+    Fetch,
     FromRunner,
     Kill,
+    Opened,
     Output,
     Refusal,
     Tools,
@@ -46,7 +49,6 @@ PROBE_SECONDS: Final = 60.0
 END_SECONDS: Final = 20.0
 WAIT_SECONDS: Final = 600.0
 """Longest that a run may wait for its turn at the runner."""
-_ELSEWHERE: Final = "A runner elsewhere has no way back to the gateway's proxy; a local backend has."
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ class RemoteRunner:
     async def run(self, job: Job, hooks: Hooks = Hooks()) -> Run:  # noqa: B008  frozen
         """See `Runner.run`."""
         try:
-            if job.profile.network or hooks.network is not None:
-                raise NotOfferedError(f"a network. {_ELSEWHERE}")
+            if bool(job.profile.network) != (_relaying(hooks) is not None):
+                raise NotOfferedError("a network: a profile with destinations needs the gateway's proxy, and no other has one")
             if self._closed or len(self._tasks) >= self._concurrency:
                 raise SandboxBusyError("the sandbox is closed" if self._closed else "too many runs wait")
             task = asyncio.create_task(self._run(job, hooks))
@@ -148,11 +150,14 @@ class RemoteRunner:
 
     async def _exchange(self, line: _Line, job: Job, hooks: Hooks) -> Run:
         """Hand the job over and take what comes; WireError where the runner breaks off or says what it may not."""
-        line.writer.write(frame(execute(job, output=hooks.output is not None, tools=hooks.tools is not None)))
+        network = _relaying(hooks)
+        wants = {"output": hooks.output is not None, "tools": hooks.tools is not None, "network": network is not None}
+        line.writer.write(frame(execute(job, **wants)))
         relaying = None if hooks.tools is None else asyncio.create_task(_tools_out(hooks.tools, line.writer))
         try:
             async with asyncio.timeout(WAIT_SECONDS + job.profile.limits.wall_seconds + END_SECONDS):
-                answer = await _answer(line, job, hooks)
+                async with self._served(network) as opened:
+                    answer = await _answer(line, job, hooks, opened)
         except asyncio.CancelledError:
             await _kill(line, _most(job.profile))
             raise
@@ -167,6 +172,41 @@ class RemoteRunner:
         return believed(answer.run, job)
 
     @asynccontextmanager
+    async def _served(self, network: Relaying | None) -> AsyncIterator[Callable[[bytes], None] | None]:
+        """While the run goes on: what is told of each connection that waits to be fetched, None where there are none."""
+        if network is None:
+            yield None
+            return
+        arriving: asyncio.Queue[socket.socket] = asyncio.Queue()
+        tasks = {asyncio.create_task(network.relayed(arriving))}
+
+        def opened(key: bytes) -> None:
+            if len(tasks) <= WAITING:  # the runner holds back more than that
+                task = asyncio.create_task(self._fetch(key, arriving))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+        try:
+            yield opened
+        finally:
+            going = list(tasks)
+            for task in going:
+                task.cancel()
+            await asyncio.gather(*going, return_exceptions=True)
+            while not arriving.empty():
+                arriving.get_nowait().close()
+
+    async def _fetch(self, key: bytes, arriving: asyncio.Queue[socket.socket]) -> None:
+        """One connection of the code, by a line of its own, to whoever serves the run."""
+        with suppress(WireError, OSError):
+            async with self._line() as line:
+                line.writer.write(frame(Fetch(key)))
+                ours, theirs = socket.socketpair()
+                ours.setblocking(False)
+                arriving.put_nowait(theirs)
+                await join(ours, line.reader, line.writer)
+
+    @asynccontextmanager
     async def _line(self) -> AsyncIterator[_Line]:
         """A connection on which the runner has said what it proved; WireError where there is none to be had."""
         try:
@@ -179,7 +219,7 @@ class RemoteRunner:
                 first = await from_runner(reader, SMALL)
             if not isinstance(first, Welcome) or first.version != VERSION:
                 raise WireError("it has hung up" if first is None else "it does not speak as this version does")
-            yield _Line(reader, writer, _seen_from_here(first.report))
+            yield _Line(reader, writer, replace(first.report, backend=f"runner:{first.report.backend}"[:64]))
         except TimeoutError:
             if not timer.expired():
                 raise
@@ -188,6 +228,12 @@ class RemoteRunner:
             writer.close()
             with suppress(OSError, ssl.SSLError):
                 await writer.wait_closed()
+
+
+def _relaying(hooks: Hooks) -> Relaying | None:
+    """What serves connections of code, where it can serve those that come from elsewhere."""
+    network: object = hooks.network
+    return network if isinstance(network, Relaying) else None
 
 
 async def _connected(address: UnixAddress | TlsAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -219,14 +265,7 @@ def keep_alive(writer: asyncio.StreamWriter) -> None:
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000)
 
 
-def _seen_from_here(report: Report) -> Report:
-    """Without what cannot be had of a runner elsewhere, whatever it has itself."""
-    findings = dict(report.findings)
-    findings.pop(Guarantee.NET_ALLOWLIST, None)
-    return replace(report, backend=f"runner:{report.backend}"[:64], findings=MappingProxyType(findings))
-
-
-async def _answer(line: _Line, job: Job, hooks: Hooks) -> Done | Refusal:
+async def _answer(line: _Line, job: Job, hooks: Hooks, opened: Callable[[bytes], None] | None) -> Done | Refusal:
     """Everything up to the last word; output and calls back go where they belong."""
     left = dict.fromkeys(("stdout", "stderr"), job.profile.limits.output_bytes)
     while (message := await from_runner(line.reader, _most(job.profile))) is not None:
@@ -236,6 +275,8 @@ async def _answer(line: _Line, job: Job, hooks: Hooks) -> Done | Refusal:
             case Output(stream, data) if hooks.output is not None and len(data) <= left[stream]:
                 left[stream] -= len(data)
                 hooks.output(stream, data)
+            case Opened(key) if opened is not None and len(key) == 16:
+                opened(key)
             case Tools(data) if hooks.tools is not None:
                 await _tools_in(hooks.tools, data)
             case _:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sandbox.model import Guarantee, IsolationUnprovenError, NotOfferedError, Reason, SandboxBusyError, Strength
+from sandbox.relayed import Waiting
 from sandbox.remote import keep_alive, peer_uid
 from sandbox.result import Run
 from sandbox.runner import Finding, Hooks, Report, Runner, Stream
@@ -28,8 +29,10 @@ from sandbox.wire import (
     VERSION,
     Done,
     Execute,
+    Fetch,
     FromRunner,
     Kill,
+    Opened,
     Output,
     Tools,
     Welcome,
@@ -41,7 +44,7 @@ from sandbox.wire import (
 
 ASK_SECONDS: Final = 10.0
 """How long a caller that was told what is proven may think before it asks for a run."""
-CONNECTIONS: Final = 128
+CONNECTIONS: Final = 512
 
 Admit = Callable[[asyncio.StreamWriter], bool]
 
@@ -63,10 +66,11 @@ class Serving:
     def __init__(self, runner: Runner, admit: Admit, own_kernel: OwnKernel | None = None) -> None:
         self._runner, self._admit, self._own_kernel = runner, admit, own_kernel
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = Waiting()
         self._closing = False
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: at most one run."""
+        """One connection: at most one run, or one connection of a run's code."""
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
@@ -107,6 +111,9 @@ class Serving:
             asked = await from_gateway(reader, JOB)
         if asked is None:
             return
+        if isinstance(asked, Fetch):
+            await self._waiting.fetched(asked.key, reader, writer)
+            return
         if not isinstance(asked, Execute) or asked.profile != asked.job.profile.digest:
             raise WireError("no run was asked for, or one that is not understood whole")
         if asked.inputs != asked.job.inputs_digest():
@@ -117,8 +124,11 @@ class Serving:
         def output(stream: Stream, data: bytes) -> None:
             writer.write(frame(Output(stream, data)))  # as much as the profile allows in all: nobody need wait for it
 
+        async def network(listener: socket.socket) -> None:
+            await self._waiting.announce(listener, lambda key: writer.write(frame(Opened(key))))
+
         channel, theirs = socket.socketpair() if asked.tools else (None, None)
-        hooks = Hooks(output if asked.output else None, theirs)
+        hooks = Hooks(output if asked.output else None, theirs, network if asked.network else None)
         running = asyncio.create_task(self._runner.run(asked.job, hooks))
         helping = [asyncio.create_task(_listen(reader, channel))]
         if channel is not None:

@@ -16,7 +16,7 @@ from sandbox.model import Guarantee, IsolationUnprovenError, Job, NotOfferedErro
 from sandbox.result import Run
 from sandbox.runner import Report, Stream
 
-VERSION: Final = 1
+VERSION: Final = 2
 SMALL: Final = 1 << 20
 """Bytes of a frame that carries no files and no output."""
 JOB: Final = 20 << 20
@@ -36,7 +36,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute", forbid_unknown_fields=
     """Run this.
 
     inputs  digest of the job as the gateway makes it: a runner of another version, which reads less into it, makes another.
-    output  whether output is wanted as it comes; tools whether calls back are.
+    output  whether output is wanted as it comes; tools whether calls back are, network whether its connections are served.
     """
 
     job: Job
@@ -44,12 +44,25 @@ class Execute(msgspec.Struct, frozen=True, tag="execute", forbid_unknown_fields=
     profile: str
     output: bool
     tools: bool
+    network: bool
 
 
 class Tools(msgspec.Struct, frozen=True, tag="tools", forbid_unknown_fields=True):
     """Bytes of the channel by which code calls tools back, either way; none: that side sends no more."""
 
     data: bytes
+
+
+class Fetch(msgspec.Struct, frozen=True, tag="fetch", forbid_unknown_fields=True):
+    """Instead of a run: this line is for the connection of that key.  What follows are its bytes, both ways."""
+
+    key: bytes
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened", forbid_unknown_fields=True):
+    """The code has connected to where it finds the gateway's proxy; the connection waits to be fetched."""
+
+    key: bytes
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill", forbid_unknown_fields=True):
@@ -82,8 +95,8 @@ class WireError(Exception):
     """The other side has gone, or does not speak as it should."""
 
 
-FromGateway = Execute | Tools | Kill
-FromRunner = Welcome | Output | Tools | Done | Refusal
+FromGateway = Execute | Fetch | Tools | Kill
+FromRunner = Welcome | Output | Opened | Tools | Done | Refusal
 
 _gateway = msgspec.msgpack.Decoder(FromGateway)
 _runner = msgspec.msgpack.Decoder(FromRunner)
@@ -130,10 +143,10 @@ async def _next(reader: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[T
         raise WireError(f"not a message of this version: {error}") from None
 
 
-def execute(job: Job, *, output: bool, tools: bool) -> Execute:
+def execute(job: Job, *, output: bool, tools: bool, network: bool = False) -> Execute:
     """The question for a run, with the digests that whoever reads it whole will make."""
     read = msgspec.msgpack.decode(_encoder.encode(job), type=Job)  # 30 seconds are 30.0 on the other side
-    return Execute(read, read.inputs_digest(), read.profile.digest, output, tools)
+    return Execute(read, read.inputs_digest(), read.profile.digest, output, tools, network)
 
 
 def refusal(error: Exception) -> Refusal:

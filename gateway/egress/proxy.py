@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -92,17 +93,25 @@ class Serving:
         with listener:
             apart(listener)
             listener.setblocking(False)
-            await self._serve(listener)
+            loop = asyncio.get_running_loop()
 
-    async def _serve(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+            async def accept() -> socket.socket:
+                return (await loop.sock_accept(listener))[0]
+
+            await self._serve(accept)
+
+    async def relayed(self, arriving: asyncio.Queue[socket.socket]) -> None:
+        """The same for connections that a runner elsewhere hands on, which vouches for where they come from."""
+        await self._serve(arriving.get)
+
+    async def _serve(self, accept: Callable[[], Awaitable[socket.socket]]) -> None:
         asked = Asked(self._desk, self._ceiling)
         slots = asyncio.Semaphore(self._bounds.at_once)
         try:
             for _ in range(self._bounds.connections):
                 await slots.acquire()
                 try:
-                    inside, _address = await loop.sock_accept(listener)
+                    inside = await accept()
                 except ConnectionError:  # it had gone before it was let in
                     slots.release()
                     continue
@@ -111,9 +120,9 @@ class Serving:
                 task.add_done_callback(self._tasks.discard)
                 task.add_done_callback(lambda _done: slots.release())
             log.warning("run %s has opened as many connections as it may", self._ceiling.run)
-            listener.close()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            while True:  # whoever comes now finds nobody
+                with suppress(ConnectionError):
+                    (await accept()).close()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -125,7 +134,8 @@ class Serving:
         """One connection, from its first byte to the record of its end."""
         with inside:
             inside.setblocking(False)
-            inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if inside.family != socket.AF_UNIX:
+                inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 target = await self._target(inside)
                 if target is None:

@@ -282,7 +282,7 @@ async def test_one_byte_at_a_time(outside: World) -> None:
 
 async def test_a_flood_of_connections_waits_for_its_turn_and_then_for_nothing(outside: World) -> None:
     async with outside.listening(API, echo, plain=True) as target:
-        task = outside.start(at_once=2, connections=5)
+        outside.start(at_once=2, connections=5)
         held = [await outside.client() for _ in range(2)]
         for client in held:
             await client.connect(target)
@@ -295,7 +295,7 @@ async def test_a_flood_of_connections_waits_for_its_turn_and_then_for_nothing(ou
         for _ in range(2):
             (await outside.client()).writer.close()
         third.writer.close()
-        await task  # five were let in
+        assert await (await outside.client()).asked(b"CONNECT") == b""  # five were let in
         assert [record.kind for record in outside.records()].count("egress.start") == 3
 
 

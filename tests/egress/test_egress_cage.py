@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -15,8 +16,10 @@ import pytest
 from sandbox.bwrap import BwrapRunner
 from sandbox.model import Guarantee, Job, Language, Profile, Reason, Strength
 from sandbox.profiles import load_profiles
+from sandbox.remote import RemoteRunner, own_address
 from sandbox.result import Run
 from sandbox.runner import Hooks
+from sandbox.serving import Serving, by_uid, on_unix
 from tests.egress.world import World, echo
 
 Certificate = Callable[[str], tuple[ssl.SSLContext, Path]]
@@ -55,7 +58,9 @@ async def bwrap() -> AsyncIterator[BwrapRunner]:
         await runner.aclose()
 
 
-async def ran(outside: World, runner: BwrapRunner, code: str, language: Language = Language.PYTHON, **job: object) -> Run:
+async def ran(
+    outside: World, runner: BwrapRunner | RemoteRunner, code: str, language: Language = Language.PYTHON, **job: object
+) -> Run:
     """The code in a cage whose profile lists the world's destinations, with the gateway's proxy."""
     profile = Profile("some-hosts", SHIPPED.limits, tuple(outside.destinations), REQUIRES, frozenset(Language))
     asked = replace(Job(outside.run, code, profile, language), **job)
@@ -76,6 +81,26 @@ async def test_urllib_curl_and_node_reach_a_listed_host_from_the_cage(
     assert run.guarantees[Guarantee.NET_ALLOWLIST] is Strength.HARD
     assert outside.kinds() == ["egress.start", "egress.end"]
     assert outside.records()[0].leaf["egress"]["run"] == outside.run
+
+
+async def test_code_in_a_cage_of_a_runner_elsewhere_reaches_a_listed_host_through_the_same_proxy(
+    outside: World, bwrap: BwrapRunner, certificate: Certificate, tmp_path: Path
+) -> None:
+    server, trusted = certificate(API)
+    serving = Serving(bwrap, by_uid({os.geteuid()}))
+    listening = await on_unix(tmp_path / "runner.sock", {os.geteuid()})(serving)
+    remote = RemoteRunner(own_address(tmp_path / "runner.sock"))
+    async with outside.listening(API, tls=server) as target:
+        arguments = (f"https://{target}/",)
+        run = await ran(outside, remote, PYTHON, files={"ca.pem": trusted.read_bytes()}, arguments=arguments)
+        wrong = f"https://{target.replace('api', 'evil')}/"
+        refused = await ran(outside, remote, PYTHON, files={"ca.pem": trusted.read_bytes()}, arguments=(wrong,))
+    listening.close()
+    assert (run.reason, run.stdout.strip()) == (Reason.OK, b"hello"), run.stderr
+    assert run.guarantees[Guarantee.NET_ALLOWLIST] is Strength.HARD
+    assert b"403" in refused.stderr
+    assert outside.kinds()[0] == "egress.start"
+    assert "decision.deny" in outside.kinds()
 
 
 REACHES = """

@@ -28,12 +28,16 @@ from sandbox.remote import RemoteRunner, TlsAddress, UnixAddress, client_tls, ow
 from sandbox.result import Artifact, Run
 from sandbox.runner import Finding, Hooks, Report
 from sandbox.serving import OwnKernel, Serving, by_name, by_uid, on_tls, on_unix, server_tls
-from sandbox.wire import Done, Execute, Output, Tools, Welcome, execute, frame, from_gateway
+from sandbox.wire import VERSION, Done, Execute, Fetch, Opened, Output, Tools, Welcome, execute, frame, from_gateway, from_runner
 from tests.sandbox.signed import Signed
 
 SHIPPED = load_profiles()["no-network-512mb"]
 PAGE = (Path(__file__).resolve().parents[2] / "docs/how-to/sandbox-deploy.md").read_text()
 NONE = Hooks()
+LISTED = replace(
+    SHIPPED, network=(Destination.parse("api.example.com:443"),),
+    requires={name: strength for name, strength in SHIPPED.requires.items() if name is not Guarantee.NET_NONE},
+)  # fmt: skip
 PROVEN = {name: Finding(Strength.HARD) for name in Guarantee if name is not Guarantee.OWN_KERNEL}
 
 
@@ -276,6 +280,7 @@ NOISE = {
     "a frame too large": b"\xff\xff\xff\xff",
     "half a frame": b"\x00\x00\x00\x05ab",
     "no message": frame(Tools(b"x")),
+    "a connection that waits for nobody": frame(Fetch(b"\0" * 16)),
     "a message of another version": (6).to_bytes(4) + b"\x81\xa4type",
     "silence": b"",
 }
@@ -297,7 +302,7 @@ async def test_a_caller_that_speaks_otherwise_gets_nothing_run(tmp_path: Path, n
 async def test_a_runner_that_speaks_otherwise_is_an_error_of_the_sandbox(tmp_path: Path, noise: bytes) -> None:
     async def liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            writer.write(frame(Welcome(1, Scripted().report)))
+            writer.write(frame(Welcome(VERSION, Scripted().report)))
             await from_gateway(reader, 1 << 20)
             writer.write(noise)
             await writer.drain()
@@ -312,7 +317,7 @@ async def test_a_runner_that_speaks_otherwise_is_an_error_of_the_sandbox(tmp_pat
 
 async def test_output_that_nobody_asked_for_or_beyond_the_limit_ends_the_run(tmp_path: Path) -> None:
     async def loud(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(frame(Welcome(1, Scripted().report)))
+        writer.write(frame(Welcome(VERSION, Scripted().report)))
         asked = await from_gateway(reader, 1 << 20)
         assert isinstance(asked, Execute)
         for _ in range(3):
@@ -335,7 +340,7 @@ async def test_a_runner_of_another_version_is_handed_nothing(tmp_path: Path) -> 
     got: list[object] = []
 
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(frame(Welcome(2, Scripted().report)))
+        writer.write(frame(Welcome(VERSION + 1, Scripted().report)))
         got.append(await reader.read())
         writer.close()
 
@@ -362,15 +367,17 @@ async def test_a_job_that_the_runner_reads_less_into_is_not_run(tmp_path: Path) 
 
 async def test_what_cannot_be_had_elsewhere_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     runner = Scripted()
-    requires = {name: strength for name, strength in SHIPPED.requires.items() if name is not Guarantee.NET_NONE}
-    network = replace(SHIPPED, network=(Destination.parse("api.example.com:443"),), requires=requires)
+
+    async def local_only(listener: socket.socket) -> None:
+        listener.close()
+
     async with elsewhere(tmp_path / "s", runner) as remote:
-        with pytest.raises(NotOfferedError, match="network"):
-            await remote.run(job(profile=network))
+        for hooks in (Hooks(), Hooks(network=local_only)):
+            with pytest.raises(NotOfferedError, match="network"):
+                await remote.run(job(profile=LISTED), hooks)
         with pytest.raises(NotOfferedError):
             await remote.serve(None)  # type: ignore[arg-type]  # nothing of it is looked at
-        report = await remote.probe()
-    assert report.guarantees[Guarantee.NET_ALLOWLIST] is Strength.ABSENT  # whatever the runner has itself
+    assert runner.jobs == []
 
 
 async def test_a_runner_that_is_not_there_proves_nothing(tmp_path: Path) -> None:
@@ -392,6 +399,128 @@ async def test_as_many_runs_as_may_and_no_more(tmp_path: Path) -> None:
         first.cancel()
         with suppress(asyncio.CancelledError):
             await first
+
+
+# --- connections of code
+
+
+class Echoing:
+    """Stands where the gateway's proxy does: answers each connection with what it said, to its end."""
+
+    def __init__(self) -> None:
+        self.served = 0
+        self.ended = asyncio.Event()
+
+    async def __call__(self, listener: socket.socket) -> None:
+        raise AssertionError
+
+    async def relayed(self, arriving: asyncio.Queue[socket.socket]) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    tasks.create_task(self._one(await arriving.get()))
+        finally:
+            self.ended.set()
+
+    async def _one(self, inside: socket.socket) -> None:
+        self.served += 1
+        loop = asyncio.get_running_loop()
+        with inside:
+            inside.setblocking(False)
+            while data := await loop.sock_recv(inside, 65536):
+                await loop.sock_sendall(inside, data)
+
+
+async def connects(hooks: Hooks, count: int, said: bytes, *, ends: bool = True) -> list[bytes]:
+    """What a cage would do: a listener for the hook, connections to it, and what came back on each."""
+    assert hooks.network is not None
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        address = listener.getsockname()
+        serving = asyncio.create_task(hooks.network(listener.dup()))
+
+        async def one() -> bytes:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(said)
+            try:
+                if not ends:
+                    return await reader.readexactly(len(said))
+                writer.write_eof()
+                return await reader.read()
+            except ConnectionError:
+                return b"reset"
+            finally:
+                writer.close()
+
+        try:
+            return await asyncio.gather(*(one() for _ in range(count)))
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_connections_of_code_elsewhere_reach_the_gateways_proxy_each_by_itself_and_whole(tmp_path: Path) -> None:
+    came: list[bytes] = []
+
+    async def script(job: Job, hooks: Hooks) -> Run:
+        came.extend(await connects(hooks, 20, b"x" * 300_000))
+        return ran(job)
+
+    runner, proxy = Scripted(), Echoing()
+    runner.script = script
+    async with elsewhere(tmp_path / "s", runner) as remote:
+        assert (await remote.run(job(profile=LISTED), Hooks(network=proxy))).reason is Reason.OK
+    assert came == [b"x" * 300_000] * 20
+    assert proxy.served == 20
+    assert proxy.ended.is_set()  # nobody waits for more of a run that has ended
+
+
+async def test_connections_of_code_travel_over_tls_as_well(tmp_path: Path) -> None:
+    came: list[bytes] = []
+
+    async def script(job: Job, hooks: Hooks) -> Run:
+        came.extend(await connects(hooks, 5, b"x" * 100_000, ends=False))
+        return ran(job)
+
+    ours, runner = Signed(tmp_path / "ours"), Scripted()
+    runner.script = script
+    async with at_a_port(runner, server_tls(*ours.leaf("runner"), ours.authority), {"gateway"}) as port:
+        address = TlsAddress("127.0.0.1", port, "runner", client_tls(*ours.leaf("gateway"), ours.authority))
+        assert (await RemoteRunner(address).run(job(profile=LISTED), Hooks(network=Echoing()))).reason is Reason.OK
+    assert came == [b"x" * 100_000] * 5
+
+
+async def test_a_key_fetches_its_connection_once_and_nobody_can_guess_it(tmp_path: Path) -> None:
+    got: list[bytes] = []
+
+    async def script(job: Job, hooks: Hooks) -> Run:
+        got.extend(await connects(hooks, 1, b"secret"))
+        return ran(job)
+
+    runner = Scripted()
+    runner.script = script
+    async with elsewhere(tmp_path / "s", runner):
+
+        async def line(message: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+            assert isinstance(await from_runner(reader, 1 << 20), Welcome)
+            writer.write(frame(message))
+            return reader, writer
+
+        reader, writer = await line(execute(job(profile=LISTED), output=False, tools=False, network=True))
+        opened = await from_runner(reader, 1 << 20)
+        assert isinstance(opened, Opened)
+        guess, guessing = await line(Fetch(bytes(16)))
+        assert await guess.read() == b""
+        first, fetching = await line(Fetch(opened.key))
+        assert await first.readexactly(6) == b"secret"
+        second, again = await line(Fetch(opened.key))
+        assert await second.read() == b""
+        fetching.write(b"answer")
+        fetching.write_eof()
+        assert isinstance(await from_runner(reader, 1 << 20), Done)
+        for each in (writer, guessing, fetching, again):
+            each.close()
+    assert got == [b"answer"]
 
 
 # --- who is let in
