@@ -134,11 +134,13 @@ class Taken:
             usage = Usage(result["wall_ms"], result["cpu_ms"], peak["memory"], peak["processes"], peak["scratch"])
             left = int(result["left"])
             skipped = [(str(name)[:1100], str(why)[:100]) for name, why in result["skipped"]][:100]
+            gone = frozenset(map(str, result["gone"]))
             run = replace(
                 base, reason=Reason(result["reason"]), exit_code=result["exit_code"], signal=result["signal"],
                 stdout=bytes(self._streams[b"O"]), stderr=bytes(self._streams[b"E"]),
                 stdout_truncated=bool(result["stdout_truncated"]), stderr_truncated=bool(result["stderr_truncated"]),
                 usage=usage, files=tuple(self._files), files_skipped=(*self._skipped, *skipped),
+                files_gone=tuple(sorted(gone & job.files.keys())),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise CageError(f"the result is not what a warden sends: {error!r}") from error

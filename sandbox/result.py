@@ -62,6 +62,7 @@ class Run:
     backend, probe_id    who ran it, and the digest of the probe's report that it rests on; "" where nothing ran.
     packages    digest of the set of packages that it found installed, "" for none.
     files       what it left, by name; files_skipped: what was not taken, and why.
+    files_gone  those that it was given and that are no more.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Run:
     packages: str = ""
     files: tuple[Artifact, ...] = ()
     files_skipped: tuple[tuple[str, str], ...] = ()
+    files_gone: tuple[str, ...] = ()
 
     @classmethod
     def without_output(cls, job: Job, reason: Reason, detail: str) -> Run:
@@ -111,6 +113,7 @@ class Run:
             "truncated": [self.stdout_truncated, self.stderr_truncated],
             "files": {file.name: file.sha256 for file in self.files},
             "files_skipped": [list(skipped) for skipped in self.files_skipped],
+            "files_gone": list(self.files_gone),
         })  # fmt: skip
 
     def to_dict(self) -> dict[str, object]:
@@ -137,4 +140,5 @@ class Run:
             "packages": self.packages,
             "files": [file.to_dict() for file in self.files],
             "files_skipped": [{"name": name, "why": why} for name, why in self.files_skipped],
+            "files_gone": list(self.files_gone),
         }

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gateway.sandbox.kept import File
 from gateway.sandbox.runs import Ran
+from sandbox.model import Reason
 
 INLINE_TEXT: Final = 16 << 10
 INLINE_IMAGE: Final = 512 << 10
@@ -18,7 +19,7 @@ def result_of(ran: Ran) -> dict[str, Any]:
     """As `CallToolResult`: a run that did not end well is an error, which the model reads."""
     run = ran.run
     failed = run.reason != "ok"
-    said = run.to_dict()
+    said = run.to_dict() | ({"detail": ""} if run.reason == Reason.SANDBOX_ERROR else {})  # it may name folders of this machine
     shown, blocks = _files(ran.files)
     structured = said | {
         "profile": ran.profile.name,
@@ -29,7 +30,8 @@ def result_of(ran: Ran) -> dict[str, Any]:
     }
     text = "\n".join(part for part in (str(said["stdout"]), str(said["stderr"])) if part)
     if failed:
-        text = f"{text}\nThe run ended: {run.reason}{f' ({run.detail})' if run.detail else ''}".strip()
+        detail = f" ({said['detail']})" if said["detail"] else ""
+        text = f"{text}\nThe run ended: {run.reason}{detail}".strip()
     return {"content": [{"type": "text", "text": text}, *blocks], "structuredContent": structured, "isError": failed}
 
 

@@ -24,7 +24,7 @@ from gateway.sandbox.folders import Folders, Session
 from gateway.sandbox.kept import File, Kept
 from gateway.sandbox.queue import FairQueue
 from gateway.sandbox.records import Beside, Cut, RunRecords
-from sandbox.model import IsolationUnprovenError, Job, Language, NotOfferedError, Profile, Reason, SandboxBusyError
+from sandbox.model import MAIN, IsolationUnprovenError, Job, Language, NotOfferedError, Profile, Reason, SandboxBusyError
 from sandbox.result import Run
 from sandbox.runner import Hooks, Runner, Stream, best
 
@@ -44,6 +44,8 @@ TOOLS_MODULES: Final[Mapping[Language, tuple[str, bytes]]] = MappingProxyType(
 )
 """By which code calls tools: language → the module's file, and its source."""
 _MODULE_NAMES: Final = frozenset(name for name, _ in TOOLS_MODULES.values())
+_OWN_NAMES: Final = _MODULE_NAMES | set(MAIN.values())
+"""What no run finds in its session: the code's own file, and the gateway's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class Sandboxed:
             async with self._hooks(intent, profile, output) as (hooks, beside):
                 run = await runner.run(job, hooks)
         except IsolationUnprovenError as error:
+            self._runners.pop(profile.digest, None)  # the next run asks anew who proves the profile
             self._ended[job.language, Reason.REFUSED] += 1
             await records.unproven(intent, start, job, error)
             raise Refused(Code.ISOLATION_UNPROVEN, str(error)) from error
@@ -181,9 +184,10 @@ class Sandboxed:
         """Its files: for the caller to read, and for the next run of a session."""
         not_kept = list(run.files_skipped)
         if session is not None:
-            before = {name: data for name, data in job.files.items() if name not in _MODULE_NAMES}
-            after = {file.name: file.data for file in run.files if file.name not in _MODULE_NAMES}
-            dropped = session.leave({**before, **after})
+            gone = set(run.files_gone)
+            before = {name: data for name, data in job.files.items() if name not in gone}
+            after = before | {file.name: file.data for file in run.files}
+            dropped = session.leave({name: data for name, data in after.items() if name.split("/", 1)[0] not in _OWN_NAMES})
             not_kept += [(name, "does not fit into the session's folder") for name in dropped]
         files: tuple[File, ...] = ()
         if permit.redact:  # a file cannot be searched for what must not be seen

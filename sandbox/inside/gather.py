@@ -20,6 +20,7 @@ class Gather:
     def __init__(self, given: Mapping[str, bytes], count: int, room: int) -> None:
         self._given, self._count, self._room = given, count, room
         self._entries = 0
+        self._there: set[str] = set()
         self.files: list[tuple[str, bytes]] = []
         self.skipped: list[tuple[str, str]] = []
 
@@ -30,6 +31,10 @@ class Gather:
             self._walk(fd, "", 1)
         finally:
             os.close(fd)
+
+    def gone(self) -> list[str]:
+        """Given files that are no more: deleted, or become something that is not taken.  Empty where not everything was seen."""
+        return [] if self._entries > _MOST_ENTRIES else [name for name in self._given if name not in self._there]
 
     def _walk(self, fd: int, prefix: str, depth: int) -> None:
         for name in sorted(os.listdir(fd)):
@@ -76,6 +81,7 @@ class Gather:
                 return "has several names"
             given = self._given.get(path)
             if given is not None and len(given) == about.st_size and _read(file, about.st_size) == given:
+                self._there.add(path)
                 return ""
             if len(self.files) >= self._count:
                 return "one file too many"
@@ -87,6 +93,7 @@ class Gather:
             os.close(file)
         self._room -= len(data)
         self.files.append((path, data))
+        self._there.add(path)
         return ""
 
 

@@ -225,12 +225,14 @@ def _carry_out(setup: Setup, frames: relay.Frames, pipes: Pipes, code: int, orde
     if failure:
         raise RuntimeError("the program did not start: " + failure.decode())
     taken = gather.Gather(given, setup["limits"]["artifacts"], setup["limits"]["artifact_bytes"])
+    gone = []
     if not goes_on and setup["limits"]["artifacts"]:
         taken.folder(setup["scratch"])
+        gone = taken.gone()
     for name, content in taken.files:
         raw = name.encode()
         frames.send(b"F", struct.pack(">H", len(raw)) + raw + content)
-    frames.send(b"R", plain.dumps({**run.result(left), "skipped": taken.skipped}))
+    frames.send(b"R", plain.dumps({**run.result(left), "skipped": taken.skipped, "gone": gone}))
 
 
 def main() -> None:

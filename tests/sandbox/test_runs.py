@@ -77,6 +77,18 @@ open('changed', 'w').write('B'); open('same', 'w').write('S')
     assert run.files_skipped == ()
 
 
+async def test_what_code_was_given_and_took_away_is_named(runner: CagedRunner) -> None:
+    program = """
+import os
+os.remove('deleted'); os.rename('moved', 'elsewhere'); os.remove('linked'); os.symlink('same', 'linked')
+os.remove('folder'); os.mkdir('folder'); open('folder/x', 'w').write('x')
+"""
+    given = dict.fromkeys(("deleted", "moved", "linked", "folder", "same", "deep/same"), b"x")
+    run = await left_by(runner, program, files=given)
+    assert run.files_gone == ("deleted", "folder", "linked", "moved")
+    assert {file.name for file in run.files} == {"elsewhere", "folder/x"}
+
+
 async def test_a_program_that_rewrites_itself_leaves_it(runner: CagedRunner) -> None:
     assert [file.name for file in (await left_by(runner, "open('main.py', 'w').write('pass')")).files] == ["main.py"]
 

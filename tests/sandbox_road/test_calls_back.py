@@ -153,6 +153,27 @@ async def test_what_is_no_call_closes_the_channel_and_nothing_else(box: Gateway,
     assert len(peers.heard) == before
 
 
+async def test_code_that_asks_and_never_listens_holds_nobody_up(box: Gateway, peers: Peers) -> None:
+    """A flood of calls whose answers nobody reads: few are carried out, and the run ends as it would have."""
+    peers.tools["desk.read"] = lambda _: done("x" * 200_000)
+    before = len(peers.heard)
+    code = """\
+import json, os, struct
+frame = json.dumps({"id": 1, "tool": "desk.read", "arguments": {"text": "x"}}).encode()
+os.set_blocking(3, False)
+sent = 0
+try:
+    while sent < 100_000:
+        os.write(3, struct.pack(">I", len(frame)) + frame)
+        sent += 1
+except BlockingIOError:
+    pass
+print(json.dumps(sent > 10))
+"""
+    assert await printed(box, box.token("paul"), code) is True
+    assert len(peers.heard) - before <= 100
+
+
 async def test_code_without_the_right_profile_has_no_way_back(box: Gateway) -> None:
     code = """\
 import json, os

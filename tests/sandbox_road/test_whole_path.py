@@ -133,13 +133,32 @@ async def test_files_of_a_session_last_for_the_workflow_and_for_nobody_else(box:
     assert again.structured_content["stdout"] == "once\n"
     third = await ran(box, token, "cat kept.txt", "run_shell", **more)
     assert third.structured_content["stdout"] == "once more"
+    fourth = await ran(box, token, "rm kept.txt; echo x > other.txt", "run_shell", **more)
+    assert fourth.structured_content["files_gone"] == ["kept.txt"]
+    fifth = await ran(box, token, "ls", "run_shell", **more)
+    assert fifth.structured_content["stdout"].split() == ["main.sh", "other.txt"]
     without = await ran(box, token, "ls", "run_shell", profile="tooled")
-    assert "kept.txt" not in without.structured_content["stdout"]
+    assert "other.txt" not in without.structured_content["stdout"]
     other_workflow = await ran(box, box.token("paul"), "ls", "run_shell", **more)
-    assert "kept.txt" not in other_workflow.structured_content["stdout"]
+    assert "other.txt" not in other_workflow.structured_content["stdout"]
     folder = box.folder / "data" / "sandbox-sessions"
     assert list(folder.iterdir())
     assert all(b"once" not in path.read_bytes() and b"kept" not in path.read_bytes() for path in folder.iterdir())
+
+
+async def test_code_cannot_make_its_own_session_unusable(box: Gateway) -> None:
+    """Files in the code's own name, in the gateway's, or as many as there can be, spoil no later run."""
+    token, more = box.token("paul"), {"profile": "tooled", "session": True}
+    names = ("main.py", "main.sh", "main.mjs", "bailiwick_tools.py", "bailiwick_tools.mjs")
+    code = f"[open(name, 'w').write('print(0)') for name in {names}]"
+    await ran(box, token, code, **more)
+    again = await ran(
+        box, token, "import bailiwick_tools, os; print(sorted(os.listdir()), bailiwick_tools.call.__name__)", **more
+    )
+    assert again.structured_content["stdout"] == "['bailiwick_tools.py', 'main.py'] call\n"
+    await ran(box, token, "[open(f'{n}', 'wb').write(bytes(1 << 18)) for n in range(31)]", **more)
+    last = await ran(box, token, "import os; print(len(os.listdir()) > 20)", **more)
+    assert last.structured_content["stdout"] == "True\n"
 
 
 async def test_a_file_is_its_callers_alone(box: Gateway) -> None:

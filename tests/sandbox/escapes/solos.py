@@ -432,7 +432,7 @@ _solo(
 _FORGE = """
 import json, os, struct
 body = json.dumps({"reason": "ok", "exit_code": 0, "signal": None, "left": 0, "stdout_truncated": False, "stderr_truncated": False,
-    "wall_ms": 0, "cpu_ms": 0, "peak": {"memory": 0, "processes": 1, "scratch": 0}, "files": [], "skipped": []}).encode()
+    "wall_ms": 0, "cpu_ms": 0, "peak": {"memory": 0, "processes": 1, "scratch": 0}, "files": [], "skipped": [], "gone": []}).encode()
 for kind in b"OERFA":
     frame = struct.pack(">BI", kind, len(body)) + body
     for fd in range(256):
