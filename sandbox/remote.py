@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from sandbox.model import IsolationUnprovenError, Job, NotOfferedError, Profile, Reason, SandboxBusyError
+from sandbox.model import Guarantee, IsolationUnprovenError, Job, NotOfferedError, Profile, Reason, SandboxBusyError, Strength
 from sandbox.names import file_names
 from sandbox.relayed import WAITING, Relaying, join
 from sandbox.result import Artifact, Run
@@ -137,13 +137,21 @@ class RemoteRunner:
             await asyncio.wait(self._tasks)
 
     async def _run(self, job: Job, hooks: Hooks) -> Run:
+        handed_over = False
         try:
             async with self._line() as line:
                 line.report.require(job.profile)  # before a byte of the code leaves
+                handed_over = True
                 run = await self._exchange(line, job, hooks)
         except WireError as error:
+            if not handed_over:  # nothing is proven, and nothing was run
+                wanted = job.profile.wanted or {Guarantee.FS_WRITE: Strength.HARD}
+                nothing = {name: (strength, Strength.ABSENT) for name, strength in wanted.items()}
+                raise IsolationUnprovenError(nothing, f"The runner: {error}.") from None
             return Run.without_output(job, Reason.SANDBOX_ERROR, f"the runner: {error}")
-        missing = {} if run.reason is Reason.SANDBOX_ERROR else shortfall(job.profile, run.guarantees)
+        missing = shortfall(job.profile, run.guarantees)
+        if missing and run.reason is Reason.SANDBOX_ERROR:  # its cage failed before it attested: nothing of it is believed
+            return Run.without_output(job, Reason.SANDBOX_ERROR, run.detail[:1000])
         if missing:
             raise IsolationUnprovenError(missing, "The run's own cage did not attest what the runner had reported.")
         return run

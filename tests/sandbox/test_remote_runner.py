@@ -209,6 +209,17 @@ async def test_a_run_that_did_not_attest_what_was_reported_is_not_believed(tmp_p
             await remote.run(job())
 
 
+async def test_of_a_cage_that_failed_before_it_attested_no_output_is_taken(tmp_path: Path) -> None:
+    async def fails(job: Job, hooks: Hooks) -> Run:
+        return ran(job, reason=Reason.SANDBOX_ERROR, guarantees=MappingProxyType({}), detail="the cage did not come up")
+
+    runner = Scripted()
+    runner.script = fails
+    async with elsewhere(tmp_path / "s", runner) as remote:
+        run = await remote.run(job())
+    assert (run.reason, run.stdout, run.detail) == (Reason.SANDBOX_ERROR, b"", "the cage did not come up")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -347,7 +358,8 @@ async def test_a_runner_of_another_version_is_handed_nothing(tmp_path: Path) -> 
     server = await asyncio.start_unix_server(other, tmp_path / "s")
     remote = RemoteRunner(own_address(tmp_path / "s"))
     assert "version" in (await remote.probe()).problem
-    await remote.run(job())
+    with pytest.raises(IsolationUnprovenError):
+        await remote.run(job())
     server.close()
     assert got == [b"", b""]
 
@@ -385,7 +397,9 @@ async def test_a_runner_that_is_not_there_proves_nothing(tmp_path: Path) -> None
     report = await remote.probe()
     assert "cannot be reached" in report.problem
     assert report.missing(SHIPPED)
-    assert (await remote.run(job())).reason is Reason.SANDBOX_ERROR
+    with pytest.raises(IsolationUnprovenError) as raised:
+        await remote.run(job())
+    assert "cannot be reached" in raised.value.help
 
 
 async def test_as_many_runs_as_may_and_no_more(tmp_path: Path) -> None:
@@ -536,7 +550,8 @@ async def test_a_process_of_another_user_behind_the_socket_is_told_nothing(tmp_p
     async with elsewhere(tmp_path / "s", runner):
         remote = RemoteRunner(UnixAddress(tmp_path / "s", os.geteuid() + 1))
         assert "not of uid" in (await remote.probe()).problem
-        await remote.run(job())
+        with pytest.raises(IsolationUnprovenError):
+            await remote.run(job())
     assert runner.jobs == []
 
 
