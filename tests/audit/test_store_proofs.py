@@ -105,7 +105,8 @@ async def test_of_replicas_one_does_the_work_and_another_takes_over_when_it_is_g
     assert (one.lease("witnesses"), two.lease("witnesses"), one.lease("witnesses")) == (True, False, True)
     assert two.lease("anchors")
     one.close()
-    assert two.lease("witnesses")
+    while not two.lease("witnesses"):  # PostgreSQL lets go of a session's locks when it notices that the session is over
+        pass
 
 
 async def test_what_was_said_is_never_changed_and_an_anchors_place_is_its_newest(
