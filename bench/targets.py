@@ -182,13 +182,21 @@ def _nginx(folder: Path, port: int, location: str, pool: str = "") -> list[str]:
 
 
 @contextmanager
-def bailiwick(folder: Path, to: Target, rules: int) -> Iterator[Target]:
-    """The gateway as `bailiwick serve` runs it: verified token, `rules` policy lines, durable ledger, strict."""
+def bailiwick(folder: Path, to: Target, rules: int, *, tree: Path | None = None) -> Iterator[Target]:
+    """The gateway as `bailiwick serve` runs it: verified token, `rules` policy lines, durable ledger, strict.
+
+    `tree` is another source tree than the installed one, with the same dependencies.
+    """
     home, port = folder / "bailiwick", free_port()
     home.mkdir()
     token = configure(home, port, to.url, rules)
-    command = [str(Path(sys.executable).with_name("bailiwick")), "serve", "--config", str(home / "bailiwick.yaml")]
-    with process(command, GATEWAY_CORE, port, folder / "bailiwick.log") as child:
+    started = [str(Path(sys.executable).with_name("bailiwick"))]
+    more: dict[str, object] = {}
+    if tree is not None:
+        started = [sys.executable, "-c", "from gateway.cli import main; main()"]
+        more = {"cwd": tree, "env": os.environ | {"PYTHONPATH": str(tree)}}
+    command = [*started, "serve", "--config", str(home / "bailiwick.yaml")]
+    with process(command, GATEWAY_CORE, port, folder / "bailiwick.log", **more) as child:
         target = Target(
             "bailiwick", f"http://127.0.0.1:{port}/mcp/echo", child.pid, HEADERS | {"Authorization": f"Bearer {token}"}
         )

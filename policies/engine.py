@@ -78,6 +78,7 @@ class Engine:
         self._agents = {(m.member, m.tenant): Asker.of(m.member, self._closure.of(m.member, m.tenant)) for m in bundle.roles}
         self._duties = {r.id: bundle.obligations[r.must] for r in bundle.rules if r.must}
         self._unknown = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, bundle.digest, visible=False)
+        self._things = {name: Thing(spec.args, spec) for name, spec in bundle.tools.items()}
         self._servers: dict[str, tuple[str, ...]] = {}
         for spec in bundle.tools.values():
             self._servers[spec.server] = (*self._servers.get(spec.server, ()), spec.name[len(spec.server) + 1 :])
@@ -225,9 +226,9 @@ class Engine:
 
         Tools are registered; everything else is known by its form alone.
         """
-        spec = self.bundle.tools.get(resource)
-        if spec is not None:
-            return Thing(spec.args, spec) if tenant in spec.tenants and action == "call" else None
+        thing = self._things.get(resource)
+        if thing is not None and thing.tool is not None:
+            return thing if tenant in thing.tool.tenants and action == "call" else None
         kind = names.kind_of(resource)
         if kind is None or kind is names.TOOLS or kind.instead or action not in kind.actions or tenant not in self.bundle.tenants:
             return None

@@ -36,6 +36,7 @@ _READ = _ROUTING | {"content-type", "content-encoding", "accept"}
 _USUAL_ACCEPT = "application/json, text/event-stream"
 _LONGEST_NAME = 256
 _LONGEST_ID = 256
+_ID = (str, int)  # a union that is written where it is asked for is made anew each time
 _LONGEST_STATE = 512
 _OPEN, _CLOSE = "=?base64?", "?="
 _OURS = "bailiwick/"
@@ -124,7 +125,7 @@ def _envelope(body: Any) -> tuple[RpcId, str, dict[str, Any]]:
     if not isinstance(body, dict):
         raise RpcRefused(Code.MALFORMED, "not one message")
     raw = body.get("id")
-    rpc_id = raw if isinstance(raw, str | int) and not isinstance(raw, bool) else None
+    rpc_id = raw if isinstance(raw, _ID) and not isinstance(raw, bool) else None
     if isinstance(rpc_id, str) and len(rpc_id) > _LONGEST_ID:
         rpc_id = None
     if disguised(body, _ENVELOPE):
@@ -143,7 +144,7 @@ def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:
         _bad_params("_meta is not an object", rpc_id)
     _disguise(meta, _META, rpc_id)
     token = meta.get("progressToken")
-    if isinstance(token, bool) or not isinstance(token, str | int | None):
+    if isinstance(token, bool) or not (token is None or isinstance(token, _ID)):
         _bad_params("progressToken", rpc_id)
     return meta
 
