@@ -22,7 +22,7 @@ from typing import Any
 
 from sandbox import scratch
 from sandbox.engine import CagedRunner
-from sandbox.model import IsolationUnprovenError, Job, Limits, Profile
+from sandbox.model import IsolationUnprovenError, Job, Language, Limits, Profile
 from sandbox.result import Run
 from tests.sandbox.escapes import backends, kit, leftovers, many, scene, solos, weaknesses
 
@@ -154,6 +154,8 @@ async def campaign(options: dict[str, Any]) -> dict[str, Any]:
                 return found
             if options.get("attempts", True):
                 await _attempts(runner, laid, options, found)
+            if options.get("language"):
+                await _in_a_language(runner, laid, Language(options["language"]), found)
             if options.get("runs"):
                 found |= await many.many(runner, base, options["runs"], options["seed"])
             if options.get("solos"):
@@ -191,6 +193,46 @@ async def _attempts(runner: CagedRunner, laid: scene.Scene, options: dict[str, A
         other.cancel()
         with suppress(asyncio.CancelledError):
             await other
+
+
+async def _in_a_language(runner: CagedRunner, laid: scene.Scene, language: Language, found: dict[str, Any]) -> None:
+    """The attempts from a shell, which may use the system's programs, and those that are made in JavaScript."""
+    other = await neighbour(runner, laid)
+    try:
+        if language is Language.JAVASCRIPT:
+            parameters = laid.lay("control")
+            found["control"] = await asyncio.to_thread(_node_alone, _javascript(parameters))
+        parameters = laid.lay("caged")
+        if language is Language.JAVASCRIPT:
+            code, files = _javascript(parameters), {}
+        else:
+            code, files = "exec /usr/bin/python3 -s -S -B suite.py\n", {"suite.py": program(parameters).encode()}
+        before = laid.witness("caged")
+        profile = Profile("suite", replace(_LIMITS, memory_bytes=1 << 30), languages=frozenset({language}))
+        run = await runner.run(Job("suite", code, profile, language=language, files=files))
+        found["run"] = run.to_dict() | {"stdout": "", "stderr": run.stderr.decode("utf-8", "backslashreplace")[-2000:]}
+        found["caged"] = json.loads(run.stdout) if run.stdout else {}
+        found["witness"] = differences(before, laid.witness("caged"))
+    finally:
+        other.cancel()
+        with suppress(asyncio.CancelledError):
+            await other
+
+
+def _javascript(parameters: dict[str, Any]) -> str:
+    text = (Path(kit.__file__).parent / "javascript.mjs").read_text(encoding="utf-8")
+    return f"const PARAMETERS = {json.dumps(parameters)};\n{text}"
+
+
+def _node_alone(code: str) -> dict[str, str]:
+    """The attempts in JavaScript with nothing around them."""
+    with tempfile.TemporaryDirectory(prefix="bailiwick-control-", dir="/tmp") as work:
+        Path(work, "main.mjs").write_text(code, encoding="utf-8")
+        done = subprocess.run(
+            ["/usr/bin/node", "main.mjs"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True
+        )
+        found: dict[str, str] = json.loads(done.stdout)
+        return found
 
 
 async def _solos(runner: CagedRunner, base: Path, options: dict[str, Any], found: dict[str, Any]) -> None:

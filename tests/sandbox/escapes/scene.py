@@ -79,6 +79,10 @@ class Scene:
         (folder / "program").write_text("#!/bin/sh\nexit 0\n", encoding="ascii")
         (folder / "program").chmod(0o755)
         (folder / "planted_module.py").write_text(f"SECRET = {self.canary!r}\n", encoding="ascii")
+        (folder / "module.mjs").write_text("export default 1;\n", encoding="ascii")
+        (folder / "program.mjs").write_text(
+            "import net from 'node:net'; net.createServer().listen(0, '127.0.0.1');\n", encoding="ascii"
+        )
         found = [path for name in _LIBRARIES for path in Path("/lib").glob(f"*-linux-gnu/{name}")]
         shutil.copy(found[0], folder / "library.so")
         for kind, name in ((socket.SOCK_STREAM, "stream"), (socket.SOCK_SEQPACKET, "packet"), (socket.SOCK_DGRAM, "datagram")):
