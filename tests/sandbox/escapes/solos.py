@@ -205,7 +205,14 @@ together(8, pipes)
 
 _TINY = {"scratch_bytes": 4 << 20, "file_bytes": 1 << 20}
 _solo(
-    "disk", "large_file", "One file of eight megabytes.", "open('x', 'wb').write(b'x' * (8 << 20))", "error", "disk", limits=_TINY
+    "disk",
+    "large_file",
+    "One file of eight megabytes.",
+    "open('x', 'wb').write(b'x' * (8 << 20))",
+    "error",
+    "file_size",
+    "disk",
+    limits=_TINY,
 )
 _solo(
     "disk",
@@ -213,6 +220,7 @@ _solo(
     "One file of a terabyte that holds nothing.",
     "open('x', 'wb').truncate(1 << 40)",
     "error",
+    "file_size",
     "disk",
     limits=_TINY,
 )
