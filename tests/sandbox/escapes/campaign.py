@@ -23,7 +23,10 @@ from typing import Any
 from sandbox import scratch
 from sandbox.engine import CagedRunner
 from sandbox.model import IsolationUnprovenError, Job, Language, Limits, Profile
+from sandbox.names import Destination
+from sandbox.network import greet
 from sandbox.result import Run
+from sandbox.runner import Hooks, Program
 from tests.sandbox.escapes import backends, kit, leftovers, many, scene, solos, weaknesses
 
 FAMILIES = ("reading", "writing", "machine", "processes", "network", "kernel", "inheritance")
@@ -184,8 +187,10 @@ async def _attempts(runner: CagedRunner, laid: scene.Scene, options: dict[str, A
             found["control"] = await asyncio.to_thread(control, parameters, laid.common["gateway_fd"])
             found["control witness"] = differences(before, laid.witness("control"))
         parameters = laid.lay("caged") | {"only": options.get("only")}
+        if options.get("cage") == "way back":
+            parameters["descriptors"] = [0, 1, 2, 3]
         before = laid.witness("caged")
-        run = await runner.run(Job("suite", program(parameters), Profile("suite", _LIMITS)))
+        run = await _run(runner, program(parameters), options.get("cage", ""))
         found["run"] = run.to_dict() | {"stdout": "", "stderr": run.stderr.decode("utf-8", "backslashreplace")[-2000:]}
         found["caged"] = json.loads(run.stdout) if run.stdout else {}
         found["witness"] = differences(before, laid.witness("caged"))
@@ -193,6 +198,26 @@ async def _attempts(runner: CagedRunner, laid: scene.Scene, options: dict[str, A
         other.cancel()
         with suppress(asyncio.CancelledError):
             await other
+
+
+async def _run(runner: CagedRunner, code: str, kind: str) -> Run:
+    """The program in a cage: with a way back, with a network of its own, as a program that goes on, or an ordinary one."""
+    if kind == "network":
+        listed = (Destination.parse("example.com:443"),)
+        return await runner.run(Job("suite", code, Profile("suite", _LIMITS, network=listed)), Hooks(network=greet))
+    if kind == "way back":
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return await runner.run(Job("suite", code, Profile("suite", _LIMITS, tools=True)), Hooks(tools=ours))
+    if kind == "served":
+        limits = replace(_LIMITS, wall_seconds=600)
+        shell = ("/usr/bin/python3", "-s", "-S", "-B", "-c", "import sys; exec(sys.stdin.read())")
+        served = await runner.serve(Program("suite", shell, Profile("suite", limits)))
+        served.stdin.write(code.encode())
+        served.stdin.write_eof()
+        said = await served.stdout.read()
+        return replace(await served.wait(), stdout=said)
+    return await runner.run(Job("suite", code, Profile("suite", _LIMITS)))
 
 
 async def _in_a_language(runner: CagedRunner, laid: scene.Scene, language: Language, found: dict[str, Any]) -> None:

@@ -7,9 +7,25 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import struct
 
-from tests.sandbox.escapes.kit import BARE, ROOT_ALONE, ROOTS, P, attempt, check, in_child, libc, needs, opens, raw, reached, told
+from tests.sandbox.escapes.kit import (
+    BARE,
+    ROOT_ALONE,
+    ROOTS,
+    P,
+    at,
+    attempt,
+    check,
+    in_child,
+    libc,
+    needs,
+    opens,
+    raw,
+    reached,
+    told,
+)
 
 _PIDFD_OPEN, _PIDFD_SIGNAL, _PIDFD_GETFD = (434, 434), (424, 424), (438, 438)
 
@@ -98,6 +114,20 @@ def hold_a_process() -> None:
 def signal_by_descriptor() -> None:
     """pidfd_send_signal."""
     raw(*_PIDFD_SIGNAL, raw(*_PIDFD_OPEN, P["bystander"], 0), int(signal.SIGCONT), None, 0)
+
+
+@attempt(machine=True)
+def signal_the_peer_of_a_socket() -> None:
+    """SO_PEERPIDFD: a descriptor of whoever made the other end, of the way back where there is one, without pidfd_open."""
+    if P["caged"]:
+        ours, theirs = socket.socketpair() if 3 not in P["descriptors"] else (socket.socket(fileno=3), None)
+    else:
+        ours, theirs = socket.socket(socket.AF_UNIX), None
+        ours.connect(at("stream"))
+    fd = struct.unpack("i", ours.getsockopt(socket.SOL_SOCKET, 77, 4))[0]
+    ours.detach()
+    raw(*_PIDFD_SIGNAL, fd, int(signal.SIGCONT), None, 0)
+    _ = theirs
 
 
 @attempt()
@@ -310,8 +340,6 @@ def send_a_files_signals_by_the_newer_call() -> None:
 @attempt()
 def send_a_pipes_signals_by_ioctl() -> None:
     """FIOSETOWN on a socket."""
-    import socket
-
     left, _ = socket.socketpair()
     fcntl.ioctl(left.fileno(), 0x8901, struct.pack("<i", P["bystander"]))
 

@@ -35,3 +35,22 @@ def test_no_attempt_succeeds_in_javascript_and_all_do_without_a_cage(suite: Suit
     assert breaches(found) == []
     closed = {name for name, outcome in found["control"].items() if outcome != kit.OPEN}
     assert closed == (set() if environment == kit.ROOT else {"become_root"})
+
+
+CAGES = [
+    pytest.param(environment, backend, cage, id=f"{cage}, {backend} by {environment}")
+    for environment, backend, cage in (
+        (kit.USER, "bwrap", "network"), (kit.USER, "landlock", "way back"), (kit.ROOT, "bwrap", "way back"),
+        (kit.USER, "landlock", "served"), (kit.ROOT, "bwrap", "served"),
+    )
+    if environment in environments()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "backend", "cage"), CAGES)
+def test_no_attempt_succeeds_in_a_cage_that_has_more(suite: Suite, environment: str, backend: str, cage: str) -> None:
+    """A way back on descriptor 3, a network of its own with a proxy in it, or streams both ways and the system's tools."""
+    found = suite.campaign(environment, backend, control=False, cage=cage)
+    assert set(found["caged"]) == {one.name for one in attempts()}, found["run"]
+    assert broken(found) == {}
+    assert set(breaches(found)) <= (A_SHELLS_OWN if cage == "served" else set())
