@@ -35,7 +35,7 @@ _LIMITS = Limits(
     output_bytes=1 << 18, open_files=256,
 )  # fmt: skip
 _SOLO_LIMITS = Limits(
-    cpu_seconds=5, wall_seconds=8, memory_bytes=128 << 20, processes=12, file_bytes=1 << 20, scratch_bytes=8 << 20,
+    cpu_seconds=5, wall_seconds=20, memory_bytes=128 << 20, processes=12, file_bytes=1 << 20, scratch_bytes=8 << 20,
     output_bytes=1 << 16, open_files=32,
 )  # fmt: skip
 _NEIGHBOUR = f"open('neighbour-secret', 'w').write({{canary!r}}); import time; time.sleep(600)  # {'x' * 8}"

@@ -268,7 +268,7 @@ for n in range(16):
 )  # fmt: skip
 _solo(
     "disk", "many_inodes", "Thirty thousand empty files.",
-    "for n in range(30_000):\n    open(str(n), 'w').close()", "disk", "error", "timeout", soft=Guarantee.DISK,
+    "for n in range(30_000):\n    open(str(n), 'w').close()", "disk", "error", "timeout", limits={"wall_seconds": 8}, soft=Guarantee.DISK,
 )  # fmt: skip
 _solo(
     "disk", "deep_folders", "Folders in folders, deeper than a path is long.",

@@ -71,11 +71,11 @@ class Suite:
         surroundings = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self.folder), "GATEWAY_SECRET": secrets.token_hex(16)}
         return command, {"env": surroundings, "cwd": "/", "start_new_session": True, **identity(user)}
 
-    def campaign(self, environment: str, backend: str, **options: Any) -> dict[str, Any]:
+    def campaign(self, environment: str, backend: str, patience: float = _SECONDS, **options: Any) -> dict[str, Any]:
         """Every attempt of an environment on a backend; what came of it."""
         asked = {"environment": environment, "backend": backend, **options}
         command, started = self.command(environment, "campaign", asked)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, **started)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience, check=False, **started)
         if done.returncode:
             raise RuntimeError(
                 f"the campaign of {asked} ended with {done.returncode}:\n{done.stderr.decode(errors='replace')[-4000:]}"
