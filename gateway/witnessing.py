@@ -67,6 +67,10 @@ class ConflictError(Exception):
     """The witness remembers a log that ours does not continue."""
 
 
+class AheadError(Exception):
+    """The witness knows a newer checkpoint of ours than the one that it was shown: another replica was there first."""
+
+
 class NoWitnessError(Exception):
     """The witness did not cosign: it cannot be reached, does not want to, or says what is no cosignature."""
 
@@ -164,6 +168,8 @@ class Witnessing:
         try:
             async with asyncio.timeout(seconds):
                 said = await self._cosigned(place, standing, head, note)
+        except AheadError:
+            return None
         except ConflictError as error:
             standing.conflict = f"{place.key.name} {error}"
         except TimeoutError:
@@ -199,11 +205,18 @@ class Witnessing:
                 raise NoWitnessError("it answers a conflict without a size")
             standing.size = int(match[1])
             if standing.size > head.size:
+                if await self._signed_since(standing.size):
+                    raise AheadError
                 known, standing.size = standing.size, 0
                 raise ConflictError(f"knows {known} records of this log, and there are {head.size}: it was set back")
             if standing.size == old:
                 raise ConflictError(f"knows another log of {old} records")
         raise NoWitnessError("it changes its mind about the size that it knows")
+
+    async def _signed_since(self, size: int) -> bool:
+        """Whether the log has meanwhile been signed up to that size: what a witness knows was published before it was shown."""
+        note = await asyncio.to_thread(self._store.newest)
+        return note is not None and self._head(note).size >= size
 
     async def _post(self, place: Place, body: bytes) -> tuple[int, bytes]:
         headers = ((b"content-type", b"text/plain; charset=utf-8"),)

@@ -13,7 +13,7 @@ from audit.checkpoint import CheckpointError, Vkey
 from audit.model import LedgerUnavailableError
 from audit.store import StoreError
 from audit.store_proofs import Anchored, ProofStore
-from gateway.anchors.anchor import Anchor, AnchorConflictError, AnchorFailedError
+from gateway.anchors.anchor import Anchor, AnchorConflictError, AnchorFailedError, compare
 from gateway.anchors.folder import FolderAnchor
 from gateway.anchors.root import RootAnchor
 from gateway.model import Clock
@@ -55,17 +55,16 @@ class Anchoring:
 
         Blocks, shortly.  A folder that cannot be read, or holds what our key did not sign, keeps nobody from starting.
         """
-        folders = {name: post.anchor for name, post in self._posts.items() if isinstance(post.anchor, FolderAnchor)}
-        note = self._store.newest() if folders and self._store.exists() else None
-        head = notes.Checkpoint(self._own.name, 0, b"") if note is None else notes.verify(note, self._own)
-        for name, folder in folders.items():
+        for name, post in self._posts.items():
             try:
-                found = folder.newest()
+                found = post.anchor.newest() if isinstance(post.anchor, FolderAnchor) else None
                 notes.verify(found or "", self._own)
             except (AnchorFailedError, CheckpointError):
                 continue
+            note = self._store.newest() if self._store.exists() else None  # later: another replica may push meanwhile
+            head = notes.Checkpoint(self._own.name, 0, b"") if note is None else notes.verify(note, self._own)
             try:
-                folder.check(head)
+                compare(found or "", self._own, head)
             except AnchorConflictError as error:
                 raise LedgerUnavailableError(f"the anchor {name} {error}") from None
 
@@ -120,6 +119,13 @@ class Anchoring:
         head = notes.verify(note, self._own)
         if name in self.anchored and self.anchored[name].size == head.size and name not in self.faults:
             return
-        await self._posts[name].anchor.put(head, note)
+        try:
+            await self._posts[name].anchor.put(head, note)
+        except AnchorConflictError:
+            newer = await asyncio.to_thread(self._store.newest)
+            if newer is None or notes.verify(newer, self._own).size == head.size:
+                raise
+            head = notes.verify(newer, self._own)  # another replica pushed meanwhile what is newer than what we had read
+            await self._posts[name].anchor.put(head, newer)
         await asyncio.to_thread(self._store.anchor, name, head.size, self._clock())
         self.anchored = await asyncio.to_thread(self._store.anchored)
