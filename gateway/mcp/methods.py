@@ -21,8 +21,9 @@ PING: Final = "ping"
 LIST_TOOLS: Final = "tools/list"
 CALL_TOOL: Final = "tools/call"
 LIST_RESOURCES: Final = "resources/list"
+LIST_TEMPLATES: Final = "resources/templates/list"
 READ_RESOURCE: Final = "resources/read"
-RESOURCES: Final = frozenset({LIST_RESOURCES, READ_RESOURCE})
+RESOURCES: Final = frozenset({LIST_RESOURCES, LIST_TEMPLATES, READ_RESOURCE})
 """Served for what the gateway itself keeps; to a server behind it they are not passed on."""
 
 
@@ -58,6 +59,7 @@ METHODS: Final = {
         Method(LIST_TOOLS, modern=True, legacy=True, members=("cursor",)),
         Method(CALL_TOOL, modern=True, legacy=True, members=("name", "arguments"), named="name"),
         Method(LIST_RESOURCES, modern=True, legacy=True, members=("cursor",)),
+        Method(LIST_TEMPLATES, modern=True, legacy=True, members=("cursor",)),
         Method(READ_RESOURCE, modern=True, legacy=True, members=("uri",), named="uri"),
     )
 }

@@ -19,6 +19,7 @@ from gateway.mcp.methods import (
     DISCOVER,
     INITIALIZE,
     LIST_RESOURCES,
+    LIST_TEMPLATES,
     LIST_TOOLS,
     MODERN,
     PING,
@@ -181,6 +182,8 @@ class McpRoad:
             result = lists.visible_resources(
                 result, server=call.target, principal=permit.principal, could=self._could, modern=modern
             )
+        elif call.method == LIST_TEMPLATES:
+            result = lists.cached(result, modern=call.version in MODERN)
         elif call.method == INITIALIZE:
             result = lists.initialized(result, ours=self._targets[call.target].kind == "builtin")
         elif call.method == DISCOVER:

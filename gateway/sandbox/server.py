@@ -16,6 +16,7 @@ from gateway.mcp.methods import (
     INITIALIZE,
     LEGACY,
     LIST_RESOURCES,
+    LIST_TEMPLATES,
     LIST_TOOLS,
     MODERN,
     READ_RESOURCE,
@@ -73,6 +74,8 @@ class SandboxServer:
             return _result(call, {"contents": [file.contents()]})
         if call.method == LIST_RESOURCES:
             return _result(call, {"resources": [file.listed() for file in self._sandboxed.kept.of(principal)]})
+        if call.method == LIST_TEMPLATES:
+            return _result(call, {"resourceTemplates": []})
         if call.method == LIST_TOOLS:
             return _result(call, {"tools": definitions(await self._sandboxed.languages())})
         if call.method == INITIALIZE:

@@ -63,6 +63,14 @@ except ToolError as error:
     assert [who for _, who in refused.leaf["chain"]][1:] == ["agent:sandbox"]
 
 
+async def test_code_reaches_nothing_outside_the_scope_that_the_settings_give_the_sandbox(box: Gateway) -> None:
+    token = box.token("paul")
+    assert verdict(called(box, box.http, "side.read", token)) == "ok"
+    assert await printed(box, token, calling("side.read", "desk.read")) == {"side.read": "not-available", "desk.read": "ok"}
+    refused = box.records(kind="decision.deny", resource="side.read")[-1]
+    assert refused.leaf["refused"]["code"] == "insufficient-scope"  # to the code, a server outside its scope is none at all
+
+
 async def test_a_tool_that_fails_raises(box: Gateway, peers: Peers) -> None:
     peers.tools["desk.read"] = lambda _: {"content": [{"type": "text", "text": "no such order"}], "isError": True}
     code = """\

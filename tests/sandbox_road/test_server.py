@@ -187,6 +187,13 @@ async def test_files_come_back_small_ones_whole_and_all_as_links(caged: Scene) -
     assert listed["cacheScope"] == "private"
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_clients_that_ask_for_templates_hear_that_there_are_none(caged: Scene, mode: str) -> None:
+    async with connected(caged.world, mode, server="sandbox") as client:
+        assert (await client.list_resource_templates()).resource_templates == []
+        assert (await client.list_resources()).resources == []
+
+
 async def test_anothers_file_is_as_one_that_is_not_there(caged: Scene) -> None:
     async def leaves(job: Any, _hooks: Any) -> Any:
         return ended(job, files=left(a__txt=b"secret"))

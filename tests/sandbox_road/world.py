@@ -30,6 +30,7 @@ p, role:marketer, acme, res:sandbox/*,  read, allow, -, -, BOX-17
 p, role:auditor,  acme, sandbox.*,      call, allow, -, -, BOX-16
 p, role:buyer,    acme, desk.seal,      call, allow, politely, -, BOX-18
 p, role:buyer,    acme, old.read,       call, allow, -, -, BOX-30
+p, role:buyer,    acme, side.read,      call, allow, -, -, BOX-35
 p, role:auditor,  acme, admin:kills,    change, allow, -, -, BOX-31
 p, role:marketer, acme, desk.read,      call, allow, politely, -, BOX-19
 p, role:buyer,    acme, profile:hosts,  use,  allow, -, -, BOX-20
@@ -47,6 +48,7 @@ p, agent:sandbox, acme, desk.seal,         call, allow, -, -, BOX-8
 p, agent:sandbox, acme, sandbox.*,         call, allow, -, -, BOX-9
 p, agent:sandbox, acme, profile:tooled,    use,  allow, -, -, BOX-10
 p, agent:sandbox, acme, old.read,          call, allow, -, -, BOX-32
+p, agent:sandbox, acme, side.read,         call, allow, -, -, BOX-36
 p, agent:clerk,   acme, set:open-desk,     call, allow, -, -, BOX-11
 p, agent:clerk,   acme, vault.open,        call, allow, -, -, BOX-12
 p, agent:clerk,   acme, sandbox.*,         call, allow, -, -, BOX-33
@@ -68,7 +70,9 @@ for line in sys.stdin:
         print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
 """
 """A server that knows the era of handshakes alone."""
-REGISTERED = "  old.read: {args: {text: string}, risk: low}\n" + "".join(
+SCOPE = [*(f"{server}.*" for server in ("desk", "vault", "down", "shut", "old", "sandbox")), "profile:*"]
+"""The most that code may touch, whatever policy grants `agent:sandbox`: `side` is not in it."""
+REGISTERED = "".join(f"  {tool}: {{args: {{text: string}}, risk: low}}\n" for tool in ("old.read", "side.read")) + "".join(
     f"  sandbox.{tool}: {{args: {{code: string}}, risk: medium}}\n" for tool in RUNS
 )
 
@@ -106,6 +110,8 @@ def sandboxed(folder: Path, peers: Peers, **settings: Any) -> Gateway:
     gateway = Gateway(folder, peers, more={"sandbox": made})
     (folder / "old.py").write_text(OLD)
     gateway.settings["mcp"]["old"] = {"command": [sys.executable, str(folder / "old.py")]}
+    gateway.settings["mcp"]["side"] = {"url": f"http://127.0.0.1:{peers.port}/mcp/side"}
+    gateway.settings["agents"]["sandbox"] = {"scope": SCOPE}
     gateway.config.write_text(json.dumps(gateway.settings))
     return gateway
 
