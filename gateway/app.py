@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -235,7 +236,7 @@ class App:
             )
         )  # fmt: skip
         self._stack.push_async_callback(sandboxed.aclose)
-        parts.telemetry.watch(sandbox=sandboxed.families)
+        parts.telemetry.watch(sandbox=lambda: chain(sandboxed.families(), out.families()))
         self._sandboxed = sandboxed
         return sandboxed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from socket import socket
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from gateway.egress.deciding import Ceiling, Desk
 from gateway.egress.dial import Exempt, Resolver
 from gateway.egress.proxy import Bounds, Egress
 from gateway.model import Clock, Intent, Principal
+from gateway.prometheus import Family
 from gateway.record import Recorder
 from policies.model import AccessRequest, Decision
 from sandbox.model import Profile
@@ -46,6 +47,10 @@ class WayOut:
         arrival = permit.call.arrival
         serving = self._egress.network(Ceiling(arrival.id, arrival, permit.principal, profile.name, profile.network))
         return serving, lambda: serving.connections
+
+    def families(self) -> Iterator[Family]:
+        """What metrics say of connections."""
+        return self._egress.families()
 
     def close(self) -> None:
         """Look up no more names."""

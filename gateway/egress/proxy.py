@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from gateway import signals
 from gateway.egress.deciding import Asked, Ceiling, Desk, Granted
 from gateway.egress.dial import dial
 from gateway.egress.head import Head, HeadError, Target
 from gateway.egress.hello import HelloError
 from gateway.egress.tunnel import Budget, IdleError, LimitError, Tunnel
 from gateway.model import Refused
+from gateway.prometheus import Family, Sample
 from gateway.reasons import PROSE, Code
 
 log = logging.getLogger("gateway.egress")
@@ -55,10 +58,21 @@ class Egress:
     def __init__(self, desk: Desk, bounds: Bounds = Bounds()) -> None:
         self._desk = desk
         self._bounds = bounds
+        self._ends: Counter[tuple[str, str]] = Counter()
 
     def network(self, ceiling: Ceiling) -> Serving:
         """For one run: what serves the socket that listens inside its cage (`sandbox.runner.Hooks.network`)."""
-        return Serving(self._desk, self._bounds, ceiling)
+        return Serving(self._desk, self._bounds, ceiling, self._ends)
+
+    def families(self) -> Iterator[Family]:
+        """How connections ended so far, or why they were not made."""
+        samples = [Sample({"end": end, "code": code}, count) for (end, code), count in sorted(self._ends.items())]
+        yield Family(
+            signals.RUN_CONNECTIONS,
+            "counter",
+            "Connections of sandboxed code: how they ended, or why there were none.",
+            samples,
+        )
 
 
 def apart(listener: socket.socket) -> None:
@@ -79,8 +93,8 @@ def apart(listener: socket.socket) -> None:
 class Serving:
     """The connections of one run; `connections` is how many were opened to a destination so far."""
 
-    def __init__(self, desk: Desk, bounds: Bounds, ceiling: Ceiling) -> None:
-        self._desk, self._bounds, self._ceiling = desk, bounds, ceiling
+    def __init__(self, desk: Desk, bounds: Bounds, ceiling: Ceiling, ends: Counter[tuple[str, str]]) -> None:
+        self._desk, self._bounds, self._ceiling, self._ends = desk, bounds, ceiling, ends
         self._budget = Budget(bounds.bytes)
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -147,6 +161,7 @@ class Serving:
             except TimeoutError:
                 await _answer(inside, 408, "the head did not come in time")
             except Refused as refusal:
+                self._ends["denied", refusal.code.value] += 1
                 status = 503 if refusal.code in (Code.LEDGER_UNAVAILABLE, Code.INTERNAL_ERROR) else 403
                 await _answer(inside, status, f"{refusal.code.value}: {PROSE[refusal.code]}")
             except OSError:
@@ -181,6 +196,7 @@ class Serving:
                     with suppress(OSError):
                         await _say(inside, _ALERT)
         finally:
+            self._ends[end, ""] += 1
             sent, received = (tunnel.sent, tunnel.received) if tunnel is not None else (0, 0)
             await granted.ended({"address": address, "sent": sent, "received": received, "end": end, "detail": detail})
 

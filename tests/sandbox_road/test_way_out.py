@@ -47,6 +47,8 @@ async def test_each_connection_that_code_asks_for_is_decided_for_its_caller_and_
     told = box.audit("trace", started.leaf["workflow"]).stdout
     assert "host:denied.invalid:443" in told
     assert box.audit("verify").returncode == 0
+    metrics = box.http.get("/metrics").text
+    assert 'bailiwick_sandbox_connections_total{end="denied",code="guardrail"}' in metrics
 
 
 async def test_code_that_does_not_ask_for_the_network_of_its_profile_has_none(box: Gateway) -> None:
