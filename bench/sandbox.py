@@ -1,6 +1,7 @@
 """`python -m bench.sandbox`: start to result in a cage beside bare Python, and runs per second; prints ratios, writes JSON.
 
-Rounds of everything are interleaved with the yardstick, `python3 -c pass`, in one process: ratios alone are claimed.
+Rounds of everything are interleaved with the yardstick, `python3 -c pass`, in one process: ratios alone are claimed.  Processor
+time is the gateway's and the cage's together; it says much the same on a machine that is busy with something else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -80,24 +82,35 @@ async def starts(
     """Milliseconds from the call to the result, and as a ratio to the yardstick of the same rounds."""
     job = Job("bench", CODE[language], profile, language)
     took: dict[str, list[float]] = {"bare": [], "cold": [], "warm": []}
+    spent: dict[str, list[float]] = {"bare": [], "cold": []}
     await once(warm, job)
     for _ in range(rounds):
         await warm.warmed()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), processor()
         await asyncio.to_thread(subprocess.run, BARE, stdin=subprocess.DEVNULL, check=True)
         took["bare"].append(time.perf_counter() - began)
-        for which, runner in (("cold", cold), ("warm", warm)):
-            took[which].append(await once(runner, job))
-    bare = statistics.median(took["bare"])
+        spent["bare"].append(processor() - used)
+        used = processor()
+        took["cold"].append(await once(cold, job))
+        spent["cold"].append(processor() - used)
+        took["warm"].append(await once(warm, job))
+    bare, least = statistics.median(took["bare"]), statistics.median(spent["bare"])
     return [
         {
             "runner": name, "language": str(language), "pool": which == "warm", "bare_ms": round(bare * 1000, 1),
             "median_ms": round(statistics.median(took[which]) * 1000, 1), "least_ms": round(min(took[which]) * 1000, 1),
             "ratio": round(statistics.median(took[which]) / bare, 2),
             "least_ratio": round(min(took[which]) / min(took["bare"]), 2),
+            "processor_ratio": round(statistics.median(spent["cold"]) / least, 2) if which == "cold" else None,
         }
         for which in ("cold", "warm")
     ]  # fmt: skip
+
+
+def processor() -> float:
+    """Seconds of processor time: this process's, and those of its children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 async def once(runner: CagedRunner, job: Job) -> float:
@@ -149,12 +162,12 @@ def render(report: dict) -> str:
     """A table for people."""
     lines = [
         f"{report['date']}; {report['machine']}; load average {' '.join(map(str, report['load_average']))}",
-        f"{report['rounds']} rounds, interleaved with `{report['bare']}`", "",
-        f"{'runner':<10}{'language':<12}{'pool':<6}{'median ms':>10}{'least ms':>10}{'bare ms':>9}{'ratio':>7}{'of least':>10}",
+        f"{report['rounds']} rounds, interleaved with `{report['bare']}`; milliseconds", "",
+        f"{'runner':<10}{'language':<11}{'pool':<6}{'median':>9}{'least':>9}{'bare':>7}{'ratio':>7}{'least':>7}{'CPU':>6}",
     ]  # fmt: skip
     lines += [
-        f"{row['runner']:<10}{row['language']:<12}{'yes' if row['pool'] else 'no':<6}{row['median_ms']:>10}{row['least_ms']:>10}"
-        f"{row['bare_ms']:>9}{row['ratio']:>7}{row['least_ratio']:>10}"
+        f"{row['runner']:<10}{row['language']:<11}{'yes' if row['pool'] else 'no':<6}{row['median_ms']:>9}{row['least_ms']:>9}"
+        f"{row['bare_ms']:>7}{row['ratio']:>7}{row['least_ratio']:>7}{row['processor_ratio'] or '':>6}"
         for row in report["starts"]
     ]
     lines += ["", f"{'runner':<10}{'at once':<12}{'pool':<6}{'runs/s':>10}"]

@@ -164,10 +164,17 @@ class Cage:
 
     async def end(self, pool: Executor) -> None:
         """End the warden, and with it everything in the cage.  Returns when it is gone; CageError where it would not go."""
-        self._writer.close()  # it sees the end of its frames, kills all that is below it, and goes
-        loop = asyncio.get_running_loop()
+        self.close()
+        await asyncio.get_running_loop().run_in_executor(pool, self.gone)
+
+    def close(self) -> None:
+        """Let go of it: it sees the end of its frames, kills all that is below it, and goes.  `gone` waits for that."""
+        self._writer.close()
+
+    def gone(self) -> None:
+        """Wait until it has gone.  Blocks; CageError where it would not."""
         try:
-            await loop.run_in_executor(pool, _await_end, self._process, self._end)
+            _await_end(self._process, self._end)
         finally:
             self._stderr.close()
             for passed in (self._passing, self._listener):

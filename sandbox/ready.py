@@ -67,10 +67,8 @@ class Cages:
             cage = await Cage.start(self._backend, plan, folder, kit, self._pool)
             await cage.take_listener(self._pool)
             facts = await cage.attestation()
-            cage.ends_with(await self.in_pool(self._backend.end_of, cage.pid))
-            confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, kit=kit)
             most = proven if self.bounds is None else self.bounds.without(proven)
-            alone = await self.in_pool(attested, facts, kit.limits, folder.uid, most, confirmed, network=kit.network)
+            alone = await self.in_pool(self._looked_at, cage, folder, kit, facts, most)
             strengths = alone
             if self.bounds is not None and any(alone.values()):
                 code = await self.in_pool(self._backend.code_of, facts, cage.pid)
@@ -119,15 +117,27 @@ class Cages:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
 
     async def _ended(self, cage: Cage | None, folder: Folder, group: Group | None, bystanders: Collection[int] = ()) -> str:
+        """In one piece off the loop: whoever is cancelled meanwhile, it is gone through to its end."""
+        if cage is not None:
+            cage.close()
+        return await self.in_pool(self._finish, cage, folder, group, frozenset(bystanders))
+
+    def _looked_at(self, cage: Cage, folder: Folder, kit: Kit, facts: Mapping[str, Any], most: Proven) -> Proven:
+        """What the cage's word proves, beside what the kernel says of it."""
+        cage.ends_with(self._backend.end_of(cage.pid))
+        confirmed = partial(self._backend.confirmed, started=cage.pid, uid=folder.uid, kit=kit)
+        return attested(facts, kit.limits, folder.uid, most, confirmed, network=kit.network)
+
+    def _finish(self, cage: Cage | None, folder: Folder, group: Group | None, bystanders: frozenset[int]) -> str:
         amiss = ""
         if cage is not None:
             try:
-                await cage.end(self._pool)
+                cage.gone()
             except CageError as error:
                 amiss = str(error)
-        if group is not None and not await self.in_pool(group.close):
+        if group is not None and not group.close():
             amiss = "the run's control group is still there"
-        return await self.in_pool(self._clean_up, folder, frozenset(bystanders)) or amiss
+        return self._clean_up(folder, bystanders) or amiss
 
     def _clean_up(self, folder: Folder, bystanders: frozenset[int]) -> str:
         """See from outside that nothing of the run is left, and take away what is.  What was found amiss, "" for nothing."""

@@ -12,6 +12,8 @@ import typer
 from gateway.cli.output import console, misuse, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sandbox.runner import Runner
     from sandbox.serving import Admit, Open, OwnKernel
 
@@ -31,6 +33,8 @@ def runner(  # noqa: PLR0917  the command line
     authority: Annotated[Path | None, typer.Option("--authority", help="tls: who signed the gateway's, PEM.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", help="bwrap or landlock; without it, the first that works.")] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=64, help="Runs at once.")] = 4,
+    warm: Annotated[int, typer.Option("--warm", min=0, max=16, help="Cages that wait for the next run.")] = 2,
+    packages: Annotated[Path | None, typer.Option("--packages", help="Where sets of packages were built.")] = None,
     own_kernel: Annotated[
         bool, typer.Option("--own-kernel", help="This container has a kernel of its own (gVisor); found out as well.")
     ] = False,
@@ -43,7 +47,8 @@ def runner(  # noqa: PLR0917  the command line
         misuse("this container holds a Kubernetes token", help="set automountServiceAccountToken: false: code runs here")
     open_, admit = _door(listen, allow_uid, allow_name, (certificate, key, authority))
     kernel = _kernel() if own_kernel else None
-    raise typer.Exit(asyncio.run(_serve(open_, admit, kernel, backend, concurrency)))
+    choosing = _chosen(backend, concurrency, warm, packages)
+    raise typer.Exit(asyncio.run(_serve(open_, admit, kernel, choosing)))
 
 
 def _door(
@@ -80,7 +85,7 @@ def _kernel() -> OwnKernel:
     return OwnKernel(found)
 
 
-async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, backend: str | None, concurrency: int) -> int:
+async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, choosing: Awaitable[Runner]) -> int:
     """Until SIGTERM or SIGINT.  One line on stderr says what is proven; nothing else is written, of code not a word."""
     import signal  # noqa: PLC0415
 
@@ -89,7 +94,7 @@ async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, backend: s
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    chosen = await _chosen(backend, concurrency)
+    chosen = await choosing
     serving = Serving(chosen, admit, kernel)
     try:
         report = await serving.report()
@@ -109,7 +114,7 @@ async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, backend: s
     return 0
 
 
-async def _chosen(backend: str | None, concurrency: int) -> Runner:
+async def _chosen(backend: str | None, concurrency: int, warm: int, packages: Path | None) -> Runner:
     """The backend that was asked for, or the first that works here, else the last one, which says what is missing."""
     from sandbox.bwrap import BwrapRunner  # noqa: PLC0415
     from sandbox.landlock import LandlockRunner  # noqa: PLC0415
@@ -120,7 +125,7 @@ async def _chosen(backend: str | None, concurrency: int) -> Runner:
     made: list[Runner] = []
     for name, make in known.items():
         if backend in (None, name):
-            made.append(make(concurrency=concurrency))
+            made.append(make(concurrency=concurrency, warm=warm, packages=packages))
             if not (await made[-1].probe()).problem:
                 break
     for other in made[:-1]:
