@@ -77,7 +77,10 @@ class Cage:
 
     async def run(self, *command: str, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
         """A program inside: (exit code, what it printed, what it complained of)."""
-        enter = ["nsenter", f"--net=/proc/{self.process.pid}/ns/net"]
+        spaces = f"/proc/{self.process.pid}/ns"
+        enter = ["nsenter", f"--net={spaces}/net"]
+        if os.geteuid() != 0:
+            enter += [f"--user={spaces}/user", "--preserve-credentials"]
         process = await asyncio.create_subprocess_exec(
             *enter, *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "HOME": "/nowhere", **(environment or {})},
