@@ -136,9 +136,10 @@ class Bwrap:
         """See `Backend.confirmed`."""
         warden, code = _line(started)
         wanted = os.getuid() if uid is None else uid
-        with looking_as(wanted):
-            theirs, of_code = namespaces_of(warden), namespaces_of(code)
-        ours = namespaces_of("self")
+        ours, theirs, of_code = (namespaces_of(who) for who in ("self", warden, code))
+        if not theirs:  # a container's root, which may not look there but as the one whose they are
+            with looking_as(wanted):
+                theirs, of_code = namespaces_of(warden), namespaces_of(code)
         checks = {
             "pids": pids_of(warden)[-1] == facts["warden"]["pid"] == 1 != warden
             and pids_of(code)[-1] == facts["code"]["pid"] != code,

@@ -186,7 +186,11 @@ class Bounds:
         if groups is None:
             return None
         proven = groups.prove(python, [name for name, strength in otherwise.items() if strength is Strength.SOFT])
-        return cls(groups, proven, otherwise) if proven else None
+        if not proven:
+            with suppress(OSError):  # somebody else's runs are there
+                groups.folder.rmdir()
+            return None
+        return cls(groups, proven, otherwise)
 
     def without(self, proven: Mapping[Guarantee, Strength]) -> Mapping[Guarantee, Strength]:
         """The same, as far as a cage proves it without a group."""

@@ -27,6 +27,10 @@ _SECONDS = 20
 _NAMES = ("secret", "mode", "victim", "removable")
 
 _UNCONFIRMED = "what the cage said of itself was not confirmed by the kernel, asked from outside"
+_BY_THE_KERNEL = {
+    Guarantee.PIDS: "the bound is of the run's own uid or user namespace, attested from inside",
+    Guarantee.DISK: "file systems of the run's own, their sizes seen from outside; the number of files by a watchdog",
+}
 _BOUNDS = "rlimits attested from inside; all processes together by a watchdog every 50 ms"
 BY_TRYING = (
     Guarantee.FS_READ, Guarantee.FS_WRITE, Guarantee.NET_NONE, Guarantee.PROCESS_ISOLATION, Guarantee.SYSCALL_SURFACE,
@@ -69,8 +73,8 @@ def findings(
             if name is Guarantee.FS_WRITE and not untouched:
                 finding = Finding(Strength.ABSENT, ("seen from outside, the files that were gone for have changed",), help_text)
         else:
-            evidence = (bounds[name],) if name in bounds else _evidence(name)
-            finding = Finding(attested.get(name, Strength.ABSENT), evidence)
+            got = attested.get(name, Strength.ABSENT)
+            finding = Finding(got, (bounds[name],) if name in bounds else _evidence(name, got))
         if name is Guarantee.KILL_TREE and (not daemon_gone or "open" not in tried.outside[name].values()):
             finding = Finding(Strength.ABSENT, ("a detached daemon outlived its run, or could not be made outside",))
         strength = min(finding.strength, attested.get(name, Strength.ABSENT))
@@ -93,7 +97,9 @@ def outward_finding(
     return Finding(strength, (*lost, proxy, *finding.evidence), help if strength < Strength.HARD else "")
 
 
-def _evidence(name: Guarantee) -> tuple[str, ...]:
+def _evidence(name: Guarantee, got: Strength) -> tuple[str, ...]:
+    if got is Strength.HARD and name in _BY_THE_KERNEL:
+        return (_BY_THE_KERNEL[name],)
     if name is Guarantee.KILL_TREE:
         return ("outlive its maker: open outside; the daemon was gone when its run had ended",)
     if name is Guarantee.IDENTITY:
