@@ -228,15 +228,15 @@ async def test_an_older_kernels_landlock_is_proven_by_what_it_still_holds(driver
 async def test_an_older_kernels_plain_user_loses_only_the_single_stroke(drivers: Any) -> None:
     if os.geteuid() != 0:
         pytest.skip("already a plain user")
-    box = drivers.start(65534, landlock_abi=2)
-    findings = (await box.ask({"probe": True}))["findings"]
-    assert findings["kill_tree"]["strength"] == "soft"
-    program = (
-        "import os, time\nfor _ in range(3):\n  if not os.fork(): os.setsid(); os.fork(); time.sleep(600)\nprint(os.getpid())"
-    )
-    run = await box.run(program)
-    assert run["reason"] == "ok"
-    assert left_of("run-") == []
+    with tempfile.TemporaryDirectory(prefix="bailiwick-base-", dir="/tmp") as folder:
+        os.chown(folder, 65534, 65534)
+        box = drivers.start(65534, landlock_abi=2, base=f"{folder}/base")
+        findings = (await box.ask({"probe": True}))["findings"]
+        assert findings["kill_tree"]["strength"] == "soft"
+        forks = "for _ in range(3):\n  if not os.fork(): os.setsid(); os.fork(); time.sleep(600)"
+        run = await box.run(f"import os, time\n{forks}\nprint(os.getpid())")
+        assert run["reason"] == "ok"
+        assert left_of(folder) == []
 
 
 async def test_a_probe_is_made_once_and_again_when_it_is_old() -> None:
