@@ -67,7 +67,9 @@ async def execute(cage: Cage, job: Job, toolset: Toolset, hooks: Hooks) -> tuple
 
 async def passed_on(writer: asyncio.StreamWriter, payload: bytes) -> None:
     """Bytes for the gateway's end, none for their end; one that has gone is no error here."""
-    with suppress(OSError):
+    if writer.is_closing():
+        return
+    with suppress(OSError, RuntimeError):  # uvloop's word for a transport that was closed meanwhile
         writer.write(payload)
         if not payload and writer.can_write_eof():
             writer.write_eof()

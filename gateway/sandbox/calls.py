@@ -24,6 +24,8 @@ from gateway.reasons import PROSE, Code
 
 FRAME_BYTES: Final = 1 << 20
 ANSWER_BYTES: Final = 16 << 20
+WAITING_BYTES: Final = 4 << 20
+"""Of calls that wait because others of the same run are under way."""
 _DEPTH: Final = 32
 _NOT_UNDERSTOOD: Final = frozenset({UNSUPPORTED_VERSION, INVALID_REQUEST, METHOD_NOT_FOUND})
 """What a server of the other era says to a request that it has not carried out."""
@@ -78,6 +80,7 @@ class Calls:
         self._token = ""
         self._until = 0
         self._left = means.bounds.answer_bytes
+        self._asked = self._waiting = 0
         self._sessions: dict[str, str] = {}  # of servers that know the era of handshakes alone
         self._shaking: dict[str, asyncio.Lock] = {}
         self.made = 0
@@ -100,38 +103,45 @@ class Calls:
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read while fewer than `at_once` are under way; a frame that is none ends the channel."""
-        slots = asyncio.Semaphore(self._means.bounds.at_once)
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    await slots.acquire()
-                    frame = await _frame(reader)
-                    if frame is None:
-                        break
-                    task = group.create_task(self._answer(frame, writer))
-                    task.add_done_callback(lambda _: slots.release())
-        except* OSError:  # the code has closed its end
-            pass
-        finally:
-            writer.close()
+        """Read on whatever is under way: the runner passes these bytes on beside the run's output, which must not wait for us.
 
-    async def _answer(self, frame: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        answer = await self._result(frame["tool"], frame["arguments"])
-        data = dumps({"id": frame["id"], **answer})
+        What is no call, more than may wait, and more answers than there may be end the channel.
+        """
+        slots = asyncio.Semaphore(self._means.bounds.at_once)
+        async with asyncio.TaskGroup() as group:
+            while self._left > 0 and self._waiting <= WAITING_BYTES:
+                frame, size = await _frame(reader)
+                if frame is None:
+                    break
+                self._asked += 1
+                if self._asked > self._means.bounds.most:
+                    self.refused += 1
+                    self._say(writer, frame["id"], _no(Code.OVERLOADED.value, "this run has made as many calls as it may"))
+                else:
+                    self._waiting += size
+                    group.create_task(self._answer(frame, size, slots, writer))
+            writer.transport.abort()  # not closed in good order: that would wait for code which does not read
+
+    async def _answer(self, frame: dict[str, Any], size: int, slots: asyncio.Semaphore, writer: asyncio.StreamWriter) -> None:
+        async with slots:
+            answer = await self._result(frame["tool"], frame["arguments"])
+        self._waiting -= size
+        self._say(writer, frame["id"], answer)
+
+    def _say(self, writer: asyncio.StreamWriter, number: int, answer: dict[str, Any]) -> None:
+        """Without waiting for whether it is read: all answers of a run together are bounded."""
+        data = dumps({"id": number, **answer})
         self._left -= len(data)
         if self._left < 0:
-            data = dumps({"id": frame["id"], **_no(Code.TOO_LARGE.value, "the answers of this run are larger than allowed")})
-        writer.write(struct.pack(">I", len(data)) + data)
-        await writer.drain()
+            data = dumps({"id": number, **_no(Code.TOO_LARGE.value, "the answers of this run are larger than allowed")})
+        if not writer.is_closing():
+            writer.write(struct.pack(">I", len(data)) + data)
 
     async def _result(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         server, dot, name = tool.partition(".")
         if not dot or not name:
-            return _no("not-available", "a tool is named server.tool")
-        if self.made >= self._means.bounds.most or self._left <= 0:
             self.refused += 1
-            return _no(Code.OVERLOADED.value, "this run has made as many calls as it may")
+            return _no("not-available", "a tool is named server.tool")
         self.made += 1
         answer = _said(await self._called(server, name, arguments))
         if "result" not in answer:
@@ -215,20 +225,20 @@ RENEW_SECONDS: Final = 30
 """A run's token is minted anew so often: none is ever presented near its end."""
 
 
-async def _frame(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The next call; None where the code says no more, or something that is no call."""
+async def _frame(reader: asyncio.StreamReader) -> tuple[dict[str, Any] | None, int]:
+    """The next call, and its size; None where the code says no more, or something that is no call."""
     try:
-        (length,) = struct.unpack(">I", await reader.readexactly(4))
+        length: int = struct.unpack(">I", await reader.readexactly(4))[0]
         if length > FRAME_BYTES:
-            return None
+            return None, 0
         frame = loads(await reader.readexactly(length), _DEPTH)
-    except (asyncio.IncompleteReadError, UnreadableError, ConnectionError):
-        return None
+    except (asyncio.IncompleteReadError, UnreadableError, OSError):
+        return None, 0
     if not isinstance(frame, dict) or frame.keys() != {"id", "tool", "arguments"}:
-        return None
+        return None, 0
     number = frame["id"]
     good = isinstance(number, int) and not isinstance(number, bool) and abs(number) < 1 << 53
-    return frame if good and isinstance(frame["tool"], str) and isinstance(frame["arguments"], dict) else None
+    return (frame if good and isinstance(frame["tool"], str) and isinstance(frame["arguments"], dict) else None), length
 
 
 def _ours(answer: dict[str, Any]) -> bool:

@@ -161,20 +161,22 @@ async def test_what_is_no_call_closes_the_channel_and_nothing_else(box: Gateway,
     assert len(peers.heard) == before
 
 
-async def test_code_that_asks_and_never_listens_holds_nobody_up(box: Gateway, peers: Peers) -> None:
+@pytest.mark.parametrize("padding", [1, 100_000])
+async def test_code_that_asks_and_never_listens_holds_nobody_up(box: Gateway, peers: Peers, padding: int) -> None:
     """A flood of calls whose answers nobody reads: few are carried out, and the run ends as it would have."""
-    peers.tools["desk.read"] = lambda _: done("x" * 200_000)
+    peers.tools["desk.read"] = lambda _: done("x" * 100_000)
     before = len(peers.heard)
-    code = """\
+    code = f"""\
 import json, os, struct
-frame = json.dumps({"id": 1, "tool": "desk.read", "arguments": {"text": "x"}}).encode()
-os.set_blocking(3, False)
+frame = json.dumps({{"id": 1, "tool": "desk.read", "arguments": {{"text": "x" * {padding}}}}}).encode()
 sent = 0
 try:
-    while sent < 100_000:
-        os.write(3, struct.pack(">I", len(frame)) + frame)
+    while sent < 2000:
+        view = memoryview(struct.pack(">I", len(frame)) + frame)
+        while view:
+            view = view[os.write(3, view):]
         sent += 1
-except BlockingIOError:
+except BrokenPipeError:
     pass
 print(json.dumps(sent > 10))
 """
