@@ -63,12 +63,14 @@ from gateway.sandbox.opening import Ground
 from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
 from gateway.sandbox.server import SandboxServer
+from gateway.sandbox.servers import Servers
+from gateway.sandbox.servers import opened as opened_servers
 from gateway.settings import Secret, Settings
 from gateway.state.store import State
 from gateway.stores import state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
-from gateway.upstream.registry import agent_targets, mcp_targets
+from gateway.upstream.registry import McpTarget, agent_targets, mcp_targets
 from policies.model import AccessRequest, Decision
 
 log = logging.getLogger("gateway")
@@ -201,10 +203,16 @@ class App:
             settings, clock, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
             _derived(seal, b"mcp session"), None, self._environ,
         )  # fmt: skip
+        targets = mcp_targets(settings, lambda secret: _bare(secret, parts.environ))
+        out = WayOut(settings.sandbox.egress, recorder, _judge_of(parts), identity.kills.alive, clock)
+        stack.callback(out.close)
         if settings.sandbox.enabled:
-            parts = replace(parts, sandboxed=await self._open_sandbox(parts, _derived(seal, b"sandbox sessions")))
+            parts = replace(parts, sandboxed=await self._open_sandbox(parts, _derived(seal, b"sandbox sessions"), out))
+        servers = opened_servers(settings, journal.append, clock, out)
+        stack.push_async_callback(servers.aclose)
+        await servers.begin([target for target in targets.values() if target.kind == "stdio"])
         slots = Slots(limits.concurrent_calls)
-        self._mcp = self._open_mcp(parts, slots)
+        self._mcp = self._open_mcp(parts, targets, servers, slots)
         self._a2a = self._open_a2a(parts, slots)
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
@@ -220,35 +228,31 @@ class App:
         log.warning("the development issuer is on: whoever reaches this port can be anybody")
         return DevIssuer(self._settings.data, chosen.issuer, chosen.audience, self._clock)
 
-    async def _open_sandbox(self, parts: _Parts, key: bytes) -> Sandboxed:
+    async def _open_sandbox(self, parts: _Parts, key: bytes, out: WayOut) -> Sandboxed:
         async def within(arrival: Arrival, authenticate: Callable[[Arrival], Awaitable[Principal]]) -> tuple[bytes, str]:
             if self._mcp is None:
                 raise Refused(Code.INTERNAL_ERROR, "the gateway is starting")
             return await self._mcp.inside(arrival, authenticate)
 
-        judge, identity = _judge_of(parts), parts.identity
-        out = WayOut(parts.settings.sandbox.egress, parts.recorder, judge, identity.kills.alive, parts.clock)
-        self._stack.callback(out.close)
-        sandboxed = await opened_sandbox(
-            Ground(
-                parts.settings, parts.clock, parts.journal.append, key, judge, obligations.fulfil, identity.delegations,
-                identity.authenticator, within, out,
-            )
+        identity = parts.identity
+        ground = Ground(
+            parts.settings, parts.clock, parts.journal.append, key, _judge_of(parts), obligations.fulfil, identity.delegations,
+            identity.authenticator, within, out,
         )  # fmt: skip
+        sandboxed = await opened_sandbox(ground)
         self._stack.push_async_callback(sandboxed.aclose)
         parts.telemetry.watch(sandbox=lambda: chain(sandboxed.families(), out.families()))
         self._sandboxed = sandboxed
         return sandboxed
 
-    def _open_mcp(self, parts: _Parts, slots: Slots) -> McpEndpoint:
+    def _open_mcp(self, parts: _Parts, targets: Mapping[str, McpTarget], servers: Servers, slots: Slots) -> McpEndpoint:
         settings, limits = parts.settings, parts.settings.limits
-        targets = mcp_targets(settings, lambda secret: _bare(secret, parts.environ))
         others: dict[str, Upstream] = {}
         for name, target in targets.items():
             if target.kind == "stdio":
-                child = StdioServer(target, silence=limits.upstream_idle_seconds, line_bytes=limits.response_bytes)
+                start, silence = servers.starter(target), limits.upstream_idle_seconds
+                others[name] = child = StdioServer(name, start, silence=silence, line_bytes=limits.response_bytes)
                 self._stack.push_async_callback(child.aclose)
-                others[name] = child
             elif target.kind == "builtin" and parts.sandboxed is not None:
                 others[name] = SandboxServer(parts.sandboxed)
         could = could_by(parts.policy.in_force.current, parts.clock)

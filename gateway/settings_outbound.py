@@ -9,7 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, HttpUrl, StringConstraints, model_validator
 
-from gateway.settings_base import Client, Group, HeaderName, Secret, Slug
+from gateway.settings_base import Argument, Client, Group, HeaderName, Secret, Slug
+
+STDIO_PROFILE = "mcp-stdio"
+"""The profile of programs for which no other is named."""
+UNCAGED = "off"
+"""In the place of a profile's name: none, and no cage."""
+_OF_PROGRAMS = frozenset({"env", "cwd", "read", "sandbox"})
 
 Strategy = Literal["txn_token", "token_exchange", "id_jag", "vault_oauth", "client_credentials", "static_secret", "none"]
 
@@ -106,12 +112,17 @@ def _is_loopback(host: str) -> bool:
 
 
 class Mcp(Group):
-    """An MCP server behind the gateway: Streamable HTTP (`url`) or a child process (`command`)."""
+    """An MCP server behind the gateway: Streamable HTTP (`url`) or a program that it starts in a cage (`command`)."""
 
     url: HttpUrl | None = None
-    command: tuple[str, ...] | None = None
+    command: tuple[Argument, ...] | None = Field(None, min_length=1, max_length=256)
     env: dict[str, Secret] = Field(default_factory=dict)
     cwd: Path | None = None
+    """Where the program begins; it may read what is there."""
+    read: tuple[Path, ...] = Field((), max_length=256)
+    """Files and folders that the program may read beside itself."""
+    sandbox: Slug = STDIO_PROFILE
+    """The profile under which the program runs; `off`: with all that the gateway itself may do."""
     headers: dict[HeaderName, Secret] = Field(default_factory=dict)
     credentials: Credentials | None = None
     allow_private: bool = True
@@ -121,6 +132,13 @@ class Mcp(Group):
     def _one(self) -> Mcp:
         if (self.url is None) == (self.command is None):
             msg = "give exactly one of url and command"
+            raise ValueError(msg)
+        idle = self.model_fields_set & _OF_PROGRAMS
+        if self.url is not None and idle:
+            msg = f"of a server with a url nothing is started: {' and '.join(sorted(idle))} would do nothing"
+            raise ValueError(msg)
+        if any(path == Path("/") for path in (self.cwd, *self.read)):
+            msg = "a program is not given all of the machine to read: name what it needs"
             raise ValueError(msg)
         return self
 

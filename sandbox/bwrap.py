@@ -53,6 +53,7 @@ _ISOLATION = (
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _LEGACY = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _WORK, _SENTINEL, _SMALL = "/work", "/sentinel", ("/tmp", "/dev/shm")  # noqa: S108  the cage's own
+_WORKS = (_WORK, "/scratch", "/cage")  # the first beneath which nothing is to be read
 _SMALL_BYTES, _SPARE_BYTES, _PAGE = 16 << 20, 1 << 20, 4096
 _HIDDEN = ("/etc/passwd", "/sys", "/root", "/var")  # but for what the code is given to read beneath them
 _SECONDS = 20
@@ -102,7 +103,8 @@ class Bwrap:
         bound = _bound(plan.interpreter, kit.toolset)
         seen = {str(parent) for path in bound for parent in (Path(path), *Path(path).parents)}
         hidden = [str(plan.sentinel), *(path for path in _HIDDEN if path not in seen and Path(path).exists())]
-        return Place(_WORK, f"{_SENTINEL}/file", sentinel_inside=True, volumes=(_WORK, *_SMALL), hidden=tuple(hidden), apart=True)
+        volumes = tuple(path for path in _sizes(kit.limits, bound) if path != _SENTINEL)
+        return Place(volumes[0], f"{_SENTINEL}/file", sentinel_inside=True, volumes=volumes, hidden=tuple(hidden), apart=True)
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:  # noqa: ARG002
         """See `Backend.candidates`."""
@@ -122,15 +124,17 @@ class Bwrap:
     def command(self, plan: Plan, folder: Folder, kit: Kit) -> Sequence[str]:  # noqa: ARG002
         """See `Backend.command`.  Every target of a mount lies on the cage's own new root, which only we have written."""
         environment = [part for name, value in ENVIRONMENT.items() for part in ("--setenv", name, value)]
-        mounts = [part for path in _bound(plan.interpreter, kit.toolset) for part in ("--ro-bind", path, path)]
+        bound = _bound(plan.interpreter, kit.toolset)
+        mounts = [part for path in bound for part in ("--ro-bind", path, path)]
         for path in map(Path, _LEGACY):
             if path.is_symlink():
                 mounts += ["--symlink", str(path.readlink()), str(path)]
         mounts += ["--proc", "/proc", "--dir", "/dev"]
         mounts += [part for path in _DEVICES for part in ("--dev-bind", path, path)]
-        for path_, size in _sizes(kit.limits).items():
+        sizes = _sizes(kit.limits, bound)
+        for path_, size in sizes.items():
             mounts += ["--perms", "0700", "--size", str(size), "--tmpfs", path_]
-        return [str(self._program), *_ISOLATION, *environment, *mounts, "--remount-ro", "/", "--chdir", _WORK, "--"]
+        return [str(self._program), *_ISOLATION, *environment, *mounts, "--remount-ro", "/", "--chdir", next(iter(sizes)), "--"]
 
     def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, kit: Kit) -> bool:
         """See `Backend.confirmed`."""
@@ -163,7 +167,7 @@ class Bwrap:
 
     def in_memory(self, kit: Kit) -> int:
         """See `Backend.in_memory`."""
-        return sum(_sizes(kit.limits).values())
+        return sum(_sizes(kit.limits, _bound(self._interpreter, kit.toolset)).values())
 
     def end_of(self, started: int) -> int | None:
         """See `Backend.end_of`: the namespace's first process ends when everybody else in it has ended."""
@@ -188,7 +192,8 @@ class Bwrap:
 
     def _is_as_built(self, mounts: tuple[Mount, ...], kit: Kit) -> bool:
         """Whether nothing is mounted but what `command` asked for, and nothing is writable but what is to be, to its size."""
-        sizes, bound = _sizes(kit.limits), _bound(self._interpreter, kit.toolset)
+        bound = _bound(self._interpreter, kit.toolset)
+        sizes = _sizes(kit.limits, bound)
         for mount in mounts:
             sealed = {"nosuid", "nodev"} <= mount.options or (mount.point in _DEVICES and "nosuid" in mount.options)
             if mount.point in sizes:
@@ -219,11 +224,18 @@ def trusted(program: Path) -> None:
             raise NotHereError(f"{path} is not root's alone to write, so {program} could be anybody's. {_INSTALL}")
 
 
-def _sizes(limits: Limits) -> dict[str, int]:
-    """Mount point → most bytes.  The kernel's bound lies above the watchdog's, so that the watchdog can name the reason."""
+def _sizes(limits: Limits, bound: Sequence[str]) -> dict[str, int]:
+    """Mount point → most bytes, the working folder first.  Where something bound lies beneath one, it is not there at all.
+
+    The kernel's bound lies above the watchdog's, so that the watchdog can name the reason.
+    """
+    taken = {str(parent) for path in bound for parent in (Path(path), *Path(path).parents)}
+    works = [path for path in _WORKS if path not in taken]
+    if not works:
+        raise OSError(f"something to be read lies beneath each of {', '.join(_WORKS)}")
     small = min(limits.scratch_bytes, _SMALL_BYTES) // _PAGE * _PAGE + _PAGE
     work = limits.scratch_bytes // _PAGE * _PAGE + _SPARE_BYTES
-    return {_WORK: work, **dict.fromkeys(_SMALL, small), _SENTINEL: _PAGE}
+    return {works[0]: work, **{path: small for path in _SMALL if path not in taken}, _SENTINEL: _PAGE}
 
 
 def _bound(interpreter: Interpreter, toolset: Toolset) -> list[str]:

@@ -34,6 +34,7 @@ def order(job: Job, toolset: Toolset, *, tools: bool) -> bytes:
         "files": [[name, len(data)] for name, data in files.items()],
         "stdin": len(job.stdin),
         "tools": tools,
+        "cwd": None,
         "wall": job.profile.limits.wall_seconds,
         "idle": None,
     }

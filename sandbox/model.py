@@ -121,6 +121,7 @@ class Profile:
     """What code may use and which guarantees it runs under; a guarantee that is not named may be absent.
 
     network   the only hosts and ports that it reaches; none where it is empty.
+    languages that code may be written in; none for a profile of programs that go on.
     packages  name of a built set of Python packages that it finds installed.
     tools     whether it may call tools back through the gateway.
     session   whether files of the scratch folder last for the workflow.
@@ -136,8 +137,6 @@ class Profile:
     session: bool = False
 
     def __post_init__(self) -> None:
-        if not self.languages:
-            raise ValueError("a profile needs a language")
         if self.network and self.requires.get(Guarantee.NET_NONE, Strength.ABSENT) > Strength.ABSENT:
             raise ValueError("net_none and a list of destinations contradict each other")
 

@@ -134,6 +134,7 @@ class Program:
     command      absolute path of the program and its arguments; no shell.
     environment  all that it finds in its environment beside what every cage has.  May hold secrets.
     folder       a folder that it may read and write and that lasts; None for a fresh one that goes with it.
+    cwd          where it begins, which it may read; None for its fresh folder.
     read         files and folders that it may read and execute, beside the system's tools.
     idle_seconds ended when nothing has passed in or out for so long; None for never.
     """
@@ -144,6 +145,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     folder: Path | None = None
     read: tuple[Path, ...] = ()
+    cwd: Path | None = None
     idle_seconds: float | None = None
 
 
@@ -229,12 +231,15 @@ async def best(profile: Profile, runners: Sequence[Runner] | None = None) -> Run
     raise closest
 
 
-def shipped(concurrency: int = 4, warm: int = 0, packages: Path | None = None) -> Sequence[Runner]:
+def shipped(concurrency: int = 4, warm: int = 0, packages: Path | None = None, programs: int = 64) -> Sequence[Runner]:
     """A new runner of each backend that this package has, strongest first; whoever asks closes them.
 
     `concurrency` runs go on at once in each, `warm` cages wait for the next; `packages` is the folder of built sets.
+    `programs` go on at once beside them.
     """
     from sandbox.bwrap import BwrapRunner  # noqa: PLC0415  the backends are written against this module
     from sandbox.landlock import LandlockRunner  # noqa: PLC0415
 
-    return tuple(kind(concurrency=concurrency, warm=warm, packages=packages) for kind in (BwrapRunner, LandlockRunner))
+    return tuple(
+        kind(concurrency=concurrency, warm=warm, packages=packages, programs=programs) for kind in (BwrapRunner, LandlockRunner)
+    )

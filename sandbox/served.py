@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from sandbox.cage import RESULT_BYTES, CageError, parsed
 from sandbox.execution import Taken, framed, passed_on, way_back
@@ -72,6 +73,7 @@ def order(program: Program, toolset: Toolset, *, tools: bool) -> bytes:
         "tools": tools,
         "wall": None,
         "idle": program.idle_seconds,
+        "cwd": None if program.cwd is None else str(program.cwd),
     })  # fmt: skip
 
 
@@ -86,7 +88,8 @@ class ServedProgram:
         self.stdin: asyncio.StreamWriter
         self.stdout: asyncio.StreamReader
         self._ready, self._put_away = ready, put_away
-        self._job = Job(program.id, "", program.profile, min(program.profile.languages or {Language.PYTHON}))
+        profile = replace(program.profile, languages=frozenset({Language.PYTHON}))  # a run is told as a job's is
+        self._job, self._digest = Job(program.id, "", profile), program.profile.digest
         self._ending = False
         self._inner: asyncio.StreamWriter
         self._task: asyncio.Task[Run]
@@ -150,7 +153,8 @@ class ServedProgram:
             self._inner.close()
             self._lines.feed(b"")
             amiss = await self._put_away()
-        return run if not amiss else Run.without_output(self._job, Reason.SANDBOX_ERROR, amiss)
+        run = run if not amiss else Run.without_output(self._job, Reason.SANDBOX_ERROR, amiss)
+        return replace(run, profile_digest=self._digest)
 
     async def _passed(self, back: asyncio.StreamWriter | None) -> Run:
         writers = {b"O": self._inner, b"T": back}

@@ -137,7 +137,8 @@ def for_program(program: Program) -> Toolset:
     """The system's tools, and what the program was given to read."""
     system = _shell()
     folders = () if system is None else system.execute
-    given = tuple(dict.fromkeys(name for path in program.read for name in (str(path), os.path.realpath(path))))
+    named = dict.fromkeys(name for path in program.read for name in (str(path), os.path.realpath(path)))
+    given = tuple(name for name in named if not _lies_in(name, folders))
     command = program.command[0]
     return Toolset(
         offer=Offer(command, "", ""),
@@ -147,6 +148,11 @@ def for_program(program: Program) -> Toolset:
         environment=MappingProxyType({"PATH": _PATH, **program.environment}),
         address_space=False,
     )
+
+
+def _lies_in(path: str, folders: tuple[str, ...]) -> bool:
+    there = Path(os.path.realpath(Path(path).parent), Path(path).name)
+    return any(there.is_relative_to(folder) for folder in folders)
 
 
 def digest(path: str) -> str:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gateway.mcp.child import Child
 from gateway.mcp.methods import CAPABILITIES_KEY, INITIALIZE, INITIALIZED, LEGACY, LIST_TOOLS, MODERN, VERSION_KEY
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
-from gateway.model import UpstreamError
+from gateway.model import Refused, UpstreamError, wall_clock
+from gateway.sandbox.servers import opened
 from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
 from gateway.upstream.credentials import with_static
 from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget, mcp_targets
 
 if TYPE_CHECKING:
-    from gateway.settings import Limits, Settings
+    from gateway.settings import Settings
 
 SECONDS = 30.0
 _ANSWER_BYTES = 8 * 1024 * 1024
@@ -51,12 +52,16 @@ def target_of(settings: Settings, server: str, environ: Mapping[str, str]) -> Mc
     return mcp_targets(alone, lambda secret: resolve(secret.model_copy(update={"prefix": ""}), environ))[server]
 
 
-async def tools_of(target: McpTarget, limits: Limits) -> dict[str, dict[str, Any]]:
-    """Every tool of a server by its name, as the server describes it.  UpstreamError where it does not answer as it should."""
+async def tools_of(target: McpTarget, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Every tool of a server by its name, as the server describes it.  UpstreamError where it does not answer as it should.
+
+    A program is started in the cage in which the gateway would start it; without network, whatever its profile says.
+    """
+    limits = settings.limits
     try:
         async with asyncio.timeout(SECONDS):
             if target.kind == "stdio":
-                async with _child(target) as speaker:
+                async with _child(target, settings) as speaker:
                     return await _listed(speaker, await _greet(speaker))
             upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=SECONDS)
             try:
@@ -224,12 +229,18 @@ class _Stdio:
 
 
 @asynccontextmanager
-async def _child(target: McpTarget) -> AsyncIterator[_Stdio]:
-    child = await Child.start(target.command, target.environment, target.folder, silence=SECONDS, line_bytes=_ANSWER_BYTES)
+async def _child(target: McpTarget, settings: Settings) -> AsyncIterator[_Stdio]:
+    servers = opened(settings, None, wall_clock, None)
     try:
-        yield _Stdio(child)
+        child = Child(await servers.start(target, None), target.id, silence=SECONDS, line_bytes=_ANSWER_BYTES)
+        try:
+            yield _Stdio(child)
+        finally:
+            await child.stop()
+    except Refused as error:
+        raise UpstreamError("connect", str(error)) from None
     finally:
-        await child.stop()
+        await servers.aclose()
 
 
 def _parsed(body: bytes) -> object:

@@ -98,7 +98,7 @@ def _ask(settings: Settings, server: str) -> dict[str, dict[str, Any]]:
         raise ProblemError(Problem("unusable-server", str(error), f"mcp.{server}")) from None
     try:
         with console(stderr=True).status(f"asking {server}"):
-            return asyncio.run(tools_of(target, settings.limits))
+            return asyncio.run(tools_of(target, settings))
     except UpstreamError as error:
         message = f"the server '{server}' did not say what its tools are: {error}"
         console(stderr=True).print(printable(Problem("silent-server", message, f"mcp.{server}", "start it").render()))

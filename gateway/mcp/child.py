@@ -1,7 +1,4 @@
-"""One child process that speaks MCP over its standard streams: bounded lines, ids of our own, and an end that always comes.
-
-It is started without a shell, in a process group of its own, with an environment that holds nothing it was not given.
-"""
+"""One program that speaks MCP over its standard streams: bounded lines, ids of our own, and an end that always comes."""
 
 from __future__ import annotations
 
@@ -9,27 +6,25 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
-import signal
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from gateway.mcp.errors import METHOD_NOT_FOUND
 from gateway.mcp.methods import CANCELLED, PING
+from gateway.mcp.process import STOP_SECONDS, Started
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
 from gateway.model import UpstreamError
 
 log = logging.getLogger("gateway.mcp")
 
-STOP_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 0.2
-_INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
+_PIECE = 1 << 16
 _NOTICES = 256
 _UNREAD_BYTES = 8 * 1024 * 1024
 _ERROR_BYTES = 16 * 1024
 _ERROR_LINE = 500
+_ERROR_LINES, _ERROR_SECONDS = 20, 10.0
 
 
 class _Pending:
@@ -46,12 +41,18 @@ class _Pending:
 
 
 class Child:
-    """A running server process, shared by the requests of one session alone."""
+    """A running server, shared by the requests of one session alone.
 
-    def __init__(self, process: asyncio.subprocess.Process, silence: float, program: str = "") -> None:
+    name        of the server, for the log.
+    silence     longest time in seconds without a word while a request waits.
+    line_bytes  longest message that is read.
+    """
+
+    def __init__(self, process: Started, name: str, *, silence: float, line_bytes: int) -> None:
         self._process = process
-        self._program = program
+        self._name = name
         self._silence = silence
+        self._line_bytes = line_bytes
         self._numbers = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._errors = b""
@@ -59,45 +60,15 @@ class Child:
         self._stopping: asyncio.Task[None] | None = None
         self.last_used = asyncio.get_running_loop().time()
 
-    @classmethod
-    async def start(
-        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path | None, *, silence: float, line_bytes: int
-    ) -> Child:
-        """Start the server; `UpstreamError("connect")` where that cannot be.
-
-        silence     longest time in seconds without a word while a request waits.
-        line_bytes  longest message that is read.
-        """
-        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env={**inherited, **environment},
-                cwd=folder,
-                limit=line_bytes,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise UpstreamError("connect", type(error).__name__) from None
-        return cls(process, silence, Path(command[0]).name)
-
     @property
     def alive(self) -> bool:
         """Whether requests can still be sent."""
-        return self._stopping is None and self._process.returncode is None
+        return self._stopping is None and not self._process.ended
 
     @property
     def busy(self) -> bool:
         """Whether a request waits for its answer."""
         return bool(self._pending)
-
-    @property
-    def pid(self) -> int:
-        """Of the process, which leads its group."""
-        return self._process.pid
 
     def last_words(self) -> str:
         """The end of what it wrote to standard error, for an operator."""
@@ -140,7 +111,7 @@ class Child:
                 self._write({**message, "params": {**message["params"], "requestId": number}})
 
     def stop(self) -> asyncio.Task[None]:
-        """Begin to end it, once: close its input, then ask its group, then make it; the task ends when it is gone."""
+        """Begin to end it, once; the task ends when it is gone."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         return self._stopping
@@ -161,7 +132,7 @@ class Child:
 
     def _write(self, message: dict[str, Any]) -> None:
         stdin = self._process.stdin
-        if stdin is None or not self.alive or stdin.is_closing():
+        if not self.alive or stdin.is_closing():
             raise UpstreamError("closed", "the server ended")
         if stdin.transport.get_write_buffer_size() > _UNREAD_BYTES:
             self.stop()
@@ -169,13 +140,10 @@ class Child:
         stdin.write(dumps(message) + b"\n")  # JSON as it is written holds no line break
 
     async def _read(self) -> None:
-        stdout = self._process.stdout
-        if stdout is None:
-            return
         try:
-            while line := await stdout.readline():
+            async for line in _lines(self._process.stdout, self._line_bytes):
                 self._take(line)
-        except (ValueError, UpstreamError):  # a line beyond its bound, or a server that does not read
+        except (ValueError, UpstreamError, ConnectionError):  # a line beyond its bound, or a server that does not read
             pass
         finally:
             for pending in self._pending.values():
@@ -185,9 +153,9 @@ class Child:
             self.stop()
 
     def _report(self) -> None:
-        """What an operator needs to know: how it ended, and the last line that it said.  More of it may be nobody's business."""
-        last = self.last_words().strip().rpartition("\n")[2][:_ERROR_LINE]
-        log.warning("the server %s ended by itself (exit code %s): %s", self._program, self._process.returncode, last)
+        """What an operator needs to know: how it ended, and the last line that it said."""
+        last = self.last_words().strip().rpartition("\n")[2]
+        log.warning("the server %s ended by itself (%s): %s", self._name, self._process.ended, _shown(last))
 
     def _take(self, line: bytes) -> None:
         """One line; what is no message (servers print to standard output by mistake) is none."""
@@ -227,30 +195,51 @@ class Child:
             pending.wake.set()
 
     async def _drain(self) -> None:
-        """Read standard error, or the server would block; keep its last lines."""
-        stderr = self._process.stderr
-        if stderr is None:
-            return
-        while chunk := await stderr.read(4096):
-            self._errors = (self._errors + chunk)[-_ERROR_BYTES:]
+        """Read standard error, or the server would block; keep its last lines, and log no more than so many in a while."""
+        clock, until, logged, held_back, rest = asyncio.get_running_loop().time, 0.0, 0, 0, b""
+        async for piece in self._process.stderr:
+            self._errors = (self._errors + piece)[-_ERROR_BYTES:]
+            *lines, rest = (rest + piece).split(b"\n")
+            rest = rest[-_ERROR_BYTES:]
+            for line in lines:
+                if clock() >= until:
+                    if held_back:
+                        log.info("%s: %d more lines", self._name, held_back)
+                    until, logged, held_back = clock() + _ERROR_SECONDS, 0, 0
+                if logged < _ERROR_LINES:
+                    log.info("%s: %s", self._name, _shown(line.decode("utf-8", "replace")))
+                    logged += 1
+                else:
+                    held_back += 1
 
     async def _stop(self) -> None:
-        process = self._process
-        if process.stdin is not None:
-            process.stdin.close()
-        for last in (None, signal.SIGTERM, signal.SIGKILL):
-            if last is not None:
-                self._signal(last)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await process.wait()
-                    break
-        self._signal(signal.SIGKILL)  # what it started and left behind
+        await self._process.end()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
         await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+
+async def _lines(stream: asyncio.StreamReader, most: int) -> AsyncIterator[bytes]:
+    """Lines, the last one also without its end; ValueError for one beyond `most` bytes, before it is whole."""
+    held: list[bytes] = []
+    size = 0
+    while piece := await stream.read(_PIECE):
+        *whole, rest = piece.split(b"\n")
+        for line in whole:
+            if size + len(line) > most:
+                raise ValueError("a line is too long")
+            yield b"".join((*held, line)) if held else line
+            held, size = [], 0
+        if rest:
+            held.append(rest)
+            size += len(rest)
+            if size > most:
+                raise ValueError("a line is too long")
+    if held:
+        yield b"".join(held)
+
+
+def _shown(text: str) -> str:
+    """Untrusted text in one line of a log, where it can do nothing."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:_ERROR_LINE].rstrip())

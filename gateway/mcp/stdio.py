@@ -1,4 +1,4 @@
-"""An MCP server that is a child process: one child a legacy session, each session one principal's, never shared.
+"""An MCP server that the gateway starts: one child a legacy session, each session one principal's, never shared.
 
 Sessions live in this process; after a restart, or on another replica, a session is unknown and the client opens a new one.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -15,14 +15,16 @@ from gateway.mcp.answers import final_reply, notice
 from gateway.mcp.child import Child
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
 from gateway.mcp.methods import INITIALIZE, LEGACY, MODERN
+from gateway.mcp.process import Started
 from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.wire import onward
 from gateway.model import Call, Intent, Principal, Reply, UpstreamError
-from gateway.upstream.registry import McpTarget
 
 _SWEEP_SECONDS = 30.0
 
 _Owner = tuple[str, str, tuple[str, ...]]
+Start = Callable[[Intent], Awaitable[Started]]
+"""Starts the server for the session that this call opens; raises `UpstreamError` or `Refused`."""
 
 
 class _Held:
@@ -36,13 +38,15 @@ class _Held:
 class StdioServer:
     """The children of one configured command.
 
+    name           of the server; start: how a child is started.
     keep_seconds   how long a child that nobody uses is kept.
     children       at most so many at once, of one principal at most `per_principal`; the longest unused one makes room.
     """
 
     def __init__(
         self,
-        target: McpTarget,
+        name: str,
+        start: Start,
         *,
         silence: float = 300.0,
         line_bytes: int = 32 * 1024 * 1024,
@@ -50,7 +54,8 @@ class StdioServer:
         children: int = 64,
         per_principal: int = 8,
     ) -> None:
-        self._target = target
+        self._name = name
+        self._start = start
         self._silence = silence
         self._line_bytes = line_bytes
         self._keep = keep_seconds
@@ -81,7 +86,7 @@ class StdioServer:
             yield _unsupported(call)
             return
         if call.method == INITIALIZE:
-            replies = self._open(call, principal)
+            replies = self._open(intent)
         else:
             held = self._held.get(call.session or "")
             if held is None or held.owner != _owner(principal) or not held.child.alive:
@@ -92,16 +97,15 @@ class StdioServer:
             async for reply in replies:
                 yield reply
 
-    async def _open(self, call: Call, principal: Principal) -> AsyncGenerator[Reply, None]:
+    async def _open(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        call, principal = intent.permit.call, intent.permit.principal
         self._make_room(_owner(principal))
-        target = self._target
         self._starting += 1
         try:
-            child = await Child.start(
-                target.command, target.environment, target.folder, silence=self._silence, line_bytes=self._line_bytes
-            )
+            started = await self._start(intent)
         finally:
             self._starting -= 1
+        child = Child(started, self._name, silence=self._silence, line_bytes=self._line_bytes)
         session = secrets.token_urlsafe(24)
         self._held[session] = _Held(child, _owner(principal))
         if self._sweeper is None or self._sweeper.done():

@@ -71,7 +71,9 @@ class Choice:
         found = {}
         for name, profile in self._profiles.items():
             request = _question(permit, name)
-            if name == self.default or (judge(request).allowed and within(permit.principal.scope, request.resource)):
+            if name == self.default or (
+                profile.languages and judge(request).allowed and within(permit.principal.scope, request.resource)
+            ):
                 found[name] = profile
         return found
 

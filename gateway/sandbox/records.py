@@ -49,7 +49,7 @@ class RunRecords:
     async def start(self, intent: Intent, job: Job, backend: str, probe: str) -> str:
         """Before the code is handed over; the record's id."""
         profile = job.profile
-        fields = _whose(intent) | _which(job) | {
+        fields = whose(intent) | _which(job) | {
             "backend": backend,
             "probe": probe,
             "limits": profile.limits.to_dict(),
@@ -65,7 +65,7 @@ class RunRecords:
 
     async def end(self, intent: Intent, start: str, job: Job, run: Run, beside: Beside) -> None:
         """How it ended."""
-        fields = _whose(intent) | _which(job) | {
+        fields = whose(intent) | _which(job) | {
             "start": start,
             "backend": run.backend,
             "probe": run.probe_id,
@@ -96,13 +96,13 @@ class RunRecords:
     ) -> None:
         """That it had no end of its own."""
         said = {"reason": why.value, "detail": detail[:256], "calls": {"made": beside.calls, "refused": beside.refused}}
-        await self._write("sandbox.end", intent, _whose(intent) | _which(job) | {"start": start} | said)
+        await self._write("sandbox.end", intent, whose(intent) | _which(job) | {"start": start} | said)
 
     async def unproven(self, intent: Intent, start: str, job: Job, error: IsolationUnprovenError) -> None:
         """That nothing was run, since isolation was not proven; `start` is "" where not even a cage was tried."""
         missing = {str(name): f"wanted {want.word}, got {got.word}" for name, (want, got) in error.missing.items()}
         said: dict[str, object] = {"start": start, "reason": "refused", "missing": missing, "detail": error.help[:256]}
-        await self._write("sandbox.end", intent, _whose(intent) | _which(job) | said)
+        await self._write("sandbox.end", intent, whose(intent) | _which(job) | said)
 
     async def _write(self, kind: str, intent: Intent, fields: Mapping[str, object], values: tuple[Value, ...] = ()) -> str:
         now = self._clock()
@@ -114,7 +114,7 @@ class RunRecords:
         return entry.id
 
 
-def _whose(intent: Intent) -> dict[str, object]:
+def whose(intent: Intent) -> dict[str, object]:
     """The call, the workflow and the trace that it belongs to."""
     call, principal = intent.permit.call, intent.permit.principal
     return {

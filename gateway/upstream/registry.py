@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.settings import Settings
+from gateway.settings_outbound import STDIO_PROFILE
 from gateway.upstream.credentials import Resolve, block, environment, resolved
 from gateway.upstream.message import NO_HEADERS, HeaderBlock, Url
 
@@ -18,7 +19,8 @@ _MCP_FIXED = ((b"content-type", b"application/json"), (b"accept", b"application/
 class McpTarget:
     """An MCP server behind the gateway.
 
-    kind     `http` (url, static), `stdio` (command, environment, folder) or `builtin`.
+    kind     `http` (url, static), `stdio` (command, environment, folder, read, sandbox) or `builtin`.
+    folder   where the program begins; read: what it may read beside itself; sandbox: its profile's name, or `off`.
     static   header lines of every request, credentials among them: never shown.
     """
 
@@ -29,6 +31,8 @@ class McpTarget:
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     folder: Path | None = None
+    read: tuple[Path, ...] = ()
+    sandbox: str = STDIO_PROFILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,10 @@ def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
             targets[name] = McpTarget(name, "http", url=url, static=static)
         else:
             variables = environment(server.env, resolve)
-            targets[name] = McpTarget(name, "stdio", command=server.command or (), environment=variables, folder=server.cwd)
+            targets[name] = McpTarget(
+                name, "stdio", command=server.command or (), environment=variables, folder=server.cwd, read=server.read,
+                sandbox=server.sandbox,
+            )  # fmt: skip
     if settings.sandbox.enabled:
         if "sandbox" in targets:
             raise ValueError("mcp.sandbox: the name belongs to the built-in server, which is enabled")

@@ -59,6 +59,8 @@ def _become_code(setup: Setup, warden: int, ends: tuple[int, ...], report: int, 
         program = plain.loads(_all_of(go))  # nothing where the warden has gone: an error
         if not program["tools"]:
             os.close(3)
+        if program["cwd"]:
+            os.chdir(program["cwd"])
         os.execve(program["command"][0], program["command"], program["environment"])  # noqa: S606  no shell
     except BaseException as error:  # noqa: BLE001  a forked child must not return into the warden's code
         message = b"!" + repr(error).encode()
@@ -185,7 +187,7 @@ def _lay_out(root: str, names: list[list[Any]], data: memoryview) -> dict[str, b
 def _release(setup: Setup, job: Mapping[str, Any], pipes: Pipes) -> None:
     """Let the code's process become the program."""
     environment = {**setup["env"], **job["environment"], **({"BAILIWICK_TOOLS": "3"} if job["tools"] else {})}
-    program = plain.dumps({"command": job["command"], "environment": environment, "tools": job["tools"]})
+    program = plain.dumps({**{name: job[name] for name in ("command", "tools", "cwd")}, "environment": environment})
     _write_all(pipes.go, program)
     os.close(pipes.go)
 

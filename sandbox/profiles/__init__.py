@@ -94,6 +94,8 @@ def _network(data: object) -> tuple[Destination, ...]:
 
 
 def _languages(data: object) -> frozenset[Language]:
+    if data == []:
+        return frozenset()
     known = {str(language): language for language in Language}
     found = _texts("languages", data, f"a list of {', '.join(known)}")
     for name in found:

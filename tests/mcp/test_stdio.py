@@ -1,11 +1,13 @@
-"""A server that is a child process: the official client reaches it, nobody else's session does, and it always ends."""
+"""A server that is a child process: the official client reaches it, nobody else's session does, and it always ends.
+
+Without a cage, so that what is tested here is the gateway's own; in cages: `test_caged_stdio.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.mcp.process import Uncaged
 from gateway.mcp.stdio import StdioServer
+from gateway.model import Intent
 from gateway.upstream.registry import McpTarget
 from tests.mcp.world import MODERN, REFERENCE, World, answer_of, connected, gateway
 
@@ -47,8 +51,12 @@ while stubborn:
 @asynccontextmanager
 async def child_gateway(folder: Path, command: tuple[str, ...], **options: object) -> AsyncIterator[tuple[World, StdioServer]]:
     environment = {"GIVEN": "yes", "PYTHONUNBUFFERED": "1"}
-    target = McpTarget("ref", "stdio", command=command, environment=environment, folder=folder)
-    server = StdioServer(target, **options)  # type: ignore[arg-type]
+    target = McpTarget("ref", "stdio", command=command, environment=environment, folder=folder, sandbox="off")
+
+    async def start(_intent: Intent) -> Uncaged:
+        return await Uncaged.start(target)
+
+    server = StdioServer("ref", start, **options)  # type: ignore[arg-type]
     try:
         async with gateway(folder, {"ref": target}, others={"ref": server}) as world:
             yield world, server
@@ -175,8 +183,9 @@ async def test_of_one_principal_so_many_children_and_no_more(tmp_path: Path) -> 
 
 async def test_closing_ends_a_child_that_ignores_every_request_to_end(tmp_path: Path) -> None:
     async with child_gateway(tmp_path, (*speaker(tmp_path), "stubborn")) as (world, server):
-        await world.handshake("anna")
-        pid = next(iter(server._held.values())).child.pid
+        session = await world.handshake("anna")
+        answer = answer_of(await world.legacy("anna", "tools/call", session=session, name="who"))
+        pid = json.loads(answer["result"]["content"][0]["text"])["pid"]
         await server.aclose()
     assert gone(pid)
 
@@ -188,20 +197,6 @@ async def test_a_question_of_the_servers_is_answered_by_the_gateway(tmp_path: Pa
             await world.legacy("anna", "tools/call", session=session, name="test_sampling", arguments={"prompt": "x"})
         )
     assert "error" in answer or answer["result"]["isError"]
-
-
-@pytest.fixture(scope="session")
-def filesystem_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file server as npm delivers it."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("SKIPPED LOUDLY: node or npm is not on this machine")
-    folder = tmp_path_factory.mktemp("node")
-    package = "@modelcontextprotocol/server-filesystem@2026.8.31"
-    command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", package]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
-    if run.returncode:
-        pytest.skip(f"SKIPPED LOUDLY: npm cannot install the file server: {run.stderr[-300:]}")
-    return folder / "node_modules" / "@modelcontextprotocol" / "server-filesystem" / "dist" / "index.js"
 
 
 @pytest.mark.node

@@ -41,7 +41,7 @@ def test_the_shipped_profile_says_what_its_name_says() -> None:
 def test_a_folders_profiles_stand_beside_the_shipped_ones(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(GOOD, encoding="utf-8")
     profiles = load_profiles(tmp_path)
-    assert set(profiles) == {"analysis", "no-network-512mb", "small"}
+    assert set(profiles) == {"analysis", "mcp-stdio", "no-network-512mb", "small"}
     assert profiles["small"].limits.wall_seconds == 1.5
     assert profiles["small"].requires == {Guarantee.FS_READ: Strength.HARD}
 
@@ -72,7 +72,7 @@ def test_a_shipped_name_cannot_be_given_another_meaning(tmp_path: Path) -> None:
         ('network = ["10.0.0.0/8:443"]\n' + GOOD, "names no host"),
         ('network = ["a.example:443"]\n' + GOOD + 'net_none = "soft"', "contradict"),
         (f"network = {[f'h{n}.example:443' for n in range(257)]}\n" + GOOD, "more than 256"),
-        ("languages = []\n" + GOOD, "languages must be a list"),
+        ('languages = [""]\n' + GOOD, "unknown language"),
         ('languages = "python"\n' + GOOD, "languages must be a list"),
         ('languages = ["perl"]\n' + GOOD, "unknown language 'perl'"),
         ('languages = ["shell", "shell"]\n' + GOOD, "each once"),

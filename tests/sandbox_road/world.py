@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from sandbox.interpreter import choose, own_uids
 from sandbox.profiles import load_profiles
 from tests.interaction.world import BUNDLE, Gateway, Peers
 
@@ -37,6 +37,7 @@ p, role:buyer,    acme, profile:hosts,  use,  allow, -, -, BOX-20
 p, role:buyer,    acme, host:*,         connect, allow, -, -, BOX-21
 p, *,             acme, host:denied.invalid:*, connect, deny, -, -, BOX-22
 """
+PYTHON = choose(65534 if own_uids() else None).path
 HOSTS = ("listed.invalid:443", "denied.invalid:443", "*.beneath.invalid:443")
 """What the profile `hosts` lists: names that resolve nowhere (RFC 6761)."""
 ROLES = "g, idp:finance-controllers, role:auditor, acme\n"
@@ -108,8 +109,7 @@ def sandboxed(folder: Path, peers: Peers, **settings: Any) -> Gateway:
     (profiles / "own-kernel.toml").write_text(_tooled() + 'own_kernel = "hard"\n')
     made = {"enabled": True, "profiles": str(profiles)} | settings
     gateway = Gateway(folder, peers, more={"sandbox": made})
-    (folder / "old.py").write_text(OLD)
-    gateway.settings["mcp"]["old"] = {"command": [sys.executable, str(folder / "old.py")]}
+    gateway.settings["mcp"]["old"] = {"command": [PYTHON, "-c", OLD]}
     gateway.settings["mcp"]["side"] = {"url": f"http://127.0.0.1:{peers.port}/mcp/side"}
     gateway.settings["agents"]["sandbox"] = {"scope": SCOPE}
     gateway.config.write_text(json.dumps(gateway.settings))

@@ -136,7 +136,7 @@ def asked(settings: Settings) -> tuple[dict[str, dict[str, dict[str, str]]], dic
 
     async def ask(server: str) -> None:
         try:
-            tools = await tools_of(target_of(settings, server, os.environ), settings.limits)
+            tools = await tools_of(target_of(settings, server, os.environ), settings)
         except UpstreamError as error:
             silent[server] = str(error)
         except ProblemError as error:  # its secret does not resolve
