@@ -44,7 +44,6 @@ from gateway.ledger_tiles import register as register_tiles
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.session import Sessions
-from gateway.mcp.stdio import StdioServer
 from gateway.mcp.wire import arguments_of
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
@@ -113,7 +112,7 @@ class App:
         self._a2a: A2aEndpoint | None = None
         self._api: FastAPI | None = None
         self._policy: Opened | None = None
-        self._sandboxed: Sandboxed | None = None
+        self._forget: list[Callable[[], None]] = []  # what else relies on what was proven once
         self._record: Callable[[Arrival, Refused], Awaitable[None]]  # there before the API is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,8 +141,8 @@ class App:
         """Have the folders of policy read again, soon, and isolation proven anew: what SIGHUP asks for."""
         if self._policy is not None:
             self._policy.watcher.wake("signal")
-        if self._sandboxed is not None:
-            self._sandboxed.forget()
+        for forget in self._forget:
+            forget()
 
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -209,10 +208,10 @@ class App:
         if settings.sandbox.enabled:
             parts = replace(parts, sandboxed=await self._open_sandbox(parts, _derived(seal, b"sandbox sessions"), out))
         servers = opened_servers(settings, journal.append, clock, out)
+        self._forget.append(servers.forget)
         stack.push_async_callback(servers.aclose)
-        await servers.begin([target for target in targets.values() if target.kind == "stdio"])
         slots = Slots(limits.concurrent_calls)
-        self._mcp = self._open_mcp(parts, targets, servers, slots)
+        self._mcp = self._open_mcp(parts, targets, await servers.begun(targets.values(), limits), slots)
         self._a2a = self._open_a2a(parts, slots)
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
@@ -242,19 +241,16 @@ class App:
         sandboxed = await opened_sandbox(ground)
         self._stack.push_async_callback(sandboxed.aclose)
         parts.telemetry.watch(sandbox=lambda: chain(sandboxed.families(), out.families()))
-        self._sandboxed = sandboxed
+        self._forget.append(sandboxed.forget)
         return sandboxed
 
-    def _open_mcp(self, parts: _Parts, targets: Mapping[str, McpTarget], servers: Servers, slots: Slots) -> McpEndpoint:
+    def _open_mcp(
+        self, parts: _Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream], slots: Slots
+    ) -> McpEndpoint:
         settings, limits = parts.settings, parts.settings.limits
-        others: dict[str, Upstream] = {}
-        for name, target in targets.items():
-            if target.kind == "stdio":
-                start, silence = servers.starter(target), limits.upstream_idle_seconds
-                others[name] = child = StdioServer(name, start, silence=silence, line_bytes=limits.response_bytes)
-                self._stack.push_async_callback(child.aclose)
-            elif target.kind == "builtin" and parts.sandboxed is not None:
-                others[name] = SandboxServer(parts.sandboxed)
+        others: dict[str, Upstream] = {**started}
+        if parts.sandboxed is not None:
+            others["sandbox"] = SandboxServer(parts.sandboxed)
         could = could_by(parts.policy.in_force.current, parts.clock)
         road = McpRoad(
             targets=targets,

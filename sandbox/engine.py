@@ -156,6 +156,8 @@ class CagedRunner:
         _hooked(program.profile, hooks)
         if program.folder is not None or hooks.output is not None:
             raise NotOfferedError("a folder that lasts, and output by a call: not offered for programs that go on")
+        if program.profile.packages is not None:
+            raise NotOfferedError(f"packages {program.profile.packages}: a program that goes on brings its own")
         if self._closed or len(self._programs) >= self._most_programs:
             raise SandboxBusyError("the sandbox is closed" if self._closed else "too many programs go on")
         kit = _kit(program.profile, for_program(program))

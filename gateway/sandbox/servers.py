@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
 from gateway.mcp.process import Started, Uncaged
-from gateway.mcp.stdio import Start
+from gateway.mcp.stdio import Start, StdioServer
 from gateway.model import Clock, Intent, Refused, UpstreamError
 from gateway.reasons import Code
 from gateway.sandbox.program import Command, UnfitError, closed_to_others, command_of, exposed, unread
@@ -28,7 +28,7 @@ from sandbox.result import Run
 from sandbox.runner import Hooks, Program, Runner, Served, best, shipped
 
 if TYPE_CHECKING:
-    from gateway.settings import Settings
+    from gateway.settings import Limits, Settings
 
 log = logging.getLogger("gateway.sandbox")
 
@@ -53,14 +53,35 @@ class Servers:
         self._network = network
         self._chosen: dict[str, Runner] = {}
         self._choosing = asyncio.Lock()
+        self._made: list[StdioServer] = []
 
     async def aclose(self) -> None:
         """End every program."""
+        for server in self._made:
+            await server.aclose()
         for runner in self._runners:
             await runner.aclose()
 
-    async def begin(self, targets: Sequence[McpTarget]) -> None:
-        """Say in the log under what each will run, or that it will not."""
+    def forget(self) -> None:
+        """Believe no probe that was made before now, and choose anew among what is proven then."""
+        self._chosen.clear()
+        for runner in self._runners:
+            runner.forget()
+
+    async def begun(self, targets: Iterable[McpTarget], limits: Limits) -> dict[str, StdioServer]:
+        """What carries calls to each server that is a program; the log says under what it will run, or that it will not."""
+        programs = [target for target in targets if target.kind == "stdio"]
+        await self._announce(programs)
+        made = {
+            target.id: StdioServer(
+                target.id, self.starter(target), silence=limits.upstream_idle_seconds, line_bytes=limits.response_bytes
+            )
+            for target in programs
+        }
+        self._made += made.values()
+        return made
+
+    async def _announce(self, targets: Sequence[McpTarget]) -> None:
         for target in targets:
             if target.sandbox == UNCAGED:
                 log.warning("mcp.%s: sandbox is off: the program has all rights of the gateway, and no cage", target.id)
@@ -102,6 +123,7 @@ class Servers:
             await book.start(command.line, runner.name, await runner.probe())
             served = await runner.serve(_program(target, command, profile, intent), hooks)
         except IsolationUnprovenError as error:
+            self._chosen.pop(profile.digest, None)  # the next start asks anew who proves the profile
             log.error("mcp.%s is not started: %s.  %s", target.id, error, error.help)
             await book.refused(error)
             raise Refused(Code.ISOLATION_UNPROVEN, str(error)) from error
