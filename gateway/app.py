@@ -62,7 +62,6 @@ from gateway.sandbox.opening import Ground
 from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
 from gateway.sandbox.server import SandboxServer
-from gateway.sandbox.servers import Servers
 from gateway.sandbox.servers import opened as opened_servers
 from gateway.settings import Secret, Settings
 from gateway.state.store import State

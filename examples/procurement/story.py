@@ -46,6 +46,7 @@ class Stage:
     cli: Cli
     ledger: Path
     scratch: Path
+    shared: Path
     files_server: str | None
     """Why the file server of another maker is absent, or None where it is there."""
     workflows: dict[str, str] = field(default_factory=dict)
@@ -204,13 +205,13 @@ def change_one_byte(database: Path, workflow: str) -> str:
 async def another_maker(stage: Stage) -> Step:
     """5: an upstream that was not written here."""
     told = (
-        "The file server of another maker (npm @modelcontextprotocol/server-filesystem) runs behind the gateway as a child "
-        "process; the official Python client reads a file through it. Writing is granted to nobody: the tool is not even shown."
+        "The file server of another maker (npm @modelcontextprotocol/server-filesystem) runs behind the gateway in a "
+        "cage; the official Python client reads a file through it. Writing is granted to nobody: the tool is not even shown."
     )
     if stage.files_server is not None:
         return Step("5", told, None, (f"SKIPPED: {stage.files_server}",))
     headers = {"Authorization": f"Bearer {await stage.token('paul')}"}
-    path = str(stage.scratch / "shared" / "terms.txt")
+    path = str(stage.shared / "terms.txt")
     async with (
         httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http,
         Client(streamable_http_client(f"{stage.gateway}/mcp/files", http_client=http), cache=None) as client,

@@ -143,6 +143,7 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
 def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
     """Everything found in the settings, in the policies and between them."""
     from gateway.bundles import read_bundle  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.check_programs import programs  # noqa: PLC0415
     from gateway.configuration import read  # noqa: PLC0415
 
     try:
@@ -152,6 +153,7 @@ def findings(config: Path, environ: Mapping[str, str]) -> Iterator[Found]:
         return
     yield from secrets(configuration, environ)
     yield from private_keys(configuration.settings.data)
+    yield from programs(configuration)
     try:
         bundle = read_bundle(configuration.settings.policies)
     except ProblemError as error:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from importlib import import_module
 from pathlib import Path
@@ -41,17 +42,17 @@ async def run_demo(here: Path, folder: Path, port: int, narrator: Narrator, *, s
     gateway, config = f"http://127.0.0.1:{port}", folder / "bailiwick.yaml"
     narrator.note(f"starting five tool servers and five agents, each a process of its own (logs: {folder / 'logs'})")
     world = world_module.World(gateway, folder / "logs")
+    place = _place_of_files(folder)
     starting = asyncio.create_task(world.start())
     _end_in_order()
     try:
         await asyncio.sleep(0)  # it binds every socket before it first waits, so all addresses are known now
-        files = asyncio.create_task(_file_server(story, here, folder))
-        absent = await files
-        write_settings(here, folder, port, world, with_files=absent is None)
+        absent = await _file_server(story, here, place)
+        write_settings(here, folder, port, world, files=place if absent is None else None)
         async with _served(config, gateway, folder / "logs" / "gateway.log"):
             await starting
             narrator.note(f"the gateway serves at {gateway} (settings: {config})")
-            stage = story.Stage(world, gateway, _cli(config), folder / "data" / "ledger.db", folder, absent)
+            stage = story.Stage(world, gateway, _cli(config), folder / "data" / "ledger.db", folder, place / "shared", absent)
             steps = []
             async for step in story.play(stage):
                 narrator.step(step)
@@ -63,6 +64,8 @@ async def run_demo(here: Path, folder: Path, port: int, narrator: Narrator, *, s
     finally:
         starting.cancel()
         await world.stop()
+        if place != folder:
+            shutil.rmtree(place)
 
 
 def _end_in_order() -> None:
@@ -75,8 +78,11 @@ def _end_in_order() -> None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-def write_settings(here: Path, folder: Path, port: int, world: Any, *, with_files: bool) -> None:
-    """`bailiwick.yaml`, a copy of the policies, and the servers' secrets in files that nobody else may read."""
+def write_settings(here: Path, folder: Path, port: int, world: Any, *, files: Path | None) -> None:
+    """`bailiwick.yaml`, a copy of the policies, and the servers' secrets in files that nobody else may read.
+
+    `files` is where the file server is, and the folder that it is given to read.
+    """
     shutil.copytree(here / "policies", folder / "policies")
     (folder / "data").mkdir(mode=0o700)
     (folder / "secrets").mkdir(mode=0o700)
@@ -87,9 +93,10 @@ def write_settings(here: Path, folder: Path, port: int, world: Any, *, with_file
         name: {"url": url, "headers": {"Authorization": {"file": f"secrets/{name}", "prefix": "Bearer "}}}
         for name, url in sorted(world.server_urls.items())
     }
-    if with_files:
-        program = "node_modules/@modelcontextprotocol/server-filesystem/dist/index.js"
-        servers["files"] = {"command": [shutil.which("node"), str(folder / "files" / program), str(folder / "shared")]}
+    if files is not None:
+        program = files / "files/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js"
+        shared = str(files / "shared")
+        servers["files"] = {"command": [shutil.which("node"), str(program), shared], "read": [shared]}
     settings = {
         "tenant": TENANT,
         "server": {"host": "127.0.0.1", "port": port},
@@ -115,6 +122,15 @@ def write_settings(here: Path, folder: Path, port: int, world: Any, *, with_file
     text = io.StringIO()
     YAML(typ="safe", pure=True).dump(settings, text)
     (folder / "bailiwick.yaml").write_text(text.getvalue())
+
+
+def _place_of_files(folder: Path) -> Path:
+    """A root's child has a user id of its own, to which the demo's folder is closed: what it reads stands elsewhere then."""
+    if os.geteuid() != 0:
+        return folder
+    place = Path(tempfile.mkdtemp(prefix="bailiwick-demo-", dir="/var/tmp"))
+    place.chmod(0o755)
+    return place
 
 
 async def _file_server(story: Any, here: Path, folder: Path) -> str | None:
