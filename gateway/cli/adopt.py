@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import HttpUrl
 
 from gateway.problem import Problem
+from gateway.sandbox.program import FETCHING
 
 Dialect = Literal["claude-desktop", "claude-code", "cursor", "vscode"]
 
@@ -211,6 +213,13 @@ class _Entry:
         env = dict(self._references("env", slug))
         cwd = self.entry.get("cwd")
         self._rest()
+        name = PurePath(command).name
+        if name in FETCHING:
+            self._note(
+                "fetched-at-start",
+                f"is fetched by {name} when it is started, for which a cage has no network; as it stands it is not started",
+                f"install it beforehand ({FETCHING[name]}), and give its own program or entry file as the command",
+            )
         where = cwd if isinstance(cwd, str) and "${" not in cwd else ""
         if cwd and not where:
             self._note("placeholder-in-cwd", "has a placeholder in its working folder; the gateway's own is used")
