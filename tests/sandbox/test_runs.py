@@ -209,6 +209,16 @@ async def test_code_calls_back_over_descriptor_three(runner: CagedRunner) -> Non
     assert theirs.fileno() == -1
 
 
+async def test_a_descriptor_that_code_sends_along_reaches_nobody(runner: CagedRunner) -> None:
+    ours, theirs = socket.socketpair()
+    program = "import socket\nheld = open('main.py')\nback = socket.socket(fileno=3)\n"
+    program += "print(socket.send_fds(back, [b'x'], [held.fileno(), 0, 1]))"
+    run = await runner.run(job(program, profile=replace(PROFILE, tools=True)), Hooks(tools=theirs))
+    data, descriptors, _, _ = socket.recv_fds(ours, 16, 8)
+    ours.close()
+    assert (run.stdout, data, descriptors) == (b"1\n", b"x", []), run
+
+
 async def test_where_the_gateway_goes_the_code_hears_of_it(runner: CagedRunner) -> None:
     ours, theirs = socket.socketpair()
     ours.close()
