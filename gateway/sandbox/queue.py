@@ -60,7 +60,9 @@ class FairQueue:
             raise
 
     def _leave(self, subject: str, mine: asyncio.Future[None]) -> None:
-        line = self._lines[subject]
+        line = self._lines.get(subject, deque())
+        if mine not in line:  # passed over already
+            return
         line.remove(mine)
         self._length -= 1
         if not line:
@@ -68,12 +70,13 @@ class FairQueue:
 
     def _pass_on(self) -> None:
         """The slot goes to the subject that has waited for its turn the longest, or is free."""
-        if not self._lines:
-            self._free += 1
-            return
-        subject, line = self._lines.popitem(last=False)
-        first = line.popleft()
-        self._length -= 1
-        if line:
-            self._lines[subject] = line  # behind the others
-        first.set_result(None)
+        while self._lines:
+            subject, line = self._lines.popitem(last=False)
+            first = line.popleft()
+            self._length -= 1
+            if line:
+                self._lines[subject] = line  # behind the others
+            if not first.done():  # else it is being cancelled, and does not know yet
+                first.set_result(None)
+                return
+        self._free += 1

@@ -63,6 +63,12 @@ except ToolError as error:
     assert [who for _, who in refused.leaf["chain"]][1:] == ["agent:sandbox"]
 
 
+async def test_a_duty_narrows_what_code_sees_as_it_does_for_anybody(box: Gateway, peers: Peers) -> None:
+    peers.tools["desk.account"] = lambda _: done("x") | {"structuredContent": {"owner": "Ann", "iban": "DE1"}}
+    code = "from bailiwick_tools import call\nimport json\nprint(json.dumps(call('desk.account', {'text': 'x'})))"
+    assert await printed(box, box.token("paul"), code) == {"owner": "Ann", "iban": "[redacted by policy]"}
+
+
 async def test_code_reaches_nothing_outside_the_scope_that_the_settings_give_the_sandbox(box: Gateway) -> None:
     token = box.token("paul")
     assert verdict(called(box, box.http, "side.read", token)) == "ok"

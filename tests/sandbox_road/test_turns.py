@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from pathlib import Path
 
@@ -109,6 +110,38 @@ async def test_whoever_leaves_in_the_moment_of_their_turn_passes_it_on() -> None
     assert got == ["c"]
     async with queue.turn("d", wait=False):  # no place was lost
         pass
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_however_many_come_and_leave_no_place_is_lost_and_none_is_made(seed: int) -> None:
+    chance = random.Random(seed)
+    queue, running, most = FairQueue(3, 50, 20), 0, 0
+
+    async def run(subject: str) -> None:
+        nonlocal running, most
+        async with queue.turn(subject):
+            running += 1
+            most = max(most, running)
+            try:
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+            finally:
+                running -= 1
+
+    tasks: list[asyncio.Task[None]] = []
+    for _ in range(200):
+        tasks.append(asyncio.create_task(run(chance.choice("abcd"))))
+        if chance.random() < 0.3:
+            chance.choice(tasks).cancel()
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (running, queue.waiting) == (0, 0)
+    assert 1 <= most <= 3
+    async with queue.turn("a", wait=False), queue.turn("b", wait=False), queue.turn("c", wait=False):
+        with pytest.raises(Refused):
+            async with queue.turn("d", wait=False):
+                pass
 
 
 async def test_the_gateway_says_that_it_is_overloaded_and_runs_no_more_than_it_may(tmp_path: Path) -> None:
