@@ -6,7 +6,6 @@ What a backend adds is how a cage is started, what it may prove at most, and how
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -22,15 +21,12 @@ from sandbox.backend import Backend, NotHereError
 from sandbox.cage import CageError
 from sandbox.cgroup import Bounds
 from sandbox.execution import execute
-from sandbox.inside import outward
 from sandbox.interpreter import NoInterpreterError, choose, own_uids
-from sandbox.layers import Bait, Tried, findings, outward_finding
 from sandbox.model import (
     Guarantee,
     IsolationUnprovenError,
     Job,
     Language,
-    Limits,
     NotOfferedError,
     Profile,
     Reason,
@@ -38,12 +34,13 @@ from sandbox.model import (
     SandboxFailedError,
     Strength,
 )  # fmt: skip
-from sandbox.network import connected, greet
+from sandbox.network import connected
 from sandbox.packages import PackagesError, load
 from sandbox.plan import Plan
+from sandbox.probe import Probe
 from sandbox.ready import Cages, Ready
 from sandbox.result import Run
-from sandbox.runner import Finding, Hooks, Program, Report, Served, shortfall
+from sandbox.runner import Hooks, Program, Report, Served, shortfall
 from sandbox.scratch import UIDS, Scratch, ScratchError
 from sandbox.served import ServedProgram
 from sandbox.stock import Ground, Stock
@@ -52,7 +49,6 @@ from sandbox.toolsets import Kit, Toolset, for_program, offered
 P = ParamSpec("P")
 T = TypeVar("T")
 Proven = Mapping[Guarantee, Strength]
-_PROBE = Profile("probe", Limits(10, 20, 256 << 20, 16, 1 << 20, 4 << 20, 1 << 18, 64))
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class CagedRunner:
         self._interpreters, self._packages = interpreters, packages
         self._pool = ThreadPoolExecutor(concurrency * 2 + 2, thread_name_prefix="sandbox")
         self._cages = Cages(backend, self._scratch, self._pool)
+        self._attempts = Probe(backend, self._cages, self._scratch, self._carried_out)
         self._stock = Stock(self._cages, warm)
         self._slots, self._probing = asyncio.Semaphore(concurrency), asyncio.Lock()
         self._known: _Known | None = None
@@ -274,7 +271,7 @@ class CagedRunner:
         try:
             plan, toolsets = await self._cages.in_pool(self._plan)
             self._cages.bounds = await self._cages.in_pool(self._bounds, plan)
-            findings, layers = await self._try_everything(plan, toolsets[Language.PYTHON])
+            findings, layers = await self._attempts.made(plan, toolsets[Language.PYTHON])
         except (OSError, ValueError, KeyError, CageError, ScratchError, NoInterpreterError, NotHereError) as error:
             nothing = Report(self.name, MappingProxyType({}), MappingProxyType({}), time.time(), str(error))
             return _Known(nothing, None, {}, until, mark)
@@ -294,57 +291,6 @@ class CagedRunner:
 
     def _bounds(self, plan: Plan) -> Bounds | None:
         return Bounds.found(plan.interpreter.path, self._backend.candidates(plan, own_uid=self._scratch.own_uids))
-
-    async def _try_everything(self, plan: Plan, toolset: Toolset) -> tuple[Mapping[Guarantee, Finding], Mapping[str, str]]:
-        folder = await self._cages.claim()
-        bait: Bait | None = None
-        try:
-            try:
-                bait = await self._cages.in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
-                outside = await self._cages.in_pool(bait.control)
-                program = await self._cages.in_pool(bait.lay, "caged", caged=True)
-            except BaseException:
-                await self._cages.in_pool(self._scratch.release, folder)
-                raise
-            most = dict(self._backend.candidates(plan, own_uid=folder.uid is not None))
-            bounds = self._cages.bounds.proven if self._cages.bounds is not None else {}
-            most.update(dict.fromkeys(bounds, Strength.HARD))
-            ready = await self._cages.raised_in(folder, plan, Kit(_PROBE.limits, toolset, throttled=bool(bounds)), most)
-            run = await self._carried_out(Job("probe", program, _PROBE), ready, plan, Hooks(), {bait.victim})
-            daemon_gone = not await self._cages.in_pool(bait.daemon_lives)
-            untouched = await self._cages.in_pool(bait.untouched, "caged")
-        finally:
-            if bait is not None:
-                await self._cages.in_pool(bait.close)
-        if run.reason is not Reason.OK:
-            said = run.stderr.decode("utf-8", "backslashreplace").strip()[-500:]
-            raise CageError(f"the probe ended with {run.reason}: {run.detail or said}")
-        inside = json.loads(run.stdout)
-        tried = Tried(outside, inside)
-        found = findings(tried, run.guarantees, self._backend.help, daemon_gone=daemon_gone, untouched=untouched, bounds=bounds)
-        if most.get(Guarantee.NET_ALLOWLIST) is Strength.HARD:
-            found = {**found, Guarantee.NET_ALLOWLIST: await self._try_network(plan, toolset, most)}
-        return found, run.layers
-
-    async def _try_network(self, plan: Plan, toolset: Toolset, most: Proven) -> Finding:
-        """What a cage with a way to the gateway's proxy reaches."""
-        folder = await self._cages.claim()
-        bait: Bait | None = None
-        try:
-            try:
-                bait = await self._cages.in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
-                outside = await self._cages.in_pool(bait.control, outward)
-                program = await self._cages.in_pool(bait.lay, "caged", caged=True, program=outward)
-            except BaseException:
-                await self._cages.in_pool(self._scratch.release, folder)
-                raise
-            ready = await self._cages.raised_in(folder, plan, Kit(_PROBE.limits, toolset, network=True), most)
-            run = await self._carried_out(Job("probe", program, _PROBE), ready, plan, Hooks(network=greet), {bait.victim})
-        finally:
-            if bait is not None:
-                await self._cages.in_pool(bait.close)
-        inside = json.loads(run.stdout) if run.reason is Reason.OK else {}
-        return outward_finding(outside, inside, run.guarantees, self._backend.help.get(Guarantee.NET_ALLOWLIST, ""))
 
 
 def _proven(known: _Known, profile: Profile) -> Plan:
