@@ -54,11 +54,15 @@ async def execute(cage: Cage, job: Job, toolset: Toolset, hooks: Hooks) -> tuple
     try:
         async with asyncio.timeout(limits.wall_seconds + GRACE_SECONDS), way_back(cage, hooks) as back:
             await cage.send(b"J", order(job, toolset, tools=hooks.tools is not None))
+            patience = asyncio.get_running_loop().time() + limits.wall_seconds
             async for kind, payload in cage.frames(max(limits.artifact_bytes + _NAME, RESULT_BYTES)):
                 if kind == b"R":
                     return parsed(payload), taken
                 if kind == b"T" and back is not None:
-                    await passed_on(back, payload)
+                    # A gateway that does not read holds the code back until its time is up, and no longer: how it ended is told.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(patience):
+                            await passed_on(back, payload)
                 else:
                     taken.add(kind, payload)
     except TimeoutError as error:
@@ -92,7 +96,10 @@ async def way_back(cage: Cage, hooks: Hooks) -> AsyncIterator[asyncio.StreamWrit
         passing.cancel()
         with suppress(asyncio.CancelledError, CageError, ConnectionError):
             await passing
-        writer.close()
+        if writer.transport.get_write_buffer_size():
+            writer.transport.abort()  # nobody reads it, and the run is over
+        else:
+            writer.close()
 
 
 class Taken:

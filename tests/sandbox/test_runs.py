@@ -209,6 +209,15 @@ async def test_code_calls_back_over_descriptor_three(runner: CagedRunner) -> Non
     assert theirs.fileno() == -1
 
 
+async def test_calls_that_nobody_reads_hold_the_code_back_until_its_time_is_up(runner: CagedRunner) -> None:
+    ours, theirs = socket.socketpair()
+    limits = replace(PROFILE.limits, wall_seconds=1)
+    flood = job("import os\nwhile True: os.write(3, b'x' * 65536)", profile=replace(PROFILE, tools=True, limits=limits))
+    run = await runner.run(flood, Hooks(tools=theirs))
+    ours.close()
+    assert (run.reason, run.stdout) == (Reason.TIMEOUT, b""), run
+
+
 async def test_a_descriptor_that_code_sends_along_reaches_nobody(runner: CagedRunner) -> None:
     ours, theirs = socket.socketpair()
     program = "import socket\nheld = open('main.py')\nback = socket.socket(fileno=3)\n"
