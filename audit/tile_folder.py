@@ -65,7 +65,8 @@ def write(rows: SqlReader, folder: Path, *, entries: bool = True, key: str | Non
                 _put(folder / "timestamps" / name, data)
                 files += 1
     if before.size != signed.size:
-        _put(folder / CHECKPOINT, note.encode())
+        os.sync()  # once for all of them: what is not on disk before the checkpoint is written again by the next run
+        _put(folder / CHECKPOINT, note.encode(), synced=True)
         files += 1
     return Written(before.size, signed.size, files)
 
@@ -100,12 +101,13 @@ def _verified(note: str, vkey: Vkey, what: str) -> Checkpoint:
         raise TamperedError(msg) from error
 
 
-def _put(path: Path, data: bytes) -> None:
-    """Exchange the file; whole on disk before it has its name."""
+def _put(path: Path, data: bytes, *, synced: bool = False) -> None:
+    """Exchange the file for a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
     fresh.replace(path)

@@ -177,7 +177,7 @@ class Witnessing:
         except (NoWitnessError, UpstreamError) as error:
             standing.fault = f"{place.key.name}: {error}"
         standing.failures = 0 if said is not None else standing.failures + 1
-        pause = min(self._seconds * 2 ** min(standing.failures, 10), _LONGEST_PAUSE) if standing.failures else 0.0
+        pause = min(self._seconds * 2 ** min(standing.failures, 4), _LONGEST_PAUSE) if standing.failures else 0.0
         standing.due = asyncio.get_running_loop().time() + pause
         if standing.conflict and standing.conflict != before:
             log.critical("THE LEDGER AND A WITNESS DISAGREE: %s", standing.conflict)

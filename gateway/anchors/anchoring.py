@@ -83,7 +83,7 @@ class Anchoring:
         failures = 0
         while True:
             failures = 0 if await self.once(name) else failures + 1
-            pause = post.seconds if not failures else min(post.seconds * 2 ** min(failures, 10), _LONGEST_PAUSE)
+            pause = post.seconds if not failures else min(post.seconds * 2 ** min(failures, 4), _LONGEST_PAUSE)
             await asyncio.sleep(max(pause, min(post.seconds, 1.0)))
 
     async def once(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.output import console, misuse, printable
+from gateway.cli.output import console, misuse, print_json, printable
 
 
 def prove(  # noqa: PLR0917  Typer reads the signature
@@ -24,6 +24,7 @@ def prove(  # noqa: PLR0917  Typer reads the signature
     quorum: Annotated[
         int | None, typer.Option("--quorum", min=0, help="With --check: how many must have cosigned (all).")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Prove that a record is in the log, in a file that stands alone (c2sp.org/tlog-proof), on stdout.
 
@@ -32,7 +33,7 @@ def prove(  # noqa: PLR0917  Typer reads the signature
     [bold]Example[/bold]   bailiwick audit prove 019a7f3c-0000-7000-8000-000000000000 > call.tlog-proof
     """
     if check:
-        _check(Path(record), key, witness or [], quorum)
+        _check(Path(record), key, witness or [], quorum, as_json=as_json)
         return
     from audit.model import TamperedError  # noqa: PLC0415  the command line pays for what it uses
     from audit.reader import Ledger  # noqa: PLC0415
@@ -55,10 +56,13 @@ def prove(  # noqa: PLR0917  Typer reads the signature
             proof = TlogProof(found.data, found.index, tuple(log.inclusion(found.index, size)), note)
     except (StoreError, TamperedError, ValueError) as error:
         misuse(f"the record cannot be proven: {error}")
-    sys.stdout.write(str(proof))
+    if as_json:
+        print_json({"record": record, "index": proof.index, "size": size, "proof": str(proof)})
+    else:
+        sys.stdout.write(str(proof))
 
 
-def _check(path: Path, key: str, witnesses: list[str], quorum: int | None) -> None:
+def _check(path: Path, key: str, witnesses: list[str], quorum: int | None, *, as_json: bool) -> None:
     from audit.checkpoint import Vkey  # noqa: PLC0415
     from audit.cosignature import WitnessKey  # noqa: PLC0415
     from audit.tlog_proof import MAX_PROOF, TlogProof  # noqa: PLC0415
@@ -74,7 +78,14 @@ def _check(path: Path, key: str, witnesses: list[str], quorum: int | None) -> No
     except OSError as error:
         misuse(f"the proof cannot be read: {error}")
     except ValueError as error:
-        console(stderr=True).print(printable(f"bailiwick: nothing is proven: {error}"))
+        if as_json:
+            print_json({"ok": False, "why": str(error)})
+        else:
+            console(stderr=True).print(printable(f"bailiwick: nothing is proven: {error}"))
         raise typer.Exit(1) from None
+    if as_json:
+        said = proof.record.decode("utf-8", "replace")
+        print_json({"ok": True, "log": head.origin, "index": proof.index, "size": head.size, "record": said})
+        return
     console().print(printable(f"record {proof.index} of {head.size} in {head.origin}:"))
     console().print(printable(proof.record.decode("utf-8", "replace")), soft_wrap=True)

@@ -35,7 +35,7 @@ def commands() -> dict[str, Any]:
     return found
 
 
-LONG_RUNNING = {"serve", "demo"}  # they speak in log lines
+LONG_RUNNING = {"serve", "demo", "audit witness", "sandbox runner"}  # they speak in log lines
 
 
 def test_every_command_has_help_with_an_example_and_a_json_answer() -> None:

@@ -105,6 +105,8 @@ def test_every_tenants_checkpoints_are_records_of_the_root_and_proven_by_code_no
     assert head.size > newest.index
     run = houses.acme.audit("prove", str(proof), "--check", "--key", str(houses.root_key))
     assert (run.returncode, f"record {newest.index} of {head.size} in test.invalid/root" in run.stdout) == (0, True)
+    said = json.loads(houses.acme.audit("prove", newest.id, "--ledger", str(houses.root), "--json").stdout)
+    assert (said["index"], TlogProof.parse(said["proof"]).record) == (newest.index, newest.data)
     other = houses.acme.audit("prove", str(proof), "--check", "--key", str(houses.vkey(houses.acme)))
     assert (other.returncode, "nothing is proven" in other.stderr) == (1, True)
     spicy = built("./spicy", tmp_path)
