@@ -16,6 +16,7 @@ from audit.checkpoint import Vkey, verify
 from gateway.identity.keyfiles import ledger_key
 from tests.interaction.world import ROOT, Gateway, Peers
 
+pytestmark = pytest.mark.timeout(400)  # several processes start and end in each
 ORIGIN = "test.invalid/acme"
 _beat = threading.Event()
 

@@ -23,6 +23,7 @@ from gateway.settings import Secret
 from tests.go_program import built
 from tests.interaction.world import ROOT, Gateway, Peers
 
+pytestmark = pytest.mark.timeout(400)  # several processes start and end in each
 LOG = "root"
 _beat = threading.Event()
 

@@ -23,6 +23,7 @@ from audit.reader import Ledger
 from gateway.identity.keyfiles import ledger_key
 from tests.interaction.world import ROOT, Gateway, Peers, free_port
 
+pytestmark = pytest.mark.timeout(400)  # several processes start and end in each
 ORIGIN = "test.invalid/acme"
 
 
