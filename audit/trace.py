@@ -61,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """Code that a call ran in the sandbox.
+    """Code that a call ran in the sandbox, or an MCP server that it started: `language` then names the server.
 
     index       of its first record; end_index of its last, None while it goes on, or where nobody knows.
     reason      how it ended; "" while it goes on.  `missing`: guarantees that were not proven, so that it did not run.
@@ -309,7 +309,9 @@ def _run(start: Record | None, end: Record | None) -> RunFacts | None:
     calls, usage = _mapping(over.get("calls")), _mapping(over.get("usage"))
     return RunFacts(
         index=first.index,
-        **{name: str(begun.get(name) or "") for name in ("language", "profile", "backend", "code_sha256")},
+        language=str(begun.get("language") or (f"server {begun['server']}" if "server" in begun else "")),
+        code_sha256=str(begun.get("code_sha256") or begun.get("command_sha256") or ""),
+        **{name: str(begun.get(name) or "") for name in ("profile", "backend")},
         end_index=end.index if end is not None else None,
         reason=str(over.get("reason") or ""),
         exit_code=_number(over.get("exit_code")),
