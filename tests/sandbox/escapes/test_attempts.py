@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.sandbox.escapes import kit
 from tests.sandbox.escapes.backends import BACKENDS
+from tests.sandbox.escapes.solos import SOLOS
 from tests.sandbox.escapes.suite import Suite, attempts, breaches, broken, environments, unreal
 from tests.sandbox.escapes.weaknesses import WEAKNESSES
 
@@ -58,3 +62,11 @@ def test_the_same_attempts_succeed_without_a_cage(campaign: Campaign, environmen
 def test_the_suite_reports_the_breaches_of_a_cage_with_one_layer_less(suite: Suite, name: str) -> None:
     found = suite.campaign(kit.USER, "landlock", weakness=name, control=False)
     assert WEAKNESSES[name].breaches - set(breaches(found)) == set(), found["run"]
+
+
+def test_the_page_that_lists_the_families_counts_them_right() -> None:
+    page = (Path(__file__).parents[3] / "docs/explanation/escapes.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.MULTILINE))
+    assert {name: int(count) for name, count in told.items()} == Counter(one.family for one in attempts())
+    assert f"| runs of their own | {len(SOLOS)} |" in page
+    assert f"of {len(attempts())} attempts, open without a cage" in page
