@@ -92,8 +92,9 @@ class Landlock:
     def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, kit: Kit) -> bool:  # noqa: ARG002
         """See `Backend.confirmed`."""
         warden, code = facts["warden"]["pid"], facts["code"]["pid"]
-        outer, inner = status_of(started), status_of(code)
-        if warden != started or inner.get("PPid") != str(started):
+        outer, inner = status_of(warden), status_of(code)
+        kept = uid is None  # by a process between: what was started is the warden's keeper
+        if (outer.get("PPid") != str(started) if kept else warden != started) or inner.get("PPid") != str(warden):
             return False
         wanted = str(os.getuid() if uid is None else uid)
         return all(

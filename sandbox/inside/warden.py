@@ -44,8 +44,13 @@ def _become_code(setup: Setup, warden: int, ends: tuple[int, ...], report: int, 
         report, go = high[4:]
         os.closerange(4, report)
         os.closerange(go + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        for signal in (_signal.SIGCHLD, _signal.SIGPIPE):
-            _signal.signal(signal, _signal.SIG_DFL)
+        # Whatever the gateway blocks, or ignores as one under nohup does, is not the code's.
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        for number in range(1, _signal.NSIG):
+            try:
+                _signal.signal(number, _signal.SIG_DFL)
+            except OSError:
+                continue  # SIGKILL, SIGSTOP, and those that are the C library's own
         os.setsid()
         confine.prctl(confine.PR_SET_PDEATHSIG, int(_signal.SIGKILL))
         if os.getppid() != warden:
@@ -237,10 +242,31 @@ def _carry_out(setup: Setup, frames: relay.Frames, pipes: Pipes, code: int, orde
     frames.send(b"R", plain.dumps({**run.result(left), "skipped": taken.skipped, "gone": gone}))
 
 
+def _be_kept() -> None:
+    """Go on in a child, and stay as its keeper: should the warden be killed, what it watched comes to the keeper, and ends.
+
+    For a cage whose processes nobody outside could tell from the gateway's own: without a uid or a namespace of its own.
+    """
+    confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
+    keeper, warden = os.getpid(), os.fork()
+    if not warden:
+        confine.prctl(confine.PR_SET_PDEATHSIG, int(_signal.SIGKILL))
+        if os.getppid() != keeper:
+            os._exit(70)
+        return
+    os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # the frames among them: their end is the warden's alone
+    while os.wait()[0] != warden:
+        continue
+    watch.kill_below(at_once=False, wake=os.pipe2(os.O_NONBLOCK)[0])
+    os._exit(0)
+
+
 def main() -> None:
     """Cage, attest, receive the job, run it, tell how it ended."""
     frames = relay.Frames()
     setup: Setup = plain.loads(frames.receive(b"S")[1])
+    if not setup["own_uid"] and os.getppid():
+        _be_kept()
     os.umask(0o077)
     at_once = _close_cage(setup)
     pipes, warden = Pipes(), os.getpid()

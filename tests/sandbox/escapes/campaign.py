@@ -99,7 +99,7 @@ async def neighbour(runner: CagedRunner, laid: scene.Scene) -> asyncio.Task[Run]
     """Another run that goes on meanwhile, with a secret of its own; what is to be known of it is put into the scene."""
     task = asyncio.create_task(runner.run(Job("neighbour", _NEIGHBOUR.format(canary=laid.canary), Profile("neighbour", _LIMITS))))
     while not task.done():
-        family = [pid for pid in descendants(os.getpid()) if pid != laid.common["bystander"]]
+        family = [pid for pid in leftovers.descendants(os.getpid()) if pid != laid.common["bystander"]]
         for path in (*Path(laid.common["base"]).glob("run-*"), *(Path(f"/proc/{pid}/cwd") for pid in family)):
             with suppress(OSError):
                 if (path / "neighbour-secret").exists():
@@ -107,22 +107,6 @@ async def neighbour(runner: CagedRunner, laid: scene.Scene) -> asyncio.Task[Run]
                     return task
         await asyncio.sleep(0.01)
     raise RuntimeError(f"the neighbour ended: {task.result().to_dict()}")
-
-
-def descendants(root: int) -> list[int]:
-    """Pids below a process."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-                parents.setdefault(int(text.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
-    found, queue = [], [root]
-    while queue:
-        children = parents.get(queue.pop(), [])
-        found += children
-        queue += children
-    return found
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -142,6 +126,8 @@ async def campaign(options: dict[str, Any]) -> dict[str, Any]:
         first = options.get("uids", 61_400 + os.getpid() % 50 * 16)
         scratch.UIDS = range(first, first + 16)
     weaknesses.plant(options.get("weakness", ""))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a careless gateway, as one under nohup
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     folder = Path(tempfile.mkdtemp(prefix="bailiwick-base-", dir="/tmp"))
     folder.chmod(0o711)
     base = Path(options.get("base") or folder / "base")
@@ -161,6 +147,8 @@ async def campaign(options: dict[str, Any]) -> dict[str, Any]:
                 await _in_a_language(runner, laid, Language(options["language"]), found)
             if options.get("runs"):
                 found |= await many.many(runner, base, options["runs"], options["seed"])
+            if options.get("warden"):
+                found["left"] = await many.warden_killed(runner, base)
             if options.get("solos"):
                 await _solos(runner, base, options, found)
         finally:

@@ -117,7 +117,7 @@ def make_files_for_everybody() -> None:
         raise OSError(1, "nobody else's")
 
 
-@attempt(frozenset())
+@attempt()
 def inherit_a_blocked_signal() -> None:
     """Signals that the gateway's thread blocks or ignores would not end us."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.sandbox.escapes.campaign import descendants
+from tests.sandbox.escapes.leftovers import descendants
 from tests.sandbox.escapes.suite import Suite
 
 _SECONDS = 10.0

@@ -79,6 +79,22 @@ class Snapshot:
         return found
 
 
+def descendants(root: int) -> list[int]:
+    """Pids below a process."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                parents.setdefault(int(text.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
+    found, queue = [], [root]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found += children
+        queue += children
+    return found
+
+
 def _lines(path: str) -> set[str]:
     try:
         return set(Path(path).read_text(encoding="utf-8", errors="replace").splitlines())

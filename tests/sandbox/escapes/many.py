@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,33 @@ async def one(runner: CagedRunner, chance: random.Random) -> str:
         run = await task
         return f"{run.reason} {run.detail}".strip()
     return "cancelled"
+
+
+async def warden_killed(runner: CagedRunner, base: Path) -> list[str]:
+    """A run whose warden is killed by somebody else, as the kernel does where memory has run out; what is left of it."""
+    before = leftovers.Snapshot(base)
+    code = _DAEMON * 3 + "open('here', 'w').close()\ntime.sleep(600)"
+    task = asyncio.create_task(runner.run(Job("watched", code, Profile("watched", replace(_LIMITS, wall_seconds=60)))))
+    while not (found := [pid for pid in leftovers.descendants(os.getpid()) if _begun(pid, base)]):
+        if task.done():
+            raise RuntimeError(f"it ended: {task.result().to_dict()}")
+        await asyncio.sleep(0.01)
+    os.kill(_parent(min(found)), signal.SIGKILL)
+    run = await task
+    return [*before.since(), *([] if run.reason == "sandbox_error" else [f"it ended with {run.reason}"])]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[1])
+
+
+def _begun(pid: int, base: Path) -> bool:
+    """Whether this is the code's first process, and its daemons are there."""
+    with suppress(OSError):
+        here = Path(f"/proc/{pid}/cwd/here").exists() or any(base.glob("run-*/here"))
+        above = Path(f"/proc/{_parent(pid)}/cmdline").read_bytes()
+        return here and b"\0-c\0" in above and Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").endswith(b"main.py")
+    return False
 
 
 async def until_killed(options: dict[str, Any]) -> None:

@@ -43,3 +43,8 @@ def test_a_gateway_that_is_killed_leaves_no_process_and_the_next_one_no_folder(
 ) -> None:
     assert kill_at_a_moment(suite, base, environment, backend, seed=moment) == []
     assert sorted(path.name for path in base.iterdir()) == ["outside"]
+
+
+@pytest.mark.parametrize(("environment", "backend"), PAIRS)
+def test_a_warden_that_is_killed_leaves_nothing(suite: Suite, environment: str, backend: str) -> None:
+    assert suite.campaign(environment, backend, attempts=False, warden=True)["left"] == []
