@@ -15,7 +15,8 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
-from typing import IO, Any
+from contextlib import suppress
+from typing import IO, Any, TypeVar
 
 from sandbox.backend import Backend
 from sandbox.interpreter import ENVIRONMENT, identity
@@ -23,6 +24,7 @@ from sandbox.plan import PORT, Plan
 from sandbox.scratch import Folder
 from sandbox.toolsets import Kit
 
+T = TypeVar("T")
 _SHORT = 1 << 16
 _WARDEN = ("-I", "-S", "-B", "-X", "utf8", "-c")
 _PIECE = 1 << 16
@@ -128,7 +130,10 @@ class Cage:
     async def take_listener(self, pool: Executor) -> None:
         """Take what the warden gives out where the kit has a network; CageError for anything but its listening socket."""
         if self._passing is not None:
-            self._listener = await asyncio.get_running_loop().run_in_executor(pool, _received, self._passing)
+            await to_its_end(asyncio.get_running_loop().run_in_executor(pool, self._take, self._passing))
+
+    def _take(self, passing: socket.socket) -> None:
+        self._listener = _received(passing)  # kept at once: whoever waits for it may be cancelled meanwhile
 
     @property
     def listener(self) -> socket.socket | None:
@@ -196,6 +201,19 @@ class Cage:
         self._stderr.seek(0)
         text = self._stderr.read(_SHORT).decode("utf-8", "backslashreplace").strip()
         return f"its last words: {text.rsplit(chr(10), 1)[-1][:500]}" if text else "it said nothing"
+
+
+async def to_its_end(working: asyncio.Future[T]) -> T:
+    """What a thread makes of it; whoever is cancelled meanwhile is told when it has ended, so that nothing of it is lost."""
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        while not working.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({working})
+        if not working.cancelled():
+            working.exception()  # seen
+        raise
 
 
 def _object(payload: bytes) -> Mapping[str, Any]:

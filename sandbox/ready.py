@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sandbox.attestation import attested
 from sandbox.backend import Backend
-from sandbox.cage import Cage, CageError
+from sandbox.cage import Cage, CageError, to_its_end
 from sandbox.cgroup import Bounds, Group, NoGroupError
 from sandbox.model import Guarantee, Strength
 from sandbox.plan import Plan
@@ -62,7 +62,7 @@ class Cages:
     async def raised_in(self, folder: Folder, plan: Plan, kit: Kit, proven: Proven) -> Ready:
         """The same in a folder that is claimed already."""
         cage: Cage | None = None
-        group: Group | None = None
+        groups: list[Group] = []  # filled in the thread, so that one is known of whenever its making was cancelled
         try:
             cage = await Cage.start(self._backend, plan, folder, kit, self._pool)
             await cage.take_listener(self._pool)
@@ -72,16 +72,14 @@ class Cages:
             strengths = alone
             if self.bounds is not None and any(alone.values()):
                 code = await self.in_pool(self._backend.code_of, facts, cage.pid)
-                group, strengths = await self.in_pool(
-                    self.bounds.applied, alone, kit.limits, code, files=self._backend.in_memory(kit), throttle=kit.throttled
-                )
+                strengths = await self.in_pool(self._bound, self.bounds, groups, alone, kit, code)
         except (NoGroupError, ValueError) as error:
-            await self._ended(cage, folder, group)
+            await self._ended(cage, folder, next(iter(groups), None))
             raise CageError(f"no control group: {error}") from error
         except BaseException:
-            await self._ended(cage, folder, group)
+            await self._ended(cage, folder, next(iter(groups), None))
             raise
-        return Ready(cage, folder, kit, facts, strengths, alone, group)
+        return Ready(cage, folder, kit, facts, strengths, alone, next(iter(groups), None))
 
     async def holds(self, ready: Ready) -> bool:
         """Whether a cage that has waited is still there, says of itself what it said, and the kernel too."""
@@ -113,14 +111,20 @@ class Cages:
             raise
 
     async def in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Something that blocks, off the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+        """Something that blocks, off the loop, and to its end: who is cancelled meanwhile goes on when it is done."""
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs)))
 
     async def _ended(self, cage: Cage | None, folder: Folder, group: Group | None, bystanders: Collection[int] = ()) -> str:
         """In one piece off the loop: whoever is cancelled meanwhile, it is gone through to its end."""
         if cage is not None:
             cage.close()
         return await self.in_pool(self._finish, cage, folder, group, frozenset(bystanders))
+
+    def _bound(self, bounds: Bounds, groups: list[Group], alone: Proven, kit: Kit, code: int) -> Proven:
+        files = self._backend.in_memory(kit)
+        group, strengths = bounds.applied(alone, kit.limits, code, files=files, throttle=kit.throttled)
+        groups.append(group)
+        return strengths
 
     def _looked_at(self, cage: Cage, folder: Folder, kit: Kit, facts: Mapping[str, Any], most: Proven) -> Proven:
         """What the cage's word proves, beside what the kernel says of it."""

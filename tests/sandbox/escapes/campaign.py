@@ -147,6 +147,8 @@ async def campaign(options: dict[str, Any]) -> dict[str, Any]:
                 await _in_a_language(runner, laid, Language(options["language"]), found)
             if options.get("runs"):
                 found |= await many.many(runner, base, options["runs"], options["seed"])
+            if options.get("cancelled"):
+                found["left"] = await many.cancelled_at_every_moment(runner, base, options["cancelled"])
             if options.get("warden"):
                 found["left"] = await many.warden_killed(runner, base)
             if options.get("solos"):

@@ -65,6 +65,25 @@ async def one(runner: CagedRunner, chance: random.Random) -> str:
     return "cancelled"
 
 
+async def cancelled_at_every_moment(runner: CagedRunner, base: Path, count: int) -> list[str]:
+    """So many runs, each cancelled a little later than the one before, the last when they have ended; what is left of them."""
+    before, loop = leftovers.Snapshot(base), asyncio.get_running_loop()
+    job = Job("short", _DAEMON + "print('x')", Profile("short", _LIMITS))
+    began = loop.time()
+    await runner.run(job)
+    takes, left = loop.time() - began, []
+    for n in range(count):
+        task = asyncio.create_task(runner.run(job))
+        await asyncio.wait({task}, timeout=takes * 1.2 * n / count)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        for _ in range(3):
+            await asyncio.sleep(0)  # a transport that was closed lets go of its socket at the loop's next turns
+        left += before.since()  # and not later: whoever is told that it was cancelled may rely on it
+    return left
+
+
 async def warden_killed(runner: CagedRunner, base: Path) -> list[str]:
     """A run whose warden is killed by somebody else, as the kernel does where memory has run out; what is left of it."""
     before = leftovers.Snapshot(base)

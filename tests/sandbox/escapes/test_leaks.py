@@ -48,3 +48,8 @@ def test_a_gateway_that_is_killed_leaves_no_process_and_the_next_one_no_folder(
 @pytest.mark.parametrize(("environment", "backend"), PAIRS)
 def test_a_warden_that_is_killed_leaves_nothing(suite: Suite, environment: str, backend: str) -> None:
     assert suite.campaign(environment, backend, attempts=False, warden=True)["left"] == []
+
+
+@pytest.mark.parametrize(("environment", "backend"), PAIRS)
+def test_a_run_that_is_cancelled_at_any_moment_leaves_nothing(suite: Suite, environment: str, backend: str) -> None:
+    assert suite.campaign(environment, backend, attempts=False, cancelled=40)["left"] == []
