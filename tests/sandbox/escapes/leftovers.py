@@ -48,8 +48,9 @@ class Snapshot:
             with suppress(OSError):
                 if entry.name.isdigit() and int(entry.name) != os.getpid():
                     name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                    parent = (entry / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[1]
-                    if entry.stat().st_uid in self._uids or int(parent) == os.getpid():
+                    state, parent, *_ = (entry / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+                    ours = int(parent) == os.getpid()
+                    if ours or (state != "Z" and entry.stat().st_uid in self._uids):  # the dead that init has not collected yet
                         found.add(f"{entry.name} {name}")
         return found
 
