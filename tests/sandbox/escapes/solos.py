@@ -251,7 +251,7 @@ for n in range(16):
     for at in range(0, 900_000, 4096): kept[-1][at] = 1
     os.unlink('x'); time.sleep(0.04)
 """,
-    "disk", "error", "oom", soft=Guarantee.DISK, limits=_TINY,
+    "disk", "error", "oom", "signal", soft=Guarantee.DISK, limits=_TINY,
 )  # fmt: skip
 _solo(
     "disk", "deleted_files_in_flight", "Files that are deleted and lie in the queue of a socket, where no process has them open.",
