@@ -25,6 +25,8 @@ from sandbox.toolsets import Toolset
 
 SHIPPED = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+CAGES_OWN = ("/tmp", "/dev", "/proc", "/work", "/sentinel")  # noqa: S108
+"""Places of which a cage has its own."""
 _SECONDS = 1800
 _LIBRARIES = ("/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/")
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -69,8 +71,12 @@ def build(name: str, lock: Path, folder: Path) -> PackageSet:
     """
     if not NAME.fullmatch(name):
         raise PackagesError("a set's name is made of a-z, 0-9 and inner hyphens")
+    _seen(name, folder)
     interpreter = choose(UIDS.start if own_uids() else None)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PackagesError(f"{name}: {folder}: {error.strerror}") from error
     making = folder / f".{name}-{secrets.token_hex(8)}"
     try:
         site = making / "site"
@@ -112,6 +118,7 @@ def load(name: str, folder: Path | None, interpreter: Interpreter, uid: int | No
     help_ = f"build it: bailiwick sandbox packages build {name}"
     if folder is None or not (folder / f"{name}.json").is_file():
         raise PackagesError(f"there is no set of packages {name!r} here; {help_}")
+    _seen(name, folder)
     about = _about(folder / f"{name}.json")
     site = (folder / about["folder"] / "site").resolve()
     if about["python"].rsplit(".", 1)[0] != interpreter.version.rsplit(".", 1)[0]:
@@ -129,6 +136,16 @@ def load(name: str, folder: Path | None, interpreter: Interpreter, uid: int | No
     if found != about["digest"]:
         raise PackagesError(f"{name} is not as it was built: its files have changed; {help_} again")
     return PackageSet(name, site, about["python"], found)
+
+
+def _seen(name: str, folder: Path) -> None:
+    """A cage has places of its own, and what the machine has beneath them is not mounted there: code could write above it."""
+    place = folder.resolve()
+    own = next((path for path in CAGES_OWN if place.is_relative_to(path)), None)
+    if own is not None:
+        raise PackagesError(
+            f"{name}: a cage has its own {own}, so that packages in {place} are not seen there; name another folder"
+        )
 
 
 def _about(path: Path) -> dict[str, str]:

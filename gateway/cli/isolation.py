@@ -53,11 +53,11 @@ def doctor(profile: ProfileName = DEFAULT, profiles: Profiles = None, config: Co
 
 def profile_named(name: str, folder: Path | None) -> Profile:
     """The profile; ends the program with 2 where there is none of this name."""
-    from sandbox.profiles import load_profiles  # noqa: PLC0415  the command line pays for what it uses
+    from sandbox.profiles import ProfileError, load_profiles  # noqa: PLC0415  the command line pays for what it uses
 
     try:
         profiles = load_profiles(folder)
-    except ValueError as error:
+    except ProfileError as error:
         misuse(str(error))
     if name not in profiles:
         misuse(f"there is no profile '{name}'", help=f"there are: {', '.join(sorted(profiles))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ def run(  # noqa: PLR0917  the command line's options
     from sandbox.model import IsolationUnprovenError, Job, NotOfferedError  # noqa: PLC0415
 
     chosen = profile_named(profile, profiles)
+    if out is not None:
+        _folder(out)  # said before anything runs
     try:
         job = Job(
             id="command-line",
@@ -77,7 +80,11 @@ def run(  # noqa: PLR0917  the command line's options
     try:
         result = asyncio.run(_once(job, packages, shown=not as_json))
     except (IsolationUnprovenError, NotOfferedError) as error:
-        console(stderr=True).print(printable(f"refused: {error}"), style="bold red")
+        said = console(stderr=True)
+        said.print(printable(f"refused: {error}"), style="bold red")
+        if isinstance(error, IsolationUnprovenError):
+            more = f" --profiles {profiles}" if profiles is not None else ""
+            said.print(printable(f"  help: bailiwick sandbox doctor --profile {profile}{more} says how to gain it"))
         raise typer.Exit(1) from None
     if out is not None:
         _write(out, result.files)
@@ -119,7 +126,8 @@ def _language(file: Path, named: str) -> Language:
 
     name = named or _SUFFIXES.get(file.suffix, "")
     if name not in set(Language):
-        misuse(f"in which language is {file}?", help=f"say --language {', '.join(Language)}")
+        asked = f"there is no language {named!r}" if named else f"in which language is {file}?"
+        misuse(asked, help=f"say --language with one of {', '.join(Language)}")
     return Language(name)
 
 
@@ -134,16 +142,31 @@ def _files(said: Sequence[str]) -> dict[str, bytes]:
 
 
 def _bytes(path: Path, most: int) -> bytes:
-    if not path.is_file() or path.stat().st_size > most:
-        misuse(f"{path} is no file of at most {most >> 20} MiB")
-    return path.read_bytes()
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            misuse(f"{path} is no file")
+        with path.open("rb") as file:
+            found = file.read(most + 1)
+    except OSError as error:
+        misuse(f"{path} cannot be read: {error.strerror}")
+    if len(found) > most:
+        misuse(f"{path} is longer than {most >> 20} MiB")
+    return found
+
+
+def _folder(place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        misuse(f"--out {place}: {error.strerror}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        misuse(f"--out {place}: nothing can be written there")
 
 
 def _write(folder: Path, files: Sequence[Artifact]) -> None:
     """Nothing is written through a link, or outside the folder: the names are the code's."""
     for file in files:
         place = folder
-        place.mkdir(parents=True, exist_ok=True)
         for part in file.name.split("/")[:-1]:
             place /= part
             if place.is_symlink():

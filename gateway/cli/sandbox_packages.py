@@ -38,8 +38,10 @@ def build(
     from sandbox import packages  # noqa: PLC0415  the command line pays for what it uses
     from sandbox.interpreter import NoInterpreterError  # noqa: PLC0415
 
+    if lock is not None and not lock.is_file():
+        misuse(f"{lock} is no file")
     chosen = lock or packages.shipped_lock(name)
-    if chosen is None or not chosen.is_file():
+    if chosen is None:
         shipped = ", ".join(sorted(path.stem for path in packages.SHIPPED.glob("*.lock")))
         misuse(f"there is no lock file for {name!r}", help=f"name one by --lock; shipped are: {shipped}")
     try:
@@ -66,3 +68,5 @@ def listed(folder: Folder = PACKAGES, as_json: Json = False) -> None:
     else:
         for name, digest in found.items():
             print(f"{name}  sha256:{digest}")
+        if not found:
+            console(stderr=True).print(printable(f"no set of packages was built in {folder}"), style="dim")

@@ -48,7 +48,7 @@ def runner(  # noqa: PLR0917  the command line
     open_, admit = _door(listen, allow_uid, allow_name, (certificate, key, authority))
     kernel = _kernel() if own_kernel else None
     choosing = _chosen(backend, concurrency, warm, packages)
-    raise typer.Exit(asyncio.run(_serve(open_, admit, kernel, choosing)))
+    raise typer.Exit(asyncio.run(_serve(open_, admit, kernel, choosing, listen)))
 
 
 def _door(
@@ -71,7 +71,8 @@ def _door(
     try:
         context = server_tls(cert, key, authority)
     except OSError as error:  # ssl.SSLError is one
-        misuse(f"the certificates cannot be used: {error}")
+        missing = next((str(file) for file in (cert, key, authority) if not os.access(file, os.R_OK)), "")
+        misuse(f"{missing} cannot be read" if missing else f"{cert}, {key} and {authority} cannot be used: {error}")
     return on_tls(host.strip("[]"), int(port), context), by_name(frozenset(names))
 
 
@@ -85,7 +86,7 @@ def _kernel() -> OwnKernel:
     return OwnKernel(found)
 
 
-async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, choosing: Awaitable[Runner]) -> int:
+async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, choosing: Awaitable[Runner], listen: str) -> int:
     """Until SIGTERM or SIGINT.  One line on stderr says what is proven; nothing else is written, of code not a word."""
     import signal  # noqa: PLC0415
 
@@ -107,7 +108,7 @@ async def _serve(open_: Open, admit: Admit, kernel: OwnKernel | None, choosing: 
         await ended.wait()
         server.close()
     except OSError as error:
-        console(stderr=True).print(printable(f"cannot listen: {error}"), style="bold red")
+        console(stderr=True).print(printable(f"cannot listen on {listen}: {error.strerror or error}"), style="bold red")
         return 1
     finally:
         await serving.aclose()

@@ -65,6 +65,7 @@ def test_a_profile_that_cannot_be_proven_here_is_refused_and_nothing_runs(tmp_pa
     assert ran.returncode == 1
     assert "ran" not in ran.stdout
     assert "own_kernel" in ran.stderr
+    assert f"sandbox doctor --profile own-kernel --profiles {tmp_path}" in ran.stderr
     assert bailiwick("doctor", "--profile", "own-kernel", "--profiles", str(tmp_path)).returncode == 1
 
 
@@ -72,7 +73,7 @@ def test_a_profile_that_cannot_be_proven_here_is_refused_and_nothing_runs(tmp_pa
 def test_misuse_is_told_from_a_finding(arguments: tuple[str, ...]) -> None:
     told = bailiwick(*arguments)
     assert told.returncode == 2
-    assert "help" in told.stderr or "no file" in told.stderr
+    assert "help" in told.stderr or "cannot be read" in told.stderr
 
 
 def test_shell_takes_files_arguments_and_input_and_leaves_files(tmp_path: Path) -> None:
@@ -111,3 +112,73 @@ def test_a_file_of_no_known_language_is_misuse(tmp_path: Path) -> None:
     told = bailiwick("run", str(tmp_path / "code.rb"))
     assert told.returncode == 2
     assert "--language" in told.stderr
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> str:
+    (tmp_path / "code.py").write_text("print('ran')\nopen('left', 'w').write('x')\n")
+    return str(tmp_path / "code.py")
+
+
+@pytest.mark.parametrize("verb", ["run", "doctor"])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("cpu_seconds", "cpu_secs", "limit"),
+        ("languages = [", "languages = [oops, ", "at line"),
+        ('memory = "soft"', 'memory = "hrad"', "one of absent, soft, hard"),
+    ],
+)
+def test_a_mistake_in_a_profile_is_named_with_its_file(
+    tmp_path: Path, code: str, verb: str, old: str, new: str, said: str
+) -> None:
+    shipped = Path(__file__).resolve().parents[2] / "sandbox" / "profiles" / "no-network-512mb.toml"
+    mine = tmp_path / "mine.toml"
+    mine.write_text(shipped.read_text().replace(old, new))
+    told = bailiwick(verb, *([code] if verb == "run" else []), "--profiles", str(tmp_path), "--profile", "mine")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert f"{mine}: " in told.stderr
+    assert said in told.stderr
+
+
+def test_a_folder_of_profiles_that_is_not_there_is_said(tmp_path: Path) -> None:
+    told = bailiwick("doctor", "--profiles", str(tmp_path / "nope"))
+    assert (told.returncode, f"{tmp_path / 'nope'}: is not a folder" in told.stderr) == (2, True)
+
+
+def test_where_nothing_can_be_left_nothing_runs(tmp_path: Path, code: str) -> None:
+    for place in (code, "/proc/nowhere"):
+        told = bailiwick("run", code, "--out", place)
+        assert (told.returncode, told.stdout) == (2, ""), told.stderr
+        assert f"--out {place}: " in told.stderr
+
+
+def test_what_cannot_be_read_is_said_with_why(tmp_path: Path, code: str) -> None:
+    (tmp_path / "big").write_bytes(b"x" * (16 * 1024 * 1024 + 1))
+    for path, why in ((tmp_path / "nope", "No such file"), (tmp_path, "is no file"), (tmp_path / "big", "is longer than 16 MiB")):
+        told = bailiwick("run", code, "--file", f"data={path}")
+        assert (told.returncode, told.stdout) == (2, "")
+        assert f"{path} " in told.stderr
+        assert why in told.stderr
+
+
+def test_a_language_that_there_is_not_is_named(code: str) -> None:
+    told = bailiwick("run", code, "--language", "ruby")
+    assert (told.returncode, "no language 'ruby'" in told.stderr) == (2, True)
+
+
+def test_packages_say_what_is_wrong_with_a_lock_file_or_a_folder(tmp_path: Path) -> None:
+    missing = bailiwick("packages", "build", "mine", "--lock", str(tmp_path / "nope.lock"))
+    assert (missing.returncode, f"{tmp_path / 'nope.lock'} is no file" in missing.stderr) == (2, True)
+    nowhere = bailiwick("packages", "build", "analysis", "--folder", "/sys/nowhere")
+    assert (nowhere.returncode, "/sys/nowhere: " in nowhere.stderr) == (1, True), nowhere.stderr
+    none = bailiwick("packages", "list", "--folder", str(tmp_path / "none"))
+    assert (none.returncode, none.stdout, f"built in {tmp_path / 'none'}" in none.stderr) == (0, "", True)
+
+
+def test_a_runner_names_what_it_cannot_listen_on_or_read(tmp_path: Path) -> None:
+    gone = bailiwick("runner", "--listen", f"unix:{tmp_path}/gone/r.sock", "--backend", "landlock", "--warm", "0")
+    assert (gone.returncode, f"unix:{tmp_path}/gone/r.sock: No such file" in gone.stderr) == (1, True), gone.stderr
+    files = [part for name in ("certificate", "key", "authority") for part in (f"--{name}", str(tmp_path / name))]
+    unread = bailiwick("runner", "--listen", "tls:127.0.0.1:1", "--allow-name", "x", *files)
+    assert (unread.returncode, f"{tmp_path / 'certificate'} cannot be read" in unread.stderr) == (2, True)

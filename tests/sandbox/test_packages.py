@@ -150,6 +150,16 @@ def test_a_set_out_of_the_runs_reach_is_refused_with_what_to_do(place: Path, tmp
         load("tiny", place, interpreter, UID)
 
 
+def test_a_folder_that_no_cage_sees_is_refused_when_building_and_when_running(tmp_path: Path, interpreter: Interpreter) -> None:
+    with tempfile.TemporaryDirectory(prefix="bailiwick-test-", dir="/tmp") as hidden:
+        with pytest.raises(PackagesError, match="a cage has its own /tmp"):
+            build("tiny", locked(tmp_path), Path(hidden) / "packages")
+        assert not list(Path(hidden).iterdir())
+        (Path(hidden) / "tiny.json").write_text("{}", encoding="ascii")
+        with pytest.raises(PackagesError, match="a cage has its own /tmp"):
+            load("tiny", Path(hidden), interpreter, UID)
+
+
 def test_a_set_for_another_python_is_refused(place: Path, tmp_path: Path, interpreter: Interpreter) -> None:
     build("tiny", locked(tmp_path), place)
     about = json.loads((place / "tiny.json").read_text(encoding="utf-8"))
