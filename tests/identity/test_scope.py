@@ -27,6 +27,7 @@ from tests.identity.conftest import URL, World, make_world
         "prompt:erp/*",
         "task:*",
         "admin:kills",
+        "profile:strict",
     ],
 )
 def test_what_rules_can_name_is_a_scope(text: str) -> None:
@@ -35,7 +36,7 @@ def test_what_rules_can_name_is_a_scope(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["erp", "erp.re*", "erp.*.*", "set:open", "a2a-task:clerk", "profile:strict", "nobody:x", " erp.read", "erp.read ", "a  b",
+    ["erp", "erp.re*", "erp.*.*", "set:open", "a2a-task:clerk", "nobody:x", " erp.read", "erp.read ", "a  b",
      "ERP.read", "erp.read\n", 'erp."x"', "erp.réad", "**", "res:erp/file:///a*", f"erp.{'x' * LONGEST}"],
 )  # fmt: skip
 def test_what_rules_cannot_name_is_none(text: str) -> None:
