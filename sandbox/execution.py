@@ -15,7 +15,7 @@ from typing import Any
 
 from sandbox.cage import RESULT_BYTES, Cage, CageError, parsed
 from sandbox.model import MAIN, Job, Limits, Reason
-from sandbox.names import file_name
+from sandbox.names import file_name, plainly
 from sandbox.result import Artifact, Run, Usage
 from sandbox.runner import Hooks
 from sandbox.toolsets import Toolset
@@ -134,7 +134,7 @@ class Taken:
         try:
             self._files.append(Artifact.of(file_name(raw.decode("utf-8")), data))
         except ValueError:
-            self._skipped.append((_plain(raw.decode("utf-8", "backslashreplace"))[:200], "its name is not one for everybody"))
+            self._skipped.append((plainly(raw.decode("utf-8", "backslashreplace"))[:200], "its name is not one for everybody"))
 
     def run(self, job: Job, result: Mapping[str, Any]) -> Run:
         """How it ended; CageError where the result is not what a warden sends."""
@@ -143,7 +143,7 @@ class Taken:
             peak = result["peak"]
             usage = Usage(result["wall_ms"], result["cpu_ms"], peak["memory"], peak["processes"], peak["scratch"])
             left = int(result["left"])
-            skipped = [(_plain(str(name))[:1100], str(why)[:100]) for name, why in result["skipped"]][:100]
+            skipped = [(plainly(str(name))[:1100], str(why)[:100]) for name, why in result["skipped"]][:100]
             gone = frozenset(map(str, result["gone"]))
             run = replace(
                 base, reason=Reason(result["reason"]), exit_code=result["exit_code"], signal=result["signal"],
@@ -155,8 +155,3 @@ class Taken:
         except (KeyError, TypeError, ValueError) as error:
             raise CageError(f"the result is not what a warden sends: {error!r}") from error
         return replace(run, reason=Reason.SANDBOX_ERROR, detail=f"{left} processes would not end") if left else run
-
-
-def _plain(name: str) -> str:
-    """A name as it may be shown anywhere: what does not print is spelled out."""
-    return name if name.isprintable() else repr(name)

@@ -66,6 +66,11 @@ def file_name(name: str) -> str:
     return name
 
 
+def plainly(text: str) -> str:
+    """A text as it may be shown anywhere: one that holds what does not print is spelled out."""
+    return text if text.isprintable() else repr(text)
+
+
 def file_names(names: list[str]) -> None:
     """ValueError for a name that is wrong, and for one that another needs as a folder."""
     files = {file_name(name) for name in names}

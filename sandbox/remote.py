@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, NotOfferedError, Profile, Reason, SandboxBusyError, Strength
-from sandbox.names import file_names
+from sandbox.names import file_names, plainly
 from sandbox.relayed import WAITING, Relaying, join
 from sandbox.result import Artifact, Run
 from sandbox.runner import Hooks, Program, Report, Served, shortfall
@@ -355,7 +355,11 @@ def believed(run: Run, job: Job) -> Run:
     except ValueError as error:
         raise WireError(f"it sent a file under a name that is none: {error}") from None
     files = tuple(Artifact.of(file.name, file.data) for file in run.files)
-    return replace(run, backend=f"runner:{run.backend}"[:64], files=files, profile_digest=job.profile.digest)
+    skipped = tuple((plainly(name)[:1100], plainly(why)[:100]) for name, why in run.files_skipped[:200])
+    return replace(
+        run, backend=plainly(f"runner:{run.backend}")[:64], files=files, files_skipped=skipped, detail=plainly(run.detail)[:2000],
+        profile_digest=job.profile.digest,
+    )  # fmt: skip
 
 
 def own_address(path: Path, uid: int | None = None) -> UnixAddress:

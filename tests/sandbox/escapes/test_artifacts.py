@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from sandbox.model import Job, Limits, Profile
+from sandbox.model import Job, Limits, Profile, Reason
 from sandbox.names import file_name
+from sandbox.remote import believed
+from sandbox.result import Run
 from tests.sandbox.escapes.backends import BACKENDS, make
 
 LIMITS = Limits(
@@ -165,3 +167,11 @@ async def test_a_file_that_was_given_and_not_changed_does_not_come_back(runner: 
     code = "import os\nopen('changed', 'w').write('after!'); os.unlink('gone'); os.symlink('kept', 'gone')"
     run = await runner.run(Job("1", code, profile, files=given))
     assert {file.name: file.data for file in run.files} == {"changed": b"after!"}
+
+
+def test_a_runner_elsewhere_that_was_taken_over_tells_nothing_that_a_terminal_would_act_on() -> None:
+    job = Job("1", "print()", Profile("artifacts", LIMITS))
+    run = Run.without_output(job, Reason.OK, "\x9b6n" + "x" * 9000)
+    told = believed(replace(run, files_skipped=(("a\x1b]0;owned\x07", "\x1b[2J"),)), job)
+    assert all(text.isprintable() for text in (*told.files_skipped[0], told.detail))
+    assert len(told.detail) <= 2000
