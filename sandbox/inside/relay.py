@@ -35,6 +35,14 @@ class Frames:
         while self.out:
             del self.out[: os.write(FRAMES, self.out)]
 
+    def drain(self) -> None:
+        """Take what still comes, unread, until the gateway closes.
+
+        A socket that goes with bytes unread, or is written to when it has gone, is reset, and a reset overtakes the last frame.
+        """
+        while os.read(FRAMES, _PIECE):
+            pass
+
     def put(self, kind: bytes, payload: bytes) -> None:
         """One frame, when there is room for it."""
         self.out += struct.pack(">cI", kind, len(payload)) + payload

@@ -240,6 +240,8 @@ def _carry_out(setup: Setup, frames: relay.Frames, pipes: Pipes, code: int, orde
         raw = name.encode()
         frames.send(b"F", struct.pack(">H", len(raw)) + raw + content)
     frames.send(b"R", plain.dumps({**run.result(left), "skipped": taken.skipped, "gone": gone}))
+    if goes_on or job["tools"]:
+        frames.drain()
 
 
 def _be_kept() -> None:
