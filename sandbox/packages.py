@@ -116,7 +116,7 @@ def built(folder: Path) -> dict[str, str]:
 def load(name: str, folder: Path | None, interpreter: Interpreter, uid: int | None) -> PackageSet:
     """The set as it was built, for this interpreter, within reach of the runs' uid; PackagesError elsewhere.  Blocks."""
     help_ = f"build it: bailiwick sandbox packages build {name}"
-    if folder is None or not (folder / f"{name}.json").is_file():
+    if folder is None or not os.path.isfile(folder / f"{name}.json"):  # noqa: PTH113  false, too, where it cannot be looked at
         raise PackagesError(f"there is no set of packages {name!r} here; {help_}")
     _seen(name, folder)
     about = _about(folder / f"{name}.json")

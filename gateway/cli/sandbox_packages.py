@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,8 @@ def build(
     from sandbox import packages  # noqa: PLC0415  the command line pays for what it uses
     from sandbox.interpreter import NoInterpreterError  # noqa: PLC0415
 
-    if lock is not None and not lock.is_file():
-        misuse(f"{lock} is no file")
+    if lock is not None and not os.access(lock, os.R_OK):
+        misuse(f"{lock} cannot be read: there is no such file, or it is closed to you")
     chosen = lock or packages.shipped_lock(name)
     if chosen is None:
         shipped = ", ".join(sorted(path.stem for path in packages.SHIPPED.glob("*.lock")))
@@ -62,7 +63,10 @@ def listed(folder: Folder = PACKAGES, as_json: Json = False) -> None:
     """
     from sandbox import packages  # noqa: PLC0415
 
-    found = packages.built(folder)
+    try:
+        found = packages.built(folder)
+    except OSError as error:
+        misuse(f"{folder}: {error.strerror}")
     if as_json:
         print_json(found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -29,15 +30,20 @@ def load_profiles(folder: Path | None = None) -> Mapping[str, Profile]:
     """
     profiles = {path.stem: _read(path) for path in sorted(_SHIPPED.glob("*.toml"))}
     if folder is not None:
-        if not folder.is_dir():
-            msg = f"{folder}: is not a folder"
-            raise ProfileError(msg)
-        for path in sorted(folder.glob("*.toml")):
+        for path in _files(folder):
             if path.stem in profiles:
                 msg = f"{path}: a shipped profile is called {path.stem!r}; choose another name"
                 raise ProfileError(msg)
             profiles[path.stem] = _read(path)
     return MappingProxyType(profiles)
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".toml"))  # noqa: PTH208  glob hides why
+    except OSError as error:
+        msg = f"{folder}: is not a folder that can be read: {error.strerror}"
+        raise ProfileError(msg) from error
 
 
 def _read(path: Path) -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -169,11 +170,36 @@ def test_a_language_that_there_is_not_is_named(code: str) -> None:
 
 def test_packages_say_what_is_wrong_with_a_lock_file_or_a_folder(tmp_path: Path) -> None:
     missing = bailiwick("packages", "build", "mine", "--lock", str(tmp_path / "nope.lock"))
-    assert (missing.returncode, f"{tmp_path / 'nope.lock'} is no file" in missing.stderr) == (2, True)
+    assert (missing.returncode, f"{tmp_path / 'nope.lock'} cannot be read" in missing.stderr) == (2, True)
     nowhere = bailiwick("packages", "build", "analysis", "--folder", "/sys/nowhere")
     assert (nowhere.returncode, "/sys/nowhere: " in nowhere.stderr) == (1, True), nowhere.stderr
     none = bailiwick("packages", "list", "--folder", str(tmp_path / "none"))
     assert (none.returncode, none.stdout, f"built in {tmp_path / 'none'}" in none.stderr) == (0, "", True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try it as somebody else")
+def test_a_user_to_whom_something_is_closed_is_told_so(tmp_path: Path) -> None:
+    """In a child process that gives its rights up, after it has loaded what it needs."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    tries = """
+import os, sys
+from pathlib import Path
+from sandbox.packages import PackagesError, load
+from sandbox.profiles import ProfileError, load_profiles
+os.setgid(65534); os.setuid(65534)
+closed = Path(sys.argv[1]) / "x"
+for tried in (lambda: load_profiles(closed), lambda: load("tiny", closed, None, None)):
+    try:
+        tried()
+    except (ProfileError, PackagesError) as error:
+        print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", tries, str(closed)], capture_output=True, text=True, timeout=60, check=False)
+    assert [line.rsplit(": ", 1)[1] for line in told.stdout.splitlines()] == [
+        "Permission denied",
+        "bailiwick sandbox packages build tiny",
+    ]
 
 
 def test_a_runner_names_what_it_cannot_listen_on_or_read(tmp_path: Path) -> None:
