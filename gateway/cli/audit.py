@@ -144,16 +144,16 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     if ledger is not None and key:  # a stranger has a copy and a key, and no settings
         url, vkey = f"sqlite:///{ledger.resolve()}", key
     else:
-        settings = _settings(config)
+        settings = _settings_beside(config, ledger)
         url, vkey = ledger_url(settings, ledger), key or own_vkey(settings, os.environ) or ""
         if not witness_key and quorum is None:
             witness_key, quorum = [each.key for each in settings.ledger.witnesses], settings.ledger.wanted
     try:
         report = verify_url(url, vkey or None, kept_in(checkpoint or ()), witness_key or (), quorum)
     except FileNotFoundError as error:
-        misuse(
-            f"the ledger cannot be verified: there is no file {error.filename}", help="has the gateway run with these settings?"
-        )
+        named = ledger is not None or str(error.filename) in {str(each) for each in checkpoint or ()}
+        help_ = "--ledger and --checkpoint name files that are there" if named else "has the gateway run with these settings?"
+        misuse(f"the ledger cannot be verified: there is no file {error.filename}", help=help_)
     except (OSError, ValueError, StoreError) as error:
         misuse(f"the ledger cannot be verified: {error}")
     if as_json:
@@ -167,6 +167,16 @@ def _settings(config: Path) -> Settings:
     from gateway.configuration import load  # noqa: PLC0415
 
     return load(config, os.environ)
+
+
+def _settings_beside(config: Path, ledger: Path | None) -> Settings:
+    """Those that say whose a copy is; who has a copy and no settings has to have its key."""
+    if ledger is not None and config == CONFIG and not config.exists():
+        misuse(
+            f"whose is {ledger}? neither --key nor settings say so",
+            help="give the log's verifier key (--key), or the gateway's settings (--config)",
+        )
+    return _settings(config)
 
 
 def _open(config: Path, ledger: Path | None) -> Ledger:

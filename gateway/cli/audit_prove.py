@@ -67,6 +67,8 @@ def _check(path: Path, key: str, witnesses: list[str], quorum: int | None, *, as
     from audit.cosignature import WitnessKey  # noqa: PLC0415
     from audit.tlog_proof import MAX_PROOF, TlogProof  # noqa: PLC0415
 
+    if not key:
+        misuse("--check needs the log's verifier key", help="--key 'ORIGIN+…', as the log's gateway says it at its start")
     try:
         log, seen = Vkey.parse(key), [WitnessKey.parse(each) for each in witnesses]
     except ValueError as error:

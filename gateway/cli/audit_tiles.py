@@ -39,6 +39,8 @@ def tiles(  # noqa: PLR0917  Typer reads the signature
     else:
         settings = load(config, os.environ)
         url, vkey = ledger_url(settings, ledger), key or own_vkey(settings, os.environ) or ""
+    if folder.exists() and not folder.is_dir():
+        misuse(f"{folder} is not a folder")
     try:
         rows = SqlReader(url)
         try:
