@@ -221,7 +221,8 @@ class RemoteRunner:
             async with asyncio.timeout(CONNECT_SECONDS):
                 reader, writer = await _connected(self._address)
         except (OSError, TimeoutError, ssl.CertificateError) as error:
-            raise WireError(f"it cannot be reached: {type(error).__name__}") from None
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise WireError(f"{_where(self._address)} cannot be reached: {why}") from None
         try:
             async with asyncio.timeout(PROBE_SECONDS) as timer:
                 first = await from_runner(reader, SMALL)
@@ -242,6 +243,10 @@ def _relaying(hooks: Hooks) -> Relaying | None:
     """What serves connections of code, where it can serve those that come from elsewhere."""
     network: object = hooks.network
     return network if isinstance(network, Relaying) else None
+
+
+def _where(address: UnixAddress | TlsAddress) -> str:
+    return f"{address.host}:{address.port}" if isinstance(address, TlsAddress) else str(address.path)
 
 
 async def _connected(address: UnixAddress | TlsAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -50,9 +50,10 @@ def witness(
     logger = logging.getLogger("gateway")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+    if new:
+        _folder(data)
     try:
         if new:
-            data.mkdir(mode=0o700, parents=True, exist_ok=True)
             create(data / KEY_FILE, generated_ed25519())
         memory = WitnessFile.open(data / SEEN_FILE, new=new)
     except FileNotFoundError:
@@ -80,10 +81,17 @@ def witness(
         raise typer.Exit(1)
 
 
+def _folder(place: Path) -> None:
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        misuse(f"--data {place}: {error.strerror}")
+
+
 def _address(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        misuse(f"not HOST:PORT: {listen}")
+        misuse(f"--listen {listen}: not HOST:PORT")
     return host.strip("[]"), int(port)
 
 

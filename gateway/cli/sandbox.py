@@ -65,6 +65,8 @@ def run(  # noqa: PLR0917  the command line's options
     chosen = profile_named(profile, profiles)
     if out is not None:
         _folder(out)  # said before anything runs
+    if chosen.tools:
+        console(stderr=True).print(printable(f"note: under {profile} a gateway lets code call tools; here is none"), style="dim")
     try:
         job = Job(
             id="command-line",

@@ -26,6 +26,8 @@ def audit(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (("verify", "--ledger", "gone.db", "--key", KEY), ("no file", "gone.db", "--ledger")),
         (("prove", "copy.db", "--check"), ("--check needs", "--key")),
         (("tiles", "copy.db", "--ledger", "copy.db", "--key", KEY), ("copy.db is not a folder",)),
+        (("witness", "--log", f"example.org/log={KEY}", "--data", "copy.db", "--new"), ("--data copy.db: File exists",)),
+        (("witness", "--log", f"example.org/log={KEY}", "--listen", "8081"), ("--listen 8081: not HOST:PORT",)),
         (("verify",), ("bailiwick.yaml", "bailiwick init")),
     ],
 )

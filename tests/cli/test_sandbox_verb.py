@@ -147,6 +147,14 @@ def test_a_folder_of_profiles_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert (told.returncode, f"{tmp_path / 'nope'}: is not a folder" in told.stderr) == (2, True)
 
 
+def test_that_no_gateway_is_here_to_call_tools_is_said(tmp_path: Path) -> None:
+    shipped = Path(__file__).resolve().parents[2] / "sandbox" / "profiles" / "no-network-512mb.toml"
+    (tmp_path / "calls.toml").write_text(f"tools = true\n{shipped.read_text()}")
+    (tmp_path / "code.py").write_text("import bailiwick_tools\n")
+    told = bailiwick("run", str(tmp_path / "code.py"), "--profiles", str(tmp_path), "--profile", "calls")
+    assert (told.returncode, "note: under calls a gateway lets code call tools; here is none" in told.stderr) == (1, True)
+
+
 def test_where_nothing_can_be_left_nothing_runs(tmp_path: Path, code: str) -> None:
     for place in (code, "/proc/nowhere"):
         told = bailiwick("run", code, "--out", place)

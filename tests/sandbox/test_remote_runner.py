@@ -395,7 +395,7 @@ async def test_what_cannot_be_had_elsewhere_is_refused_before_anything_is_sent(t
 async def test_a_runner_that_is_not_there_proves_nothing(tmp_path: Path) -> None:
     remote = RemoteRunner(own_address(tmp_path / "nowhere"))
     report = await remote.probe()
-    assert "cannot be reached" in report.problem
+    assert f"{tmp_path / 'nowhere'} cannot be reached: No such file" in report.problem
     assert report.missing(SHIPPED)
     with pytest.raises(IsolationUnprovenError) as raised:
         await remote.run(job())
