@@ -72,6 +72,7 @@ class Kind(StrEnum):
     KEY_ACTIVATE = "key.activate"
     VAULT_CONSENT = "vault.consent"
     VAULT_FORGET = "vault.forget"
+    SANDBOX_PROBE = "sandbox.probe"
     SANDBOX_START = "sandbox.start"
     SANDBOX_END = "sandbox.end"
     EGRESS_START = "egress.start"

@@ -51,7 +51,7 @@ KINDS = frozenset(
         "policy.reload",
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
-        *("sandbox.start", "sandbox.end", "egress.start", "egress.end"),
+        *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *("writer.start", "writer.stop", "key.create", "key.shred"),
         *("audit.read", "audit.verify", "audit.export", "log.checkpoint"),
     }

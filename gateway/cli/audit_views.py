@@ -96,6 +96,8 @@ def summary(record: Record, log: Ledger) -> dict[str, Any]:
         what = f"{what} {refused.get('code', '')}"
     elif isinstance(outcome, dict):
         what = f"{what} {outcome.get('status', '')}"
+    elif record.kind == "sandbox.probe":
+        what = f"{leaf.get('backend', '')} {leaf.get('probe', '')!s:.12}"
     elif record.kind in {"sandbox.start", "sandbox.end"}:
         what = f"{what} {leaf.get('profile', '')} {leaf.get('reason', '')}"
     return {

@@ -1,10 +1,12 @@
 """What the ledger says of a run: which code, under which profile, what was proven, how it ended.  Digests, never the code itself.
 
-A run's start is durable before its code is handed over; its end before anything of it is released.
+The probe that a run relies on is durable before the run's start, that before its code is handed over, its end before anything
+of it is released.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,8 +20,13 @@ from gateway.reasons import Code
 from gateway.record import SUBJECT
 from sandbox.model import IsolationUnprovenError, Job, words
 from sandbox.result import Run
+from sandbox.runner import Report
 
 Append = Callable[[Entry], Awaitable[Receipt]]
+
+
+_TOLD = 64
+"""Probes that are remembered as recorded; one that was forgotten is recorded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +47,36 @@ class Cut(Enum):
 
 
 class RunRecords:
-    """Writes `sandbox.start` and `sandbox.end`; `Refused(LEDGER_UNAVAILABLE)` where they are not durable."""
+    """Writes `sandbox.probe`, `sandbox.start` and `sandbox.end`; `Refused(LEDGER_UNAVAILABLE)` where they are not durable."""
 
     def __init__(self, append: Append, clock: Clock) -> None:
         self._append = append
         self._clock = clock
+        self._told: dict[str, None] = {}
+        self._telling = asyncio.Lock()
 
-    async def start(self, intent: Intent, job: Job, backend: str, probe: str) -> str:
+    async def relied(self, report: Report) -> str:
+        """The id of a probe that is on record with all that it found: from now on, where it was not yet."""
+        found = report.id
+        async with self._telling:
+            if found not in self._told:
+                fields = {
+                    "probe": found,
+                    "backend": report.backend,
+                    "guarantees": words(report.guarantees),
+                    "layers": dict(report.layers),
+                    "languages": {str(name): offer.version for name, offer in report.languages.items()},
+                    "problem": report.problem[:256],
+                }
+                await self._appended("sandbox.probe", None, fields, (Value("report", orjson.dumps(report.to_dict())),))
+                self._told[found] = None
+                if len(self._told) > _TOLD:
+                    del self._told[next(iter(self._told))]
+        return found
+
+    async def start(self, intent: Intent, job: Job, backend: str, report: Report) -> str:
         """Before the code is handed over; the record's id."""
-        profile = job.profile
+        profile, probe = job.profile, await self.relied(report)
         fields = whose(intent) | _which(job) | {
             "backend": backend,
             "probe": probe,
@@ -105,8 +133,11 @@ class RunRecords:
         await self._write("sandbox.end", intent, whose(intent) | _which(job) | said)
 
     async def _write(self, kind: str, intent: Intent, fields: Mapping[str, object], values: tuple[Value, ...] = ()) -> str:
+        return await self._appended(kind, intent.permit.principal.subject, fields, values)
+
+    async def _appended(self, kind: str, subject: str | None, fields: Mapping[str, object], values: tuple[Value, ...]) -> str:
         now = self._clock()
-        entry = Entry(kind, new_id(now), now, intent.permit.principal.subject, fields, values)
+        entry = Entry(kind, new_id(now), now, subject, fields, values)
         try:
             await self._append(entry)
         except LedgerUnavailableError as error:

@@ -155,8 +155,7 @@ class Sandboxed:
         beside: Callable[[], Beside] = Beside
         try:
             runner = await self._runner(profile)
-            probe = await runner.probe()
-            start = await records.start(intent, job, runner.name, probe.id)
+            start = await records.start(intent, job, runner.name, await runner.probe())
             async with self._hooks(intent, profile, output) as (hooks, beside):
                 run = await runner.run(job, hooks)
         except IsolationUnprovenError as error:

@@ -49,7 +49,7 @@ class Book:
             said |= {"guarantees": {}, "layers": {}}
         else:
             said |= {
-                "probe": by.id,
+                "probe": "" if self._to is None else await self._to[0].relied(by),
                 "limits": self._profile.limits.to_dict(),
                 "requires": words(self._profile.wanted),
                 "guarantees": words(by.guarantees),
@@ -96,7 +96,7 @@ class Book:
 
 
 class ChildRecords(RunRecords):
-    """Writes `sandbox.start` and `sandbox.end` with a server's id."""
+    """Writes `sandbox.start` and `sandbox.end` with a server's id, and the probes that they rely on."""
 
     async def child(self, kind: str, intent: Intent, fields: dict[str, object]) -> str:
         """One of them, for the call that opened the session; the record's id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -245,8 +246,10 @@ async def test_every_run_is_on_record_with_its_digests(caged: Scene) -> None:
 
     caged.runner.script = leaves
     result = (await caged.result(code="1", files={"in.txt": "given"}))["structuredContent"]
-    call, start, end, closed = [entry for entry in caged.world.ledger.entries if entry.kind != "decision.evaluate"]
-    assert [call.kind, start.kind, end.kind, closed.kind] == ["call.start", "sandbox.start", "sandbox.end", "call.end"]
+    call, probe, start, end, closed = [entry for entry in caged.world.ledger.entries if entry.kind != "decision.evaluate"]
+    kinds = [call.kind, probe.kind, start.kind, end.kind, closed.kind]
+    assert kinds == ["call.start", "sandbox.probe", "sandbox.start", "sandbox.end", "call.end"]
+    assert start.fields["probe"] == probe.fields["probe"] == (await caged.runner.probe()).id
     assert start.fields["call"] == end.fields["call"] == call.id
     assert end.fields["start"] == start.id
     assert start.fields["trace"] == end.fields["trace"] == call.fields["trace"]
@@ -260,11 +263,22 @@ async def test_every_run_is_on_record_with_its_digests(caged: Scene) -> None:
     assert "given" not in str(start.fields)
 
 
-async def test_what_cannot_be_recorded_is_not_run(caged: Scene) -> None:
+async def test_a_probe_is_on_record_once_with_every_attempt_sealed_beside_it(caged: Scene) -> None:
+    for _ in range(2):
+        await caged.result(code="1")
+    (probe,) = caged.entries("sandbox.probe")
+    report = await caged.runner.probe()
+    assert (probe.subject, probe.fields["backend"], probe.fields["guarantees"]["fs_read"]) == (None, report.backend, "hard")
+    (value,) = probe.values
+    assert json.loads(value.data) == json.loads(json.dumps(report.to_dict()))
+
+
+@pytest.mark.parametrize("kind", ["sandbox.probe", "sandbox.start"])
+async def test_what_cannot_be_recorded_is_not_run(caged: Scene, kind: str) -> None:
     append = caged.world.ledger.append
 
     async def broken(entry: Any) -> Any:
-        caged.world.ledger.down = entry.kind == "sandbox.start"
+        caged.world.ledger.down = entry.kind == kind
         return await append(entry)
 
     caged.world.ledger.append = broken  # type: ignore[method-assign]

@@ -62,8 +62,10 @@ async def test_its_start_and_its_end_are_on_record_with_profile_layers_and_guara
 ) -> None:
     async with caged(tmp_path, speaker(reachable), runner) as scene:
         await scene.opened()
-        assert [entry.kind for entry in scene.world.ledger.entries[:3]] == ["call.start", "sandbox.start", "call.end"]
-    (start,), (end,) = scene.entries("sandbox.start"), scene.entries("sandbox.end")
+        kinds = [entry.kind for entry in scene.world.ledger.entries[:4]]
+        assert kinds == ["call.start", "sandbox.probe", "sandbox.start", "call.end"]
+    (start,), (end,), (probe,) = (scene.entries(f"sandbox.{kind}") for kind in ("start", "end", "probe"))
+    assert start.fields["probe"] == probe.fields["probe"] == (await runner.probe()).id
     call = scene.entries("call.start")[0]
     for entry in (start, end):
         assert (entry.fields["server"], entry.fields["profile"]) == ("ref", "mcp-stdio")
