@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import ParamSpec, TypeVar
 from sandbox.backend import Backend, NotHereError
 from sandbox.cage import CageError
 from sandbox.cgroup import Bounds
+from sandbox.ending import to_its_end
 from sandbox.execution import execute
 from sandbox.interpreter import NoInterpreterError, choose, own_uids
 from sandbox.model import (
@@ -125,15 +125,7 @@ class CagedRunner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.cancel()
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # seen: the caller has gone
-            raise
+            return await to_its_end(task)
         finally:
             if hooks.tools is not None:
                 hooks.tools.close()

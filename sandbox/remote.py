@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from sandbox.ending import to_its_end
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, NotOfferedError, Profile, Reason, SandboxBusyError, Strength
 from sandbox.names import file_names, plainly
 from sandbox.relayed import WAITING, Relaying, join
@@ -116,7 +117,7 @@ class RemoteRunner:
             task = asyncio.create_task(self._run(job, hooks))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            return await _to_its_end(task)
+            return await to_its_end(task)
         finally:
             if hooks.tools is not None:
                 hooks.tools.close()
@@ -325,20 +326,6 @@ async def _kill(line: _Line, most: int) -> None:
             message: FromRunner | None = Tools(b"")
             while message is not None and not isinstance(message, Done | Refusal):
                 message = await from_runner(line.reader, most)
-
-
-async def _to_its_end(task: asyncio.Task[Run]) -> Run:
-    """However impatiently the caller is cancelled, the run is ended once and to its end."""
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # seen: the caller has gone
-        raise
 
 
 def _most(profile: Profile) -> int:
