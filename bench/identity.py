@@ -372,9 +372,8 @@ def render(report: dict[str, Any]) -> str:
     lines += [f"{name:24}{row['us']:>11}{row['best_us']:>9}" for name, row in report["us"].items()]
     if report["exchange"]:
         said = report["exchange"]
-        lines.append(
-            f"\n/oauth/token: p50 {said['p50_ms']} ms, p95 {said['p95_ms']} ms; /healthz p50 {said['healthz_p50_ms']} ms"
-        )
+        took = f"p50 {said['p50_ms']} ms, p95 {said['p95_ms']} ms; /healthz p50 {said['healthz_p50_ms']} ms"
+        lines += ["", f"/oauth/token: {took}"]
     lines.append("")
     lines += [f"{'met ' if bar['met'] else 'MISS'}  {bar['bar']}: {bar['value']} (want {bar['want']})" for bar in report["bars"]]
     return "\n".join(lines)
