@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,9 @@ from sqlalchemy.pool import NullPool
 
 from audit.store import StoreError
 
+MIGRATING: Final = threading.Lock()
+"""Held while Alembic runs: it keeps the migration under way in globals of the process, so that two threads, each at a database of
+its own, would otherwise run one another's.  Taken when the database's own lock is held already, so nobody waits in a circle."""
 _PAGE_SIZE: Final = 4096  # a commit writes whole pages, and touches half a dozen
 # 2 MiB of write-ahead log.  Copied into the file less often, many pages make a turn wait long, and for the same work: the log
 # is then written in place again, which syncs in half the time of a log that grows.

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from audit.store import Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
-from audit.store_connect import create_file, engine, parse_url, sqlite_path
+from audit.store_connect import MIGRATING, create_file, engine, parse_url, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_turn import HEAD, Cursor, SqlTurn, Words
 
@@ -69,7 +69,8 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, REVISION)
+        with MIGRATING:
+            command.upgrade(config, REVISION)
     except CommandError as error:
         msg = f"the ledger's schema is not one that this version knows: {error}"
         raise StoreError(msg) from error

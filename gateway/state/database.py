@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from audit.store_connect import write_ahead
+from audit.store_connect import MIGRATING, write_ahead
 from gateway.problem import Problem, ProblemError
 
 POSTGRES_CONNECTIONS = 4
@@ -93,7 +93,8 @@ def _migrate(connection: Connection, shown: str) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with MIGRATING:
+        command.upgrade(config, "head")
 
 
 def _problem(message: str, location: str, help_text: str = "") -> ProblemError:

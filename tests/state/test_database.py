@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
+from audit.store_sql import migrate
 from gateway.model import Refused
 from gateway.problem import ProblemError
 from gateway.reasons import Code
@@ -49,6 +50,21 @@ async def test_replicas_that_start_together_migrate_once(url: str) -> None:
     for state in states:
         assert await state.tasks.owner("erp", "t") is not None
         await state.close()
+
+
+async def test_a_process_that_makes_several_stores_at_once_makes_each_of_them_whole(tmp_path: Path) -> None:
+    for turn in range(12):
+        ledgers = [f"sqlite:///{tmp_path}/ledger-{turn}-{number}.db" for number in range(2)]
+        opened = State.open, f"sqlite:///{tmp_path}/state-{turn}.db"
+        state, *_ = await asyncio.gather(asyncio.to_thread(*opened), *(asyncio.to_thread(migrate, url) for url in ledgers))
+        assert await state.tasks.owner("erp", "t") is None
+        await state.close()
+        for number in range(2):
+            found = sqlite3.connect(tmp_path / f"ledger-{turn}-{number}.db")
+            names = {name for (name,) in found.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+            found.close()
+            assert {"ledger_leaves", "ledger_cosignatures"} <= names
+            assert "task_owners" not in names
 
 
 async def test_a_replica_waits_while_another_one_makes_the_file(tmp_path: Path) -> None:
