@@ -101,6 +101,8 @@ def main() -> int:
         "--kills", type=int, default=20, help="of a gateway in the midst of its runs, where it is not in a container"
     )
     options = parser.parse_args()
+    if options.runs < 1 or options.kills < 1:
+        parser.error("--runs and --kills are 1 or more")
     rows = []
     with Suite() as suite:
         for environment in environments():
