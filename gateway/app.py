@@ -9,23 +9,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastapi import FastAPI, Request
 
-from audit.journal import Journal
 from audit.model import LedgerUnavailableError
-from gateway import obligations
-from gateway.a2a.cards import Cards
 from gateway.a2a.endpoint import A2aEndpoint
-from gateway.a2a.operations import CARD
-from gateway.a2a.road import A2aRoad, Bounds, Peer
-from gateway.a2a.tasks import Ownership
 from gateway.a2a.wire import params_of
 from gateway.access import Access, add_access
 from gateway.administration import Administration
@@ -34,24 +26,19 @@ from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, header
 from gateway.cannotstart import as_problem
 from gateway.egress.opening import WayOut
 from gateway.identity.devissuer import PEOPLE, DevIssuer
-from gateway.identity.keyfiles import resolve, seal_key
-from gateway.identity.opening import Identity, Means
+from gateway.identity.keyfiles import seal_key
+from gateway.identity.opening import Means
 from gateway.identity.opening import opened as opened_identity
-from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.ledger_opening import opened as opened_ledger
 from gateway.ledger_tiles import TileDoor
 from gateway.ledger_tiles import register as register_tiles
 from gateway.mcp.endpoint import McpEndpoint
-from gateway.mcp.road import McpRoad, Upstream, answered_here
-from gateway.mcp.session import Sessions
 from gateway.mcp.wire import arguments_of
-from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused, wall_clock
+from gateway.model import Arrival, Clock, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
 from gateway.oauth.routes import register as register_oauth
-from gateway.obligations.redact import redact
-from gateway.pipeline import Stages
-from gateway.policy.in_force import Policy
-from gateway.policy.judging import could_by, decided_by
+from gateway.obligations import fulfil as duties
+from gateway.parts import Parts, derived
 from gateway.policy.metrics import families
 from gateway.policy.opening import Opened, opened, prepared
 from gateway.policy.routes import PolicyDoor
@@ -61,40 +48,21 @@ from gateway.record import Recorder
 from gateway.sandbox.opening import Ground
 from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
-from gateway.sandbox.server import SandboxServer
 from gateway.sandbox.servers import opened as opened_servers
-from gateway.settings import Secret, Settings
+from gateway.serving_a2a import open_a2a
+from gateway.serving_mcp import open_mcp
+from gateway.settings import Settings
 from gateway.state.store import State
 from gateway.stores import state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
-from gateway.upstream.registry import McpTarget, agent_targets, mcp_targets
-from policies.model import AccessRequest, Decision
+from gateway.upstream.registry import mcp_targets
 
 log = logging.getLogger("gateway")
 
 MCP_PATH: Final = "/mcp/"
 A2A_PATH: Final = "/a2a/"
 _SENT: Final = {"mcp": arguments_of, "a2a": params_of}
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What both protocols' roads are made of."""
-
-    settings: Settings
-    clock: Clock
-    policy: Opened
-    ledger: OpenedLedger
-    journal: Journal
-    state: State
-    upstreams: Upstreams
-    identity: Identity
-    telemetry: Telemetry
-    recorder: Recorder
-    session_key: bytes
-    sandboxed: Sandboxed | None
-    environ: Mapping[str, str]
 
 
 class App:
@@ -197,21 +165,20 @@ class App:
         recorder = Recorder(journal.append, journal.submit, clock)
         stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
-        parts = _Parts(
-            settings, clock, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
-            _derived(seal, b"mcp session"), None, self._environ,
+        parts = Parts(
+            settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
+            self._guard, Slots(limits.concurrent_calls), seal,
         )  # fmt: skip
-        targets = mcp_targets(settings, lambda secret: _bare(secret, parts.environ))
-        out = WayOut(settings.sandbox.egress, recorder, _judge_of(parts), identity.kills.alive, clock)
+        targets = mcp_targets(settings, parts.bare)
+        out = WayOut(settings.sandbox.egress, recorder, parts.judge_of, identity.kills.alive, clock)
         stack.callback(out.close)
         if settings.sandbox.enabled:
-            parts = replace(parts, sandboxed=await self._open_sandbox(parts, _derived(seal, b"sandbox sessions"), out))
+            parts = replace(parts, sandboxed=await self._open_sandbox(parts, derived(seal, b"sandbox sessions"), out))
         servers = opened_servers(settings, journal.append, clock, out)
         self._forget.append(servers.forget)
         stack.push_async_callback(servers.aclose)
-        slots = Slots(limits.concurrent_calls)
-        self._mcp = self._open_mcp(parts, targets, await servers.begun(targets.values(), limits), slots)
-        self._a2a = self._open_a2a(parts, slots)
+        self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits))
+        self._a2a = open_a2a(parts)
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
@@ -226,7 +193,7 @@ class App:
         log.warning("the development issuer is on: whoever reaches this port can be anybody")
         return DevIssuer(self._settings.data, chosen.issuer, chosen.audience, self._clock)
 
-    async def _open_sandbox(self, parts: _Parts, key: bytes, out: WayOut) -> Sandboxed:
+    async def _open_sandbox(self, parts: Parts, key: bytes, out: WayOut) -> Sandboxed:
         async def within(arrival: Arrival, authenticate: Callable[[Arrival], Awaitable[Principal]]) -> tuple[bytes, str]:
             if self._mcp is None:
                 raise Refused(Code.INTERNAL_ERROR, "the gateway is starting")
@@ -234,7 +201,7 @@ class App:
 
         identity = parts.identity
         ground = Ground(
-            parts.settings, parts.clock, parts.journal.append, key, _judge_of(parts), obligations.fulfil, identity.delegations,
+            parts.settings, parts.clock, parts.journal.append, key, parts.judge_of, duties, identity.delegations,
             identity.authenticator, within, out,
         )  # fmt: skip
         sandboxed = await opened_sandbox(ground)
@@ -243,76 +210,7 @@ class App:
         self._forget.append(sandboxed.forget)
         return sandboxed
 
-    def _open_mcp(
-        self, parts: _Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream], slots: Slots
-    ) -> McpEndpoint:
-        settings, limits = parts.settings, parts.settings.limits
-        others: dict[str, Upstream] = {**started}
-        if parts.sandboxed is not None:
-            others["sandbox"] = SandboxServer(parts.sandboxed)
-        could = could_by(parts.policy.in_force.current, parts.clock)
-        road = McpRoad(
-            targets=targets,
-            upstreams=parts.upstreams,
-            sessions=Sessions(parts.session_key),
-            could=could,
-            redact=redact,
-            others=others,
-            json_depth=limits.json_depth,
-            response_bytes=limits.response_bytes,
-            rejected=parts.identity.outbound.rejected,
-        )
-
-        async def fulfil(permit: Permit) -> Permit:
-            permit = obligations.fulfil(permit)
-            permit = permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit)
-            return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
-
-        stages = _stages(parts, road, fulfil)
-        endpoint = McpEndpoint(
-            stages, guard=self._guard, limits=limits, public_url=settings.public_url, could=could, slots=slots, clock=parts.clock
-        )
-
-        def enforce(policy: Policy) -> None:
-            could = could_by(policy, parts.clock)
-            judged = replace(stages, filter=road.judged_by(could).filter)
-            endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing), could)
-
-        parts.policy.in_force.follow(enforce)
-        return endpoint
-
-    def _open_a2a(self, parts: _Parts, slots: Slots) -> A2aEndpoint:
-        settings, limits = parts.settings, parts.settings.limits
-        peers = {
-            name: Peer(name, agent.url, agent.headers, agent.delegation_header, agent.max_groups)
-            for name, agent in agent_targets(settings, lambda secret: _bare(secret, parts.environ)).items()
-        }
-        # an agent may work in silence for as long as a call may take at all
-        patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
-        self._stack.push_async_callback(patient.aclose)
-        cards = Cards(settings.public_url, parts.clock)
-        self._stack.push_async_callback(cards.aclose)
-        road = A2aRoad(
-            peers=peers,
-            upstreams=patient,
-            ownership=Ownership(parts.state.tasks, parts.state.contexts),
-            mint=parts.identity.delegations.mint,
-            cards=cards,
-            bounds=Bounds(limits.response_bytes, limits.json_depth),
-            rejected=parts.identity.outbound.rejected,
-            onward=parts.identity.hops,
-        )
-
-        async def fulfil(permit: Permit) -> Permit:
-            permit = await parts.identity.outbound.fulfil(obligations.fulfil(permit), shared=permit.call.method == CARD)
-            return await road.fulfil(permit)
-
-        stages = _stages(parts, road, fulfil)
-        endpoint = A2aEndpoint(stages, guard=self._guard, limits=limits, slots=slots, clock=parts.clock)
-        parts.policy.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing)))
-        return endpoint
-
-    def _doors(self, parts: _Parts, dev: DevIssuer | None) -> Doors:
+    def _doors(self, parts: Parts, dev: DevIssuer | None) -> Doors:
         async def whoami(request: Request) -> Principal:
             scope = {**request.scope, "method": request.method}
             arrival = make_arrival(scope, b"", protocol="mcp", target="", path="", clock=parts.clock)
@@ -338,61 +236,13 @@ class App:
             remembered=parts.ledger.remembered,
             checkpoint=checkpoint,
             whoami=whoami,
-            policy=PolicyDoor(parts.policy, Administration(whoami, _judge_of(parts), parts.recorder, parts.clock)),
+            policy=PolicyDoor(parts.policy, Administration(whoami, parts.judge_of, parts.recorder, parts.clock)),
             issue=None if dev is None else lambda name: dev.issue(name, PEOPLE[name]),
         )
 
 
-def _access(parts: _Parts, doors: Doors) -> Access:
+def _access(parts: Parts, doors: Doors) -> Access:
     """The decision point over HTTP: the judge that the caller's calls would meet now."""
 
     dead = parts.identity.kills.dead
-    return Access(doors.public_url, doors.whoami, _judge_of(parts), parts.journal.append, parts.clock, dead)
-
-
-def _judge_of(parts: _Parts) -> Callable[[Principal], Callable[[AccessRequest], Decision]]:
-    """Who decides for a principal now."""
-    return lambda principal: parts.policy.in_force.current.pair_of(principal.workflow).engine.decide
-
-
-Road = McpRoad | A2aRoad
-
-
-def _stages(parts: _Parts, road: Road, fulfil: Callable[[Permit], Awaitable[Permit]]) -> Stages:
-    """One protocol's stages: what is its own from `road`, the rest shared."""
-    telemetry, clock = parts.telemetry, parts.clock
-
-    async def record_intent(permit: Permit) -> Intent:
-        intent = await parts.recorder.intent(permit)
-        telemetry.set_out(permit.call.arrival)  # every intent is observed, once
-        return intent
-
-    def observe(arrival: Arrival, end: Intent | Refused, outcome: Outcome | None) -> None:
-        if isinstance(end, Intent):
-            telemetry.came_back(arrival)
-        telemetry.observe(arrival, end, outcome, clock())
-
-    return Stages(
-        authenticate=parts.identity.authenticator,
-        parse=road.parse,
-        normalise=road.normalise,
-        decide=parts.policy.in_force.current.active.engine.decide,
-        fulfil=fulfil,
-        record_intent=record_intent,
-        forward=road.forward,
-        filter=road.filter,
-        record_outcome=parts.recorder.outcome,
-        record_refusal=parts.recorder.refusal,
-        observe=observe,
-        watch=parts.identity.kills.watch,
-    )
-
-
-def _bare(secret: Secret, environ: Mapping[str, str]) -> str:
-    """A secret without its prefix, which the header's maker adds."""
-    return resolve(secret.model_copy(update={"prefix": ""}), environ)
-
-
-def _derived(key: bytes, purpose: bytes) -> bytes:
-    """A key of its own for one purpose (RFC 5869): what opens sessions opens nothing of the ledger."""
-    return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(key)
+    return Access(doors.public_url, doors.whoami, parts.judge_of, parts.journal.append, parts.clock, dead)

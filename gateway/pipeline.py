@@ -26,7 +26,7 @@ def _unwatched(_intent: Intent) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages of one protocol's road, filled in `gateway/app.py` alone.  A test replaces one field.
+    """The stages of one protocol's road, filled in `gateway/parts.py` alone.  A test replaces one field.
 
     authenticate    who calls, from the frame alone; nothing of the body is parsed for a stranger.
     parse           bytes to one strictly parsed call.

@@ -1,0 +1,99 @@
+"""What both protocols' roads are made of, opened once by the composition root, and the stages that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from audit.journal import Journal
+from gateway.a2a.road import A2aRoad
+from gateway.asgi import HostGuard, Slots
+from gateway.identity.keyfiles import resolve
+from gateway.identity.opening import Identity
+from gateway.ledger_opening import Opened as OpenedLedger
+from gateway.mcp.road import McpRoad
+from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused
+from gateway.pipeline import Stages
+from gateway.policy.opening import Opened
+from gateway.record import Recorder
+from gateway.state.store import State
+from gateway.telemetry import Telemetry
+from gateway.upstream.client import Upstreams
+from policies.model import AccessRequest, Decision
+
+if TYPE_CHECKING:
+    from gateway.sandbox.runs import Sandboxed
+    from gateway.settings import Secret, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that a road needs beside its own protocol.
+
+    seal_key   32 bytes; every purpose has a key of its own of it (`derived`).
+    stack      closes what a road opens, when the gateway ends.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+    clock: Clock
+    stack: AsyncExitStack
+    policy: Opened
+    ledger: OpenedLedger
+    journal: Journal
+    state: State
+    upstreams: Upstreams
+    identity: Identity
+    telemetry: Telemetry
+    recorder: Recorder
+    guard: HostGuard
+    slots: Slots
+    seal_key: bytes
+    sandboxed: Sandboxed | None = None
+
+    def judge_of(self, principal: Principal) -> Callable[[AccessRequest], Decision]:
+        """Who decides for a principal now."""
+        return self.policy.in_force.current.pair_of(principal.workflow).engine.decide
+
+    def bare(self, secret: Secret) -> str:
+        """A secret without its prefix, which the header's maker adds."""
+        return resolve(secret.model_copy(update={"prefix": ""}), self.environ)
+
+    def stages(self, road: McpRoad | A2aRoad, fulfil: Callable[[Permit], Awaitable[Permit]]) -> Stages:
+        """One protocol's stages: what is its own from `road`, the rest shared."""
+        telemetry, clock, recorder = self.telemetry, self.clock, self.recorder
+
+        async def record_intent(permit: Permit) -> Intent:
+            intent = await recorder.intent(permit)
+            telemetry.set_out(permit.call.arrival)  # every intent is observed, once
+            return intent
+
+        def observe(arrival: Arrival, end: Intent | Refused, outcome: Outcome | None) -> None:
+            if isinstance(end, Intent):
+                telemetry.came_back(arrival)
+            telemetry.observe(arrival, end, outcome, clock())
+
+        return Stages(
+            authenticate=self.identity.authenticator,
+            parse=road.parse,
+            normalise=road.normalise,
+            decide=self.policy.in_force.current.active.engine.decide,
+            fulfil=fulfil,
+            record_intent=record_intent,
+            forward=road.forward,
+            filter=road.filter,
+            record_outcome=recorder.outcome,
+            record_refusal=recorder.refusal,
+            observe=observe,
+            watch=self.identity.kills.watch,
+        )
+
+
+def derived(key: bytes, purpose: bytes) -> bytes:
+    """A key of its own for one purpose (RFC 5869): what opens sessions opens nothing of the ledger."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick " + purpose).derive(key)

@@ -1,0 +1,48 @@
+"""The A2A face made of parts: peers, cards, ownership, the road and its stages."""
+
+from __future__ import annotations
+
+from gateway import obligations
+from gateway.a2a.cards import Cards
+from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.operations import CARD
+from gateway.a2a.road import A2aRoad, Bounds, Peer
+from gateway.a2a.tasks import Ownership
+from gateway.model import Permit
+from gateway.parts import Parts
+from gateway.policy.judging import decided_by
+from gateway.upstream.client import Upstreams
+from gateway.upstream.registry import agent_targets
+
+
+def open_a2a(parts: Parts) -> A2aEndpoint:
+    """`/a2a/{agent}` for every agent that the settings give a URL."""
+    settings, limits = parts.settings, parts.settings.limits
+    peers = {
+        name: Peer(name, agent.url, agent.headers, agent.delegation_header, agent.max_groups)
+        for name, agent in agent_targets(settings, parts.bare).items()
+    }
+    # an agent may work in silence for as long as a call may take at all
+    patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
+    parts.stack.push_async_callback(patient.aclose)
+    cards = Cards(settings.public_url, parts.clock)
+    parts.stack.push_async_callback(cards.aclose)
+    road = A2aRoad(
+        peers=peers,
+        upstreams=patient,
+        ownership=Ownership(parts.state.tasks, parts.state.contexts),
+        mint=parts.identity.delegations.mint,
+        cards=cards,
+        bounds=Bounds(limits.response_bytes, limits.json_depth),
+        rejected=parts.identity.outbound.rejected,
+        onward=parts.identity.hops,
+    )
+
+    async def fulfil(permit: Permit) -> Permit:
+        permit = await parts.identity.outbound.fulfil(obligations.fulfil(permit), shared=permit.call.method == CARD)
+        return await road.fulfil(permit)
+
+    stages = parts.stages(road, fulfil)
+    endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
+    parts.policy.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing)))
+    return endpoint

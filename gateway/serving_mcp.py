@@ -1,0 +1,62 @@
+"""The MCP face made of parts: targets, children, the road, its stages, and the policy that it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway import obligations
+from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.road import McpRoad, Upstream, answered_here
+from gateway.mcp.session import Sessions
+from gateway.model import Permit
+from gateway.obligations.redact import redact
+from gateway.parts import Parts, derived
+from gateway.policy.in_force import Policy
+from gateway.policy.judging import could_by, decided_by
+from gateway.sandbox.server import SandboxServer
+from gateway.upstream.registry import McpTarget
+
+
+def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream]) -> McpEndpoint:
+    """`/mcp/{server}` for these targets; `started` speak to those that are not reached by HTTP."""
+    settings, limits = parts.settings, parts.settings.limits
+    others: dict[str, Upstream] = {**started}
+    if parts.sandboxed is not None:
+        others["sandbox"] = SandboxServer(parts.sandboxed)
+    could = could_by(parts.policy.in_force.current, parts.clock)
+    road = McpRoad(
+        targets=targets,
+        upstreams=parts.upstreams,
+        sessions=Sessions(derived(parts.seal_key, b"mcp session")),
+        could=could,
+        redact=redact,
+        others=others,
+        json_depth=limits.json_depth,
+        response_bytes=limits.response_bytes,
+        rejected=parts.identity.outbound.rejected,
+    )
+
+    async def fulfil(permit: Permit) -> Permit:
+        permit = obligations.fulfil(permit)
+        permit = permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit)
+        return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
+
+    stages = parts.stages(road, fulfil)
+    endpoint = McpEndpoint(
+        stages,
+        guard=parts.guard,
+        limits=limits,
+        public_url=settings.public_url,
+        could=could,
+        slots=parts.slots,
+        clock=parts.clock,
+    )
+
+    def enforce(policy: Policy) -> None:
+        could = could_by(policy, parts.clock)
+        judged = replace(stages, filter=road.judged_by(could).filter)
+        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing), could)
+
+    parts.policy.in_force.follow(enforce)
+    return endpoint
