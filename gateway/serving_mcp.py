@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway import obligations
+from gateway.identity.keyfiles import travel_keys
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream, answered_here
-from gateway.mcp.session import Sessions
+from gateway.mcp.sealed import Sealed
 from gateway.model import Permit
 from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
@@ -28,7 +29,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
     road = McpRoad(
         targets=targets,
         upstreams=parts.upstreams,
-        sessions=Sessions(derived(parts.seal_key, b"mcp session")),
+        sealed=_sealed(parts),
         could=could,
         redact=redact,
         others=others,
@@ -60,3 +61,9 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     parts.policy.in_force.follow(enforce)
     return endpoint
+
+
+def _sealed(parts: Parts) -> Sealed:
+    """What seals values that travel with clients: the keys of the settings, else one made of the ledger's."""
+    configured = travel_keys(parts.settings.state.seal_keys, parts.environ)
+    return Sealed(configured or (derived(parts.seal_key, b"sealed values"),))

@@ -68,6 +68,8 @@ class State(Group):
 
     url: str | None = None
     """SQLAlchemy URL; defaults to sqlite in the data folder.  A PostgreSQL URL: postgresql+psycopg://…"""
+    seal_keys: tuple[Secret, ...] = Field((), max_length=8)
+    """32 bytes in base64 each: seal what travels with clients instead of being kept.  The first seals, all of them open."""
 
 
 class Sandbox(Group):

@@ -9,7 +9,7 @@ import base64
 import binascii
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,12 +94,21 @@ def ledger_key(data: Path, secret: Secret | None = None, environ: Mapping[str, s
 def seal_key(data: Path, secret: Secret | None = None, environ: Mapping[str, str] = os.environ) -> bytes:
     """The 32 bytes that seal what the ledger only commits to: the configured ones (base64), or some made at first need."""
     source, text = _configured(data / SEAL_FILE, secret, environ, lambda: base64.b64encode(os.urandom(32)) + b"\n")
+    return _sealing_key(text, source)
+
+
+def travel_keys(secrets: Sequence[Secret], environ: Mapping[str, str] = os.environ) -> tuple[bytes, ...]:
+    """The keys (32 bytes in base64 each) that seal what travels with clients, the one that seals first."""
+    return tuple(_sealing_key(resolve(secret, environ).encode("utf-8"), _source(secret)) for secret in secrets)
+
+
+def _sealing_key(text: bytes, source: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except binascii.Error:
         key = b""
     if len(key) != 32:
-        raise _problem("wrong-key", "the seal key must be 32 bytes in base64", source)
+        raise _problem("wrong-key", "a seal key must be 32 bytes in base64", source)
     return key
 
 

@@ -27,6 +27,8 @@ from gateway.mcp.methods import (
     RESOURCES,
 )  # fmt: skip
 from gateway.mcp.normalise import normalise
+from gateway.mcp.opaque import with_opened, with_sealed
+from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions, valid_upstream_id
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import PARAM_PREFIX, encoded, onward, read
@@ -56,6 +58,7 @@ class Upstream(Protocol):
 class McpRoad:
     """Fills `Stages` for MCP: `parse`, `normalise`, `forward`, `filter`.
 
+    sealed    seals what travels with clients: session ids, cursors and the like.
     others    by server id: those that are not HTTP.
     could     decides what a list shows (`lists.asking`).
     redact    blanks fields in a tool's result.
@@ -67,7 +70,7 @@ class McpRoad:
         *,
         targets: Mapping[str, McpTarget],
         upstreams: Upstreams,
-        sessions: Sessions,
+        sealed: Sealed,
         could: lists.Could,
         redact: Redact,
         others: Mapping[str, Upstream] | None = None,
@@ -78,7 +81,8 @@ class McpRoad:
         """ValueError for a target that nothing here can speak to."""
         self._targets = dict(targets)
         self._upstreams = upstreams
-        self._sessions = sessions
+        self._sealed = sealed
+        self._sessions = Sessions(sealed)
         self._could = could
         self._redact = redact
         self._others = dict(others or {})
@@ -102,16 +106,17 @@ class McpRoad:
         sealed = arrival.header("mcp-session-id")
         if sealed is not None and call.version not in MODERN and call.method != INITIALIZE:
             try:
-                session, opens = self._sessions.open(sealed, server=arrival.target, principal=principal)
+                session = self._sessions.open(sealed, server=arrival.target, principal=principal)
             except RpcRefused as refusal:
                 refusal.rpc_id = call.rpc_id
                 raise
-            call = replace(call, session=session, opens=opens)
+            call = replace(call, session=session.upstream, opens=session.opens)
         target = self._targets.get(arrival.target)
         if target is None:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         if call.method in RESOURCES and target.kind != "builtin":
             raise RpcRefused(Code.UNKNOWN_METHOD, call.method, rpc_id=call.rpc_id)
+        call = with_opened(call, principal, self._sealed)
         return call if call.method != READ_RESOURCE else _with_uri(call)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
@@ -192,7 +197,7 @@ class McpRoad:
             if permit.redact:
                 raise _whose(Refused(Code.DUTY_FAILED, "a file cannot be searched for what must not be seen"), intent)
             result = lists.cached(result, modern=call.version in MODERN)
-        return replace(reply, payload={**reply.payload, "result": result})
+        return replace(reply, payload={**reply.payload, "result": with_sealed(result, permit, self._sealed)})
 
     async def _whole(self, response: HttpResponse, kind: bytes, call: Call) -> Reply:
         """The answer, where it comes in one piece."""

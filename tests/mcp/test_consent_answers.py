@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from gateway.mcp.errors import POLICY, URL_NEEDED, refused
-from gateway.mcp.session import Sessions
+from gateway.mcp.sealed import Sealed
+from gateway.mcp.session import Session, Sessions
 from gateway.model import Arrival, Call, Principal, Refused, Trace
 from gateway.reasons import Code
 
@@ -70,8 +71,8 @@ def test_whoever_may_not_know_of_the_server_learns_nothing_of_a_consent() -> Non
 
 @pytest.mark.parametrize("opens", [True, False])
 def test_a_session_says_again_what_its_client_said_and_nobody_can_change_it(opens: bool) -> None:
-    sessions = Sessions(b"k" * 32)
+    sessions = Sessions(Sealed([b"k" * 32]))
     sealed = sessions.seal("upstream's", server="desk", principal=PAUL, opens=opens)
-    assert sessions.open(sealed, server="desk", principal=PAUL) == ("upstream's", opens)
+    assert sessions.open(sealed, server="desk", principal=PAUL) == Session("upstream's", opens)
     with pytest.raises(Refused):
         sessions.open(sealed[:-2] + "AA", server="desk", principal=PAUL)

@@ -28,7 +28,7 @@ from gateway.listener.listener import Bounds, Listener
 from gateway.mcp import lists
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad
-from gateway.mcp.session import Sessions
+from gateway.mcp.sealed import Sealed
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.obligations.redact import redact
@@ -196,8 +196,8 @@ def answer_of(response: httpx.Response) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **options: Any) -> AsyncIterator[World]:
-    """options: `others`, `limits`, `heartbeat`, `credentials` (header lines towards every HTTP server), `upstreams`, `further`
-    (what follows the duties)."""
+    """options: `others`, `limits`, `heartbeat`, `sealed`, `credentials` (header lines towards every HTTP server), `upstreams`,
+    `further` (what follows the duties)."""
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     issuer = DevIssuer(folder, f"{url}/dev", url)
@@ -230,7 +230,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
         road = McpRoad(
             targets=targets,
             upstreams=upstreams,
-            sessions=Sessions(secrets.token_bytes(32)),
+            sealed=options.get("sealed") or Sealed([secrets.token_bytes(32)]),
             could=could,
             redact=redact,
             others=options.get("others"),
