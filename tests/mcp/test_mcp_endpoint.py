@@ -363,11 +363,11 @@ async def test_a_list_is_for_this_caller_alone(world: World) -> None:
 
 async def test_definitions_pass_untouched(tmp_path: Path) -> None:
     tool = {"name": "t", "x-vendor": {"a": 1.50}, "annotations": {"com.acme/risk": "high"}, "inputSchema": {"type": "object"}}
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool], "nextCursor": "c", "x": 1}}).encode()
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool], "x": 1}}).encode()
     async with upstream(answering(body)) as there, gateway(tmp_path, {"ref": where(there)}) as world:
         result = (await world.modern("anna", "tools/list")).json()["result"]
     assert result["tools"] == [tool]
-    assert (result["nextCursor"], result["x"]) == ("c", 1)
+    assert result["x"] == 1
 
 
 async def test_what_is_offered_is_what_is_served(world: World) -> None:
