@@ -232,6 +232,11 @@ class Ledger:
             msg = f"the name behind {pseudonym}: {error}"
             raise TamperedError(msg) from error
 
+    def pseudonym(self, subject: str) -> str | None:
+        """The pseudonym of somebody; None for who is not known here (any more), or without the seal key."""
+        row = None if self._seal is None else self._rows.subject_by(self._seal.lookup(subject))
+        return None if row is None else row.pseudonym
+
     def checkpoint(self) -> str | None:
         """The newest signed checkpoint, as the note that was signed."""
         return self._rows.checkpoint()

@@ -100,6 +100,12 @@ class SqlReader:
         found = self._rows(select(row.pseudonym, row.lookup, row.dek, row.name).where(col(row.pseudonym) == pseudonym))
         return SubjectRow(*found[0]) if found else None
 
+    def subject_by(self, lookup: bytes) -> SubjectRow | None:
+        """The row of the subject with this keyed hash."""
+        row = SubjectTableRow
+        found = self._rows(select(row.pseudonym, row.lookup, row.dek, row.name).where(col(row.lookup) == lookup))
+        return SubjectRow(*found[0]) if found else None
+
     def subjects(self, pseudonyms: Sequence[str]) -> dict[str, SubjectRow]:
         """The rows of these subjects, of those that are there."""
         row = SubjectTableRow

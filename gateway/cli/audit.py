@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.audit_prove import prove
 from gateway.cli.audit_reproduce import reproduce
+from gateway.cli.audit_search import search
 from gateway.cli.audit_tiles import tiles
 from gateway.cli.audit_witness import witness
 from gateway.cli.output import console, misuse, print_json, printable
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
         help="Read and verify the ledger.\n\n[bold]Example[/bold]   bailiwick audit tail -n 50", no_args_is_help=True
     )
     group.command("tail")(tail)
+    group.command("search")(search)
     group.command("show")(show)
     group.command("trace")(trace)
     group.command("verify")(verify)
@@ -42,29 +44,23 @@ def register(app: typer.Typer) -> None:
 
 def tail(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is recorded, until Ctrl-C.")] = False,
     config: Config = CONFIG,
     ledger: LedgerFile = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout; with -f one a line.")] = False,
 ) -> None:
     """The newest records, oldest first.
 
-    [bold]Example[/bold]   bailiwick audit tail -n 50
+    [bold]Example[/bold]   bailiwick audit tail -f
     """
-    from gateway.cli.audit_views import seen_by, summary  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.audit_tail import followed, listed  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
     with _open(config, ledger) as log:
-        rows = [summary(record, log) for record in log.tail(count)]
-    said = str(seen_by(_settings(config), ledger))
-    if as_json:
-        print_json({"records": rows, "witnessed": said})
-        return
-    out = console()
-    out.print(f"{'record':>6}  {'time (UTC)':<12} {'kind':<17} {'id, for show':<36}  what, by whom", style="bold")
-    for row in rows:
-        by = str(row["who"]).rpartition(" > ")[2]
-        line = f"{row['index']:>6}  {row['at'][11:23]:<12} {row['kind']:<17} {row['id']}  {row['what']}"
-        out.print(printable(f"{line}  {by}" if by else line))
-    out.print(printable(said), style="yellow" if said.startswith("unwitnessed") else "green")
+        if follow:
+            followed(log, count, as_json=as_json)
+            return
+        listed(log, count, str(seen_by(_settings(config), ledger)), as_json=as_json)
 
 
 def show(
