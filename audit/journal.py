@@ -191,11 +191,13 @@ class Journal:
         """Destroy a person's key, in one transaction with the `key.shred` record that names only the pseudonym.
 
         What was sealed for them (and their name) cannot be opened any more, the log verifies as before.  They get a new pseudonym
-        when they come back.  `LookupError` where the log knows nobody of that name.
+        when they come back.  `LookupError` where the log knows nobody of that name, `HeldError` under a legal hold.
         """
         at = self._clock()
-        fields = {"request": request, "approver": approver}
-        return await self.append(Entry(Kind.KEY_SHRED, record_id(at), at, subject, fields))
+        person = approver.startswith(("user:", "svc:"))
+        fields = {"request": request} if person else {"request": request, "approver": approver}
+        people = {"approver": approver} if person else {}
+        return await self.append(Entry(Kind.KEY_SHRED, record_id(at), at, subject, fields, (), people))
 
     async def close(self) -> None:
         """Write what waits and `writer.stop`, sign, let go.  Never raises for a store that is gone."""

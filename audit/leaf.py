@@ -81,6 +81,10 @@ class Kind(StrEnum):
     WRITER_STOP = "writer.stop"
     KEY_CREATE = "key.create"
     KEY_SHRED = "key.shred"
+    ERASURE_ASK = "erasure.ask"
+    ERASURE_STORE = "erasure.store"
+    HOLD_SET = "hold.set"
+    HOLD_CLEAR = "hold.clear"
     AUDIT_READ = "audit.read"
     AUDIT_VERIFY = "audit.verify"
     AUDIT_EXPORT = "audit.export"
@@ -109,11 +113,22 @@ class Stamp(NamedTuple):
 
 
 class Commitment(NamedTuple):
-    """What the leaf holds instead of a value: `c` its salted commitment (hex), `n` its length, `op` the id of its opening."""
+    """What the leaf holds instead of a value: `c` its salted commitment (hex), `n` its length, `op` the id of its opening.
+
+    of  pseudonym of the person for whom it is sealed, where that is not the record's subject.
+    """
 
     c: str
     n: int
     op: str
+    of: str = ""
+
+    @classmethod
+    def read(cls, member: object) -> Commitment | None:
+        """From a leaf's member; None where that is something else."""
+        if isinstance(member, dict) and (member.keys() == {"c", "n", "op"} or member.keys() == {"c", "n", "op", "of"}):
+            return cls(member["c"], member["n"], member["op"], member.get("of", ""))
+        return None
 
 
 def check(entry: Entry) -> None:
@@ -135,6 +150,10 @@ def check(entry: Entry) -> None:
         if value.name in fields or not _names_a_value(value.name):
             msg = f"not the name of a value: {value.name!r}"
             raise ValueError(msg)
+    for name in entry.people:
+        if name in fields or not _names_a_value(name) or any(value.name == name for value in values):
+            msg = f"not a member that names a person: {name!r}"
+            raise ValueError(msg)
     if len(values) > 1 and (len({value.name for value in values}) != len(values) or len(values) > MAX_VALUES):
         msg = "the values of a record have distinct names, and are few"
         raise ValueError(msg)
@@ -145,13 +164,18 @@ def _names_a_value(name: str) -> bool:
     return _VALUE_NAME.fullmatch(name) is not None and name not in RESERVED
 
 
-def compose(
-    entry: Entry, log: str, stamp: Stamp, pseudonym: str | None, commitments: Mapping[str, Commitment] | None = None
+def compose(  # noqa: PLR0917  the parts of one leaf
+    entry: Entry,
+    log: str,
+    stamp: Stamp,
+    pseudonym: str | None,
+    commitments: Mapping[str, Commitment] | None = None,
+    people: Mapping[str, str] | None = None,
 ) -> bytes:
     """The leaf of an entry that passed `check`: canonical bytes, at most `MAX_LEAF`.
 
     Texts that do not fit are cut and end in a digest of the whole; the member `cut` then counts the cuts.  Lone surrogates are
-    escaped, numbers outside the profile become texts.
+    escaped, numbers outside the profile become texts.  `people` are the pseudonyms of those whom the entry names.
     """
     leaf: dict[str, object] = {
         "v": VERSION,
@@ -164,8 +188,10 @@ def compose(
     if pseudonym is not None:
         leaf["subject"] = pseudonym
     if commitments:
-        for name, (digest, length, opening) in commitments.items():
-            leaf[name] = {"c": digest, "n": length, "op": opening}
+        for name, (digest, length, opening, of) in commitments.items():
+            leaf[name] = {"c": digest, "n": length, "op": opening, "of": of} if of else {"c": digest, "n": length, "op": opening}
+    if people:
+        leaf |= people
     leaf |= entry.fields
     return _quick(leaf, pseudonym) or _careful(leaf, leaf.keys() - entry.fields.keys(), pseudonym)
 

@@ -10,11 +10,13 @@ import msgspec
 class Value(msgspec.Struct, frozen=True, gc=False):
     """Something received or returned: the leaf holds a salted commitment, the opening stands beside, sealed for its subject.
 
-    name is the leaf's field, as `args`; data the raw bytes as they were on the wire.
+    name is the leaf's field, as `args`; data the raw bytes as they were on the wire.  of is the person for whom it is sealed, in
+    clear, where that is not the record's subject: what is about several people stands in an envelope for each.
     """
 
     name: str
     data: bytes
+    of: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     subject  the person, in clear; the leaf holds a pseudonym.  None where nobody is meant.
     fields   further members of the leaf: ASCII keys; text, integers below 2^53, booleans, null, lists and objects of these.
     values   committed to, never in the leaf.
+    people   further members of the leaf that name a person, in clear here; the leaf holds their pseudonyms.
     """
 
     kind: str
@@ -34,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     subject: str | None = None
     fields: Mapping[str, object] = msgspec.field(default_factory=dict)
     values: tuple[Value, ...] = ()
+    people: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +55,14 @@ class LedgerUnavailableError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class HeldError(Exception):
+    """A legal hold keeps what was to be erased; `hold` is the id of its record.  Nothing was erased."""
+
+    def __init__(self, hold: str) -> None:
+        super().__init__(f"the legal hold {hold} is in force")
+        self.hold = hold
 
 
 class TamperedError(Exception):

@@ -58,10 +58,12 @@ class Record:
 
     def commitment(self, name: str) -> Commitment | None:
         """What the record holds of a value."""
-        found = self.leaf.get(name)
-        if isinstance(found, dict) and found.keys() == {"c", "n", "op"}:
-            return Commitment(found["c"], found["n"], found["op"])
-        return None
+        return Commitment.read(self.leaf.get(name))
+
+    def owner(self, name: str) -> str:
+        """Pseudonym of the person for whom a value is sealed; the log's own where it is about nobody."""
+        found = self.commitment(name)
+        return (found.of if found is not None else "") or self.subject or privacy.LOG
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +160,12 @@ class Ledger:
         if not batch:
             return
         sealed = self._rows.openings([record.index for record in batch], names)
-        whose = {record.subject or privacy.LOG for record in batch}
+        whose = {record.subject or privacy.LOG for record in batch} | {record.owner(name) for record in batch for name in names}
         rows = self._rows.subjects(sorted(whose))
         keys = {pseudonym: self._key_and_name(pseudonym, rows.get(pseudonym)) for pseudonym in whose}
         for record in batch:
-            key, subject = keys[record.subject or privacy.LOG]
-            values = {name: _value(record, name, key, sealed.get((record.index, name))) for name in names}
+            _, subject = keys[record.subject or privacy.LOG]
+            values = {name: _value(record, name, keys[record.owner(name)][0], sealed.get((record.index, name))) for name in names}
             yield Opened(record, values, subject if record.subject is not None else None)
 
     def _key_and_name(
@@ -204,7 +206,7 @@ class Ledger:
         expected = record.commitment(name)
         if expected is None or self._seal is None:
             return None
-        pseudonym = record.subject or privacy.LOG
+        pseudonym = record.owner(name)
         key = self._key(pseudonym)
         if key is None:
             return Shredded(pseudonym)
@@ -236,6 +238,10 @@ class Ledger:
         """The pseudonym of somebody; None for who is not known here (any more), or without the seal key."""
         row = None if self._seal is None else self._rows.subject_by(self._seal.lookup(subject))
         return None if row is None else row.pseudonym
+
+    def holds(self) -> list[tuple[str, str]]:
+        """Legal holds in force: the id of the record that set it, and whom it is about (`log`: everybody)."""
+        return self._rows.holds()
 
     def checkpoint(self) -> str | None:
         """The newest signed checkpoint, as the note that was signed."""

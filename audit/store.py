@@ -88,6 +88,8 @@ class Batch:
     closed: list[str] = field(default_factory=list)
     subjects: list[SubjectRow] = field(default_factory=list)
     destroyed: list[str] = field(default_factory=list)  # pseudonyms
+    held: list[tuple[str, str]] = field(default_factory=list)  # legal holds: id of the record, pseudonym (or LOG: everybody)
+    released: list[str] = field(default_factory=list)  # ids of holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,9 @@ class Turn(Protocol):
 
     def is_open(self, call: str) -> bool:
         """Whether the call has a start and no end."""
+
+    def holds(self) -> list[tuple[str, str]]:
+        """Legal holds in force: id of the record that set it, and whom it is about (a pseudonym, or `LOG`: everybody)."""
 
     def write(self, batch: Batch, size: int, frontier: bytes) -> None:
         """Write the batch; the log then ends at `size`.  `DuplicateError` where an id is taken."""

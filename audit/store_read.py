@@ -18,6 +18,7 @@ from audit.store_sql import store_error
 from audit.store_tables import (
     CheckpointRow,
     HeadRow,
+    HoldRow,
     LeafRow,
     LogRow,
     NodeRow,
@@ -105,6 +106,12 @@ class SqlReader:
         row = SubjectTableRow
         found = self._rows(select(row.pseudonym, row.lookup, row.dek, row.name).where(col(row.lookup) == lookup))
         return SubjectRow(*found[0]) if found else None
+
+    def holds(self) -> list[tuple[str, str]]:
+        """Legal holds in force."""
+        if not inspect(self._connection).has_table(str(HoldRow.__tablename__)):  # as with `timestamps`
+            return []
+        return [(row[0], row[1]) for row in self._rows(select(HoldRow.id, HoldRow.pseudonym).order_by(col(HoldRow.id)))]
 
     def subjects(self, pseudonyms: Sequence[str]) -> dict[str, SubjectRow]:
         """The rows of these subjects, of those that are there."""

@@ -74,6 +74,22 @@ class OpenCallRow(_Table, table=True):
     boot: str = Field(sa_column=Column(Text, nullable=False))
 
 
+class HoldRow(_Table, table=True):
+    """A legal hold in force: by the record that set it, on a person's pseudonym (or `log`: on everybody)."""
+
+    __tablename__ = "ledger_holds"
+    id: str = Field(sa_column=Column(Text, primary_key=True))
+    pseudonym: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class SweepRow(_Table, table=True):
+    """An erased person whose sealed values are still to be deleted, from the leaf `idx` on."""
+
+    __tablename__ = "ledger_sweeps"
+    pseudonym: str = Field(sa_column=Column(Text, primary_key=True))
+    idx: int = Field(sa_column=Column(_Big, nullable=False))
+
+
 class NodeRow(_Table, table=True):
     """The complete subtree of height 8·level that is the idx-th of its height."""
 

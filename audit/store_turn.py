@@ -19,12 +19,16 @@ _SUBJECT: Final = "SELECT pseudonym, lookup, dek, name FROM ledger_subjects WHER
 _EXISTING: Final = "SELECT idx, id, hash, data FROM ledger_leaves WHERE id IN"
 _IS_OPEN: Final = "SELECT count(*) FROM ledger_open_calls WHERE id = ?"
 _CLOSE: Final = "DELETE FROM ledger_open_calls WHERE id IN"
+_HOLDS: Final = "SELECT id, pseudonym FROM ledger_holds ORDER BY id"
+_RELEASE: Final = "DELETE FROM ledger_holds WHERE id IN"
 _DESTROY: Final = "DELETE FROM ledger_subjects WHERE pseudonym IN"
 _INSERTS: Final = {
     "ledger_leaves": ("idx bigint", "id text", "hash bytea", "data bytea"),
     "ledger_openings": ("idx bigint", "name text", "sealed bytea"),
     "ledger_nodes": ("level int", "idx bigint", "hash bytea"),
     "ledger_open_calls": ("id text", "idx bigint", "writer text", "boot text"),
+    "ledger_holds": ("id text", "pseudonym text"),
+    "ledger_sweeps": ("pseudonym text", "idx bigint"),
     "ledger_subjects": ("pseudonym text", "lookup bytea", "dek bytea", "name bytea"),
 }
 _LARGEST: Final = 128  # rows in one statement
@@ -141,11 +145,21 @@ class SqlTurn:
         self._cursor.execute(self._words.is_open, (call,))
         return bool(self._cursor.fetchone()[0])
 
+    def holds(self) -> list[tuple[str, str]]:
+        """See `Turn`."""
+        self._cursor.execute(_HOLDS)
+        return [(row[0], row[1]) for row in self._cursor.fetchall()]
+
     def write(self, batch: Batch, size: int, frontier: bytes) -> None:
         """See `Turn`."""
         cursor, words = self._cursor, self._words
         if batch.destroyed:
             list(words.among(cursor, _DESTROY, batch.destroyed))
+            words.insert(cursor, "ledger_sweeps", [(pseudonym, 0) for pseudonym in batch.destroyed])
+        if batch.held:
+            words.insert(cursor, "ledger_holds", batch.held)
+        if batch.released:
+            list(words.among(cursor, _RELEASE, batch.released))
         if batch.subjects:
             subjects = [(row.pseudonym, row.lookup, row.dek, row.name) for row in batch.subjects]
             words.insert(cursor, "ledger_subjects", subjects)

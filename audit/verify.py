@@ -52,7 +52,7 @@ KINDS = frozenset(
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
-        *("writer.start", "writer.stop", "key.create", "key.shred"),
+        *("writer.start", "writer.stop", "key.create", "key.shred", "erasure.ask", "erasure.store", "hold.set", "hold.clear"),
         *("audit.read", "audit.verify", "audit.export", "log.checkpoint"),
     }
 )
@@ -68,9 +68,11 @@ TABLES = {  # columns and order in which rows are read
     "ledger_cosignatures": (("size", "witness", "line"), "size, witness"),
     "ledger_timestamps": (("size", "authority", "token"), "size, authority"),
     "ledger_anchors": (("name", "size", "at"), "name"),
+    "ledger_holds": (("id", "pseudonym"), "id"),
+    "ledger_sweeps": (("pseudonym", "idx"), "pseudonym"),
     "ledger_version": (("version_num",), "version_num"),
 }
-REVISION = "l0003"
+REVISION = "l0004"
 # Everything that the schema of this revision consists of, each with the beginning of SHA-256 of its SQL.
 SCHEMA: dict[str, str] = {
     "index sqlite_autoindex_ledger_leaves_1": "3698f1a2af456620",
@@ -80,6 +82,8 @@ SCHEMA: dict[str, str] = {
     "table ledger_anchors": "fc936d1c56cd15ba",
     "table ledger_checkpoints": "b33242628a912d38",
     "table ledger_cosignatures": "33e96e06782139a2",
+    "table ledger_holds": "3b84f5602be6ae40",
+    "table ledger_sweeps": "5c03f4fab6a49c18",
     "table ledger_head": "2abdb120bc8d6dc7",
     "table ledger_leaves": "65ad84f2f586b918",
     "table ledger_log": "32ed1333051aad11",
@@ -102,7 +106,8 @@ SCHEMA: dict[str, str] = {
     "trigger ledger_timestamps_no_delete": "0d6e22d42bba163d",
     "trigger ledger_timestamps_no_update": "91ab3593eb0956a9",
 }
-_NOT_YET = {name: "" for name in SCHEMA if re.search("_(cosignatures|timestamps|anchors)", name)}
+_NO_ERASURE = {name: "" for name in SCHEMA if re.search("_(holds|sweeps)", name)}
+_NOT_YET = {name: "" for name in SCHEMA if re.search("_(cosignatures|timestamps|anchors)", name)} | _NO_ERASURE
 EARLIER = {  # what other revisions have instead: a ledger that nobody opened since the update is verified as it stands
     "l0001": {
         "index sqlite_autoindex_ledger_open_calls_1": "7b95b92bfc31cb46",
@@ -110,6 +115,7 @@ EARLIER = {  # what other revisions have instead: a ledger that nobody opened si
         **_NOT_YET,
     },
     "l0002": _NOT_YET,
+    "l0003": _NO_ERASURE,
 }
 
 
@@ -474,6 +480,7 @@ class Check:
         self.open: dict[str, tuple[int, str, str]] = {}
         self.keys: dict[str, str] = {}  # pseudonym → digest of its row
         self.shredded: set[str] = set()
+        self.holds: dict[str, str] = {}  # record → pseudonym
         self.shredded_at_all: set[str] | None = None
         self.checkpoints: dict[int, Checkpoint] = {}
         self.where: tuple[int | None, str, str] = (None, "", "")
@@ -491,7 +498,7 @@ class Check:
         revision = [row[0] for row in self.source.rows("ledger_version")]
         if revision not in ([each] for each in (REVISION, *EARLIER)):
             self.found("the schema is of another revision than this verifier")
-        if revision == [REVISION]:
+        if revision not in (["l0001"], ["l0002"]):
             self.cosignatures = Ahead(self.source.rows("ledger_cosignatures"))
         self.log()
         self.read_checkpoints()
@@ -504,6 +511,8 @@ class Check:
         self.head()
         self.nodes()
         self.subjects()
+        if revision == [REVISION]:
+            self.erasures()
         self.calls()
         self.signatures()
         self.cosigned()
@@ -609,10 +618,10 @@ class Check:
         """What stands sealed beside the record is what the record names; only a destroyed key excuses that it is gone."""
         owner = leaf.get("subject", "log")
         for name, value in leaf.items():
-            if isinstance(value, dict) and value.keys() == {"c", "n", "op"} and isinstance(value["n"], int):
+            if isinstance(value, dict) and {"c", "n", "op"} <= value.keys() <= {"c", "n", "op", "of"} and type(value["n"]) is int:
                 there = sealed.pop(name, None)
                 if there is None:
-                    if owner not in self.shredded_ever():
+                    if value.get("of", owner) not in self.shredded_ever():
                         self.found(f"the sealed value of {name!r} is missing")
                 elif not isinstance(there, bytes) or value["op"] != "o_" + hashlib.sha256(there).hexdigest()[:32]:
                     self.found(f"the sealed value of {name!r} is not the one that the record names")
@@ -645,6 +654,12 @@ class Check:
                 self.found("the key of the subject had been destroyed before")
             if leaf.get("kind") == "key.shred":
                 self.shredded.add(str(subject))
+                if any(whose in (subject, "log") for whose in self.holds.values()):
+                    self.found("the key of the subject was destroyed under a legal hold")
+        if leaf.get("kind") == "hold.set":
+            self.holds[str(leaf.get("id"))] = str(leaf.get("target"))
+        elif leaf.get("kind") == "hold.clear" and self.holds.pop(str(leaf.get("hold")), None) is None:
+            self.found("it clears a legal hold that is not in force")
 
     def chain(self, leaf: dict[str, Any], writer: dict[str, Any], digest: bytes) -> None:
         """Each run of a writer counts its records and names the one before: an order that the log's order must keep."""
@@ -711,6 +726,14 @@ class Check:
                 self.found(f"the stored key of {row[0]} is not the one that was recorded, or should be destroyed")
         for pseudonym in expected:
             self.found(f"the key of {pseudonym} is gone without a record that destroys it")
+
+    def erasures(self) -> None:
+        """The legal holds are those that records set and did not clear; what is still to be deleted is of erased people."""
+        if dict(self.source.rows("ledger_holds")) != self.holds:
+            self.found("the list of legal holds and the records differ")
+        for pseudonym, index in self.source.rows("ledger_sweeps"):
+            if pseudonym not in self.shredded or not isinstance(index, int):
+                self.found(f"the sealed values of {str(pseudonym)[:200]} are marked to be deleted, and no record says so")
 
     def calls(self) -> None:
         stored = {row[0]: tuple(row[1:]) for row in self.source.rows("ledger_open_calls")}

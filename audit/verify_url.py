@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from audit.store import StoreError
 from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_sql import store_error
-from audit.verify import EARLIER, TABLES, Report, Rows, Trust, verify_rows, verify_sqlite
+from audit.verify import TABLES, Report, Rows, Trust, verify_rows, verify_sqlite
 
 
 class _PostgresRows(Rows):
@@ -33,7 +33,7 @@ class _PostgresRows(Rows):
         guards = "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE 'ledger_%%'"
         found = {row[0]: row[1] for row in self._connection.exec_driver_sql(guards)}
         append_only = ["ledger_leaves", "ledger_checkpoints", "ledger_nodes"]
-        if self._connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar() not in EARLIER:
+        if self._connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar() not in {"l0001", "l0002"}:
             append_only += ["ledger_cosignatures", "ledger_timestamps"]
         names = [f"{table}_{guard}" for table in append_only for guard in ("no_change", "no_truncate")]
         wanted = [*names, "ledger_openings_no_change"]

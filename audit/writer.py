@@ -13,16 +13,18 @@ from typing import Final
 
 from audit import leaf
 from audit.leaf import Commitment, Kind, Stamp
-from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
-from audit.privacy import SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
+from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError
+from audit.privacy import LOG, SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
 from audit.store import Batch, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
 from audit.tree import leaf_hash
 
 _CACHED_KEYS: Final = 4096
 _START, _FIRST, _SHRED = Kind.CALL_START.value, Kind.WRITER_START.value, Kind.KEY_SHRED.value  # members cost a look-up each time
+_HOLD, _CLEAR = Kind.HOLD_SET.value, Kind.HOLD_CLEAR.value
 _CLOSING: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED})
 
 Result = Receipt | Exception
+_NOBODY: Final[Mapping[str, SubjectKey | None]] = {}
 
 
 def record_id(at: int) -> str:
@@ -43,6 +45,13 @@ def orphaned(call: str, index: int, fields: Mapping[str, object], at: int, reaso
 def closing(start: Entry, index: int, reason: str) -> Entry:
     """The same, for a start that is still at hand."""
     return orphaned(start.id, index, start.fields, start.at, reason)
+
+
+def _others(entry: Entry) -> Set[str]:
+    """Whom the entry names beside its subject."""
+    if not entry.people and all(value.of is None for value in entry.values):
+        return frozenset()
+    return {*entry.people.values(), *(value.of for value in entry.values if value.of is not None)}
 
 
 class Writer:
@@ -135,28 +144,33 @@ class Writer:
             return self._again(entry, *draft.written[entry.id])
         if entry.kind == _FIRST:  # a boot's first leaf; then the log's own key, which shows a wrong seal key
             receipt = draft.add(entry, None)
-            self._key(draft, entry, create=True)
+            self._key(draft, entry, None, create=True)
             return receipt
         key: SubjectKey | None = None
         try:
             if entry.subject is not None or entry.values:
-                key = self._key(draft, entry, create=entry.kind != _SHRED)
+                key = self._key(draft, entry, entry.subject, create=entry.kind != _SHRED)
+            others = {name: self._key(draft, entry, name, create=True) for name in _others(entry)}
         except SealBrokenError:
             return LedgerUnavailableError("the stored key of this record's subject is damaged")
         if entry.kind == _SHRED:
             if key is None or entry.subject is None:
                 return LookupError("nobody of that name is in the log")
+            held = next((hold for hold, whose in draft.holds() if whose in {key.pseudonym, LOG}), None)
+            if held is not None:
+                return HeldError(held)
             draft.destroy(key.pseudonym)
-        return draft.add(entry, key)
+        elif entry.kind == _CLEAR and not any(hold == entry.fields.get("hold") for hold, _ in draft.holds()):
+            return LookupError("no legal hold of that id is in force")
+        return draft.add(entry, key, others)
 
     def _again(self, entry: Entry, index: int, digest: bytes, kind: str) -> Result:
         if kind != entry.kind:
             return LedgerUnavailableError(f"the id {entry.id} is that of a {kind}")
         return Receipt(self._origin, entry.id, index, digest)
 
-    def _key(self, draft: _Draft, entry: Entry, *, create: bool) -> SubjectKey | None:
-        """The key of the entry's subject (None: of the log); a new one gets its `key.create` record in the same turn."""
-        subject = entry.subject
+    def _key(self, draft: _Draft, entry: Entry, subject: str | None, *, create: bool) -> SubjectKey | None:
+        """The key of the subject (None: of the log); a new one gets its `key.create` record in the same turn."""
         known = draft.keys.get(subject) or self._keys.get(subject)
         if known is not None and known.pseudonym not in draft.batch.destroyed:
             return known
@@ -191,17 +205,21 @@ class _Draft:
         self.written: dict[str, tuple[int, bytes, str]] = {}
         self.starts: list[tuple[Entry, int]] = []
 
-    def add(self, entry: Entry, key: SubjectKey | None) -> Receipt:
-        """Make the entry's leaf and put it at the end."""
+    def add(self, entry: Entry, key: SubjectKey | None, others: Mapping[str, SubjectKey | None] = _NOBODY) -> Receipt:
+        """Make the entry's leaf and put it at the end.  others: the keys of those whom it names beside its subject."""
         writer, index = self._writer, self.frontier.size
         commitments: dict[str, Commitment] = {}
         if key is not None:
             for value in entry.values:
-                commitments[value.name], sealed = key.seal(entry.id, value.name, value.data, self._random.pop())
+                other = others[value.of] if value.of is not None else None
+                whose = key if other is None else other
+                made, sealed = whose.seal(entry.id, value.name, value.data, self._random.pop())
+                commitments[value.name] = made if whose is key else made._replace(of=whose.pseudonym)
                 self.batch.openings.append((index, value.name, sealed))
         pseudonym = key.pseudonym if key is not None and entry.subject is not None else None
         stamp = Stamp(writer.id, writer.boot, self.wseq, self.wprev, writer._mono())
-        data = leaf.compose(entry, writer._origin, stamp, pseudonym, commitments)
+        people = {name: found.pseudonym for name, whom in entry.people.items() if (found := others[whom]) is not None}
+        data = leaf.compose(entry, writer._origin, stamp, pseudonym, commitments, people)
         digest = leaf_hash(data)
         self.batch.leaves.append((index, entry.id, digest, data))
         self.batch.nodes += self.frontier.append(digest)
@@ -212,7 +230,17 @@ class _Draft:
             self.starts.append((entry, index))
         elif entry.kind in _CLOSING:
             self.batch.closed.append(str(entry.fields.get("call")))
+        elif entry.kind == _HOLD:
+            self.batch.held.append((entry.id, people.get("target", LOG)))
+        elif entry.kind == _CLEAR:
+            hold = str(entry.fields.get("hold"))
+            self.batch.held = [held for held in self.batch.held if held[0] != hold]
+            self.batch.released.append(hold)
         return Receipt(writer._origin, entry.id, index, digest)
+
+    def holds(self) -> list[tuple[str, str]]:
+        """Legal holds in force, those of this batch included."""
+        return [held for held in (*self.turn.holds(), *self.batch.held) if held[0] not in self.batch.released]
 
     def destroy(self, pseudonym: str) -> None:
         """Destroy a subject's key with this batch, also one that the batch itself makes."""
