@@ -40,19 +40,25 @@ def attested(
     confirmed: Callable[[Mapping[str, Any]], bool],
     *,
     network: bool = False,
+    kept: bool = False,
 ) -> Mapping[Guarantee, Strength]:
     """Guarantee → strength for this run: what the probe proved, where this cage confirms it, and ABSENT elsewhere.
 
     `facts` is what the warden sent; `uid` the run's own, None where it has the gateway's; `confirmed` asks the kernel from
-    outside (`Backend.confirmed`).  With `network` the code is to have its way to the gateway's proxy.  Blocks for /proc.
+    outside (`Backend.confirmed`).  With `network` the code is to have its way to the gateway's proxy, with `kept` a folder that
+    lasts, whose bytes are then kept by a watchdog alone.  Blocks for /proc.
     """
     try:
         checks = _checks(facts["warden"], facts["code"], limits, uid, proven)
         sockets = _of_network(facts["warden"], facts["code"], network=network)
         checks |= {name: held and checks[Guarantee.SYSCALL_SURFACE] for name, held in sockets.items()}
+        found = kept and all(facts[side]["kept"] == 0 for side in ("warden", "code"))
+        checks[Guarantee.FOLDER] = found and checks[Guarantee.FS_READ] and checks[Guarantee.FS_WRITE]
         outside = confirmed(facts)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # not of the shape that a warden sends
         checks, outside = {}, False
+    if kept:
+        proven = {**proven, Guarantee.DISK: min(proven.get(Guarantee.DISK, Strength.ABSENT), Strength.SOFT)}
     return MappingProxyType({
         name: strength if outside and checks.get(name, False) else Strength.ABSENT for name, strength in proven.items()
     })  # fmt: skip

@@ -54,6 +54,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _LEGACY = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _WORK, _SENTINEL, _SMALL = "/work", "/sentinel", ("/tmp", "/dev/shm")  # noqa: S108  the cage's own
 _WORKS = (_WORK, "/scratch", "/cage")  # the first beneath which nothing is to be read
+_KEPT = ("/data", "/kept", "/lasting")  # likewise
 _SMALL_BYTES, _SPARE_BYTES, _PAGE = 16 << 20, 1 << 20, 4096
 _HIDDEN = ("/etc/passwd", "/sys", "/root", "/var")  # but for what the code is given to read beneath them
 _SECONDS = 20
@@ -104,7 +105,8 @@ class Bwrap:
         seen = {str(parent) for path in bound for parent in (Path(path), *Path(path).parents)}
         hidden = [str(plan.sentinel), *(path for path in _HIDDEN if path not in seen and Path(path).exists())]
         volumes = tuple(path for path in _sizes(kit.limits, bound) if path != _SENTINEL)
-        return Place(volumes[0], f"{_SENTINEL}/file", sentinel_inside=True, volumes=volumes, hidden=tuple(hidden), apart=True)
+        kept = _kept(bound) if kit.kept else ""
+        return Place(volumes[0], f"{_SENTINEL}/file", True, volumes, tuple(hidden), apart=True, kept=kept)
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:  # noqa: ARG002
         """See `Backend.candidates`."""
@@ -118,6 +120,7 @@ class Bwrap:
             Guarantee.CPU: Strength.SOFT,
             Guarantee.DISK: Strength.HARD,
             Guarantee.NET_ALLOWLIST: Strength.HARD if kernel >= _COUNTED else Strength.ABSENT,
+            Guarantee.FOLDER: Strength.HARD,
             Guarantee.OWN_KERNEL: Strength.ABSENT,
         }
 
@@ -134,6 +137,8 @@ class Bwrap:
         sizes = _sizes(kit.limits, bound)
         for path_, size in sizes.items():
             mounts += ["--perms", "0700", "--size", str(size), "--tmpfs", path_]
+        if kit.kept:
+            mounts += ["--bind", kit.kept, _kept(bound)]  # whole, and nothing is ever mounted beneath it
         return [str(self._program), *_ISOLATION, *environment, *mounts, "--remount-ro", "/", "--chdir", next(iter(sizes)), "--"]
 
     def confirmed(self, facts: Mapping[str, Any], started: int, uid: int | None, kit: Kit) -> bool:
@@ -194,11 +199,12 @@ class Bwrap:
         """Whether nothing is mounted but what `command` asked for, and nothing is writable but what is to be, to its size."""
         bound = _bound(self._interpreter, kit.toolset)
         sizes = _sizes(kit.limits, bound)
+        kept = {_kept(bound)} if kit.kept else set()
         for mount in mounts:
             sealed = {"nosuid", "nodev"} <= mount.options or (mount.point in _DEVICES and "nosuid" in mount.options)
             if mount.point in sizes:
                 bounded = mount.kind == "tmpfs" and mount.size is not None and mount.size <= sizes[mount.point]
-            elif mount.point in ("/proc", *_DEVICES):
+            elif mount.point in ("/proc", *_DEVICES, *kept):
                 bounded = True
             else:
                 known = mount.point == "/" or any(Path(mount.point).is_relative_to(path) for path in bound)
@@ -207,7 +213,7 @@ class Bwrap:
                 return False
         points = {mount.point for mount in mounts}
         self._facts["mounts"] = f"{len(points)}, sha256:{digest_of(mounts)}"
-        return {"/", "/proc", *sizes, *bound} <= points
+        return {"/", "/proc", *sizes, *bound, *kept} <= points
 
 
 def trusted(program: Path) -> None:
@@ -229,13 +235,27 @@ def _sizes(limits: Limits, bound: Sequence[str]) -> dict[str, int]:
 
     The kernel's bound lies above the watchdog's, so that the watchdog can name the reason.
     """
-    taken = {str(parent) for path in bound for parent in (Path(path), *Path(path).parents)}
-    works = [path for path in _WORKS if path not in taken]
-    if not works:
-        raise OSError(f"something to be read lies beneath each of {', '.join(_WORKS)}")
+    taken = _taken(bound)
+    work_place = _free(_WORKS, taken)
     small = min(limits.scratch_bytes, _SMALL_BYTES) // _PAGE * _PAGE + _PAGE
     work = limits.scratch_bytes // _PAGE * _PAGE + _SPARE_BYTES
-    return {works[0]: work, **{path: small for path in _SMALL if path not in taken}, _SENTINEL: _PAGE}
+    return {work_place: work, **{path: small for path in _SMALL if path not in taken}, _SENTINEL: _PAGE}
+
+
+def _taken(bound: Sequence[str]) -> set[str]:
+    return {str(parent) for path in bound for parent in (Path(path), *Path(path).parents)}
+
+
+def _free(places: Sequence[str], taken: set[str]) -> str:
+    found = next((path for path in places if path not in taken), None)
+    if found is None:
+        raise OSError(f"something to be read lies beneath each of {', '.join(places)}")
+    return found
+
+
+def _kept(bound: Sequence[str]) -> str:
+    """Where the folder that lasts is found inside."""
+    return _free(_KEPT, _taken(bound))
 
 
 def _bound(interpreter: Interpreter, toolset: Toolset) -> list[str]:

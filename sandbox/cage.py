@@ -75,14 +75,14 @@ class Cage:
         self._listener: socket.socket | None = None
 
     @classmethod
-    async def start(cls, backend: Backend, plan: Plan, folder: Folder, kit: Kit, pool: Executor) -> Cage:
-        """Start a warden in `folder`; CageError where that is not possible."""
+    async def start(cls, backend: Backend, plan: Plan, folder: Folder, kit: Kit, pool: Executor, *, lock: int = -1) -> Cage:
+        """Start a warden in `folder`, which keeps the descriptor `lock` open while it is there; CageError where it cannot be."""
         ours, theirs = socket.socketpair()
         given, giving = socket.socketpair() if kit.network else (None, None)
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_connection(sock=ours)
         command = [*backend.command(plan, folder, kit), plan.interpreter.path, *_WARDEN, _BOOT]
-        spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs, giving)
+        spawning = loop.run_in_executor(pool, _spawn, command, folder, theirs, giving, lock)
         try:
             process, stderr = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -261,13 +261,14 @@ def _received(passing: socket.socket) -> socket.socket:
 
 
 def _spawn(
-    command: list[str], folder: Folder, theirs: socket.socket, giving: socket.socket | None
+    command: list[str], folder: Folder, theirs: socket.socket, giving: socket.socket | None, lock: int
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed when the cage ends; a pipe that nobody reads could block the warden
+    passed = (*(() if giving is None else (giving.fileno(),)), *((lock,) if lock >= 0 else ()))
     try:
         process = subprocess.Popen(  # noqa: S603  a proven interpreter, our own source
             command, env=ENVIRONMENT, cwd=folder.path, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=stderr,
-            start_new_session=True, pass_fds=() if giving is None else (giving.fileno(),), **identity(folder.uid),
+            start_new_session=True, pass_fds=passed, **identity(folder.uid),
         )  # fmt: skip
     except BaseException:
         stderr.close()

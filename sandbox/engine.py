@@ -141,22 +141,23 @@ class CagedRunner:
 
     async def _serve(self, program: Program, hooks: Hooks) -> Served:
         known = await self._knowledge()
-        plan = _proven(known, program.profile)
+        wanted = _wanted(program)
+        plan = _proven(known, wanted)
         _hooked(program.profile, hooks)
-        if program.folder is not None or hooks.output is not None:
-            raise NotOfferedError("a folder that lasts, and output by a call: not offered for programs that go on")
+        if hooks.output is not None:
+            raise NotOfferedError("output by a call: not offered for programs that go on")
         if program.profile.packages is not None:
             raise NotOfferedError(f"packages {program.profile.packages}: a program that goes on brings its own")
         if self._closed or len(self._programs) >= self._most_programs:
             raise SandboxBusyError("the sandbox is closed" if self._closed else "too many programs go on")
         kit = _kit(program.profile, for_program(program))
         try:
-            ready = await self._cages.raised(plan, kit, known.report.guarantees)
+            ready = await self._cages.raised(plan, kit, known.report.guarantees, program.folder)
         except (OSError, ScratchError, CageError) as error:
             raise SandboxFailedError(str(error)) from error
         put_away = partial(self._cages.put_away, ready)
         try:
-            _attested(program.profile, ready)
+            _attested(wanted, ready)
         except IsolationUnprovenError:
             await put_away()
             raise
@@ -283,6 +284,13 @@ class CagedRunner:
 
     def _bounds(self, plan: Plan) -> Bounds | None:
         return Bounds.found(plan.interpreter.path, self._backend.candidates(plan, own_uid=self._scratch.own_uids))
+
+
+def _wanted(program: Program) -> Profile:
+    """The program's profile, and that a folder which lasts is its own alone."""
+    if program.folder is None:
+        return program.profile
+    return replace(program.profile, requires={**program.profile.requires, Guarantee.FOLDER: Strength.HARD})
 
 
 def _proven(known: _Known, profile: Profile) -> Plan:

@@ -44,6 +44,7 @@ HELP: Mapping[Guarantee, str] = MappingProxyType({
     Guarantee.CPU: _GROUP.format("cpu"),
     Guarantee.PIDS: _UID + " " + _GROUP.format("pids"),
     Guarantee.DISK: "A hard bound needs file systems of the run's own, as the backend bwrap has them.",
+    Guarantee.FOLDER: _LANDLOCK,
     Guarantee.OWN_KERNEL: "This runner shares the host's kernel, and there is no runner here that does not.",
 })  # fmt: skip
 
@@ -67,9 +68,9 @@ class Landlock:
             raise NotHereError("Landlock is not there. " + HELP[Guarantee.FS_READ])
         return Plan(interpreter, os.uname().machine, abi, sentinel)
 
-    def place(self, plan: Plan, folder: Folder, kit: Kit) -> Place:  # noqa: ARG002
+    def place(self, plan: Plan, folder: Folder, kit: Kit) -> Place:
         """See `Backend.place`."""
-        return Place(str(folder.path), str(plan.sentinel))
+        return Place(str(folder.path), str(plan.sentinel), kept=kit.kept)
 
     def candidates(self, plan: Plan, *, own_uid: bool) -> Mapping[Guarantee, Strength]:
         """See `Backend.candidates`."""
@@ -82,6 +83,7 @@ class Landlock:
             Guarantee.MEMORY: Strength.SOFT,
             Guarantee.CPU: Strength.SOFT,
             Guarantee.DISK: Strength.SOFT,
+            Guarantee.FOLDER: Strength.HARD,
             Guarantee.OWN_KERNEL: Strength.ABSENT,
         }
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from sandbox.inside import attempts, outward
+from sandbox.inside import attempts, keeping, outward
 from sandbox.interpreter import ENVIRONMENT, identity
+from sandbox.lasting import FILES
 from sandbox.model import Guarantee, Strength
-from sandbox.runner import Finding
+from sandbox.runner import Finding, Lasting
 from sandbox.scratch import Folder, Scratch
 
 _SECONDS = 20
@@ -97,6 +98,22 @@ def outward_finding(
     return Finding(strength, (*lost, proxy, *finding.evidence), help if strength < Strength.HARD else "")
 
 
+def lasting_finding(
+    outside: Mapping[str, str], inside: Mapping[str, str], attested: Mapping[Guarantee, Strength], help: str,  # noqa: A002
+    *, left: bool,
+) -> Finding:  # fmt: skip
+    """Whether a folder that lasts is one's own alone: the attempts of `sandbox.inside.keeping`, and never more than attested.
+
+    `left` says whether what was left in it was found there afterwards, and the other's folder as it was.
+    """
+    name = Guarantee.FOLDER
+    finding = Tried({name: outside}, {name: inside}).finding(name, help)
+    strength = min(finding.strength if left else Strength.ABSENT, attested.get(name, Strength.ABSENT))
+    lost = (_UNCONFIRMED,) if strength < finding.strength else ()
+    seen = f"what was left in one's own, and another's unchanged: {'seen' if left else 'not seen'} from outside"
+    return Finding(strength, (*lost, seen, *finding.evidence), help if strength < Strength.HARD else "")
+
+
 def _evidence(name: Guarantee, got: Strength) -> tuple[str, ...]:
     if got is Strength.HARD and name in _BY_THE_KERNEL:
         return (_BY_THE_KERNEL[name],)
@@ -147,6 +164,8 @@ class Bait:
         for kind, path in ((socket.SOCK_STREAM, "stream"), (socket.SOCK_DGRAM, "datagram")):
             self._listen(socket.AF_UNIX, str(folder / path), kind)
             self._own(folder / path)
+        if program is keeping:
+            self._lay_folders(folder)
         self._own(folder)
         self._laid[name] = _contents(folder)
         params = {
@@ -157,6 +176,31 @@ class Bait:
         preset = f"PARAMS = __import__('json').loads({json.dumps(params)!r})\n"
         marker = "from __future__ import annotations\n"
         return source.replace(marker, marker + preset, 1)
+
+    def _lay_folders(self, folder: Path) -> None:
+        """Of two owners; outside their user id is free to use both."""
+        for whose in (keeping.OWN, keeping.OTHER):
+            outer, inner = folder / whose, folder / whose / FILES
+            inner.mkdir(parents=True)
+            self._own(inner)
+            if folder.name == "control":
+                self._own(outer)
+        (folder / keeping.OTHER / FILES / keeping.SECRET).write_text(self._name, encoding="ascii")
+        self._own(folder / keeping.OTHER / FILES / keeping.SECRET)
+
+    @property
+    def lasting(self) -> Lasting:
+        """The caged one's own, once it is laid."""
+        return Lasting(self._folder.path / "caged" / keeping.OWN, 1 << 20)
+
+    def left(self) -> bool:
+        """Whether the caged program's file is in its own folder, and in the other's nothing but what was laid there."""
+        folder = self._folder.path / "caged"
+        path = folder / keeping.OWN / FILES / keeping.LEFT
+        if path.is_symlink() or not path.is_file() or path.read_text(encoding="ascii") != self._name:
+            return False
+        other = folder / keeping.OTHER / FILES
+        return [each.name for each in other.iterdir()] == [keeping.SECRET]
 
     def control(self, program: ModuleType = attempts) -> Mapping[str, Any]:
         """The attempts outside the cage, as the same uid."""

@@ -46,6 +46,7 @@ class Guarantee(StrEnum):
     DISK = "disk"
     SYSCALL_SURFACE = "syscall_surface"  # the kernel calls that escapes are made of are refused
     IDENTITY = "identity"  # no capability and no way to one; hard: a uid that is nobody else's
+    FOLDER = "folder"  # a folder that lasts is its owner's alone; of programs that have one
     OWN_KERNEL = "own_kernel"  # a kernel bug is not the host's
 
 

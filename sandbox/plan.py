@@ -30,6 +30,7 @@ class Place:
     volumes   file systems of the cage's own that the code may write, `scratch` among them; none where it is a folder outside.
     hidden    paths that exist outside and must not exist inside.
     apart     whether the kernel counts the cage's processes by themselves, whoever's uid it is.
+    kept      the folder that lasts, "" where there is none.
     """
 
     scratch: str
@@ -38,6 +39,7 @@ class Place:
     volumes: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     apart: bool = False
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,15 @@ class Plan:
             "abi": self.abi,
             "network": PORT if kit.network else 0,
             "passing": passing,
+            "kept": place.kept,
+            "kept_bytes": kit.kept_bytes,
             "read": toolset.read,
             "list": toolset.listed,
             "execute": toolset.execute,
             "address_space": toolset.address_space,
             "cage_filter": cage,
             "code_filter": code,
-            "env": {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **(_PROXIED if kit.network else {})},
+            "env": {**ENVIRONMENT, "HOME": place.kept or scratch, "TMPDIR": scratch, **(_PROXIED if kit.network else {})},
         }
 
     def layers(self, kit: Kit) -> dict[str, str]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from sandbox import lasting
 from sandbox.backend import Backend
 from sandbox.cage import CageError
-from sandbox.inside import attempts, outward
-from sandbox.layers import Bait, Tried, findings, outward_finding
+from sandbox.inside import attempts, keeping, outward
+from sandbox.layers import Bait, Tried, findings, lasting_finding, outward_finding
 from sandbox.model import Guarantee, Job, Limits, Profile, Reason, Strength
 from sandbox.network import greet
 from sandbox.plan import Plan
@@ -34,6 +35,7 @@ class _Seen:
     run: Run
     daemon_gone: bool
     untouched: bool
+    left: bool
 
 
 class Probe:
@@ -58,6 +60,7 @@ class Probe:
             Tried(seen.outside, json.loads(run.stdout)), run.guarantees, self._backend.help,
             daemon_gone=seen.daemon_gone, untouched=seen.untouched, bounds=bounds,
         )  # fmt: skip
+        found = {**found, Guarantee.FOLDER: await self._lasting(plan, toolset, most)}
         if most.get(Guarantee.NET_ALLOWLIST) is Strength.HARD:
             found = {**found, Guarantee.NET_ALLOWLIST: await self._outward(plan, toolset, most)}
         return found, run.layers
@@ -70,23 +73,34 @@ class Probe:
             seen.outside, inside, seen.run.guarantees, self._backend.help.get(Guarantee.NET_ALLOWLIST, "")
         )  # fmt: skip
 
+    async def _lasting(self, plan: Plan, toolset: Toolset, most: Mapping[Guarantee, Strength]) -> Finding:
+        """What a cage with a folder that lasts reaches of another's."""
+        seen = await self._tried(plan, Kit(_PROFILE.limits, toolset), most, keeping, Hooks())
+        inside = json.loads(seen.run.stdout) if seen.run.reason is Reason.OK else {}
+        help_text = self._backend.help.get(Guarantee.FOLDER, "")
+        return lasting_finding(seen.outside, inside, seen.run.guarantees, help_text, left=seen.left)
+
     async def _tried(
         self, plan: Plan, kit: Kit, most: Mapping[Guarantee, Strength], program: ModuleType, hooks: Hooks
     ) -> _Seen:  # fmt: skip
         in_pool = self._cages.in_pool
         folder = await self._cages.claim()
         bait: Bait | None = None
+        kept: lasting.Claimed | None = None
         try:
             try:
                 bait = await in_pool(Bait, self._scratch, folder.uid, plan.interpreter.path)
                 outside = await in_pool(bait.control, program)
                 source = await in_pool(bait.lay, "caged", caged=True, program=program)
+                if program is keeping:
+                    kept = await in_pool(lasting.claim, bait.lasting)
             except BaseException:
                 await in_pool(self._scratch.release, folder)
                 raise
-            ready = await self._cages.raised_in(folder, plan, kit, most)
+            ready = await self._cages.raised_in(folder, plan, kit, most, kept)
             run = await self._carry_out(Job("probe", source, _PROFILE), ready, plan, hooks, {bait.victim})
-            return _Seen(outside, run, not await in_pool(bait.daemon_lives), await in_pool(bait.untouched, "caged"))
+            left = program is keeping and await in_pool(bait.left)
+            return _Seen(outside, run, not await in_pool(bait.daemon_lives), await in_pool(bait.untouched, "caged"), left)
         finally:
             if bait is not None:
                 await in_pool(bait.close)

@@ -128,13 +128,25 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """A folder that a program may read and write and that lasts: its place, which no cage reads, and most bytes that it may hold.
+
+    One program has it at a time.  How much it holds is kept by a watchdog: `disk` is then no more than soft.
+    """
+
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A long-lived program that speaks on stdin and stdout, as an MCP server does.
 
     command      absolute path of the program and its arguments; no shell.
     environment  all that it finds in its environment beside what every cage has.  May hold secrets.
-    folder       a folder that it may read and write and that lasts; None for a fresh one that goes with it.
-    cwd          where it begins, which it may read; None for its fresh folder.
+    folder       a folder that it may read and write and that lasts: its HOME, and `{folder}` in its arguments and environment;
+                 None for a fresh one that goes with it.
+    cwd          where it begins, which it may read; None for its folder.
     read         files and folders that it may read and execute, beside the system's tools.
     idle_seconds ended when nothing has passed in or out for so long; None for never.
     """
@@ -143,7 +155,7 @@ class Program:
     command: tuple[str, ...]
     profile: Profile
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    folder: Path | None = None
+    folder: Lasting | None = None
     read: tuple[Path, ...] = ()
     cwd: Path | None = None
     idle_seconds: float | None = None

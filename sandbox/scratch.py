@@ -53,15 +53,16 @@ class Scratch:
         """A file that every run's uid may read and write but for its cage."""
         return self.base / _SENTINEL
 
-    def claim(self) -> Folder:
-        """A new folder, empty and nobody else's; ScratchError where there is none to be had."""
+    def claim(self, prefer: int | None = None) -> Folder:
+        """A new folder, empty and nobody else's, of the uid `prefer` where it is free; ScratchError where there is none."""
         self._open_base()
         if not self.own_uids:
             folder = self._take(self.base / f"run-{secrets.token_hex(8)}", None)
             if folder is not None:
                 return folder
             raise ScratchError("a new folder was taken")
-        for uid in random.sample(UIDS, len(UIDS)):
+        first = () if prefer not in UIDS else (prefer,)
+        for uid in (*first, *random.sample(UIDS, len(UIDS))):
             folder = self._take(self.base / f"run-{uid}", uid)
             if folder is not None:
                 return folder
@@ -155,11 +156,11 @@ def _remove_entry(root: int, name: str, prefix: str, serial: int) -> int:
     if not _is_folder(root, name):
         os.unlink(name, dir_fd=root)
         return serial
-    inner = _open_folder(root, name)
+    inner = open_folder(root, name)
     try:
         for child in os.listdir(inner):  # noqa: PTH208  by descriptor
             if _is_folder(inner, child):
-                os.close(_open_folder(inner, child))
+                os.close(open_folder(inner, child))
                 serial += 1
                 os.rename(child, prefix + str(serial), src_dir_fd=inner, dst_dir_fd=root)
             else:
@@ -174,7 +175,8 @@ def _is_folder(parent: int, name: str) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
-def _open_folder(parent: int, name: str) -> int:
+def open_folder(parent: int, name: str) -> int:
+    """A descriptor of a folder within `parent`, which its owner may use whatever its mode was; OSError for a link."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     if stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) & 0o700 != 0o700:
         os.chmod(name, 0o700, dir_fd=parent)  # a folder, as was just seen, that nobody can exchange

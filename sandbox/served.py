@@ -63,17 +63,26 @@ class _Closing(asyncio.StreamReaderProtocol):
         return False
 
 
-def order(program: Program, toolset: Toolset, *, tools: bool) -> bytes:
-    """What the warden is told to run."""
+FOLDER = "{folder}"
+"""In arguments and environment of a program: the folder that lasts, as the program finds it."""
+
+
+def order(program: Program, toolset: Toolset, inside: str, *, tools: bool) -> bytes:
+    """What the warden is told to run; `inside` is the folder that lasts, "" where there is none."""
+
+    def told(text: str) -> str:
+        return text.replace(FOLDER, inside) if inside else text
+
+    cwd = inside or None if program.cwd is None else str(program.cwd)
     return framed({
-        "command": program.command,
-        "environment": dict(toolset.environment),
+        "command": (program.command[0], *map(told, program.command[1:])),
+        "environment": {name: told(value) for name, value in toolset.environment.items()},
         "files": [],
         "stdin": None,
         "tools": tools,
         "wall": None,
         "idle": program.idle_seconds,
-        "cwd": None if program.cwd is None else str(program.cwd),
+        "cwd": cwd,
     })  # fmt: skip
 
 
@@ -140,7 +149,7 @@ class ServedProgram:
         cage, giving = self._ready.cage, None
         try:
             async with way_back(cage, hooks) as back, connected(cage.listener, hooks):
-                await cage.send(b"J", order(program, self._ready.kit.toolset, tools=hooks.tools is not None))
+                await cage.send(b"J", order(program, self._ready.kit.toolset, self._ready.inside, tools=hooks.tools is not None))
                 giving = asyncio.create_task(cage.pass_on(b"I", reader))
                 run = await self._passed(back)
         except CageError as error:

@@ -66,12 +66,15 @@ class Kit:
 
     throttled  whether processor time is bounded by its rate, where the kernel can.
     network    whether its code may connect to the gateway's proxy, and to nothing else.
+    kept       a folder outside that lasts, which its code may write, "" for none; kept_bytes: most that it may come to.
     """
 
     limits: Limits
     toolset: Toolset
     throttled: bool = False
     network: bool = False
+    kept: str = ""
+    kept_bytes: int = 0
 
 
 def offered(interpreter: Interpreter, uid: int | None) -> Mapping[Language, Toolset]:

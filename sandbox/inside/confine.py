@@ -75,6 +75,8 @@ def enter_domain(setup: Setup, *, proc: bool) -> None:
     rules += [(path, _LIST) for path in setup["list"]]
     rules += [("/dev/null", _READ | _WRITE), ("/dev/zero", _READ), ("/dev/urandom", _READ)]
     rules += [(path, _SCRATCH) for path in setup["volumes"] or [setup["scratch"]]]
+    if setup["kept"]:
+        rules.append((setup["kept"], _SCRATCH))
     if proc:
         rules.append(("/proc", _READ | _WRITE | _LIST))
     for path, rights in rules:
@@ -141,6 +143,7 @@ def attest(setup: Setup, parent: int) -> dict[str, Any]:
         "list_outside": failing(lambda: can_open("/", os.O_RDONLY | os.O_DIRECTORY)),
         "proc": failing(lambda: can_open(f"/proc/{parent}/status", os.O_RDONLY)),
         "signal": failing(lambda: os.kill(parent, 0)),
+        "kept": failing(lambda: can_open(setup["kept"], os.O_RDONLY | os.O_DIRECTORY)) if setup["kept"] else -1,
         "hidden": [_seen(path) for path in setup["hidden"]],
         "namespaces": {name: _namespace(name) for name in ("user", "pid", "net", "ipc", "uts", "mnt")},
         "sockets": [_make_socket(family, _socket.SOCK_STREAM) for family in (1, 2, 10, 16, 17, 38, 40)],

@@ -88,8 +88,11 @@ def memory(pid: int, *, fairly: bool) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))
 
 
-def scratch_bytes(root: str, pids: Iterable[int]) -> tuple[int, int, bool]:
-    """(bytes, those of the largest file, whether there are too many entries): the folder's, and deleted files' that are open."""
+def scratch_bytes(root: str, pids: Iterable[int], device: int | None = None) -> tuple[int, int, bool]:
+    """(bytes, those of the largest file, whether there are too many entries): the folder's, and deleted files' that are open.
+
+    Of the deleted ones only those on `device`, where it is given.
+    """
     total, largest, entries, queue = 0, 0, 0, [root]
     while queue:
         try:
@@ -105,14 +108,14 @@ def scratch_bytes(root: str, pids: Iterable[int]) -> tuple[int, int, bool]:
                     elif stat.S_ISREG(about.st_mode):
                         largest = max(largest, about.st_size)
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                return total, largest, True  # deeper than anything honest
+            if error.errno in (errno.ENAMETOOLONG, errno.EACCES):
+                return total, largest, True  # deeper than anything honest, or made so that nobody sees what is in it
     deleted: dict[tuple[int, int], int] = {}
     for pid in pids:
         try:
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 about = os.stat(f"/proc/{pid}/fd/{fd}")
-                if stat.S_ISREG(about.st_mode) and about.st_nlink == 0:
+                if stat.S_ISREG(about.st_mode) and about.st_nlink == 0 and device in (None, about.st_dev):
                     deleted[about.st_dev, about.st_ino] = about.st_blocks * 512
                     largest = max(largest, about.st_size)
         except OSError:
@@ -187,6 +190,7 @@ class Watch:
     def __init__(self, setup: Setup, code: int, relay: Relay, wall: float | None, idle: float | None, *, at_once: bool) -> None:
         self.limits, self.root, self.code, self.at_once = setup["limits"], setup["scratch"], code, at_once
         self.volumes = setup["volumes"]
+        self.kept, self.kept_bytes = setup["kept"], setup["kept_bytes"]
         self.relay, self.wall_seconds, self.idle_seconds = relay, wall, idle
         self.reason, self.over = "", False
         self.status: int | None = None
@@ -260,6 +264,8 @@ class Watch:
             self.disk_at = time.monotonic() + max(_DISK_TICK, 3 * (time.monotonic() - now))
 
     def _check_disk(self, alive: Iterable[int]) -> None:
+        if self.kept:
+            self._check_kept(alive)
         size, largest, crowded = scratch_bytes(self.root, alive)
         if largest > self.limits["file_bytes"]:
             self.reason = "file_size"
@@ -267,6 +273,14 @@ class Watch:
             self._check_volumes()
         else:
             self._hold(size, crowded=crowded)
+
+    def _check_kept(self, alive: Iterable[int]) -> None:
+        """A folder that lasts lies on the machine's disk: its own bound is kept by looking."""
+        size, largest, crowded = scratch_bytes(self.kept, alive, os.stat(self.kept).st_dev)
+        if crowded or size > self.kept_bytes:
+            self.reason = "disk"
+        elif largest > self.limits["file_bytes"]:
+            self.reason = "file_size"
 
     def _check_volumes(self) -> None:
         """Cheap, and nothing that is written there is missed."""

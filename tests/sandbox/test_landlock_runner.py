@@ -210,7 +210,7 @@ async def test_the_probe_proves_it_for_a_plain_user_too(plain_box: Any) -> None:
     findings = (await plain_box.ask({"probe": True}))["findings"]
     of_namespaces = {"pids", "disk", "net_allowlist"} if plain_box.backend == "bwrap" else set()
     assert {name for name, found in findings.items() if found["strength"] == "hard"} == {
-        "fs_read", "fs_write", "net_none", "process_isolation", "syscall_surface", "kill_tree", *of_namespaces,
+        "fs_read", "fs_write", "net_none", "process_isolation", "syscall_surface", "kill_tree", "folder", *of_namespaces,
     }  # fmt: skip
     assert findings["identity"]["strength"] == "soft"
     assert "root" in findings["identity"]["help"]

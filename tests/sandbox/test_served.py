@@ -14,9 +14,17 @@ import pytest
 
 from sandbox.engine import CagedRunner
 from sandbox.landlock import LandlockRunner
-from sandbox.model import Guarantee, IsolationUnprovenError, NotOfferedError, Reason, SandboxBusyError, Strength
+from sandbox.model import (
+    Guarantee,
+    IsolationUnprovenError,
+    NotOfferedError,
+    Reason,
+    SandboxBusyError,
+    SandboxFailedError,
+    Strength,
+)
 from sandbox.profiles import load_profiles
-from sandbox.runner import Hooks, Program, Served
+from sandbox.runner import Hooks, Lasting, Program, Served
 
 SHIPPED = load_profiles()["no-network-512mb"]
 PROFILE = replace(SHIPPED, limits=replace(SHIPPED.limits, wall_seconds=1, memory_bytes=128 << 20, output_bytes=1000))
@@ -198,8 +206,8 @@ async def test_what_is_not_offered_or_not_proven_does_not_start(shared_runner: L
             await shared_runner.serve(program(*CAT), hooks)
     ours.close()
     assert theirs.fileno() == -1
-    with pytest.raises(NotOfferedError):
-        await shared_runner.serve(program(*CAT, folder=Path("/nonexistent")))
+    with pytest.raises(SandboxFailedError):
+        await shared_runner.serve(program(*CAT, folder=Lasting(Path("/nonexistent/folder"), 4096)))
     strict = replace(PROFILE, requires={Guarantee.OWN_KERNEL: Strength.HARD})
     with pytest.raises(IsolationUnprovenError):
         await shared_runner.serve(program(*CAT, profile=strict))
