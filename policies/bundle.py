@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ from policies.casbinmodel import check_model
 from policies.finding import BundleError, Finding, Report
 from policies.membership import Membership, read_roles
 from policies.model import Obligation
+from policies.pinning import Pinning
 from policies.reading import REQUIRED, SIGNATURE, check_text, known_file, read_folder
 from policies.registry import Condition, ToolSpec, read_registry
 from policies.rules import Rule, read_grants
@@ -32,6 +33,7 @@ class Bundle:
     shadow       rules that are watched and decide nothing.
     roles        who is a member of what.
     model        the text of model.conf.
+    pinning      which definitions of servers were approved (tools.lock), and who must.
     """
 
     digest: str
@@ -45,6 +47,7 @@ class Bundle:
     rules: tuple[Rule, ...]
     shadow: tuple[Rule, ...]
     texts: Mapping[str, str]
+    pinning: Pinning = field(default_factory=Pinning)
 
     def __repr__(self) -> str:
         return f"Bundle({self.digest}, {len(self.rules)} rules, {len(self.tools)} tools)"
@@ -96,6 +99,7 @@ def _load(texts: Mapping[str, str], report: Report) -> Bundle:
         rules=rules,
         shadow=shadow,
         texts=MappingProxyType(dict(texts)),
+        pinning=registry.pinning,
     )
 
 

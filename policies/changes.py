@@ -78,6 +78,7 @@ class Diff:
 
     roles     members as `member → role (tenant)`.
     same      how many lines say the same in both.
+    definitions  what of tools.lock, and of `servers` in tools.yaml, differs; opened: whether a server may say more than before.
     """
 
     before: str
@@ -91,6 +92,8 @@ class Diff:
     model: bool
     incomparable: str
     same: int
+    definitions: Named = Named()
+    opened: bool = False
 
     @property
     def granting(self) -> tuple[Change, ...]:
@@ -110,10 +113,12 @@ class Diff:
     @property
     def grants(self) -> bool:
         """Whether anything could be allowed now that was denied."""
-        return bool(self.granting or self.incomparable)
+        return bool(self.granting or self.incomparable or self.opened)
 
     @property
     def empty(self) -> bool:
         """Whether nothing differs at all."""
-        lists = (self.changes, self.roles, self.tools, self.sets, self.tests, self.shadow, self.incomparable)
+        lists = (
+            self.changes, self.roles, self.tools, self.sets, self.tests, self.shadow, self.incomparable, self.definitions,
+        )  # fmt: skip
         return not any(lists) and not self.model

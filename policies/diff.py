@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from policies.approvals import compared
 from policies.bundle import Bundle, Membership, Rule
 from policies.casbinmodel import knows_somebody
 from policies.cases import Case
@@ -44,6 +45,7 @@ def diff(before: Bundle, after: Bundle, *, tenant: str = "") -> Diff:
         incomparable = "the matcher of model.conf knows somebody by name: whatever changed may change anybody's rights"
     unchanged = before.digest == after.digest and before.rules == after.rules and before.roles == after.roles
     changes = _Comparison(old, new, tenant).changes()
+    definitions, opened = compared(before.pinning, after.pinning)
     return Diff(
         before=before.digest,
         after=after.digest,
@@ -56,6 +58,8 @@ def diff(before: Bundle, after: Bundle, *, tenant: str = "") -> Diff:
         model=before.model != after.model,
         incomparable="" if unchanged else incomparable,
         same=len(contents[0] & contents[1]),
+        definitions=definitions,
+        opened=opened,
     )
 
 

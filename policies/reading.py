@@ -22,11 +22,13 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from policies.finding import Place, Report
 
 REQUIRED = ("model.conf", "roles.csv", "tools.yaml", "conditions.yaml", "obligations.yaml")
+OPTIONAL = ("tools.lock",)
 IGNORED = ("README.md",)
 SIGNATURE = ("manifest.json", "manifest.jws")
 """What signs a bundle (policies/manifest.py); it decides nothing, and the digest leaves it out."""
 MAX_FILES = 500
 MAX_YAML_BYTES = 1024 * 1024
+MAX_LOCK_BYTES = 32 * 1024 * 1024
 MAX_CSV_BYTES = 32 * 1024 * 1024
 MAX_BYTES = 64 * 1024 * 1024
 """Of all files together: a bundle is kept in memory while another is read beside it."""
@@ -118,7 +120,8 @@ def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Repo
     if path.name.startswith("..") and "/" in name:
         return ""
     if not known_file(name):
-        help_ = f"a bundle holds {', '.join(REQUIRED)}, grants/*.csv, shadow/*.csv and tests/*.yaml; move the file elsewhere"
+        named = ", ".join((*REQUIRED, *OPTIONAL))
+        help_ = f"a bundle holds {named}, grants/*.csv, shadow/*.csv and tests/*.yaml; move the file elsewhere"
         report.add("stray-file", (name, 0, 0), "this file is not part of a bundle", help_)
         return ""
     limit = _limit(name)
@@ -144,7 +147,7 @@ def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Repo
 
 def known_file(name: str) -> bool:
     """Whether a bundle may hold a file of this name."""
-    return name in REQUIRED or name in SIGNATURE or _INNER.fullmatch(name) is not None
+    return name in REQUIRED or name in OPTIONAL or name in SIGNATURE or _INNER.fullmatch(name) is not None
 
 
 def check_text(name: str, data: bytes, report: Report) -> str | None:
@@ -156,7 +159,7 @@ def check_text(name: str, data: bytes, report: Report) -> str | None:
 
 
 def _limit(name: str) -> int:
-    return MAX_CSV_BYTES if name.endswith(".csv") else MAX_YAML_BYTES
+    return MAX_CSV_BYTES if name.endswith(".csv") else MAX_LOCK_BYTES if name in OPTIONAL else MAX_YAML_BYTES
 
 
 def _decode(name: str, data: bytes, report: Report) -> str | None:

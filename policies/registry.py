@@ -10,13 +10,14 @@ from types import MappingProxyType
 from policies import names
 from policies.expression import Expression, ExpressionError, parse
 from policies.finding import Report, suggest
+from policies.lock import NOTHING_LOCKED, Lock, read_lock
 from policies.model import NOTHING, Obligation, Source
+from policies.pinning import EVERY, GRADES, MODES, NEVER, Pinning, ServerRules
 from policies.reading import Item, read_yaml
+from policies.schema import ARGUMENT, TYPES, described
 
-TYPES = ("string", "number", "integer", "boolean", "array", "object")
 RISKS = ("low", "medium", "high")
 SLUG, TOOL = names.SLUG, names.TOOL
-ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 LABEL = re.compile(r"[a-z0-9-]{1,40}:[a-z0-9-]{1,40}")
 
@@ -26,7 +27,8 @@ class ToolSpec:
     """A registered tool.
 
     name     `<server>.<tool>`, as rules and requests say it.
-    args     argument name → type (string, number, integer, boolean, array, object).
+    args     argument name → type (string, number, integer, boolean, array, object): as tools.yaml says, or, where it does not,
+             as the schema that tools.lock holds as approved.
     labels   as `source:confidential`.
     tenants  in which it exists.
     """
@@ -53,27 +55,30 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Everything that rules may name.  Sets map `set:<name>` to tool names."""
+    """Everything that rules may name, and what is approved of servers.  Sets map `set:<name>` to tool names."""
 
     tenants: frozenset[str]
     tools: Mapping[str, ToolSpec]
     sets: Mapping[str, tuple[str, ...]]
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     obligations: Mapping[str, Obligation] = field(default_factory=dict)
+    pinning: Pinning = field(default_factory=Pinning)
 
 
 def read_registry(texts: Mapping[str, str], report: Report) -> Registry:
-    """Read tools.yaml, conditions.yaml and obligations.yaml."""
+    """Read tools.yaml, tools.lock, conditions.yaml and obligations.yaml."""
     tools = _Fields("tools.yaml", read_yaml("tools.yaml", texts.get("tools.yaml", ""), report), report)
-    tools.only("tenants", "tools", "sets")
+    tools.only("tenants", "tools", "sets", "servers")
     tenants = _tenants(tools)
-    specs = _tools(tools, tenants)
+    lock = read_lock(texts, report)
+    specs = _tools(tools, tenants, lock)
     return Registry(
         frozenset(tenants),
         MappingProxyType(specs),
         MappingProxyType(_sets(tools, specs)),
         MappingProxyType(_conditions(texts, report)),
         MappingProxyType(_obligations(texts, report)),
+        Pinning(MappingProxyType(_servers(tools)), lock),
     )
 
 
@@ -148,7 +153,7 @@ def _tenants(fields: _Fields) -> list[str]:
     return tenants
 
 
-def _tools(fields: _Fields, tenants: list[str]) -> dict[str, ToolSpec]:
+def _tools(fields: _Fields, tenants: list[str], lock: Lock = NOTHING_LOCKED) -> dict[str, ToolSpec]:
     specs: dict[str, ToolSpec] = {}
     for name, place, item in fields.mapping("tools"):
         if not TOOL.fullmatch(name):
@@ -167,7 +172,7 @@ def _tools(fields: _Fields, tenants: list[str]) -> dict[str, ToolSpec]:
         specs[name] = ToolSpec(
             name=name,
             server=name.split(".", 1)[0],
-            args=MappingProxyType(_args(tool)),
+            args=MappingProxyType(_args(tool) if tool.get("args") is not None else approved_args(lock, name)),
             labels=tuple(label for label, _ in tool.words("labels", LABEL, "label")),
             risk=str(risk.value) if risk is not None else "high",  # what nobody has judged is the worst
             tenants=frozenset(own if tool.get("tenants") is not None else tenants),
@@ -187,6 +192,32 @@ def _args(tool: _Fields) -> dict[str, str]:
         else:
             args[name] = kind.value
     return args
+
+
+def approved_args(lock: Lock, tool: str) -> dict[str, str]:
+    """The arguments of a tool by the schema that was approved; none where nothing was."""
+    server, _, name = tool.partition(".")
+    approved = lock.approved(server, "tool", name)
+    return {} if approved is None else dict(described(approved.definition.get("inputSchema")).types)
+
+
+def _servers(fields: _Fields) -> dict[str, ServerRules]:
+    servers = {}
+    for name, place, item in fields.mapping("servers"):
+        if name != EVERY and not SLUG.fullmatch(name):
+            fields.wrong("odd-name", place, f"'{name[:60]}' is no server", "name a server of the settings, or '*' for all others")
+            continue
+        server = fields.inner(item)
+        server.only("definitions", "suspicious")
+        chosen: dict[str, str | None] = {}
+        for key, known in (("definitions", MODES), ("suspicious", (*GRADES, NEVER))):
+            said = server.get(key)
+            chosen[key] = str(said.value) if said is not None and said.value in known else None
+            if said is not None and chosen[key] is None:
+                server.wrong("unknown-word", said, f"{_shown(said)} is no word for '{key}'", f"known are {', '.join(known)}")
+        source = Source("tools.yaml", place.line, place.column)
+        servers[name] = ServerRules(chosen["definitions"], chosen["suspicious"], source)  # type: ignore[arg-type]
+    return servers
 
 
 def _sets(fields: _Fields, specs: dict[str, ToolSpec]) -> dict[str, tuple[str, ...]]:

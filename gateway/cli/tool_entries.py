@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from gateway.cli.tool_schema import Described, comparable, described
 from policies.finding import Finding, Report
 from policies.registry import TOOL, ToolSpec, read_registry
+from policies.schema import Described, comparable, described
 
 FILE: Final = "tools.yaml"
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})

@@ -39,6 +39,10 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "missing-key": ("Something that must be said is not said.\n\nThe message names the key."),
         "no-bundle": ("There is no such folder.\n\nName the folder that holds `model.conf`."),
+        "not-json": (
+            "`tools.lock` is not JSON.\n\nThe place is where the reader gave up. `bailiwick tools approve` writes the file; "
+            "after a merge that went wrong, approve again what is live."
+        ),
         "not-utf8": ("A file is not UTF-8.\n\nSave it as UTF-8."),
         "not-yaml": ("A file is not YAML.\n\nThe place is where the reader gave up; the mistake is there or just before it."),
         "odd-character": (
@@ -48,6 +52,11 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
         "odd-duty": (
             "An `allow` or `deny` line names a duty, or a `require` line names none.\n\nA duty stands on a `require` line of "
             "its own: then no further grant can take it away."
+        ),
+        "odd-lock": (
+            "`tools.lock` is not as it is written.\n\nOne meaning has one text: a name that stands twice, another order, "
+            "other spaces or members that nothing reads would hide a change from a reviewer. `bailiwick tools approve` writes"
+            " the file."
         ),
         "odd-model": (
             "`model.conf` is not the one shape of model that cannot fail open.\n\nCasbin ignores second sections, misread "
@@ -114,12 +123,20 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
         "unknown-type": (
             "An argument has no known type.\n\nTypes are `string`, `number`, `integer`, `boolean`, `array` and `object`."
         ),
+        "unknown-word": (
+            "An entry of `servers` in `tools.yaml` says a word that nothing understands.\n\nWhat is not understood is not "
+            "guessed: the help names the words."
+        ),
         "unreadable": ("A file cannot be read.\n\nThe message says why."),
         "workflow-rules": (
             "The folder holds workflow rules, which this version does not enforce.\n\nA rule that looks as if it were enforced "
             "is worse than none. Remove the file."
         ),
         "wrong-column-count": ("A line of a table has too few or too many columns.\n\nThe help names the columns."),
+        "wrong-digest": (
+            "A definition in `tools.lock` is not the one that was approved.\n\nSomebody changed it by hand, or a merge mixed "
+            "two. Review what is live with `bailiwick tools review`, and approve it."
+        ),
         "wrong-type": ("A value of a YAML file is of another type than its place wants.\n\nThe message says which."),
     }
 )

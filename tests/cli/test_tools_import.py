@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import pytest
 
 from gateway.cli.tool_entries import UnfitFileError, as_text, draft, registered, with_entries
-from gateway.cli.tool_schema import SAFEST, comparable, described
 from policies.registry import TYPES
+from policies.schema import SAFEST, comparable, described
 from tests.mcp.world import REFERENCE, reference_server
 
 from .conftest import PROCUREMENT, ROOT, Run

@@ -128,8 +128,8 @@ def asked(settings: Settings) -> tuple[dict[str, dict[str, dict[str, str]]], dic
     import asyncio  # noqa: PLC0415  the command line pays for what it uses
 
     from gateway.cli.live_tools import target_of, tools_of  # noqa: PLC0415
-    from gateway.cli.tool_schema import comparable, described  # noqa: PLC0415
     from gateway.model import UpstreamError  # noqa: PLC0415
+    from policies.schema import comparable, described  # noqa: PLC0415
 
     said: dict[str, dict[str, dict[str, str]]] = {}
     silent: dict[str, str] = {}

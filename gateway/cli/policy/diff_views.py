@@ -71,7 +71,8 @@ class Page:
         opened = found.granting
         head = "nothing is newly allowed"
         if found.grants:
-            head = f"**{_plural(len(opened) + bool(found.incomparable), 'change')} may allow what was denied**"
+            number = len(opened) + bool(found.incomparable) + found.opened
+            head = f"**{_plural(number, 'change')} may allow what was denied**"
         lines = [f"### Policy diff: {head}", "", f"{_code(found.before[:19])} → {_code(found.after[:19])}", ""]
         if found.empty:
             lines.append("Nothing differs.")
@@ -93,6 +94,9 @@ class Page:
         for title, named in self._named():
             if named:
                 listed = (f"- {_code(line)}" for line in _lines(named))
+                if named is found.definitions and found.opened:
+                    lines += [f"#### {title}: servers may say more than before", "", *listed, ""]
+                    continue
                 lines += [f"<details><summary>{title}</summary>", "", *listed, "", "</details>", ""]
         return "\n".join([*lines, f"{_plural(found.same, 'line')} of `grants/` unchanged."])
 
@@ -128,6 +132,7 @@ class Page:
             ("SETS", found.sets),
             ("TESTS", found.tests),
             ("WATCHED LINES", found.shadow),
+            ("DEFINITIONS", found.definitions),
         ]
 
     def _sentence(self, change: Change, show: Show) -> str:

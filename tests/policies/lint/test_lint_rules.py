@@ -9,7 +9,9 @@ import pytest
 
 from policies import bundle as bundle_module
 from policies.bundle import Bundle, load, load_texts
+from policies.canonical import digest_of
 from policies.lint import RULES, Facts, Result, lint
+from policies.lock import Approved, Lock, render
 
 ROOT = Path(bundle_module.__file__).resolve().parents[1]
 MODEL = (ROOT / "policies/default/model.conf").read_text()
@@ -315,6 +317,41 @@ def test_a_stray_constant_in_the_matcher_is_an_error(old: str, new: str, wide: b
     assert old in MODEL
     result = lint(bundle({"model.conf": MODEL.replace(old, new)}))
     assert codes(result) == ({"own-model", "wide-model"} if wide else {"own-model"})
+
+
+# --- approved definitions
+
+
+def approving(schema: dict[str, object], tool: str = "write_po", server: str = "erp") -> dict[str, str]:
+    """A lock that approves one tool."""
+    definition = {"name": tool, "inputSchema": schema}
+    approved = Approved(definition, digest_of(definition), "anna", "2026-11-22T18:00:00Z")
+    return {"tools.lock": render(Lock({server: {("tool", tool): approved}}))}
+
+
+def test_arguments_that_differ_from_the_approved_definition_are_told_each_at_its_place() -> None:
+    kinds = {"supplier": "string", "amount": "string", "urgent": "boolean"}
+    lock = approving({"type": "object", "properties": {name: {"type": kind} for name, kind in kinds.items()}})
+    result = lint(bundle(lock))
+    assert found(result, "differing-schema") == [("tools.yaml", 4, 18), ("tools.yaml", 4, 43), ("tools.yaml", 4, 59)]
+
+
+def test_arguments_that_agree_with_the_approved_definition_or_are_left_to_it_are_fine() -> None:
+    kinds = {"supplier": "string", "amount": "number", "lines": "integer"}
+    lock = approving({"type": "object", "properties": {name: {"type": kind} for name, kind in kinds.items()}})
+    written = "args: {supplier: string, amount: number, lines: integer}, "
+    assert written in BASE["tools.yaml"]
+    for changes in (lock, lock | {"tools.yaml": BASE["tools.yaml"].replace(written, "")}):
+        made = bundle(changes)
+        assert codes(lint(made)) == set()
+        assert dict(made.tools["erp.write_po"].args) == kinds
+
+
+def test_a_lock_that_nothing_is_compared_with_is_told() -> None:
+    off = {"tools.yaml": BASE["tools.yaml"] + "servers:\n  erp: {definitions: off}\n"}
+    three = {"supplier": {"type": "string"}, "amount": {"type": "number"}, "lines": {"type": "integer"}}
+    assert found(lint(bundle(approving({"properties": three}) | off)), "idle-lock") == [("tools.yaml", 9, 3)]
+    assert found(lint(bundle(approving({}, server="erpp"))), "idle-lock") == [("tools.lock", 0, 0)]
 
 
 def test_every_rule_has_a_planted_mistake_here() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from policies.registry import ARGUMENT, TYPES
-
+TYPES: Final = ("string", "number", "integer", "boolean", "array", "object")
+ARGUMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 SAFEST: Final = "object"
 """A condition can compare nothing with an object: until a person decides, nothing is decided by the argument."""
 MAX_ARGUMENTS: Final = 500
