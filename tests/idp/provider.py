@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import html
 import json
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import RSAAlgorithm
 
 from gateway.identity.keys import b64url, es256_jwk
+from tests import npm
 
 FOLDER = Path(__file__).resolve().parent
 REDIRECT = "http://127.0.0.1:9/callback"
@@ -42,27 +42,11 @@ PEOPLE: Mapping[str, Mapping[str, Any]] = {
 }
 TTL = 3600
 WAIT_SECONDS = 60
-INSTALL_SECONDS = 180
 
 
 def installed() -> None:
     """The provider's packages, in `node_modules` beside this file as the lock file names them; a loud skip without npm."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("SKIPPED LOUDLY: node or npm is not on this machine: no real identity provider was asked")
-    stamp, lock = FOLDER / "node_modules" / ".installed", (FOLDER / "package-lock.json").read_bytes()
-    wanted = hashlib.sha256(lock).hexdigest()
-    with (FOLDER / "package.json").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # one run at a time installs
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        try:
-            run = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip("SKIPPED LOUDLY: npm did not install the identity provider in time")
-        if run.returncode != 0:
-            pytest.skip(f"SKIPPED LOUDLY: npm cannot install the identity provider: {run.stderr[-300:]}")
-        stamp.write_text(wanted)
+    npm.installed(FOLDER, "the identity provider")
 
 
 class EcKey:

@@ -907,7 +907,7 @@ def main() -> None:
     )
     sock = socket.create_server((opts.host, opts.port))
     print("ready", sock.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level=opts.log_level)).run(sockets=[sock])
+    uvicorn.Server(uvicorn.Config(app, http="h11", log_level=opts.log_level)).run(sockets=[sock])
 
 
 if __name__ == "__main__":

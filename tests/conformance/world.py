@@ -1,0 +1,108 @@
+"""A gateway that grants one person everything of a reference server behind it, as processes; for judges from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.conformance.shim import authorized
+from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
+from tests.mcp.world import reference_server
+
+PERSON = "paul"
+TOKEN_SECONDS = 120
+GRANTS = {
+    "{server}.*": ("call",),
+    "res:{server}/*": ("read", "subscribe"),
+    "prompt:{server}/*": ("get",),
+    "sampling:{server}": ("create",),
+    "elicitation:{server}": ("form", "url"),
+    "roots:{server}": ("read",),
+    "task:{server}": ("read", "update", "cancel"),
+}
+"""Every kind of object that MCP has, with every action on it."""
+
+
+class Granting(Gateway):
+    """`bailiwick serve` in front of these servers (by id, their settings), all of whose offers are granted to every buyer."""
+
+    def __init__(self, folder: Path, servers: Mapping[str, Mapping[str, Any]], tools: Mapping[str, list[str]]) -> None:
+        self._servers = servers
+        _bundle(folder / "policies", tools)
+        super().__init__(folder, Peers(port=free_port()))
+
+    def _settings(self, peers: Peers) -> dict[str, Any]:
+        settings = super()._settings(peers)
+        return settings | {"agents": {}, "mcp": {name: dict(said) for name, said in self._servers.items()}}
+
+    def keeper(self) -> Callable[[], str]:
+        """Gives a token of the person; asks for a new one only when the last one is getting old."""
+        kept: list[tuple[float, str]] = []
+
+        def token() -> str:
+            if not kept or time.monotonic() - kept[-1][0] > TOKEN_SECONDS:
+                kept.append((time.monotonic(), _token(self.url)))
+            return kept[-1][1]
+
+        return token
+
+
+def _token(url: str) -> str:
+    answer = httpx.post(f"{url}/dev/token", data={"user": PERSON}, trust_env=False, timeout=60)
+    return str(answer.raise_for_status().json()["access_token"])
+
+
+def _bundle(folder: Path, tools: Mapping[str, list[str]]) -> None:
+    (folder / "grants").mkdir(parents=True)
+    shutil.copy(ROOT / "policies" / "default" / "model.conf", folder)
+    rows = [
+        f"p, role:buyer, {TENANT}, {pattern.format(server=server)}, {action}, allow, -, -, ALL-{server}-{kind}-{action}"
+        for server in tools
+        for kind, (pattern, actions) in enumerate(GRANTS.items())
+        for action in actions
+    ]
+    registered = {f"{server}.{tool}": {"args": {}, "risk": "low"} for server, names in tools.items() for tool in names}
+    files = {
+        "grants/all.csv": "\n".join(rows) + "\n",
+        "roles.csv": f"g, idp:procurement-managers, role:buyer, {TENANT}\n",
+        "conditions.yaml": "{}\n",
+        "obligations.yaml": "{}\n",
+        "tools.yaml": json.dumps({"tenants": [TENANT], "tools": registered, "sets": {}}),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def tools_of(url: str) -> list[str]:
+    """The names of a server's tools, asked for without any client library."""
+    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/list",
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    answer = httpx.post(url, json=body, headers=headers, trust_env=False, timeout=30).raise_for_status()
+    text = answer.text
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        text = next(line.removeprefix("data: ") for line in reversed(text.splitlines()) if line.startswith("data: "))
+    return [tool["name"] for tool in json.loads(text)["result"]["tools"]]
+
+
+@contextmanager
+def side_by_side(folder: Path) -> Iterator[tuple[str, str]]:
+    """Two URLs: of a reference server, and of a gateway in front of another one, which needs no token of those who ask it."""
+    with reference_server() as direct, reference_server() as behind:
+        gateway = Granting(folder, {"ref": {"url": behind}}, {"ref": tools_of(behind)}).start()
+        try:
+            with authorized(gateway.port, gateway.keeper()) as port:
+                yield direct, f"http://127.0.0.1:{port}/mcp/ref"
+        finally:
+            gateway.stop()
