@@ -88,6 +88,7 @@ class Kind(StrEnum):
     AUDIT_READ = "audit.read"
     AUDIT_VERIFY = "audit.verify"
     AUDIT_EXPORT = "audit.export"
+    AUDIT_REVIEW = "audit.review"
     LOG_CHECKPOINT = "log.checkpoint"
 
 

@@ -53,7 +53,7 @@ KINDS = frozenset(
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *("writer.start", "writer.stop", "key.create", "key.shred", "erasure.ask", "erasure.store", "hold.set", "hold.clear"),
-        *("audit.read", "audit.verify", "audit.export", "log.checkpoint"),
+        *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint"),
     }
 )
 TABLES = {  # columns and order in which rows are read

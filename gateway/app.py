@@ -23,6 +23,8 @@ from gateway.access import Access, add_access
 from gateway.administration import Administration
 from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
+from gateway.audit_routes import INDEX_FILE, AuditDoor
+from gateway.audit_routes import register as register_audit
 from gateway.cannotstart import as_problem
 from gateway.egress.opening import WayOut
 from gateway.identity.devissuer import PEOPLE, DevIssuer
@@ -53,7 +55,7 @@ from gateway.serving_a2a import open_a2a
 from gateway.serving_mcp import open_mcp
 from gateway.settings import Settings
 from gateway.state.store import State
-from gateway.stores import state_url_of
+from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import mcp_targets
@@ -182,6 +184,8 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
+        ledger_door = AuditDoor(ledger_url_of(settings), seal, settings.data / INDEX_FILE, doors.policy.administration, clock)
+        register_audit(self._api, ledger_door)
         register_tiles(self._api, TileDoor(ledger.served, doors.policy.administration))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         self._policy = policy

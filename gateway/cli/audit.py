@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gateway.cli.audit_prove import prove
+from gateway.cli.audit_report import report, review
 from gateway.cli.audit_reproduce import reproduce
 from gateway.cli.audit_search import search
 from gateway.cli.audit_tiles import tiles
@@ -36,6 +37,8 @@ def register(app: typer.Typer) -> None:
     group.command("trace")(trace)
     group.command("verify")(verify)
     group.command("reproduce")(reproduce)
+    group.command("report")(report)
+    group.command("review")(review)
     group.command("prove")(prove)
     group.command("tiles")(tiles)
     group.command("witness")(witness)

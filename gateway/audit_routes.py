@@ -1,0 +1,190 @@
+"""`/api/audit`: searching, single records, a workflow's tree, a period's report, and the word of who reviewed it.
+
+For those to whom policy grants it on `audit:ledger`: `read`, recorded with what was asked before it is answered, or `review`.
+Nothing sealed is opened here: records hold commitments, and people stand in them by pseudonym.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from audit.index import Index
+from audit.leaf import Kind
+from audit.model import TamperedError
+from audit.query import QueryError, parse
+from audit.reader import Ledger, Record
+from audit.report import report as made
+from audit.store import StoreError
+from audit.trace import build
+from gateway.api import problem
+from gateway.asked import asked as body_of
+from gateway.model import Clock
+from gateway.problem import Problem
+
+if TYPE_CHECKING:
+    from gateway.administration import Administration
+
+log = logging.getLogger("gateway.ledger")
+
+T = TypeVar("T")
+
+ABOUT: Final = "audit:ledger"
+INDEX_FILE: Final = "ledger-index.db"
+_MOST_BYTES: Final = 4096
+_WAITING: Final = 16
+_LAST: Final = 2**53 - 1
+
+
+@dataclass(slots=True)
+class AuditDoor:
+    """What the routes need.  One question is answered at a time, a few wait.
+
+    seal_key  finds the pseudonym of a person who is asked for by name; nothing is opened with it.
+    """
+
+    url: str
+    seal_key: bytes
+    index: Path
+    administration: Administration
+    clock: Clock
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: int = 0
+
+    async def permit(self, request: Request, wanted: str) -> None:
+        """Who may read may go on, once what was asked is on record; raises `Refused` for everybody else."""
+        await self.administration.permit_on(request, "read", ABOUT, Kind.AUDIT_READ, wanted)
+
+    async def read(self, work: Callable[[Ledger], T]) -> T | Response:
+        """What the log has, read beside the loop; or the answer where it cannot be had."""
+        if self._waiting >= _WAITING:
+            return problem(503, Problem("overloaded", "too many questions about the ledger are asked at once"))
+        self._waiting += 1
+        try:
+            return await asyncio.to_thread(partial(self._read, work))
+        except (StoreError, TamperedError) as error:
+            log.error("the ledger cannot be read: %s", error)
+            return problem(503, Problem("ledger-unavailable", "the ledger cannot be read; the log of the gateway says why"))
+        finally:
+            self._waiting -= 1
+
+    def _read(self, work: Callable[[Ledger], T]) -> T:
+        with self._lock, Ledger.open(self.url, self.seal_key) as ledger:
+            return work(ledger)
+
+
+class Reviewed(BaseModel):
+    """A period that somebody looked at, in UTC microseconds, and what they say of it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    since: int = Field(alias="from", ge=0, le=_LAST)
+    until: int = Field(alias="to", ge=0, le=_LAST)
+    note: str = Field(min_length=1, max_length=160)
+
+
+Count = Annotated[int, Query(ge=1, le=1000)]
+Place = Annotated[int | None, Query(ge=0, le=_LAST)]
+Id = Annotated[str, Query(max_length=128)]
+
+
+def register(api: FastAPI, door: AuditDoor) -> None:
+    """Add the routes."""
+    _records(api, door)
+    _periods(api, door)
+
+
+def _records(api: FastAPI, door: AuditDoor) -> None:
+    @api.get("/api/audit/search", tags=["audit"])
+    async def search(
+        request: Request,
+        q: Annotated[str, Query(max_length=1024)] = "",
+        count: Count = 100,
+        before: Place = None,
+        size: Place = None,
+    ) -> Response:
+        """Records by what they say, newest first; `older` is the `before` of the next page, `size` makes it stay the same."""
+        await door.permit(request, f"search {q}")
+        try:
+            query = parse(q, door.clock())
+        except QueryError as error:
+            return problem(422, Problem("invalid-query", str(error), "q"))
+
+        def find(ledger: Ledger) -> dict[str, Any]:
+            with Index(ledger, door.index) as index:
+                found = index.search(query.known_by(ledger.pseudonym), count=count, before=before, size=size)
+            return {"records": [_shown(record) for record in found.records], "size": found.size, "older": found.older}
+
+        return _answer(await door.read(find))
+
+    @api.get("/api/audit/records/{name}", tags=["audit"])
+    async def record(request: Request, name: Annotated[str, Field(max_length=128)]) -> Response:
+        """One record, as the log has it, with its place and leaf hash."""
+        await door.permit(request, f"record {name}")
+        return _answer(await door.read(lambda ledger: _one(ledger.get(name))))
+
+    @api.get("/api/audit/workflows/{name}", tags=["audit"])
+    async def workflow(request: Request, name: Annotated[str, Field(max_length=128)]) -> Response:
+        """The tree of a workflow: who asked whom for what, and who decided."""
+        await door.permit(request, f"workflow {name}")
+
+        def told(ledger: Ledger) -> dict[str, Any] | None:
+            story = build(name, ledger.workflow(name), lambda _record, _name: None, lambda _pseudonym: None)
+            return None if story is None else story.to_dict()
+
+        return _answer(await door.read(told))
+
+
+def _periods(api: FastAPI, door: AuditDoor) -> None:
+    @api.get("/api/audit/report", tags=["audit"])
+    async def report(
+        request: Request, since: Annotated[int, Query(ge=0, le=_LAST)], until: Annotated[int, Query(ge=0, le=_LAST)]
+    ) -> Response:
+        """What a period (UTC microseconds) comes to: counts, gaps, calls without an end, changes, who looked."""
+        await door.permit(request, f"report {since} {until}")
+
+        def count(ledger: Ledger) -> dict[str, Any]:
+            size = ledger.size
+            return made(ledger.origin, ledger.records(0, size), size=size, since=since, until=until).to_dict()
+
+        return _answer(await door.read(count))
+
+    @api.post("/api/audit/reviews", tags=["audit"])
+    async def review(request: Request) -> Response:
+        """Put on record that a period was reviewed, by whom, and how long the log was then."""
+        principal = await door.administration.whoami(request)
+        asked = await body_of(request, Reviewed, _MOST_BYTES)
+        if asked.since >= asked.until:
+            return problem(422, Problem("invalid-period", "`from` is not before `to`", "from"))
+        size = await door.read(lambda ledger: ledger.size)
+        if isinstance(size, Response):
+            return size
+        wanted = f"{asked.since} to {asked.until} of {size} records: {asked.note}"
+        wish = await door.administration.permit_on(request, "review", ABOUT, Kind.AUDIT_REVIEW, wanted, principal)
+        return JSONResponse({"id": wish.id, "wanted": wanted, "size": size}, 201)
+
+
+def _answer(found: object) -> Response:
+    if isinstance(found, Response):
+        return found
+    if found is None:
+        return problem(404, Problem("not-found", "there is no such record"))
+    return JSONResponse(found, headers={"Cache-Control": "no-store"})
+
+
+def _one(record: Record | None) -> dict[str, Any] | None:
+    return None if record is None else _shown(record)
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    return {"index": record.index, "leaf_hash": record.hash.hex(), "record": record.leaf}
