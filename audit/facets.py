@@ -48,6 +48,9 @@ class Facets(NamedTuple):
     writer: str = ""
 
 
+_CALLS = frozenset({"call.start", "question.ask", "decision.deny", "egress.start"})
+
+
 def facets(leaf: Mapping[str, Any], begun: Facets | None = None) -> Facets:
     """The facets of a leaf; `begun` are those of the record that its `call` names, where there is one."""
     decision, refused, outcome = (_mapping(leaf.get(name)) for name in ("decision", "refused", "outcome"))
@@ -57,7 +60,7 @@ def facets(leaf: Mapping[str, Any], begun: Facets | None = None) -> Facets:
     said = Facets(
         id=_text(leaf, "id"),
         kind=kind,
-        call=_text(leaf, "call") or (_text(leaf, "id") if kind in {"call.start", "decision.deny", "egress.start"} else ""),
+        call=_text(leaf, "call") or (_text(leaf, "id") if kind in _CALLS else ""),
         workflow=_text(leaf, "workflow"),
         tenant=_text(leaf, "tenant"),
         subject=_text(leaf, "subject"),

@@ -57,6 +57,7 @@ class Kind(StrEnum):
     CALL_START = "call.start"
     CALL_END = "call.end"
     CALL_ORPHANED = "call.orphaned"
+    QUESTION_ASK = "question.ask"
     DECISION_DENY = "decision.deny"
     DECISION_EVALUATE = "decision.evaluate"
     AUTH_REFUSED = "auth.refused"

@@ -208,7 +208,7 @@ def build(workflow: str, records: Iterable[Record], open_value: Open, name: Name
     root = _Making("user", names.of(pseudonym) if pseudonym else "")
     tree, calls = _Tree(root), []
     for record in kept:
-        if record.kind in {Kind.CALL_START, Kind.EGRESS_START, Kind.DECISION_DENY}:
+        if record.kind in {Kind.CALL_START, Kind.EGRESS_START, Kind.QUESTION_ASK, Kind.DECISION_DENY}:
             run = _run(*(found.get(record.id) for found in runs.values()))
             calls.append(_facts(record, ends.get(record.id), run, open_value, names))
             tree.add(record, calls[-1])
@@ -235,7 +235,8 @@ class _Tree:
         """Below the call that caused it; else below the call its agent was working on; else the person, through the agents."""
         node = _Making("call", call.resource or ".".join(filter(None, (call.target, call.tool))) or call.method, call)
         run = _mapping(record.leaf.get("egress")).get("run")  # a connection that code made
-        cause = self._made.get(str(run or record.leaf.get("caused_by") or ""))
+        about = _list(record.leaf.get("about"))[:1] if record.leaf.get("direction") == "question" else []  # asked during a call
+        cause = self._made.get(str(run or "".join(map(str, about)) or record.leaf.get("caused_by") or ""))
         cause = cause or self._working.get((call.who[:-1], _plain(call.by)))
         if cause is None:
             cause = self._root
@@ -264,6 +265,8 @@ def _facts(record: Record, end: Record | None, run: RunFacts | None, open_value:
     latency = outcome.get("latency_us")
     if denied:
         ended = "refused"
+    elif record.kind == Kind.QUESTION_ASK:
+        ended = "asked"
     elif end is None:
         ended = "open"
     else:

@@ -46,7 +46,7 @@ COSIGNATURES = 100  # of each witness, the newest; each is checked against the t
 SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
 KINDS = frozenset(
     {
-        "decision.evaluate",
+        *("decision.evaluate", "question.ask"),
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
         "policy.reload",
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),

@@ -27,12 +27,10 @@ WORKFLOW_HEADER = "Bailiwick-Workflow"
 MAX_HEADERS = 128
 MAX_HEADER_BYTES = 64 * 1024
 BODY_SECONDS = 60.0
-HEARTBEAT_SECONDS = 15.0
 _MAX_TRACESTATE = 512
 _HEX = frozenset("0123456789abcdef")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_COMMENT = b":\r\n\r\n"
 SMALL_BODY_SECONDS = 20.0
 """For a body of the gateway's own API, all of it."""
 
@@ -244,7 +242,7 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() and port.isascii() else host
 
 
-def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Header lines as ASGI wants them.  A line break in a value would become a header of somebody else's choice."""
     lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     if any([b"\r" in value or b"\n" in value for _, value in lines]):  # noqa: C419  a list is faster here
@@ -261,7 +259,7 @@ async def send_json(
     content_type: str = "application/json",
 ) -> None:
     """One whole answer.  It is not cacheable unless `headers` says so; an empty body has no content type."""
-    lines = _encoded(headers)
+    lines = encoded(headers)
     if b"cache-control" not in dict(lines):
         lines.append((b"cache-control", b"no-store"))
     lines.append((b"content-length", b"%d" % len(body)))
@@ -269,77 +267,6 @@ async def send_json(
         lines.append((b"content-type", content_type.encode()))
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
-
-
-class EventStream:
-    """A `text/event-stream` answer: begins at `start`, never silent for longer than `heartbeat` seconds, ends at `close`.
-
-    `async with` closes it; an exception inside leaves it unfinished, so that the client sees a cut stream and not a whole one.
-    """
-
-    __slots__ = ("_beat", "_busy", "_heartbeat", "_send", "_wrote", "started")
-
-    def __init__(self, send: Send, heartbeat: float = HEARTBEAT_SECONDS) -> None:
-        self._send = send
-        self._heartbeat = heartbeat
-        self._beat: asyncio.Task[None] | None = None
-        self._busy = False
-        self._wrote = 0.0
-        self.started = False
-
-    async def __aenter__(self) -> EventStream:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            await self.close()
-        elif self._beat is not None:
-            self._beat.cancel()
-
-    async def start(self, headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Send the head; from here on the answer can no longer become a plain one."""
-        lines = _encoded(headers)
-        lines += [
-            (b"content-type", b"text/event-stream"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        self.started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": lines})
-        self._wrote = asyncio.get_running_loop().time()
-        self._beat = asyncio.create_task(self._keep_alive())
-
-    async def event(self, data: bytes, *, event: str = "", id: str = "") -> None:  # noqa: A002  the field's own name in SSE
-        """One event; `data` may span lines.  `event` and `id` are the gateway's own words and hold no line break."""
-        lines = b"\r\ndata: ".join(data.splitlines()) if b"\n" in data or b"\r" in data else data
-        head = (f"event: {event}\r\n" if event else "") + (f"id: {id}\r\n" if id else "")
-        await self._write(head.encode() + b"data: " + lines + b"\r\n\r\n")
-
-    async def comment(self) -> None:
-        """An empty comment, which clients skip: keeps proxies from cutting a silent stream."""
-        await self._write(_COMMENT)
-
-    async def close(self) -> None:
-        """End the answer in good order; harmless where it never started."""
-        if self._beat is not None:
-            self._beat.cancel()
-            self._beat = None
-            await self._send({"type": "http.response.body", "body": b""})
-
-    async def _write(self, chunk: bytes) -> None:
-        self._busy = True
-        try:
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        finally:
-            self._busy = False
-            self._wrote = asyncio.get_running_loop().time()
-
-    async def _keep_alive(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(max(self._wrote + self._heartbeat - loop.time(), 0.001))
-            if not self._busy and loop.time() - self._wrote >= self._heartbeat:
-                await self._write(_COMMENT)
 
 
 class Disconnect:

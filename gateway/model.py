@@ -182,6 +182,13 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     version    protocol revision the caller speaks.
     session    upstream's own session id (legacy MCP), unsealed for this principal.
     opens      whether the client said that it can have its person open a URL (MCP's URL elicitation).
+    direction  who asks whom: "" the client its upstream; `question` the upstream the client; `answer` what the client says to
+               that; `resume` the client, for the rest of an answer that it was asked for before.
+    declared   what the client said that it may be asked (MCP): `sampling`, `elicitation.form`, `elicitation.url`, `roots`.
+    about      ids of the records that this goes back to: the call during which is asked, the questions that are answered.
+    said       what is answered to which question: its id ("" for one that nobody asked), its method, and what the person did.
+    resumes    upstream's id of the event after which a stream goes on (MCP, legacy); "" where it begins.
+    withhold   fields that are blanked in the result, as was decided when the call was made that this one comes back to.
     """
 
     arrival: Arrival
@@ -195,6 +202,12 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     version: str = ""
     session: str | None = None
     opens: bool = False
+    direction: str = ""
+    declared: frozenset[str] = frozenset()
+    about: tuple[str, ...] = ()
+    said: tuple[tuple[str, str, str], ...] = ()
+    resumes: str = ""
+    withhold: frozenset[str] = frozenset()
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):
@@ -256,6 +269,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
     payload  parsed, to be filtered; body the bytes that are released, set by the filter (None: an empty answer).
     failed   the tool or the protocol said no (a result with `isError`, a JSON-RPC error).
+    event    id at which the stream can be resumed after this message, and `retry` the milliseconds to wait before (MCP, legacy).
+    goes_on  final for this hop alone: the upstream closed the stream, and says the rest to whoever resumes it.
     """
 
     payload: Any
@@ -264,6 +279,9 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     failed: bool = False
+    event: str = ""
+    retry: int = 0
+    goes_on: bool = False
 
 
 class OutcomeStatus(StrEnum):

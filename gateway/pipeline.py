@@ -102,7 +102,10 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
                 await replies.aclose()
         if held is None:
             raise UpstreamError("closed", "the upstream ended without a final message")
-        tally.status = OutcomeStatus.TOOL_ERROR if held.failed else _OK
+        if held.goes_on:
+            tally.detail = "the upstream closed the stream, and says the rest to whoever resumes it"
+        else:
+            tally.status = OutcomeStatus.TOOL_ERROR if held.failed else _OK
     except UpstreamError as error:
         tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
         raise

@@ -22,6 +22,8 @@ class Code(StrEnum):
     UNKNOWN_SESSION = "unknown-session"
     INVALID_PARAMS = "invalid-params"
     BAD_ORIGIN = "bad-origin"
+    # what a server asks of the client
+    QUESTION_REFUSED = "question-refused"
     # may they
     UNKNOWN_RESOURCE = "unknown-resource"
     USER_LACKS_RIGHT = "user-lacks-right"
@@ -60,6 +62,7 @@ PROSE: dict[Code, str] = {
     Code.UNKNOWN_SESSION: "The session is unknown, ended, or another caller's.",
     Code.INVALID_PARAMS: "The parameters do not fit the method.",
     Code.BAD_ORIGIN: "The request comes from a web origin that is not allowed.",
+    Code.QUESTION_REFUSED: "A server asked the client for what it may not ask for, or what the client did not offer to answer.",
     Code.UNKNOWN_RESOURCE: "Nothing of that name is registered in the policy bundle.",
     Code.USER_LACKS_RIGHT: "The person on whose behalf the call is made has no right to it.",
     Code.AGENT_LACKS_RIGHT: "An agent in the chain has no right to make or to relay the call.",

@@ -55,7 +55,7 @@ class Recorder:
                 await self._write_stranger(*self._last)
 
     async def intent(self, permit: Permit) -> Intent:
-        """Record that the call is about to be sent; the returned `Intent` is what may be."""
+        """Record that the call is about to be sent, or a server's question put; the returned `Intent` is what may be."""
         call, principal, request = permit.call, permit.principal, permit.request
         arrival = call.arrival
         fields = _about(arrival, principal, call, request)
@@ -68,7 +68,8 @@ class Recorder:
             ]
         if permit.credential:
             fields["cred"] = permit.credential
-        entry = Entry("call.start", arrival.id, arrival.at, principal.subject, fields, _facts(call, request))
+        kind = "question.ask" if call.direction == "question" else "call.start"
+        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, _facts(call, request))
         try:
             receipt = await self._append(entry)
         except LedgerUnavailableError as error:
@@ -216,6 +217,12 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
             auth["grant"] = principal.grant
     if call is not None:
         fields["proto_ver"], fields["method"], fields["tool"] = call.version, call.method, call.name or ""
+        if call.direction:
+            fields["direction"] = call.direction
+        if call.about:
+            fields["about"] = list(call.about)
+        if call.said:
+            fields["said"] = [{"question": asked, "method": method, "action": did} for asked, method, did in call.said]
     if request is not None:
         fields["action"], fields["resource"] = request.action, request.resource
     return fields

@@ -28,7 +28,7 @@ from policies.replay import Asked, Verdict
 
 EVALUATE: Final = "decision.evaluate"
 KINDS: Final = (
-    *("call.start", "decision.deny", EVALUATE, "policy.reload", "egress.start"),
+    *("call.start", "question.ask", "decision.deny", EVALUATE, "policy.reload", "egress.start"),
     *("identity.delegate", "identity.kill", "identity.lift", "grant.revoke", "vault.forget"),
 )
 """Those that may hold a decision; of what people did with their own there was none to make."""
@@ -143,6 +143,8 @@ def _arguments(opened: Opened, leaf: Mapping[str, Any]) -> Mapping[str, object] 
     """As `normalise` of the protocol gave them: a tool call's own, none for everything else, not known for an agent's card."""
     protocol, method, action = leaf["proto"], leaf.get("method", ""), leaf["action"]
     if protocol == "mcp" and method == CALL_TOOL and action == "call":
+        if leaf.get("direction") == "resume":
+            return None  # what was asked at the call is not said again
         try:
             name, arguments = peek_tool(_kept(opened.values["request"], "request"), DEPTH)
         except RpcRefused as refusal:

@@ -27,12 +27,13 @@ from gateway.settings_identity import (
 )
 from gateway.settings_ledger import Anchor, Bucket, Git, Ledger, Root, Timestamp, Witness
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
+from gateway.settings_streams import Questions
 
 __all__ = [
     "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
     "Egress", "Events", "Exemption", "Git", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp",
-    "Policy", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug", "State",
-    "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
+    "Policy", "Questions", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings", "Slug",
+    "State", "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
 ]  # fmt: skip
 
 
@@ -61,6 +62,10 @@ class Limits(Group):
     upstream_idle_seconds: float = Field(300, gt=0)
     """Longest silence of an upstream before the call fails."""
     call_seconds: float = Field(3600, gt=0)
+    concurrent_streams: int = Field(1024, ge=1)
+    """Streams that stand open for notices, beside the calls."""
+    stream_seconds: float = Field(12 * 3600, gt=0)
+    """How long one stands at most."""
 
 
 class State(Group):

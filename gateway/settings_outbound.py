@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, HttpUrl, StringConstraints, model_validator
 
 from gateway.settings_base import Argument, Client, Group, HeaderName, Secret, Slug
+from gateway.settings_streams import Level, Questions
 
 STDIO_PROFILE = "mcp-stdio"
 """The profile of programs for which no other is named."""
@@ -127,6 +128,10 @@ class Mcp(Group):
     credentials: Credentials | None = None
     allow_private: bool = True
     """Whether the address may be loopback or private.  Link-local (cloud metadata) addresses never are."""
+    questions: Questions = Questions()
+    """What it may ask clients, where policy grants that it may ask."""
+    log_level: Level = "debug"
+    """The least of its log messages that is passed on to clients."""
 
     @model_validator(mode="after")
     def _one(self) -> Mcp:

@@ -14,11 +14,9 @@ from gateway.a2a.errors import Answer
 from gateway.a2a.wire import peek_id
 from gateway.asgi import (
     DECISION_HEADER,
-    HEARTBEAT_SECONDS,
     WORKFLOW_HEADER,
     ClientGoneError,
     Disconnect,
-    EventStream,
     HostGuard,
     Receive,
     Scope,
@@ -32,6 +30,7 @@ from gateway.asgi import (
     turned_away,
 )
 from gateway.bodies import Bodies
+from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, wall_clock
 from gateway.pipeline import Stages, govern
 from gateway.settings import Limits

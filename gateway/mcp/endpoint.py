@@ -11,11 +11,9 @@ import msgspec
 
 from gateway.asgi import (
     DECISION_HEADER,
-    HEARTBEAT_SECONDS,
     WORKFLOW_HEADER,
     ClientGoneError,
     Disconnect,
-    EventStream,
     HostGuard,
     Receive,
     Scope,
@@ -30,6 +28,7 @@ from gateway.asgi import (
 )
 from gateway.bodies import Bodies
 from gateway.deadline import Within
+from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.lists import Could

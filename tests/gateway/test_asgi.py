@@ -15,7 +15,6 @@ from gateway.asgi import (
     MAX_HEADERS,
     ClientGoneError,
     Disconnect,
-    EventStream,
     HostGuard,
     Slots,
     by_name,
@@ -28,6 +27,7 @@ from gateway.asgi import (
     trace_of,
 )
 from gateway.bodies import Bodies
+from gateway.eventstream import EventStream
 from gateway.model import Refused
 from gateway.reasons import Code
 

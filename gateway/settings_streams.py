@@ -1,0 +1,23 @@
+"""Settings of what is more than one request and one answer: a server's questions, and streams."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from gateway.settings_base import Group
+
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Level = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+
+
+class Questions(Group):
+    """What a server may ask clients, where policy grants that it may ask at all."""
+
+    max_tokens: int = Field(4096, ge=1, le=1_000_000)
+    """The most that it may have the client's model write at once."""
+    url_hosts: tuple[HostName, ...] = Field((), max_length=256)
+    """Hosts to which it may send the person, exactly."""
+    unasked: Literal["pass", "drop"] = "pass"
+    """Answers of the stateless era to questions that are not known to have been asked; on record as such, passed on or not."""
