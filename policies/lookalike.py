@@ -18,8 +18,14 @@ _LETTERS: Final = {
     "t": "тτ", "u": "υսцʋ", "v": "νѵⅴ", "w": "ԝωѡա", "x": "хχⅹ", "y": "уγүყ", "z": "ʐᴢ",
     "-": "‐‑‒–—−﹣", "_": "＿﹍", ".": "․。", "/": "⁄∕⧸",
 }  # fmt: skip
-_SAME: Final = str.maketrans({strange: plain for plain, every in _LETTERS.items() for strange in every} | {"0": "o", "1": "l"})
+_STRANGE: Final = str.maketrans({strange: plain for plain, every in _LETTERS.items() for strange in every if strange != "|"})
+_SAME: Final = {**_STRANGE, **str.maketrans({"0": "o", "1": "l", "|": "l"})}
 _SEPARATORS: Final = re.compile(r"[-_./\s]+")
+
+
+def folded(text: str) -> str:
+    """A text with letters of other scripts written as the Latin ones that they look like."""
+    return text if text.isascii() else text.translate(_STRANGE)
 
 
 def skeleton(name: str) -> str:
