@@ -1,0 +1,68 @@
+"""A server's words in the client's era: results and errors lose or gain what only one of the eras knows (sans-I/O)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS, RESOURCE_NOT_FOUND
+from gateway.mcp.lists import cached
+from gateway.mcp.methods import CALL_TOOL, DISCOVER, LIST_RESOURCES, LIST_TEMPLATES, LIST_TOOLS, READ_RESOURCE
+from gateway.model import Call
+
+CACHED: Final = frozenset({DISCOVER, LIST_TOOLS, LIST_RESOURCES, LIST_TEMPLATES, READ_RESOURCE, "prompts/list"})
+"""Results that say how long they hold, in the stateless era."""
+SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
+LEVEL_KEY: Final = "io.modelcontextprotocol/logLevel"
+_COMPLETE = "complete"
+_QUESTION = (
+    "The server asks for something that this gateway cannot carry to a client of an earlier revision of the protocol. "
+    "Nothing was done; use a client of revision 2026-07-28, or the server's own endpoint."
+)
+
+
+def answered(payload: Mapping[str, Any], client: Call, *, modern: bool, upstream_modern: bool) -> tuple[dict[str, Any], int]:
+    """The answer as the client reads it, under its own id, and the HTTP status."""
+    head: dict[str, Any] = {"jsonrpc": "2.0", "id": client.rpc_id}
+    if "error" in payload:
+        return {**head, "error": (error := _error(payload["error"], modern=modern))}, _status(error, modern=modern)
+    result: dict[str, Any] = payload["result"]
+    if modern and not upstream_modern:
+        result = complete(result, client.method)
+    elif upstream_modern and not modern:
+        kind = result.get("resultType", _COMPLETE)
+        if kind != _COMPLETE:
+            return {**head, **_unbridged(client)}, 200
+        result = {key: value for key, value in result.items() if key != "resultType"}
+        if client.method in CACHED:
+            result = cached(result, modern=False)
+    return {**head, "result": result}, 200
+
+
+def complete(result: dict[str, Any], method: str) -> dict[str, Any]:
+    """A result of the stateless era: whole, and where such a result says so, good for this caller alone."""
+    result = {**result, "resultType": _COMPLETE}
+    return cached(result, modern=True) if method in CACHED else result
+
+
+def passes(notice: Mapping[str, Any], client: Call, *, modern: bool) -> bool:
+    """Whether a notification on the way is for this client: one of the stateless era asks for log messages in each request."""
+    if notice.get("method") != "notifications/message" or not modern:
+        return True
+    return LEVEL_KEY in client.message["params"].get("_meta", {})
+
+
+def _error(error: Mapping[str, Any], *, modern: bool) -> dict[str, Any]:
+    if modern and error["code"] == RESOURCE_NOT_FOUND:
+        return {**error, "code": INVALID_PARAMS}
+    return dict(error)
+
+
+def _status(error: Mapping[str, Any], *, modern: bool) -> int:
+    return MODERN_STATUS.get(error["code"], 200) if modern else 200
+
+
+def _unbridged(client: Call) -> dict[str, Any]:
+    if client.method == CALL_TOOL:
+        return {"result": {"content": [{"type": "text", "text": _QUESTION}], "isError": True}}
+    return {"error": {"code": INVALID_PARAMS, "message": _QUESTION}}

@@ -1,0 +1,119 @@
+"""Sub-calls: what the aggregate asks of one server goes down the one road as a call of its own, with its own id and records."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.asgi import by_name
+from gateway.mcp.lists import Could
+from gateway.mcp.methods import CAPABILITIES_KEY, METHODS, VERSION_KEY
+from gateway.mcp.strict import dumps
+from gateway.mcp.wire import PARAM_PREFIX, encoded
+from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id, random16
+from gateway.pipeline import Stages, govern
+
+_ERA = "io.modelcontextprotocol/"
+_MEDIA = (("accept", "application/json, text/event-stream"), ("content-type", "application/json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A request at the aggregate: what is asked, for whom, and by which policy all of it is decided.
+
+    stages   of the mounts' road, but that they know the principal already: a proof of possession counts once.
+    could    the judge of the mounts' lists.
+    modern   whether the client speaks the stateless era.
+    """
+
+    call: Call
+    principal: Principal
+    stages: Stages
+    could: Could
+    clock: Clock
+    modern: bool
+
+    @property
+    def whose(self) -> tuple[str, str, tuple[str, ...]]:
+        """Who may share what an upstream keeps: nobody but the same person through the same agents."""
+        return self.principal.tenant, self.principal.subject, self.principal.actors
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one server is spoken to: statelessly, or within a session that was opened for this caller.
+
+    version  of the protocol; session as the mount sealed it, "" where there is none.
+    offer    what the server said of itself, as the mount lets this caller see it.
+    """
+
+    modern: bool
+    version: str
+    session: str = ""
+    offer: Mapping[str, Any] | None = None
+
+
+class Leg:
+    """The sub-calls to one server for one request; `id` is that of the last one, which its records have."""
+
+    __slots__ = ("id", "server")
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.id = ""
+
+
+def sent(
+    caller: Caller, leg: Leg, way: Way, method: str, params: Mapping[str, Any], rpc_id: str | int | None
+) -> AsyncGenerator[Reply, None]:
+    """One message down the road; `rpc_id` None is a notification.  Replies and exceptions are those of `govern`."""
+    params, headers = _modern(caller, way, method, params) if way.modern else _legacy(way, params)
+    message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if rpc_id is None else {"id": rpc_id})
+    origin, at = caller.call.arrival, caller.clock()
+    arrival = Arrival(
+        id=new_id(at),
+        protocol="mcp",
+        target=leg.server,
+        headers=headers,
+        body=dumps(message),
+        at=at,
+        trace=_beneath(caller.call.trace),
+        peer=origin.peer,
+        found=by_name(headers),
+        url_path=f"/mcp/{leg.server}",
+    )
+    leg.id = arrival.id
+    return govern(arrival, caller.stages)
+
+
+def _modern(
+    caller: Caller, way: Way, method: str, params: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
+    """Everything that a stateless request says of itself; the routing headers are made of this very message."""
+    said = params.get("_meta", {})
+    if not caller.modern:  # a handshake's client says nothing of this kind in its messages
+        said = {key: value for key, value in said.items() if not key.startswith(_ERA)}
+    meta = {CAPABILITIES_KEY: {}, **said, VERSION_KEY: way.version}
+    headers = [*_MEDIA, ("mcp-protocol-version", way.version), ("mcp-method", method)]
+    named = METHODS[method].named
+    if named and isinstance(params.get(named), str):
+        headers.append(("mcp-name", encoded(params[named])))
+    if caller.modern and method == caller.call.method:
+        headers += [line for line in caller.call.arrival.headers if line[0].startswith(PARAM_PREFIX)]
+    return {**params, "_meta": meta}, tuple(headers)
+
+
+def _legacy(way: Way, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
+    """What only the stateless era says stays behind."""
+    meta = {key: value for key, value in params.get("_meta", {}).items() if not key.startswith(_ERA)}
+    headers = [*_MEDIA, ("mcp-protocol-version", way.version)] if way.version else [*_MEDIA]
+    if way.session:
+        headers.append(("mcp-session-id", way.session))
+    bare = {key: value for key, value in params.items() if key != "_meta"}
+    return bare | ({"_meta": meta} if meta else {}), tuple(headers)
+
+
+def _beneath(trace: Trace) -> Trace:
+    """A span of its own in the request's trace, beneath the client's."""
+    return Trace(trace.trace_id, random16()[:8].hex(), parent=trace.parent, flags=trace.flags, state=trace.state)

@@ -1,0 +1,220 @@
+"""`/mcp` as pure ASGI: one MCP server made of all that the caller may use.  It speaks the protocol itself and decides nothing.
+
+Whatever it asks of a server is a call of its own on the one road (`caller.py`); what a caller sees here is what the mounts show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace as with_stages
+from typing import Any
+
+from msgspec.structs import replace
+
+from gateway.asgi import (
+    DECISION_HEADER,
+    HEARTBEAT_SECONDS,
+    WORKFLOW_HEADER,
+    ClientGoneError,
+    Disconnect,
+    EventStream,
+    HostGuard,
+    Receive,
+    Scope,
+    Send,
+    Slots,
+    by_name,
+    headers_of,
+    is_whole,
+    make_arrival,
+    send_json,
+    turned_away,
+)
+from gateway.bodies import Bodies
+from gateway.deadline import Within
+from gateway.mcp import errors
+from gateway.mcp.aggregate.caller import Caller, Leg
+from gateway.mcp.aggregate.desk import Desk, Said
+from gateway.mcp.aggregate.fan import PATIENCE, Fan
+from gateway.mcp.aggregate.naming import Names
+from gateway.mcp.aggregate.standing import Era, Standings
+from gateway.mcp.errors import Answer, RpcRefused
+from gateway.mcp.lists import Could
+from gateway.mcp.methods import INITIALIZE
+from gateway.mcp.road import SESSION_HEADER
+from gateway.mcp.session import Sessions
+from gateway.mcp.strict import dumps
+from gateway.mcp.wire import peek_id, read
+from gateway.model import Arrival, Call, Clock, Principal, Refused, UpstreamError, wall_clock
+from gateway.pipeline import Stages
+from gateway.reasons import Code
+from gateway.settings import Limits
+
+PATHS = frozenset({"/mcp", "/mcp/"})
+_WATCH_AFTER = 0.02
+_OURS = ""
+"""In the place of a server's id, in a session's seal: no server is called so."""
+
+
+class Aggregate:
+    """The endpoint.  `stages` and `could` are the mounts' own, and `sessions` seals as theirs does.
+
+    eras      by server: every one that may be in it, and how it is spoken to.
+    patience  seconds that a server has for its part of a list.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        *,
+        eras: Mapping[str, Era],
+        guard: HostGuard,
+        limits: Limits,
+        public_url: str,
+        could: Could,
+        sessions: Sessions,
+        slots: Slots | None = None,
+        clock: Clock = wall_clock,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        patience: float = PATIENCE,
+    ) -> None:
+        """ValueError where two servers could not be told apart by their names here."""
+        self._in_force = stages, could
+        self._guard = guard
+        self._limits = limits
+        self._sessions = sessions
+        self._slots = slots or Slots(limits.concurrent_calls)
+        self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._challenge = f'Bearer resource_metadata="{public_url.rstrip("/")}/.well-known/oauth-protected-resource/mcp"'
+        self._standings = Standings(eras)
+        self._desk = Desk(self._standings, Fan(self._standings, eras, patience), Names(eras))
+
+    def enforce(self, stages: Stages, could: Could) -> None:
+        """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
+        self._in_force = stages, could
+        self._standings.forget_offers()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request; what is refused before it is a call (host, size) is on record without its contents."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            headers = headers_of(scope)
+            found = by_name(headers)
+            self._guard.check(found)
+            body = await self._bodies.read(receive, whole=is_whole(scope))
+            arrival = make_arrival(
+                scope, body, protocol="mcp", target="", path="", clock=self._clock, headers=headers, found=found
+            )  # fmt: skip
+            with self._slots:
+                if errors.is_modern(arrival):
+                    await Disconnect().guard(receive, self._serve(arrival, send), _WATCH_AFTER)
+                else:
+                    await self._serve(arrival, send)
+        except Refused as refusal:
+            decision = await turned_away(scope, "mcp", self._clock, refusal, self._in_force[0].record_refusal)
+            answer = errors.refused(refusal, None, decision, knows=True, challenge="")
+            await _say(send, answer, decision)
+        except ClientGoneError:
+            return
+
+    async def _serve(self, arrival: Arrival, send: Send) -> None:
+        stages, could = self._in_force
+        try:
+            caller = await self._admitted(arrival, stages, could)
+        except Refused as refusal:
+            workflow = refusal.principal.workflow if refusal.principal else ""
+            answer = errors.refused(refusal, arrival, arrival.id, knows=True, challenge=self._challenge)
+            await _say(send, answer, arrival.id, workflow)
+            return
+        leg = Leg("")
+        async with EventStream(send, self._heartbeat) as stream:
+            try:
+                with Within(self._limits.call_seconds):
+                    await self._answer(caller, leg, stream, send)
+                return
+            except Refused as refusal:
+                answer = self._refused(refusal, caller, leg)
+            except UpstreamError as error:
+                answer = errors.failed(error, leg.id, server=leg.server, rpc_id=caller.call.rpc_id)
+            except TimeoutError:
+                answer = errors.failed(UpstreamError("timeout"), leg.id, server=leg.server, rpc_id=caller.call.rpc_id)
+            if stream.started:
+                await stream.event(answer.body, event="message")
+            else:
+                await _say(send, answer, leg.id, caller.principal.workflow)
+
+    async def _admitted(self, arrival: Arrival, stages: Stages, could: Could) -> Caller:
+        """Who calls, and what is asked: authenticated and strictly read as on the road, a refusal on record."""
+        principal: Principal | None = None
+        try:
+            principal = await stages.authenticate(arrival)
+            call = self._read(arrival, principal)
+        except Refused as refusal:
+            refusal.principal = refusal.principal or principal
+            stages.observe(arrival, refusal, None)
+            await stages.record_refusal(arrival, refusal)
+            raise
+        known = principal
+
+        async def authenticated(_arrival: Arrival) -> Principal:
+            return known
+
+        inner = with_stages(stages, authenticate=authenticated)
+        return Caller(call, principal, inner, could, self._clock, errors.is_modern(arrival))
+
+    def _read(self, arrival: Arrival, principal: Principal) -> Call:
+        call = read(arrival, self._limits.json_depth)
+        sealed = arrival.header("mcp-session-id")
+        if sealed is None or errors.is_modern(arrival) or call.method == INITIALIZE:
+            return call
+        try:
+            _, opens = self._sessions.open(sealed, server=_OURS, principal=principal)
+        except RpcRefused as refusal:
+            refusal.rpc_id = call.rpc_id
+            raise
+        return replace(call, opens=opens)
+
+    async def _answer(self, caller: Caller, leg: Leg, stream: EventStream, send: Send) -> None:
+        """Everything that is said to the client, as it comes."""
+        call = caller.call
+        async for said in self._desk.serve(caller, leg):
+            headers = [(WORKFLOW_HEADER, caller.principal.workflow)]
+            if leg.id:
+                headers.append((DECISION_HEADER, leg.id))
+            if call.method == INITIALIZE:
+                session = self._sessions.seal(call.version, server=_OURS, principal=caller.principal, opens=call.opens)
+                headers.append((SESSION_HEADER, session))
+            await _release(said, headers, stream, send)
+
+    def _refused(self, refusal: Refused, caller: Caller, leg: Leg) -> Answer:
+        """A refusal of the road, told of the call as the client made it.  Of a server that it may not know of, nothing is told."""
+        call = caller.call
+        told = _told_as(refusal, call)
+        if leg.server and not caller.could(caller.principal, leg.server) and refusal.code not in errors.OF_THE_FRAME:
+            told = Refused(Code.UNKNOWN_TARGET, call=call)
+        return errors.refused(told, call.arrival, leg.id, knows=True, challenge=self._challenge)
+
+
+def _told_as(refusal: Refused, call: Call) -> Refused:
+    refusal.call = call
+    return refusal
+
+
+async def _release(said: Said, headers: list[tuple[str, str]], stream: EventStream, send: Send) -> None:
+    body = b"" if said.message is None else dumps(said.message)
+    if not stream.started:
+        if said.is_final:
+            await send_json(send, said.status, body, headers)
+            return
+        await stream.start(headers)
+    await stream.event(body, event="message")
+
+
+async def _say(send: Send, answer: Answer, decision: str, workflow: str = "") -> None:
+    known = ((DECISION_HEADER, decision),) if decision else ()
+    known = (*known, (WORKFLOW_HEADER, workflow)) if workflow else known
+    await send_json(send, answer.status, answer.body, (*known, *answer.headers))

@@ -1,0 +1,70 @@
+"""What many servers say, as one server says it: lists, capabilities, instructions; bounded, in one order (sans-I/O)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.mcp.aggregate.bridge import SERVER_KEY, complete
+from gateway.mcp.aggregate.fan import Gathered, Listed
+from gateway.mcp.aggregate.naming import Names
+from gateway.mcp.lists import TTL_CAP_MS
+
+SERVER_INFO: Final = {"name": "bailiwick", "title": "Bailiwick", "version": "1"}
+META_MISSING: Final = "bailiwick/unavailable"
+"""Which servers' part is missing, and the code that says why."""
+CAPABILITIES: Final = ("completions", "prompts", "resources", "tools")
+"""What the aggregate serves, where a server behind it does."""
+_OF_ONE, _OF_ALL = 2_000, 20_000
+"""Characters of instructions."""
+
+
+def named(gathered: Gathered[Listed], member: str, names: Names) -> dict[str, Any]:
+    """A list whose items have names: each under the name that the aggregate gives it, otherwise untouched."""
+    items: list[dict[str, Any]] = []
+    for server, listed in gathered.found.items():
+        own = {item["name"]: item for item in listed.items}
+        items += [{**own[name], "name": shown} for shown, name in names.of(server, own).items()]
+    return _listing(gathered, member, items)
+
+
+def plain(gathered: Gathered[Listed], member: str) -> dict[str, Any]:
+    """A list whose items keep their own address."""
+    return _listing(gathered, member, [item for listed in gathered.found.values() for item in listed.items])
+
+
+def _listing(gathered: Gathered[Listed], member: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    ttl = 0 if gathered.missing else min((listed.ttl for listed in gathered.found.values()), default=0)
+    return {member: items, "ttlMs": min(ttl, TTL_CAP_MS)} | said(gathered.missing)
+
+
+def said(missing: Mapping[str, str]) -> dict[str, Any]:
+    """What stands in `_meta` beside a merged answer."""
+    return {"_meta": {META_MISSING: dict(missing)}} if missing else {}
+
+
+def offered(gathered: Gathered[Mapping[str, Any]]) -> dict[str, Any]:
+    """Capabilities and instructions of all.  Tools are offered also while no server answers: they may come."""
+    capabilities: dict[str, Any] = {"tools": {}}
+    for offer in gathered.found.values():
+        theirs = offer.get("capabilities")
+        capabilities |= {name: {} for name in CAPABILITIES if isinstance(theirs, dict) and name in theirs}
+    text = instructions({server: offer.get("instructions") for server, offer in gathered.found.items()})
+    return {"capabilities": dict(sorted(capabilities.items()))} | ({"instructions": text} if text else {}) | said(gathered.missing)
+
+
+def instructions(said_by: Mapping[str, object]) -> str:
+    """What each server says of its use, every line under its id, so that none can speak for another one."""
+    lines: list[str] = []
+    for server, text in said_by.items():
+        if isinstance(text, str):
+            lines += [f"[{server}] {line}" for line in text[:_OF_ONE].splitlines() if line.strip()]
+    whole = "\n".join(lines)
+    return whole if len(whole) <= _OF_ALL else whole[:_OF_ALL].rpartition("\n")[0]
+
+
+def ours(result: dict[str, Any], method: str, *, modern: bool) -> dict[str, Any]:
+    """A result that the gateway itself makes, in the client's era."""
+    if not modern:
+        return {key: value for key, value in result.items() if key != "ttlMs"}
+    return complete({**result, "_meta": {**result.get("_meta", {}), SERVER_KEY: SERVER_INFO}}, method)
