@@ -125,14 +125,23 @@ def _public(api: FastAPI, doors: Doors) -> None:
         """RFC 9728.  The same for every name, so that it tells nobody which servers exist."""
         if kind not in {"mcp", "a2a"}:
             return problem(404, Problem("not-found", "there is nothing here"))
-        metadata = {
-            "resource": f"{doors.public_url}/{kind}/{target}",
-            "authorization_servers": list(doors.issuers),
-            "bearer_methods_supported": ["header"],
-            "dpop_signing_alg_values_supported": list(ALGORITHMS),
-            "resource_name": "Bailiwick",
-        }
-        return JSONResponse(metadata, headers={"Access-Control-Allow-Origin": "*"})
+        return _metadata(doors, f"/{kind}/{target}")
+
+    @api.get("/.well-known/oauth-protected-resource/mcp", tags=["oauth"])
+    async def protected_aggregate() -> JSONResponse:
+        """RFC 9728, of `/mcp`: all servers as one."""
+        return _metadata(doors, "/mcp")
+
+
+def _metadata(doors: Doors, path: str) -> JSONResponse:
+    metadata = {
+        "resource": f"{doors.public_url}{path}",
+        "authorization_servers": list(doors.issuers),
+        "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": list(ALGORITHMS),
+        "resource_name": "Bailiwick",
+    }
+    return JSONResponse(metadata, headers={"Access-Control-Allow-Origin": "*"})
 
 
 def _development(api: FastAPI, issue: Callable[[str], str]) -> None:

@@ -34,7 +34,7 @@ from gateway.identity.opening import opened as opened_identity
 from gateway.ledger_opening import opened as opened_ledger
 from gateway.ledger_tiles import TileDoor
 from gateway.ledger_tiles import register as register_tiles
-from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.aggregate.endpoint import PATHS as AGGREGATE_PATHS
 from gateway.mcp.wire import arguments_of
 from gateway.model import Arrival, Clock, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
@@ -52,7 +52,7 @@ from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
 from gateway.sandbox.servers import opened as opened_servers
 from gateway.serving_a2a import open_a2a
-from gateway.serving_mcp import open_mcp
+from gateway.serving_mcp import McpFaces, open_mcp
 from gateway.settings import Settings
 from gateway.state.store import State
 from gateway.stores import ledger_url_of, state_url_of
@@ -77,7 +77,7 @@ class App:
         self._stack = AsyncExitStack()
         self._failure: Exception | None = None
         self._guard = HostGuard(settings.public_url, settings.server.allowed_hosts, settings.server.allowed_origins)
-        self._mcp: McpEndpoint | None = None
+        self._mcp: McpFaces | None = None
         self._a2a: A2aEndpoint | None = None
         self._api: FastAPI | None = None
         self._policy: Opened | None = None
@@ -90,8 +90,10 @@ class App:
             await self._lifespan(receive, send)
             return
         path: str = scope.get("path", "")
-        if self._mcp is not None and path.startswith(MCP_PATH):
-            await self._mcp(scope, receive, send)
+        if self._mcp is not None and path in AGGREGATE_PATHS:
+            await self._mcp.aggregate(scope, receive, send)
+        elif self._mcp is not None and path.startswith(MCP_PATH):
+            await self._mcp.mounts(scope, receive, send)
         elif self._a2a is not None and path.startswith(A2A_PATH):
             await self._a2a(scope, receive, send)
         elif self._api is not None and scope["type"] == "http":
@@ -201,7 +203,7 @@ class App:
         async def within(arrival: Arrival, authenticate: Callable[[Arrival], Awaitable[Principal]]) -> tuple[bytes, str]:
             if self._mcp is None:
                 raise Refused(Code.INTERNAL_ERROR, "the gateway is starting")
-            return await self._mcp.inside(arrival, authenticate)
+            return await self._mcp.mounts.inside(arrival, authenticate)
 
         identity = parts.identity
         ground = Ground(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway import obligations
 from gateway.identity.keyfiles import travel_keys
+from gateway.mcp.aggregate.endpoint import Aggregate
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.sealed import Sealed
+from gateway.mcp.session import Sessions
 from gateway.model import Permit
 from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
@@ -19,17 +21,25 @@ from gateway.sandbox.server import SandboxServer
 from gateway.upstream.registry import McpTarget
 
 
-def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream]) -> McpEndpoint:
-    """`/mcp/{server}` for these targets; `started` speak to those that are not reached by HTTP."""
+@dataclass(frozen=True, slots=True)
+class McpFaces:
+    """`/mcp/{server}`, and `/mcp`, which is made of them."""
+
+    mounts: McpEndpoint
+    aggregate: Aggregate
+
+
+def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream]) -> McpFaces:
+    """Both faces of these targets; `started` speak to those that are not reached by HTTP."""
     settings, limits = parts.settings, parts.settings.limits
     others: dict[str, Upstream] = {**started}
     if parts.sandboxed is not None:
         others["sandbox"] = SandboxServer(parts.sandboxed)
-    could = could_by(parts.policy.in_force.current, parts.clock)
+    could, sealed = could_by(parts.policy.in_force.current, parts.clock), _sealed(parts)
     road = McpRoad(
         targets=targets,
         upstreams=parts.upstreams,
-        sealed=_sealed(parts),
+        sealed=sealed,
         could=could,
         redact=redact,
         others=others,
@@ -53,14 +63,27 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         slots=parts.slots,
         clock=parts.clock,
     )
+    aggregate = Aggregate(
+        stages,
+        eras={name: target.era for name, target in targets.items()},
+        guard=parts.guard,
+        limits=limits,
+        public_url=settings.public_url,
+        could=could,
+        sessions=Sessions(sealed),
+        slots=parts.slots,
+        clock=parts.clock,
+    )
 
     def enforce(policy: Policy) -> None:
         could = could_by(policy, parts.clock)
         judged = replace(stages, filter=road.judged_by(could).filter)
-        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing), could)
+        decided = decided_by(policy, judged, parts.policy.shadowing)
+        endpoint.enforce(decided, could)
+        aggregate.enforce(decided, could)
 
     parts.policy.in_force.follow(enforce)
-    return endpoint
+    return McpFaces(endpoint, aggregate)
 
 
 def _sealed(parts: Parts) -> Sealed:

@@ -18,6 +18,7 @@ UNCAGED = "off"
 """In the place of a profile's name: none, and no cage."""
 _OF_PROGRAMS = frozenset({"env", "cwd", "read", "sandbox"})
 
+Era = Literal["auto", "modern", "legacy"]
 Strategy = Literal["txn_token", "token_exchange", "id_jag", "vault_oauth", "client_credentials", "static_secret", "none"]
 
 _ASKED = frozenset({"header", "endpoint", "audience", "resource", "scope"})
@@ -126,6 +127,8 @@ class Mcp(Group):
     """The profile under which the program runs; `off`: with all that the gateway itself may do."""
     headers: dict[HeaderName, Secret] = Field(default_factory=dict)
     credentials: Credentials | None = None
+    era: Era = "auto"
+    """How `/mcp` speaks to it: statelessly (`modern`, 2026-07-28), in sessions (`legacy`), or as it turns out to understand."""
     allow_private: bool = True
     """Whether the address may be loopback or private.  Link-local (cloud metadata) addresses never are."""
     questions: Questions = Questions()

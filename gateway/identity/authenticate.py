@@ -37,6 +37,7 @@ SERVICE_SECONDS = 3600
 Keep = Callable[[Access, str], Awaitable[None]]
 """Told of an access token that was verified afresh, with its text."""
 
+_AGGREGATE = frozenset({"/mcp", "/mcp/"})
 _CREDENTIAL = re.compile(r"(bearer|dpop) ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 §2.1, RFC 9449 §7.1
 
 
@@ -183,9 +184,12 @@ class Authenticator:
         return _person(self._here(access, arrival), digest, held, bound=True)
 
     def _here(self, access: Access, arrival: Arrival) -> Access:
-        """A token that may be for one server or agent alone, where it came to that one."""
-        here = f"{self._public_url}/{arrival.protocol}/{arrival.target}"
-        if access.only_at and (not arrival.target or here not in access.only_at):
+        """A token that may be for one server or agent alone, or for all servers as one, where it came to just that."""
+        if arrival.target:
+            here = f"{self._public_url}/{arrival.protocol}/{arrival.target}"
+        else:
+            here = f"{self._public_url}/mcp" if arrival.url_path in _AGGREGATE else ""
+        if access.only_at and here not in access.only_at:
             refuse("the token is for another address of this gateway")
         return access
 

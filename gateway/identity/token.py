@@ -79,7 +79,8 @@ class Rule:
         named = [audience] if isinstance(audience, str) else audience
         if not isinstance(named, list) or self.audience in named:
             return frozenset()
-        return frozenset(each for each in named if isinstance(each, str) and each.startswith(self.beneath))
+        texts = [each for each in named if isinstance(each, str)]
+        return frozenset(each for each in texts if each.startswith(self.beneath) or f"{each}/" in self.beneath)
 
 
 def read(text: str) -> Unverified:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.settings import Settings
-from gateway.settings_outbound import STDIO_PROFILE
+from gateway.settings_outbound import STDIO_PROFILE, Era
 from gateway.upstream.credentials import Resolve, block, environment, resolved
 from gateway.upstream.message import NO_HEADERS, HeaderBlock, Url
 
@@ -21,6 +21,7 @@ class McpTarget:
 
     kind     `http` (url, static), `stdio` (command, environment, folder, read, sandbox) or `builtin`.
     folder   where the program begins; read: what it may read beside itself; sandbox: its profile's name, or `off`.
+    era      of the protocol's revisions, where it is known beforehand: `modern` is stateless, `legacy` has handshakes.
     static   header lines of every request, credentials among them: never shown.
     """
 
@@ -33,6 +34,7 @@ class McpTarget:
     folder: Path | None = None
     read: tuple[Path, ...] = ()
     sandbox: str = STDIO_PROFILE
+    era: Era = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,12 @@ def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
         if server.url is not None:
             url = Url.parse(str(server.url), allow_private=server.allow_private)
             static = block(resolved(server.headers, resolve), _MCP_FIXED)
-            targets[name] = McpTarget(name, "http", url=url, static=static)
+            targets[name] = McpTarget(name, "http", url=url, static=static, era=server.era)
         else:
             variables = environment(server.env, resolve)
             targets[name] = McpTarget(
                 name, "stdio", command=server.command or (), environment=variables, folder=server.cwd, read=server.read,
-                sandbox=server.sandbox,
+                sandbox=server.sandbox, era=server.era,
             )  # fmt: skip
     if settings.sandbox.enabled:
         if "sandbox" in targets:

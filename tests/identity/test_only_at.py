@@ -16,6 +16,7 @@ from gateway.settings import Agent
 from tests.identity.exchange_world import URL, Idp, StandingClock
 
 MCP = Arrival("id-1", "mcp", "erp", (), b"", 0, Trace("0" * 31 + "1", "0" * 15 + "1"))
+ALL = replace(MCP, target="", url_path="/mcp")
 A2A, API, OTHER = replace(MCP, protocol="a2a"), replace(MCP, target=""), replace(MCP, target="mail")
 
 
@@ -71,15 +72,26 @@ async def test_a_token_for_several_servers_counts_at_each(door: Door) -> None:
     assert "another address" in await refused(door, token, OTHER)
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/"])
+async def test_a_token_for_all_servers_as_one_counts_there_alone(door: Door, path: str) -> None:
+    token = door.idp.token(aud=f"{URL}/mcp")
+    for _ in range(2):
+        assert (await door(token, replace(ALL, url_path=path))).subject == "user:corp/paul"
+        for arrival in (MCP, OTHER, A2A, API, replace(API, url_path="/api/whoami"), replace(ALL, url_path="/mcp/erp")):
+            assert "another address" in await refused(door, token, arrival)
+    assert "another address" in await refused(door, door.idp.token(aud=f"{URL}/mcp/erp"), ALL)
+
+
 @pytest.mark.parametrize(
     "audience",
     [
         f"{URL}/mcp/", f"{URL}/mcp/erp/", f"{URL}/mcp/ERP", f"{URL}/mcp/erp?x", f"{URL}/mcp//erp", f"{URL}/mcp/mail/../erp",
-        f"{URL}/api/kills", f"{URL}/mcp", f"{URL}.evil.example/mcp/erp", "/mcp/erp", f"{URL}x/mcp/erp", [], [f"{URL}/mcp/"],
+        f"{URL}/api/kills", f"{URL}/a2a", f"{URL}/mcps", f"{URL}.evil.example/mcp/erp", "/mcp/erp", f"{URL}x/mcp/erp", [],
+        [f"{URL}/mcp/"],
     ],
     ids=str,
 )  # fmt: skip
 async def test_what_only_looks_like_an_address_counts_nowhere(door: Door, audience: object) -> None:
     token = door.idp.token(aud=audience)
-    for arrival in (MCP, OTHER, A2A, API):
+    for arrival in (MCP, OTHER, A2A, API, ALL):
         await refused(door, token, arrival)

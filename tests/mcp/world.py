@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +27,11 @@ from gateway.identity.authenticate import Authenticator
 from gateway.identity.devissuer import DevIssuer
 from gateway.listener.listener import Bounds, Listener
 from gateway.mcp import lists
+from gateway.mcp.aggregate.endpoint import PATHS, Aggregate
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.road import McpRoad
 from gateway.mcp.sealed import Sealed
+from gateway.mcp.session import Sessions
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.obligations.redact import redact
@@ -41,6 +44,7 @@ from gateway.upstream.registry import McpTarget
 from policies.model import AccessRequest, Decision, Effect, Obligation, Reason
 
 REFERENCE = Path(__file__).parent.parent / "upstreams" / "mcp_reference.py"
+PLAIN = REFERENCE.with_name("mcp_plain.py")
 MODERN = "2026-07-28"
 FIXED = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
 ALLOW = Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0")
@@ -66,6 +70,27 @@ def reference_server(*arguments: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/mcp"
         finally:
             process.kill()
+
+
+@contextmanager
+def plain_server(*arguments: str) -> Iterator[str]:
+    """A server of one era alone, as a process of its own; gives its URL.  `/control` beside it says what it does."""
+    with subprocess.Popen([sys.executable, "-I", str(PLAIN), *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            word, port = process.stdout.readline().split()
+            assert word == "ready"
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+
+
+def control(url: str, **said: Any) -> dict[str, Any]:
+    """Tell a plain server what to do; what it has heard since the last time."""
+    query = "&".join(f"{name}={json.dumps(value)}" for name, value in said.items())
+    with urllib.request.urlopen(f"{url.removesuffix('/mcp')}/control?{query}", timeout=10) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+    return found
 
 
 @asynccontextmanager
@@ -116,6 +141,7 @@ class World:
     ledger: Ledger
     client: httpx.AsyncClient
     upstreams: Upstreams
+    aggregate: Aggregate = field(init=False)
     verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
     asked: list[AccessRequest] = field(default_factory=list)
 
@@ -196,10 +222,13 @@ def answer_of(response: httpx.Response) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **options: Any) -> AsyncIterator[World]:
-    """options: `others`, `limits`, `heartbeat`, `sealed`, `credentials` (header lines towards every HTTP server), `upstreams`,
-    `further` (what follows the duties)."""
+    """`/mcp/{server}` for each of them, and `/mcp`.
+
+    options: `others`, `limits`, `heartbeat`, `patience`, `sealed`, `credentials` (header lines towards every HTTP server),
+    `upstreams`, `further` (what follows the duties), `public_url`."""
     sock = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    own = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    url = options.get("public_url", own)  # another gateway's, where both are replicas of one
     issuer = DevIssuer(folder, f"{url}/dev", url)
     authenticator = Authenticator(
         tenant="acme", public_url=url, issuers=(issuer.settings(),), agents={}, delegations=options.get("delegations")
@@ -224,13 +253,14 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     async def fulfil(permit: Any) -> Any:
         return further(duties(permit))
 
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(base_url=own, timeout=30, trust_env=False, verify=False) as client:
         world = World(url, issuer, ledger, client, upstreams)
         could = lists.asking(world.decide, wall_clock)
+        sealed = options.get("sealed") or Sealed([secrets.token_bytes(32)])
         road = McpRoad(
             targets=targets,
             upstreams=upstreams,
-            sealed=options.get("sealed") or Sealed([secrets.token_bytes(32)]),
+            sealed=sealed,
             could=could,
             redact=redact,
             others=options.get("others"),
@@ -252,8 +282,23 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
         )
         heartbeat = options.get("heartbeat", 15.0)
         endpoint = McpEndpoint(stages, guard=HostGuard(url), limits=limits, public_url=url, could=could, heartbeat=heartbeat)
+        world.aggregate = Aggregate(
+            stages,
+            eras={name: target.era for name, target in targets.items()},
+            guard=HostGuard(url),
+            limits=limits,
+            public_url=url,
+            could=could,
+            sessions=Sessions(sealed),
+            heartbeat=heartbeat,
+            patience=options.get("patience", 5.0),
+        )
+
+        async def both(scope: Any, receive: Any, send: Any) -> None:
+            await (world.aggregate if scope["path"] in PATHS else endpoint)(scope, receive, send)
+
         try:
-            async with serving(endpoint, sock):
+            async with serving(both, sock):
                 yield world
         finally:
             await upstreams.aclose()
@@ -261,7 +306,8 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
 
 @asynccontextmanager
 async def connected(world: World, mode: str, person: str = "anna", server: str = "ref") -> AsyncIterator[Client]:
+    """`server` "" is the aggregate."""
     async with httpx2.AsyncClient(headers=world.token(person), timeout=30, trust_env=False) as http:
-        transport = streamable_http_client(f"{world.url}/mcp/{server}", http_client=http)
+        transport = streamable_http_client(f"{world.url}/mcp/{server}".rstrip("/"), http_client=http)
         async with Client(transport, mode=mode) as client:
             yield client

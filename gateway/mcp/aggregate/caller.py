@@ -64,7 +64,7 @@ class Leg:
         self.id = ""
 
 
-def sent(
+def sent(  # noqa: PLR0917  what a message is, in its order
     caller: Caller, leg: Leg, way: Way, method: str, params: Mapping[str, Any], rpc_id: str | int | None
 ) -> AsyncGenerator[Reply, None]:
     """One message down the road; `rpc_id` None is a notification.  Replies and exceptions are those of `govern`."""

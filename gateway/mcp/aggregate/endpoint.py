@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace as with_stages
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -37,21 +36,26 @@ from gateway.mcp.aggregate.caller import Caller, Leg
 from gateway.mcp.aggregate.desk import Desk, Said
 from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.naming import Names
-from gateway.mcp.aggregate.standing import Era, Standings
+from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import INITIALIZE
 from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.session import Sessions
 from gateway.mcp.strict import dumps
-from gateway.mcp.wire import peek_id, read
+from gateway.mcp.wire import read
 from gateway.model import Arrival, Call, Clock, Principal, Refused, UpstreamError, wall_clock
 from gateway.pipeline import Stages
 from gateway.reasons import Code
 from gateway.settings import Limits
+from gateway.settings_outbound import Era
 
 PATHS = frozenset({"/mcp", "/mcp/"})
 _WATCH_AFTER = 0.02
+_WHOEVER_ASKS = frozenset(
+    {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED, Code.LEDGER_UNAVAILABLE, Code.OVERLOADED, Code.INTERNAL_ERROR}
+)
+"""Refusals that say nothing of what was asked for."""
 _OURS = ""
 """In the place of a server's id, in a session's seal: no server is called so."""
 
@@ -153,6 +157,7 @@ class Aggregate:
         try:
             principal = await stages.authenticate(arrival)
             call = self._read(arrival, principal)
+            self._desk.check(call)
         except Refused as refusal:
             refusal.principal = refusal.principal or principal
             stages.observe(arrival, refusal, None)
@@ -172,11 +177,11 @@ class Aggregate:
         if sealed is None or errors.is_modern(arrival) or call.method == INITIALIZE:
             return call
         try:
-            _, opens = self._sessions.open(sealed, server=_OURS, principal=principal)
+            session = self._sessions.open(sealed, server=_OURS, principal=principal)
         except RpcRefused as refusal:
             refusal.rpc_id = call.rpc_id
             raise
-        return replace(call, opens=opens)
+        return replace(call, opens=session.opens)
 
     async def _answer(self, caller: Caller, leg: Leg, stream: EventStream, send: Send) -> None:
         """Everything that is said to the client, as it comes."""
@@ -191,17 +196,12 @@ class Aggregate:
             await _release(said, headers, stream, send)
 
     def _refused(self, refusal: Refused, caller: Caller, leg: Leg) -> Answer:
-        """A refusal of the road, told of the call as the client made it.  Of a server that it may not know of, nothing is told."""
+        """A refusal of the road, told of the call as the client made it; nothing of a server that it may not know of."""
         call = caller.call
-        told = _told_as(refusal, call)
-        if leg.server and not caller.could(caller.principal, leg.server) and refusal.code not in errors.OF_THE_FRAME:
-            told = Refused(Code.UNKNOWN_TARGET, call=call)
-        return errors.refused(told, call.arrival, leg.id, knows=True, challenge=self._challenge)
-
-
-def _told_as(refusal: Refused, call: Call) -> Refused:
-    refusal.call = call
-    return refusal
+        if refusal.code not in _WHOEVER_ASKS and not (leg.server and caller.could(caller.principal, leg.server)):
+            refusal = Refused(Code.UNKNOWN_TARGET)
+        refusal.call = call
+        return errors.refused(refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge)
 
 
 async def _release(said: Said, headers: list[tuple[str, str]], stream: EventStream, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""One question to every server that the caller may know of: side by side, each within its own time, and what fails is left out."""
+"""One question to every server that the caller may know of: side by side, each in its own time; what fails is left out."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Fan:
         """The servers that the caller may know of, by the judge that decides."""
         return tuple(server for server in self._servers if caller.could(caller.principal, server))
 
-    async def every(self, caller: Caller, ask: Callable[[Leg], Awaitable[T]], servers: Iterable[str] | None = None) -> Gathered[T]:
+    async def every(
+        self, caller: Caller, ask: Callable[[Leg], Awaitable[T]], servers: Iterable[str] | None = None
+    ) -> Gathered[T]:
         """What `ask` gives for each of `servers` (all that are reachable); a refusal that concerns every call is raised."""
         asked = self.reachable(caller) if servers is None else tuple(servers)
         slots, ends = asyncio.Semaphore(_AT_ONCE), dict[str, T | UpstreamError | Refused]()
@@ -105,7 +107,9 @@ class Fan:
         self._late.pop(server, None)
         return answer
 
-    async def lists(self, caller: Caller, method: str, member: str, key: str, servers: Iterable[str] | None = None) -> Gathered[Listed]:
+    async def lists(
+        self, caller: Caller, method: str, member: str, key: str, servers: Iterable[str] | None = None
+    ) -> Gathered[Listed]:
         """Every server's list: `member` of the results of `method`, whose items are told apart by `key`."""
         return await self.every(caller, lambda leg: self._drained(caller, leg, method, member, key), servers)
 

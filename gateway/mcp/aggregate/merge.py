@@ -50,7 +50,9 @@ def offered(gathered: Gathered[Mapping[str, Any]]) -> dict[str, Any]:
         theirs = offer.get("capabilities")
         capabilities |= {name: {} for name in CAPABILITIES if isinstance(theirs, dict) and name in theirs}
     text = instructions({server: offer.get("instructions") for server, offer in gathered.found.items()})
-    return {"capabilities": dict(sorted(capabilities.items()))} | ({"instructions": text} if text else {}) | said(gathered.missing)
+    return (
+        {"capabilities": dict(sorted(capabilities.items()))} | ({"instructions": text} if text else {}) | said(gathered.missing)
+    )
 
 
 def instructions(said_by: Mapping[str, object]) -> str:

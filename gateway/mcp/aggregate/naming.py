@@ -1,4 +1,4 @@
-"""Names of the aggregate: `server__name`, at most 60 characters of `[A-Za-z0-9_-]`; the same on every replica, at every time (sans-I/O).
+"""Names of the aggregate: `server__name`, at most 60 characters of `[A-Za-z0-9_-]`, everywhere and always the same (sans-I/O).
 
 A name follows from its server and its own text alone.  What does not fit ends in a digest, and whatever looks as if it ended in
 one gets one of its own: so two names meet only where two digests do, and then neither stands.

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
@@ -19,8 +19,7 @@ from gateway.mcp.methods import DISCOVER, INITIALIZE, INITIALIZED, LEGACY, MODER
 from gateway.mcp.road import SESSION_HEADER
 from gateway.model import Refused, Reply, UpstreamError
 from gateway.reasons import Code
-
-Era = Literal["auto", "modern", "legacy"]
+from gateway.settings_outbound import Era
 
 ERA_SECONDS = 3600.0
 """How long a server counts as one of the era of handshakes before it is asked anew: it may have learned."""
