@@ -9,12 +9,14 @@ from gateway import obligations
 from gateway.identity.keyfiles import travel_keys
 from gateway.mcp.aggregate.endpoint import Aggregate
 from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.lists import Could
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
 from gateway.model import Permit
 from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
+from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
 from gateway.policy.judging import could_by, decided_by
 from gateway.sandbox.server import SandboxServer
@@ -31,7 +33,7 @@ class McpFaces:
 
 def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream]) -> McpFaces:
     """Both faces of these targets; `started` speak to those that are not reached by HTTP."""
-    settings, limits = parts.settings, parts.settings.limits
+    limits = parts.settings.limits
     others: dict[str, Upstream] = {**started}
     if parts.sandboxed is not None:
         others["sandbox"] = SandboxServer(parts.sandboxed)
@@ -54,36 +56,36 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
 
     stages = parts.stages(road, fulfil)
-    endpoint = McpEndpoint(
-        stages,
-        guard=parts.guard,
-        limits=limits,
-        public_url=settings.public_url,
-        could=could,
-        slots=parts.slots,
-        clock=parts.clock,
+    faces = _faces(parts, targets, stages, could, sealed)
+
+    def enforce(policy: Policy) -> None:
+        could = could_by(policy, parts.clock)
+        judged = replace(stages, filter=road.judged_by(could).filter)
+        decided = decided_by(policy, judged, parts.policy.shadowing)
+        faces.mounts.enforce(decided, could)
+        faces.aggregate.enforce(decided, could)
+
+    parts.policy.in_force.follow(enforce)
+    return faces
+
+
+def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could: Could, sealed: Sealed) -> McpFaces:
+    limits, public_url = parts.settings.limits, parts.settings.public_url
+    mounts = McpEndpoint(
+        stages, guard=parts.guard, limits=limits, public_url=public_url, could=could, slots=parts.slots, clock=parts.clock
     )
     aggregate = Aggregate(
         stages,
         eras={name: target.era for name, target in targets.items()},
         guard=parts.guard,
         limits=limits,
-        public_url=settings.public_url,
+        public_url=public_url,
         could=could,
         sessions=Sessions(sealed),
         slots=parts.slots,
         clock=parts.clock,
     )
-
-    def enforce(policy: Policy) -> None:
-        could = could_by(policy, parts.clock)
-        judged = replace(stages, filter=road.judged_by(could).filter)
-        decided = decided_by(policy, judged, parts.policy.shadowing)
-        endpoint.enforce(decided, could)
-        aggregate.enforce(decided, could)
-
-    parts.policy.in_force.follow(enforce)
-    return McpFaces(endpoint, aggregate)
+    return McpFaces(mounts, aggregate)
 
 
 def _sealed(parts: Parts) -> Sealed:
