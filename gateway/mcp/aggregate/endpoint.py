@@ -12,11 +12,9 @@ from msgspec.structs import replace
 
 from gateway.asgi import (
     DECISION_HEADER,
-    HEARTBEAT_SECONDS,
     WORKFLOW_HEADER,
     ClientGoneError,
     Disconnect,
-    EventStream,
     HostGuard,
     Receive,
     Scope,
@@ -31,6 +29,7 @@ from gateway.asgi import (
 )
 from gateway.bodies import Bodies
 from gateway.deadline import Within
+from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.aggregate.caller import Caller, Leg
 from gateway.mcp.aggregate.desk import Desk, Said
