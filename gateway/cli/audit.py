@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -91,27 +92,33 @@ def show(
         console().print(printable(render_record(view)))
 
 
-def trace(
+def trace(  # noqa: PLR0917  Typer reads the signature
     workflow: Annotated[str, typer.Argument(help="Id of the workflow: the header Bailiwick-Workflow.")],
     config: Config = CONFIG,
     ledger: LedgerFile = None,
     values: Annotated[bool, typer.Option("--values/--no-values", help="Show what was received and returned.")] = True,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")] = None,
     as_json: Json = False,
 ) -> None:
     """The tree of a workflow: person → agent → agent → tool, with each decision, what was received and returned.
 
-    [bold]Example[/bold]   bailiwick audit trace wf-0123456789abcdef0123456789
+    [bold]Example[/bold]   bailiwick audit trace wf-0123456789abcdef0123456789 --html story.html
     """
+    from audit.story_page import Seen, page  # noqa: PLC0415
     from audit.trace import build  # noqa: PLC0415
     from gateway.cli.audit_tree import draw  # noqa: PLC0415
+    from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
     with _open(config, ledger) as log:
-        story = build(workflow, log.workflow(workflow), log.open_value, log.subject_name)
+        opens = log.open_value if values or html is None else _unopened
+        story, size, origin = build(workflow, log.workflow(workflow), opens, log.subject_name), log.size, log.origin
     if story is None:
         _missing(f"nothing of workflow {workflow} is recorded", "`bailiwick audit show ID` of a decision names its workflow")
+    if html is not None:
+        _written(html, page(story, Seen(origin, size, str(seen_by(_settings(config), ledger)), time.time_ns() // 1000)))
     if as_json:
         print_json(story.to_dict())
-    else:
+    elif html is None:
         console().print(draw(story, values=values))
 
 
@@ -160,6 +167,21 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     else:
         console().print(printable(describe(report)))
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _unopened(_record: object, _name: str) -> None:
+    """For whoever wants no values: they stay sealed."""
+
+
+def _written(place: Path, text: str) -> None:
+    """Put a page where its reader wants it, whole, for its owner alone: it may show what was sealed."""
+    from gateway.cli.whole_file import write_whole  # noqa: PLC0415
+
+    try:
+        write_whole(place, text, mode=0o600)
+    except OSError as error:
+        misuse(f"{place} cannot be written: {error.strerror}")
+    console(stderr=True).print(printable(f"written: {place}"))
 
 
 def _settings(config: Path) -> Settings:

@@ -7,8 +7,11 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write or replace a file; an existing one keeps its mode.  OSError where that cannot be, and nothing has changed then."""
+def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write or replace a file; an existing one keeps its mode, a new one gets `mode`.
+
+    OSError where that cannot be, and nothing has changed then.
+    """
     target = path.resolve()
     handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
@@ -16,8 +19,7 @@ def write_whole(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-        Path(aside).chmod(mode)
+        Path(aside).chmod(target.stat().st_mode & 0o777 if target.exists() else mode)
         Path(aside).replace(target)
     except BaseException:
         Path(aside).unlink(missing_ok=True)

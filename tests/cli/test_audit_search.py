@@ -114,3 +114,14 @@ def test_a_follower_sees_what_is_recorded_while_it_looks(config: Path) -> None:
         follower.send_signal(signal.SIGINT)
         assert follower.wait(30) == 0
     assert [row["index"] for row in seen] == list(range(first["index"], first["index"] + len(seen)))
+
+
+def test_a_workflow_is_written_as_a_page_for_its_owner_alone(run: Run, config: Path, tmp_path: Path) -> None:
+    place = tmp_path / "story.html"
+    told = run("audit", "trace", "wf-1", "--html", place, "--config", config)
+    assert (told.code, told.out) == (0, "")
+    assert "denied" in place.read_text()
+    assert place.stat().st_mode & 0o077 == 0
+    wrong = run("audit", "trace", "wf-1", "--html", tmp_path / "gone" / "story.html", "--config", config)
+    assert wrong.code == 2
+    assert "cannot be written" in wrong.err
