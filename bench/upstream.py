@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 RESULT = {"content": [{"type": "text", "text": "y" * 120}], "isError": False}
@@ -16,7 +17,14 @@ ANSWERS = {
     "tools/list": {"tools": [{"name": "echo", "description": "echo", "inputSchema": SCHEMA}]},
     "tools/call": RESULT,
     "ping": {},
+    "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "resultType": "complete"},
 }
+
+
+@lru_cache
+def tools(count: int) -> dict[str, Any]:
+    """A list of so many, for whoever asks below `/tools/<count>`."""
+    return {"tools": [{"name": f"tool_{n}", "description": f"echo {n}", "inputSchema": SCHEMA} for n in range(count)]}
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -36,7 +44,9 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     asked = json.loads(body) if body else {}
     answer: dict[str, Any] = {"jsonrpc": "2.0", "id": asked.get("id")}
     status = 405 if scope["method"] != "POST" else 202 if "id" not in asked else 200
-    if asked.get("method") in ANSWERS:
+    if asked.get("method") == "tools/list" and scope["path"].startswith("/tools/"):
+        answer["result"] = tools(int(scope["path"].removeprefix("/tools/")))
+    elif asked.get("method") in ANSWERS:
         answer["result"] = ANSWERS[asked["method"]]
     else:
         answer["error"] = {"code": -32601, "message": "method not found"}

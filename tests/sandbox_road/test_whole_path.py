@@ -48,6 +48,16 @@ async def test_each_language_takes_files_input_and_arguments_and_leaves_files(bo
     assert contents.text == "left"
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_the_built_in_server_is_part_of_all_servers_as_one(box: Gateway, mode: str) -> None:
+    async with client(box, box.token("paul"), mode, "/mcp") as connected:
+        assert "sandbox__run_python" in {each.name for each in (await connected.list_tools()).tools}
+        result = await connected.call_tool("sandbox__run_python", {"code": "print(6 * 7)"})
+    assert result.structured_content["stdout"] == "42\n"
+    (start,) = box.records(kind="sandbox.start", call=result.structured_content["id"])
+    assert start.leaf["code_sha256"] == result.structured_content["code_sha256"]
+
+
 async def test_the_result_says_what_was_proven_and_the_ledger_the_same(box: Gateway) -> None:
     token = box.token("paul")
     run = (await ran(box, token, "print(1)")).structured_content

@@ -120,11 +120,11 @@ Told = Callable[[str], None]
 
 
 @asynccontextmanager
-async def client(gateway: Gateway, token: str, mode: str = "auto") -> AsyncIterator[Client]:
-    """The official MCP client, connected to the built-in server."""
+async def client(gateway: Gateway, token: str, mode: str = "auto", path: str = "/mcp/sandbox") -> AsyncIterator[Client]:
+    """The official MCP client, connected to the built-in server, or to what is elsewhere."""
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False, verify=False) as http:
-        transport = streamable_http_client(f"{gateway.url}/mcp/sandbox", http_client=http)
+        transport = streamable_http_client(f"{gateway.url}{path}", http_client=http)
         async with Client(transport, mode=mode) as connected:
             yield connected
 

@@ -49,6 +49,16 @@ def test_without_a_sandbox_for_code_a_server_is_caged_and_dies_with_its_gateway(
         call = {"method": "tools/call", "params": {"name": "read", "arguments": {"text": "hello"}}}
         assert "opened: True" in running.post("/mcp/old", said | call, headers).text
         (start,) = running.records(kind="sandbox.start")
+        stateless = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "old__read"}
+        meta = {
+            f"io.modelcontextprotocol/{name}": value
+            for name, value in (("protocolVersion", "2026-07-28"), ("clientCapabilities", {}))
+        }
+        through = {"name": "old__read", "arguments": {"text": "hello"}, "_meta": meta}
+        headers.pop("mcp-session-id")
+        all_as_one = running.post("/mcp", said | {"method": "tools/call", "params": through}, headers | stateless)
+        assert "opened: True" in all_as_one.text
+        assert running.http.get("/.well-known/oauth-protected-resource/mcp").json()["resource"] == f"{running.url}/mcp"
         assert (start.leaf["server"], start.leaf["profile"]) == ("old", "mcp-stdio")
         assert (start.leaf["backend"], start.leaf["guarantees"]["fs_read"]) == (runner.name, "hard")
         told = running.audit("trace", str(start.leaf["workflow"])).stdout
