@@ -175,12 +175,13 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """What the caller asks for, parsed strictly; `message` is what will be sent on, never the bytes that came.
 
     method     `tools/call`, `SendMessage` …
-    name       of the tool; None where the method names none.
+    name       of the tool, or what else the method names: a prompt, a resource's address; None where it names nothing.
     arguments  of the tool, numbers exact; None where there are none.
     rpc_id     JSON-RPC id of the request as it came; None for a notification.
     message    the parsed envelope (MCP: dict; A2A: the request's protobuf message).
     version    protocol revision the caller speaks.
     session    upstream's own session id (legacy MCP), unsealed for this principal.
+    declares   the capabilities that the client declares with this very message, as it said them; never sent on as such.
     opens      whether the client said that it can have its person open a URL (MCP's URL elicitation).
     direction  who asks whom: "" the client its upstream; `question` the upstream the client; `answer` what the client says to
                that; `resume` the client, for the rest of an answer that it was asked for before.
@@ -208,6 +209,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     said: tuple[tuple[str, str, str], ...] = ()
     resumes: str = ""
     withhold: frozenset[str] = frozenset()
+    declares: Any = None
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):

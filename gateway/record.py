@@ -216,7 +216,8 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         if principal.grant:
             auth["grant"] = principal.grant
     if call is not None:
-        fields["proto_ver"], fields["method"], fields["tool"] = call.version, call.method, call.name or ""
+        tool = call.name if call.arguments is not None else None  # prompts and resources stand in `resource` alone
+        fields["proto_ver"], fields["method"], fields["tool"] = call.version, call.method, tool or ""
         if call.direction:
             fields["direction"] = call.direction
         if call.about:

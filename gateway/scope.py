@@ -12,7 +12,7 @@ from policies import names
 MOST = 64
 LONGEST = 256
 EVERYTHING = "*"
-_OF_SERVERS = ("sampling:", "elicitation:", "roots:", "task:", "res:", "prompt:")
+_OF_SERVERS = ("sampling:", "elicitation:", "roots:", "task:", "res:", "prompt:", "extension:")
 """What a server has beside its tools.  Agents, the administration and the console are no servers, whatever they are called."""
 
 
@@ -46,9 +46,11 @@ def covers(item: str, resource: str) -> bool:
 
 
 def within(scope: tuple[str, ...] | None, resource: str) -> bool:
-    """Whether an object lies in a scope.  A server (`erp`) does where anything of it may."""
+    """Whether an object lies in a scope.  A server (`erp`) or a pattern does where anything of it may."""
     if scope is None or any(covers(item, resource) for item in scope):
         return True
+    if resource.endswith("*"):
+        return any(covers(resource, item) for item in scope)
     return names.SLUG.fullmatch(resource) is not None and any(_of(item, resource) for item in scope)
 
 

@@ -60,7 +60,8 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     def enforce(policy: Policy) -> None:
         could = could_by(policy, parts.clock)
-        judged = replace(stages, filter=road.judged_by(could).filter)
+        mine = road.judged_by(could)
+        judged = replace(stages, parse=mine.parse, forward=mine.forward, filter=mine.filter)
         decided = decided_by(policy, judged, parts.policy.shadowing)
         faces.mounts.enforce(decided, could)
         faces.aggregate.enforce(decided, could)

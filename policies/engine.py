@@ -6,7 +6,7 @@ Whatever goes wrong while deciding is a denial.  Nothing of a question is kept a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -27,11 +27,14 @@ from policies.model import (
     Reason,
     questions,
 )
+from policies.objects import Under
 from policies.rules import NONE
 from policies.values import NO_TYPES, Evaluate, Facts
 
 ACTIONS: Final = frozenset(names.ACTIONS)
 """What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
+_OF_SERVER: Final = (("read", "res:{}/*"), ("get", "prompt:{}/*"), ("call", "{}.*"))
+"""What there is of a server that makes it worth knowing of."""
 _YES, _ALLOWED = Effect.ALLOW, Reason.ALLOWED
 Rows = list[Row] | None
 """What a question met, whatever the conditions; None on the stock path, which does not say."""
@@ -79,6 +82,7 @@ class Engine:
         self._duties = {r.id: bundle.obligations[r.must] for r in bundle.rules if r.must}
         self._unknown = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, bundle.digest, visible=False)
         self._things = {name: Thing(spec.args, spec) for name, spec in bundle.tools.items()}
+        self._under = Under(r.tool for r in bundle.rules)
         self._servers: dict[str, tuple[str, ...]] = {}
         for spec in bundle.tools.values():
             self._servers[spec.server] = (*self._servers.get(spec.server, ()), spec.name[len(spec.server) + 1 :])
@@ -207,19 +211,41 @@ class Engine:
         return True
 
     def _list(self, request: AccessRequest) -> Decision:
-        """A server may be approached by whoever makes the call, if that principal could call one of its tools.
+        """Asked of a pattern, whether there is anything under it, for the whole chain.
+
+        A server may be approached by whoever makes the call, if that principal could use a tool, a resource or a prompt of it.
 
         Only the acting principal is asked: an agent connects to its servers before it knows for what.  Whose rights count for a
         tool is asked at each tool, when it is listed and when it is called.
         """
+        if request.resource.endswith("*"):
+            return self._some(request)
         acting = questions(request.subject, request.actors, "list")[-1:]
-        asked = [replace(question, action="call") for question in acting]
-        for tool in self.tools_of(request.resource):
-            resource = f"{request.resource}.{tool}"
-            thing = self._thing(resource, request.tenant, "call")
-            if thing is not None and self._could(request, thing, resource, asked):
-                return Decision(Effect.ALLOW, Reason.ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
+        for action, pattern in reversed(_OF_SERVER):
+            asked = [replace(question, action=action) for question in acting]
+            for resource in self._covered(pattern.format(request.resource)):
+                thing = self._thing(resource, request.tenant, action)
+                if thing is not None and self._could(request, thing, resource, asked):
+                    return Decision(_YES, _ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
         return self._unknown
+
+    def _some(self, request: AccessRequest) -> Decision:
+        """Whether there is something under a pattern that the chain could use: the first of what stands for it decides."""
+        action = next((action for action, pattern in _OF_SERVER if request.resource.startswith(pattern.partition("{")[0])), "")
+        if names.kind_of_pattern(request.resource) is not None:
+            for resource in self._covered(request.resource):
+                arguments = None if action == "call" else request.arguments
+                decision = self._decide(replace(request, action=action, resource=resource, arguments=arguments))
+                if decision.allowed:
+                    return decision
+        return self._unknown
+
+    def _covered(self, pattern: str) -> Iterator[str]:
+        """What stands for everything under a pattern: of tools all that are registered."""
+        if ":" in pattern:
+            return self._under.of(pattern)
+        server = pattern.removesuffix(".*")
+        return (f"{server}.{tool}" for tool in self.tools_of(server))
 
     def _thing(self, resource: str, tenant: str, action: str) -> Thing | None:
         """What is asked for; None for what is unknown in this tenant, or has no such action.

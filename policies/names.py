@@ -22,6 +22,7 @@ MAX_OBJECT: Final = 1000
 _HOST = re.compile(r"(?=.{1,253}:)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*:")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PROMPT = re.compile(rf"{SLUG.pattern}/[A-Za-z0-9_./-]{{1,128}}")
+_EXTENSION = re.compile(rf"{SLUG.pattern}/[A-Za-z0-9.-]{{1,128}}/[A-Za-z0-9._-]{{1,64}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,9 @@ KINDS: Final = (
     Kind("prompt", "prompt:", "`prompt:<server>/<name>`", ("`prompt:<server>/*`",),
          {"get": "MCP `prompts/get`, `completion/complete` of a prompt; `prompts/list` shows what may be got"},
          partial(_matches, _PROMPT), partial(_after_server, "/")),
+    Kind("extension", "extension:", "`extension:<server>/<vendor>/<name>`", ("`extension:<server>/*`",),
+         {"use": "an extension of MCP that client and server may agree on, as `io.modelcontextprotocol/ui`"},
+         partial(_matches, _EXTENSION), partial(_after_server, "/")),
     Kind("sampling", "sampling:", "`sampling:<server>`", ("`sampling:*`",),
          {"create": "MCP `sampling/createMessage`: a server's question to the client's model"}, _slug, _all),
     Kind("elicitation", "elicitation:", "`elicitation:<server>`", ("`elicitation:*`",),
@@ -178,6 +182,14 @@ def kind_of(name: str) -> Kind | None:
     return TOOLS if TOOLS.has(name) else SERVERS if SERVERS.has(name) else None
 
 
+def kind_of_pattern(name: str) -> Kind | None:
+    """The kind of what lies under a pattern of one server: `<server>.*`, `res:<server>/…*`, `prompt:<server>/*`."""
+    if len(name) > MAX_OBJECT:
+        return None
+    kind = kind_of_cell(name)
+    return kind if kind is not None and kind.name in ("tool", "resource", "prompt") and kind.covers(name) else None
+
+
 def kind_of_cell(cell: str) -> Kind | None:
     """The kind that a rule's object is of, pattern or not, by its prefix alone; None for an unknown prefix."""
     prefix, colon, _ = cell.partition(":")
@@ -194,3 +206,16 @@ def resource(server: str, address: str) -> str | None:
     """The object of a resource as a client names it; None where its URI has no one form, or cannot stand in a rule."""
     form = uri.canonical(address)
     return None if form is None or SLUG.fullmatch(server) is None else f"res:{server}/{form}"
+
+
+def template(server: str, text: str) -> str | None:
+    """What a URI template can name, as a pattern of rules: its beginning, up to the last boundary before a variable.
+
+    The object itself where it has no variable; None where its beginning has no one form.
+    """
+    start, brace, _ = text.partition("{")
+    if not brace:
+        return resource(server, text)
+    start = start[: max(map(start.rfind, uri.BOUNDARIES)) + 1]
+    start_ = uri.beginning(start) if start else ""
+    return None if start_ is None or SLUG.fullmatch(server) is None else f"res:{server}/{start_}*"

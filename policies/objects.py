@@ -16,9 +16,10 @@ STRANGER: Final = "stranger"
 
 _ENDINGS: Final = (
     STRANGER, "x-stranger:stranger", "//stranger/x", "///stranger", "/stranger", "//stranger.example/x", "stranger.example/x",
-    "stranger/stranger", "stranger/x-stranger:stranger", "7/x", "7", "stranger.example:7",
+    "stranger/stranger", "stranger/stranger/stranger", "stranger/x-stranger:stranger", "7/x", "7", "stranger.example:7",
 )  # fmt: skip
 """What can follow the beginning of some object: a segment, a whole address, a host, a port."""
+_OF_SERVERS: Final = frozenset({"res", "prompt"})
 _CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"administration": names.AREAS, "console": names.SCREENS, "audit": names.LOGS}
 """Kinds with a fixed list of objects."""
 
@@ -55,6 +56,10 @@ class Objects:
             if kind.prefix and kind.ruled and not kind.instead:
                 yield from ((name, kind) for name in self._of(kind, pattern))
 
+    def of_kind(self, kind: names.Kind, pattern: str) -> Iterator[tuple[str, names.Kind]]:
+        """The same, of one kind that is not registered anywhere."""
+        yield from ((name, kind) for name in self._of(kind, pattern))
+
     def _of(self, kind: names.Kind, pattern: str) -> Iterator[str]:
         """Of one kind.  Raises ValueError for a pattern under which no object can be made up: nothing is known of it then."""
         if pattern != "*" and not pattern.startswith(kind.prefix):
@@ -80,3 +85,25 @@ class Objects:
                 if kind.has(name) and name not in self._cells and not name.startswith(tuple(nodes)):
                     return name
         raise ValueError(f"no object under '{node}' could be made up")
+
+
+class Under:
+    """What stands for everything under a pattern of one server, at a price that other servers' rules do not raise."""
+
+    def __init__(self, cells: Iterable[str]) -> None:
+        """`cells` are the objects of rules."""
+        by_server: dict[str, list[str]] = {}
+        for cell in cells:
+            prefix, colon, rest = cell.partition(":")
+            if colon and prefix in _OF_SERVERS:
+                by_server.setdefault(rest.partition("/")[0], []).append(cell)
+        self._by_server = {server: Objects({}, {}, found, ()) for server, found in by_server.items()}
+        self._none = Objects({}, {}, (), ())
+
+    def of(self, pattern: str) -> Iterator[str]:
+        """Objects, of which one is granted where anything under the pattern is; `ValueError` where none can be made up."""
+        kind = names.kind_of_pattern(pattern)
+        if kind is None:
+            return
+        server = pattern.removeprefix(kind.prefix).partition("/")[0]
+        yield from (name for name, _ in self._by_server.get(server, self._none).of_kind(kind, pattern))

@@ -72,6 +72,14 @@ def prefix(text: str) -> bool:
     return is_canonical(probe)
 
 
+def beginning(text: str) -> str | None:
+    """The canonical form of what stands before a boundary, for a pattern's `*`; None where it has none."""
+    if prefix(text):
+        return text
+    made = canonical(f"{text}x")
+    return made[:-1] if made is not None and prefix(made[:-1]) else None
+
+
 def _authority(scheme: str, text: str) -> str | None:
     """Host and port, lower-case, without the default port; no user, no IP literal in brackets, no number that is an address."""
     parts = _AUTHORITY.fullmatch(text)

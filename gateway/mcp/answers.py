@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS
-from gateway.mcp.methods import CALL_TOOL, MODERN
+from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS, POLICY
+from gateway.mcp.methods import CALL_TOOL, GET_PROMPT, MODERN, READ_RESOURCE
 from gateway.mcp.strict import UnreadableError, loads_answer
 from gateway.model import Call, Reply, UpstreamError
 
 _RELAYED = frozenset({"notifications/progress", "notifications/message"})
 _UNREAD_IDS = (None, "server-error")  # what servers say instead of an id that they did not read
+ASKING = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE})
+"""Methods whose answer may be a question of the server's."""
 _LONGEST_MESSAGE = 4096
 _LEGACY_NOT_FOUND = -32002
 
@@ -83,10 +85,14 @@ def _error(message: dict[str, Any], call: Call, status: int) -> Reply:
 
 
 def not_asked_for(reply: Reply, call: Call) -> Reply:
-    """A tool result that is none: the server asks for input, or makes a task of the call, which nobody has offered it."""
-    result = reply.payload.get("result") if call.method == CALL_TOOL else None
+    """A result that is none: the server asks for input, or makes a task of the call, which nobody has offered it."""
+    result = reply.payload.get("result") if call.method in ASKING else None
     if result is None or result.get("resultType", "complete") == "complete":
         return reply
     text = "The server asked for input or for time, which this gateway does not pass on."
-    said = {"content": [{"type": "text", "text": text}], "isError": True, "resultType": "complete"}
-    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": said}, is_final=True, failed=True)
+    said: dict[str, Any] = {"jsonrpc": "2.0", "id": call.rpc_id}
+    if call.method == CALL_TOOL:
+        said["result"] = {"content": [{"type": "text", "text": text}], "isError": True, "resultType": "complete"}
+    else:
+        said["error"] = {"code": POLICY, "message": text}
+    return Reply(said, is_final=True, failed=True)

@@ -31,8 +31,8 @@ from gateway.deadline import Within
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
+from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
-from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.wire import peek_id
 from gateway.model import Arrival, Clock, Principal, Refused, Reply, UpstreamError, wall_clock
 from gateway.pipeline import Stages, govern

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.mcp.methods import CALL_TOOL, MODERN, READ_RESOURCE
+from gateway.mcp.methods import CALL_TOOL, COMPLETE, GET_PROMPT, MODERN, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Refused, UpstreamError
 from gateway.reasons import PROSE, Code
@@ -129,19 +129,45 @@ def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: 
 def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, knows: bool) -> Answer:
     call = refusal.call
     hidden = refusal.code is Code.UNKNOWN_TARGET or (refusal.decision is not None and not refusal.decision.visible)
-    if knows and call is not None and hidden and call.method == READ_RESOURCE:
-        code, status = no_resource(modern=modern)
-        return Answer(status, _error(rpc_id, code, NO_RESOURCE, NOT_AVAILABLE, decision))
-    if not knows or call is None or (hidden and call.method != CALL_TOOL):
+    if not knows or call is None:
         return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
+    if hidden:
+        said = _unknown(call, modern=modern)
+        if said is None:
+            return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
+        code, message = said
+        return Answer(_status(code, modern=modern), _error(rpc_id, code, message, NOT_AVAILABLE, decision))
     if refusal.code is Code.CONSENT_REQUIRED:
         return Answer(200, _consent(refusal, call, decision, modern=modern))
     if call.method != CALL_TOOL:
-        return Answer(200, _error(rpc_id, POLICY, "Denied by policy", refusal.code.value, decision))
-    if hidden:
-        body = _error(rpc_id, INVALID_PARAMS, f"Unknown tool: {call.name}", NOT_AVAILABLE, decision)
-        return Answer(MODERN_STATUS[INVALID_PARAMS] if modern else 200, body)
+        return Answer(200, _error(rpc_id, POLICY, _told(refusal.code, decision), refusal.code.value, decision))
     return Answer(200, _denied_call(call, refusal.code, decision, modern=modern))
+
+
+def _unknown(call: Call, *, modern: bool) -> tuple[int, str] | None:
+    """JSON-RPC code and text of what is not there, or what the caller may not know of; None for a method that names nothing."""
+    if call.method == CALL_TOOL:
+        return INVALID_PARAMS, f"Unknown tool: {call.name}"
+    if call.method == GET_PROMPT:
+        return INVALID_PARAMS, f"Unknown prompt: {call.name}"
+    if call.method in {READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE}:
+        return no_resource(modern=modern)[0], NO_RESOURCE
+    if call.method == COMPLETE:
+        ref = call.message["params"]["ref"]
+        return INVALID_PARAMS, f"Unknown prompt: {ref['name']}" if "name" in ref else NO_RESOURCE
+    return None
+
+
+def _status(code: int, *, modern: bool) -> int:
+    return MODERN_STATUS.get(code, 200) if modern else 200
+
+
+def _told(code: Code, decision: str) -> str:
+    """A denial as a sentence that a model can act on."""
+    return (
+        f"Denied by policy (code: {code.value}). Do not retry with the same arguments; "
+        f"an administrator can look up decision {decision}."
+    )
 
 
 def no_resource(*, modern: bool) -> tuple[int, int]:
@@ -151,12 +177,8 @@ def no_resource(*, modern: bool) -> tuple[int, int]:
 
 def _denied_call(call: Call, code: Code, decision: str, *, modern: bool) -> bytes:
     """A result, so that the model reads it instead of its client raising."""
-    text = (
-        f"Denied by policy (code: {code.value}). Do not retry with the same arguments; "
-        f"an administrator can look up decision {decision}."
-    )
     result: dict[str, Any] = {
-        "content": [{"type": "text", "text": text}],
+        "content": [{"type": "text", "text": _told(code, decision)}],
         "isError": True,
         "_meta": {META_CODE: code.value, META_DECISION: decision},
     }

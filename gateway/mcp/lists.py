@@ -1,37 +1,48 @@
-"""What of an upstream's answer a caller sees: lists by the judge that decides calls, capabilities by what is served here."""
+"""What of an upstream's lists a caller sees: decided by the very judge that decides calls, on the very same objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from gateway.mcp.methods import LEGACY, MODERN
+from gateway.mcp.normalise import prompt
 from gateway.model import Clock, Principal, UpstreamError
 from gateway.scope import within
+from policies import names
 from policies.model import NOTHING, AccessRequest, Decision
 
-Could = Callable[[Principal, str], bool]
-"""Whether this principal could call `<server>.<tool>` under some arguments, may read `res:<server>/<uri>`, or, asked without a
-dot, may know of `<server>`."""
+
+class Could(Protocol):
+    """Whether this principal could do anything of this kind to this object, under some arguments where it is a tool.
+
+    The object as rules write it: `<server>.<tool>`, `res:<server>/<uri>`, `prompt:<server>/<name>`; `res:<server>/<beginning>*`
+    asks whether there is something under it; `<server>` whether the principal may know of the server.
+    """
+
+    def __call__(self, principal: Principal, resource: str, action: str = "", /) -> bool:
+        """`action` where the object's kind has several; the first one of its kind otherwise."""
+
 
 TTL_CAP_MS = 30_000
-_RESOURCE = "res:"
 
 
 def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
     """`Could` by the very function that decides calls, asked without arguments."""
 
-    def could(principal: Principal, resource: str) -> bool:
-        tool = "." in resource and not resource.startswith(_RESOURCE)
+    def could(principal: Principal, resource: str, action: str = "", /) -> bool:
+        under = resource.endswith("*")
+        kind = names.kind_of_pattern(resource) if under else names.kind_of(resource)
+        if kind is None:
+            return False
         request = AccessRequest(
             subject=principal.subject,
             actors=principal.actors,
             tenant=principal.tenant,
-            action="call" if tool else "read" if resource.startswith(_RESOURCE) else "list",
+            action="list" if under else action or next(iter(kind.actions)),
             resource=resource,
             at=clock(),
             groups=principal.groups,
-            arguments=None if tool else NOTHING,
+            arguments=None if kind is names.TOOLS and not under else NOTHING,
             context=principal.facts("mcp"),
         )
         return decide(request).allowed and within(principal.scope, resource)
@@ -39,26 +50,51 @@ def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
     return could
 
 
-def visible_tools(result: Any, *, server: str, principal: Principal, could: Could, modern: bool) -> dict[str, Any]:
-    """A `tools/list` result with the tools that the caller could call, in the upstream's order, every definition untouched."""
-    if not isinstance(result, dict) or not isinstance(result.get("tools"), list):
-        raise UpstreamError("protocol", "not a list of tools")
-    tools = [tool for tool in result["tools"] if _name(tool) and could(principal, f"{server}.{tool['name']}")]
-    return cached({**result, "tools": tools}, modern=modern)
+def tool_object(server: str, entry: dict[str, Any]) -> str:
+    """The object of an entry of `tools/list`."""
+    return f"{server}.{_text(entry, 'name')}"
 
 
-def visible_resources(result: Any, *, server: str, principal: Principal, could: Could, modern: bool) -> dict[str, Any]:
-    """A `resources/list` result with the resources that the caller may read."""
-    if not isinstance(result, dict) or not isinstance(result.get("resources"), list):
-        raise UpstreamError("protocol", "not a list of resources")
-    found = [one for one in result["resources"] if could(principal, f"{_RESOURCE}{server}/{one['uri']}")]
-    return cached({**result, "resources": found}, modern=modern)
+def prompt_object(server: str, entry: dict[str, Any]) -> str:
+    """The object of an entry of `prompts/list`."""
+    return prompt(server, _text(entry, "name"))
 
 
-def _name(tool: Any) -> bool:
-    if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
-        raise UpstreamError("protocol", "not a tool")
-    return bool(tool["name"])
+def resource_object(server: str, entry: dict[str, Any]) -> str | None:
+    """The object of an entry of `resources/list`; None where its address has no form, so that nobody can ask for it."""
+    return names.resource(server, _text(entry, "uri"))
+
+
+def template_object(server: str, entry: dict[str, Any]) -> str | None:
+    """The objects that an entry of `resources/templates/list` stands for."""
+    return names.template(server, _text(entry, "uriTemplate"))
+
+
+ObjectOf = Callable[[str, dict[str, Any]], str | None]
+
+
+def visible(
+    result: dict[str, Any], member: str, object_of: ObjectOf, *, server: str, principal: Principal, could: Could, modern: bool
+) -> dict[str, Any]:
+    """A list's result with the entries that the caller could use, in the upstream's order, every one untouched."""
+    entries = result.get(member)
+    if not isinstance(entries, list):
+        raise UpstreamError("protocol", f"no list of {member}")
+    kept = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise UpstreamError("protocol", f"an entry of {member} is not an object")
+        found = object_of(server, entry)
+        if found is not None and could(principal, found):
+            kept.append(entry)
+    return cached({**result, member: kept}, modern=modern)
+
+
+def _text(entry: dict[str, Any], member: str) -> str:
+    text = entry.get(member)
+    if not isinstance(text, str):
+        raise UpstreamError("protocol", f"an entry without {member}")
+    return text
 
 
 def cached(result: dict[str, Any], *, modern: bool) -> dict[str, Any]:
@@ -69,27 +105,3 @@ def cached(result: dict[str, Any], *, modern: bool) -> dict[str, Any]:
     if not isinstance(ttl, int) or isinstance(ttl, bool):
         ttl = 0
     return {**result, "ttlMs": min(max(ttl, 0), TTL_CAP_MS), "cacheScope": "private"}
-
-
-def _capabilities(offered: Any, *, ours: bool) -> dict[str, Any]:
-    """Tools, of a server of the gateway's own also resources, and nothing that is not served: no prompts, completions, logging,
-    tasks or extensions."""
-    if not isinstance(offered, dict):
-        return {}
-    return {name: {} for name in ("tools", "resources") if name in offered and (ours or name == "tools")}
-
-
-def initialized(result: Any, *, ours: bool = False) -> dict[str, Any]:
-    """An `initialize` result that offers what is served here; `ours` is a server that the gateway itself is."""
-    if not isinstance(result, dict) or result.get("protocolVersion") not in LEGACY:
-        raise UpstreamError("protocol", "not an initialize result")
-    return {**result, "capabilities": _capabilities(result.get("capabilities"), ours=ours)}
-
-
-def discovered(result: Any, *, ours: bool = False) -> dict[str, Any]:
-    """A `server/discover` result that offers what is served here, to this caller alone."""
-    if not isinstance(result, dict) or not isinstance(result.get("supportedVersions"), list):
-        raise UpstreamError("protocol", "not a discover result")
-    served = [version for version in result["supportedVersions"] if version in MODERN or version in LEGACY]
-    capabilities = _capabilities(result.get("capabilities"), ours=ours)
-    return cached({**result, "supportedVersions": served, "capabilities": capabilities}, modern=True)

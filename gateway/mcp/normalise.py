@@ -1,21 +1,22 @@
-"""An MCP call as the question that policy is asked."""
+"""An MCP call as the question that policy is asked: lists and calls by the same objects."""
 
 from __future__ import annotations
 
-from gateway.mcp.methods import CALL_TOOL, READ_RESOURCE
+from typing import Any
+
+from gateway.mcp.methods import CALL_TOOL, COMPLETE, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE
 from gateway.model import Call, Principal
+from policies import names
 from policies.model import NOTHING, AccessRequest
+
+_RESOURCES = {READ_RESOURCE: "read", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "subscribe"}
+PROMPT_REF = "ref/prompt"
 
 
 def normalise(call: Call, principal: Principal) -> AccessRequest:
-    """A tool call asks for `call` on `<server>.<tool>` with its arguments, a resource for `read` on `res:<server>/<uri>`;
-    everything else for `list` on the server."""
+    """A tool call asks for `call` on `<server>.<tool>` with its arguments; see `asked` for the rest."""
     tool = call.method == CALL_TOOL
-    action, resource = "list", call.target
-    if tool:
-        action, resource = "call", f"{call.target}.{call.name}"
-    elif call.method == READ_RESOURCE:
-        action, resource = "read", f"res:{call.target}/{call.message['params']['uri']}"
+    action, resource = ("call", f"{call.target}.{call.name}") if tool else asked(call)
     return AccessRequest(
         subject=principal.subject,
         actors=principal.actors,
@@ -27,3 +28,29 @@ def normalise(call: Call, principal: Principal) -> AccessRequest:
         arguments=call.arguments if tool else NOTHING,
         context=principal.facts("mcp", call.method, call.version),
     )
+
+
+def asked(call: Call) -> tuple[str, str]:
+    """(action, object) of whatever is no tool call: what it names, or `list` on the server where it names nothing.
+
+    A completion asks what the prompt or the template asks that it completes: `list` on all that a template can name.
+    What can stand in no rule is nobody's.
+    """
+    method, server = call.method, call.target
+    params: dict[str, Any] = call.message["params"]
+    if method in _RESOURCES:
+        return _RESOURCES[method], names.resource(server, params["uri"]) or ""
+    if method == GET_PROMPT:
+        return "get", prompt(server, params["name"])
+    if method == COMPLETE:
+        ref = params["ref"]
+        if ref["type"] == PROMPT_REF:
+            return "get", prompt(server, ref["name"])
+        found = names.template(server, ref["uri"]) or ""
+        return "list" if found.endswith("*") else "read", found
+    return "list", server
+
+
+def prompt(server: str, name: str) -> str:
+    """The object of a prompt."""
+    return f"prompt:{server}/{name}"

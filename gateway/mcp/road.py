@@ -9,34 +9,33 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from gateway.asgi import WORKFLOW_HEADER, child_traceparent
-from gateway.mcp import lists
-from gateway.mcp.answers import body_reply, event_reply, not_asked_for
+from gateway.asgi import WORKFLOW_HEADER
+from gateway.mcp import capabilities, lists
+from gateway.mcp.answers import not_asked_for
 from gateway.mcp.errors import RpcRefused
+from gateway.mcp.hop import SESSION_HEADER, HttpHop
 from gateway.mcp.methods import (
     CALL_TOOL,
-    CANCELLED,
-    DISCOVER,
     INITIALIZE,
-    LIST_RESOURCES,
-    LIST_TEMPLATES,
-    LIST_TOOLS,
+    METHODS,
     MODERN,
-    PING,
     READ_RESOURCE,
-    RESOURCES,
+    ROOTS_CHANGED,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Act,
 )  # fmt: skip
 from gateway.mcp.normalise import normalise
 from gateway.mcp.opaque import with_opened, with_sealed
+from gateway.mcp.results import CUTS, Reader
 from gateway.mcp.sealed import Sealed
-from gateway.mcp.session import Sessions, valid_upstream_id
+from gateway.mcp.session import Sessions
 from gateway.mcp.strict import dumps
-from gateway.mcp.wire import PARAM_PREFIX, encoded, onward, read
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, UpstreamError
+from gateway.mcp.wire import declaring, read
+from gateway.model import Arrival, Call, Intent, Principal, Refused, Reply
 from gateway.reasons import Code
-from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected, no_other
-from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget
 from policies import uri as uris
 from policies.model import AccessRequest
@@ -44,8 +43,8 @@ from policies.model import AccessRequest
 Redact = Callable[[Any, frozenset[str]], Any]
 """A tool's result without the values of these fields; raises `Refused` where that cannot be done."""
 
-SESSION_HEADER = "Mcp-Session-Id"
 WITHHELD = "[withheld by policy]"
+_ADDRESSED = frozenset({READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE})
 
 
 class Upstream(Protocol):
@@ -80,22 +79,19 @@ class McpRoad:
     ) -> None:
         """ValueError for a target that nothing here can speak to."""
         self._targets = dict(targets)
-        self._upstreams = upstreams
         self._sealed = sealed
         self._sessions = Sessions(sealed)
         self._could = could
         self._redact = redact
         self._others = dict(others or {})
         self._json_depth = json_depth
-        self._response_bytes = response_bytes
-        self._rejected = rejected
-        self._static: dict[tuple[str, str], HeaderBlock] = {}
+        self._hop = HttpHop(self._targets, upstreams, response_bytes, rejected)
         for target in self._targets.values():
             if target.url is None and target.id not in self._others:
                 raise ValueError(f"mcp.{target.id}: nothing here speaks to it")
 
     def judged_by(self, could: lists.Could) -> McpRoad:
-        """The same road, on which `could` decides what a list shows."""
+        """The same road, on which `could` decides what a list shows, and what each side may offer."""
         other = copy.copy(self)
         other._could = could
         return other
@@ -111,13 +107,14 @@ class McpRoad:
                 refusal.rpc_id = call.rpc_id
                 raise
             call = replace(call, session=session.upstream, opens=session.opens)
-        target = self._targets.get(arrival.target)
-        if target is None:
+        if arrival.target not in self._targets:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
-        if call.method in RESOURCES and target.kind != "builtin":
-            raise RpcRefused(Code.UNKNOWN_METHOD, call.method, rpc_id=call.rpc_id)
         call = with_opened(call, principal, self._sealed)
-        return call if call.method != READ_RESOURCE else _with_uri(call)
+        if call.declares:
+            served = capabilities.allowed(call.declares, principal, call.target, self._could)
+            if served:
+                call = declaring(call, served)
+        return _with_uri(call) if call.method in _ADDRESSED else call
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
         """The question that policy is asked."""
@@ -125,21 +122,15 @@ class McpRoad:
 
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """The hop to the server.  Ends with the answer to this very call, or raises `UpstreamError`."""
-        call = intent.permit.call
+        call, principal = intent.permit.call, intent.permit.principal
         here = answered_here(call)
+        if here is None and call.method == ROOTS_CHANGED and not self._could(principal, f"roots:{call.target}"):
+            here = _taken()  # the server may not ask for the roots, so it does not hear of them either
         if here is not None:
             yield here
             return
         other = self._others.get(call.target)
-        if other is not None:
-            replies = other.forward(intent)
-        else:
-            response = await self._sent(intent.permit)
-            kind = _kind(response)
-            if call.rpc_id is None or response.status != 200 or kind != b"text/event-stream":
-                yield await self._whole(response, kind, call)
-                return
-            replies = self._events(response, call)
+        replies = self._hop.forward(intent.permit) if other is None else other.forward(intent)
         try:
             async with aclosing(replies):
                 async for reply in replies:
@@ -167,116 +158,24 @@ class McpRoad:
         return Reply(reply.payload, reply.is_final, dumps(reply.payload), reply.status, headers, reply.failed)
 
     def _narrowed(self, reply: Reply, intent: Intent) -> Reply:
+        """What is released of a result: cut by its method's line, and blanked where a duty says so."""
         permit = intent.permit
         call = permit.call
-        result = reply.payload["result"]
-        if call.method == CALL_TOOL:
-            reply = not_asked_for(reply, call)
-            if permit.redact:
-                try:
-                    narrowed = self._redact(reply.payload["result"], permit.redact)
-                except Refused as refusal:
-                    raise _whose(refusal, intent) from None
-                reply = replace(reply, payload={**reply.payload, "result": narrowed})
+        reply = not_asked_for(reply, call)
+        result = reply.payload.get("result")
+        if result is None:
             return reply
-        if call.method == LIST_TOOLS:
-            modern = call.version in MODERN
-            result = lists.visible_tools(result, server=call.target, principal=permit.principal, could=self._could, modern=modern)
-        elif call.method == LIST_RESOURCES:
-            modern = call.version in MODERN
-            result = lists.visible_resources(
-                result, server=call.target, principal=permit.principal, could=self._could, modern=modern
-            )
-        elif call.method == LIST_TEMPLATES:
-            result = lists.cached(result, modern=call.version in MODERN)
-        elif call.method == INITIALIZE:
-            result = lists.initialized(result, ours=self._targets[call.target].kind == "builtin")
-        elif call.method == DISCOVER:
-            result = lists.discovered(result, ours=self._targets[call.target].kind == "builtin")
-        elif call.method == READ_RESOURCE:
-            if permit.redact:
-                raise _whose(Refused(Code.DUTY_FAILED, "a file cannot be searched for what must not be seen"), intent)
-            result = lists.cached(result, modern=call.version in MODERN)
-        return replace(reply, payload={**reply.payload, "result": with_sealed(result, permit, self._sealed)})
-
-    async def _whole(self, response: HttpResponse, kind: bytes, call: Call) -> Reply:
-        """The answer, where it comes in one piece."""
-        try:
-            if call.rpc_id is None:
-                if response.status not in {200, 202, 204}:
-                    raise UpstreamError("status", str(response.status))
-                await response.read(self._response_bytes)
-                return Reply(None, is_final=True, status=202)
-            if kind != b"application/json":
-                raise UpstreamError("protocol" if response.status == 200 else "status", str(response.status))
-            body = await response.read(self._response_bytes)
-            return _with_session(body_reply(body, call, response.status), response)
-        finally:
-            await response.aclose()
-
-    async def _events(self, response: HttpResponse, call: Call) -> AsyncGenerator[Reply, None]:
-        """The messages of an event stream that concern this call, to the answer."""
-        parser = EventParser(self._response_bytes)
-        try:
-            async with aclosing(response.chunks()) as chunks:
-                async for chunk in chunks:
-                    for data in parser.feed(chunk):
-                        reply = event_reply(data, call)
-                        if reply is None:
-                            continue
-                        if reply.is_final:
-                            response.leave()
-                            yield _with_session(reply, response)
-                            return
-                        yield reply
-        finally:
-            await response.aclose()
-        raise UpstreamError("closed", "the stream ended before the answer")
-
-    def _versioned(self, target: McpTarget, version: str) -> HeaderBlock:
-        """The header lines that every request to this server in this version of the protocol has; versions are a closed list."""
-        block = self._static.get((target.id, version))
-        if block is None:
-            line = header_block([(b"mcp-protocol-version", version.encode())])
-            block = self._static[target.id, version] = HeaderBlock(target.static + line)
-        return block
-
-    async def _sent(self, permit: Permit) -> HttpResponse:
-        """The answer's head.  A credential that is not taken is forgotten; what may be asked twice is, with another one."""
-        request = self._request(permit)
-        response = await self._upstreams.send(request)
-        if response.status == 401:
-            other = await self._rejected(permit, again=request.replay)
-            if other is not None:
-                await response.aclose()
-                return await self._upstreams.send(self._request(other))
-        return response
-
-    def _request(self, permit: Permit) -> HttpRequest:
-        """Made anew from what was checked: of the client's headers only checked `Mcp-Param-*` go on."""
-        call = permit.call
-        target = self._targets[call.target]
-        if target.url is None:
-            raise UpstreamError("connect", "the server has no URL")
-        sent = onward(call)
-        parent = child_traceparent(call.trace) if call.rpc_id is None else sent["params"]["_meta"]["traceparent"]
-        headers = [(b"traceparent", parent.encode()), *permit.credentials]
-        if call.trace.state:
-            headers.append((b"tracestate", call.trace.state.encode()))
-        static = target.static if call.method == INITIALIZE else self._versioned(target, call.version)
-        if call.version in MODERN:
-            headers.append((b"mcp-method", call.method.encode()))
-            if call.name is not None:
-                headers.append((b"mcp-name", encoded(call.name).encode()))
-            headers += [
-                (name.encode(), value.strip(" \t").encode("latin-1"))
-                for name, value in call.arrival.headers
-                if name.startswith(PARAM_PREFIX)
-            ]
-        elif call.session is not None:
-            headers.append((b"mcp-session-id", call.session.encode()))
-        again = call.method in {LIST_TOOLS, DISCOVER}
-        return HttpRequest(target.url, dumps(sent), tuple(headers), static, replay=again)
+        cut = CUTS.get(call.method)
+        if cut is not None:
+            result = with_sealed(cut(result, Reader(call, permit.principal, self._could)), permit, self._sealed)
+        if permit.redact:
+            try:
+                if call.method != CALL_TOOL:
+                    raise Refused(Code.DUTY_FAILED, "only a tool's result can be searched for what must not be seen")
+                result = self._redact(result, permit.redact)
+            except Refused as refusal:
+                raise _whose(refusal, intent) from None
+        return reply if result is reply.payload["result"] else replace(reply, payload={**reply.payload, "result": result})
 
 
 def _whose(refusal: Refused, intent: Intent) -> Refused:
@@ -287,32 +186,23 @@ def _whose(refusal: Refused, intent: Intent) -> Refused:
 
 
 def answered_here(call: Call) -> Reply | None:
-    """`ping` concerns this hop alone; a cancellation of the stateless era is the hang-up, and the notice of it is dropped."""
-    if call.method == PING:
+    """The answer to what goes no further than this hop: `ping`, and notices that concern nobody behind it."""
+    act = METHODS[call.method].act(modern=call.version in MODERN)
+    if act is Act.ANSWER:
         return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)
-    if call.method == CANCELLED and call.version in MODERN:
-        return Reply(None, is_final=True, status=202)
-    return None
+    return _taken() if act is Act.DROP else None
+
+
+def _taken() -> Reply:
+    """A notification is accepted, whatever becomes of it."""
+    return Reply(None, is_final=True, status=202)
 
 
 def _with_uri(call: Call) -> Call:
     """The call with the resource's one form, which is also what policy is asked about."""
-    uri = call.message["params"].get("uri")
-    form = (uri if uris.is_canonical(uri) else uris.canonical(uri)) if isinstance(uri, str) else None
+    uri = call.message["params"]["uri"]
+    form = uri if uris.is_canonical(uri) else uris.canonical(uri)
     if form is None:
         raise RpcRefused(Code.INVALID_PARAMS, "uri", rpc_id=call.rpc_id)
     message = {**call.message, "params": {**call.message["params"], "uri": form}}
-    return replace(call, message=message)
-
-
-def _kind(response: HttpResponse) -> bytes:
-    return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-
-
-def _with_session(reply: Reply, response: HttpResponse) -> Reply:
-    raw = (response.header(b"mcp-session-id") or b"").decode("latin-1")
-    if not reply.is_final or not raw:
-        return reply
-    if not valid_upstream_id(raw):
-        raise UpstreamError("protocol", "session id")
-    return replace(reply, headers=((SESSION_HEADER, raw),))
+    return replace(call, message=message, name=form)

@@ -14,9 +14,9 @@ from typing import Any
 from gateway.mcp.answers import final_reply, notice
 from gateway.mcp.child import Child
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
+from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import INITIALIZE, LEGACY, MODERN
 from gateway.mcp.process import Started
-from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.wire import onward
 from gateway.model import Call, Intent, Principal, Reply, UpstreamError
 

@@ -1,6 +1,6 @@
 """Bytes to one strictly read MCP call (sans-I/O).  The parsed body is the truth; headers must agree and never decide.
 
-What is sent on is built from the rows of `methods.py`, never from what came.
+What is sent on is what was read, written anew; never the bytes that came.
 """
 
 from __future__ import annotations
@@ -8,11 +8,27 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.asgi import by_name, child_traceparent, read_traceparent
-from gateway.mcp.errors import INVALID_PARAMS, PARSE_ERROR, RpcId, RpcRefused
-from gateway.mcp.methods import ASSUMED, CALL_TOOL, CAPABILITIES_KEY, INITIALIZE, LEGACY, METHODS, MODERN, VERSION_KEY, Method
+from gateway.mcp.errors import PARSE_ERROR, RpcId, RpcRefused
+from gateway.mcp.methods import (
+    ASSUMED,
+    CALL_TOOL,
+    CAPABILITIES_KEY,
+    INITIALIZE,
+    LEGACY,
+    LEVEL_KEY,
+    LEVELS,
+    METHODS,
+    MODERN,
+    VERSION_KEY,
+    Act,
+    Method,
+)  # fmt: skip
+from gateway.mcp.params import bad_params, checked
 from gateway.mcp.strict import TooDeepError, UnreadableError, disguised, exact, loads
 from gateway.model import Arrival, Call, Trace
 from gateway.reasons import Code
@@ -24,7 +40,7 @@ _META = frozenset(
         VERSION_KEY,
         CAPABILITIES_KEY,
         "io.modelcontextprotocol/clientInfo",
-        "io.modelcontextprotocol/logLevel",
+        LEVEL_KEY,
         "progressToken",
         "traceparent",
         "tracestate",
@@ -34,7 +50,6 @@ _META = frozenset(
 _ROUTING = frozenset({"mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id"})
 _READ = _ROUTING | {"content-type", "content-encoding", "accept"}
 _USUAL_ACCEPT = "application/json, text/event-stream"
-_LONGEST_NAME = 256
 _LONGEST_ID = 256
 _ID = (str, int)  # a union that is written where it is asked for is made anew each time
 _LONGEST_STATE = 512
@@ -46,7 +61,8 @@ _DROPPED = frozenset({"traceparent", "tracestate", "baggage"})  # ours to write;
 def read(arrival: Arrival, depth: int) -> Call:
     """The one call that these bytes and headers are, or `RpcRefused` at the first rung of the ladder that breaks.
 
-    `message` of the call holds `jsonrpc`, `id`, `method` and `params` with the members of its row and a cleaned `_meta`.
+    `message` of the call holds `jsonrpc`, `id`, `method` and `params` with a cleaned `_meta`, without what its row withholds and
+    without any capability of the client: what it declares stands in `declares` alone.
     """
     headers = _headers(arrival)
     if arrival.http_method != "POST":
@@ -62,12 +78,14 @@ def read(arrival: Arrival, depth: int) -> Call:
     else:
         _legacy(headers, version, name, meta, rpc_id)
     method = METHODS.get(name)
-    if method is None or not (method.modern if modern else method.legacy) or method.notification != ("id" not in body):
+    act = None if method is None else method.act(modern=modern)
+    if method is None or act is None or act is Act.REFUSE or method.notification != ("id" not in body):
         status = 0 if "id" in body else (404 if modern else 400)
         raise RpcRefused(Code.UNKNOWN_METHOD, name[:64], rpc_id=rpc_id, status=status)
     _disguise(params, method.known, rpc_id)
-    tool, arguments = _tool(params, rpc_id) if name == CALL_TOOL else (None, None)
+    tool, arguments = _tool(params, rpc_id) if name == CALL_TOOL else (checked(name, params, rpc_id), None)
     _param_headers(arrival, arguments, rpc_id)
+    declared = params.get("capabilities") if name == INITIALIZE else meta.get(CAPABILITIES_KEY)
     return Call(
         arrival=arrival,
         method=name,
@@ -78,7 +96,8 @@ def read(arrival: Arrival, depth: int) -> Call:
         arguments=arguments,
         rpc_id=rpc_id,
         version=_spoken(version, name, params),
-        opens=_opens(params.get("capabilities") if name == INITIALIZE else meta.get(CAPABILITIES_KEY)),
+        opens=_opens(declared),
+        declares=declared,
     )
 
 
@@ -141,11 +160,13 @@ def _envelope(body: Any) -> tuple[RpcId, str, dict[str, Any]]:
 def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:
     meta = params.get("_meta", {})
     if not isinstance(meta, dict):
-        _bad_params("_meta is not an object", rpc_id)
+        bad_params("_meta is not an object", rpc_id)
     _disguise(meta, _META, rpc_id)
     token = meta.get("progressToken")
     if isinstance(token, bool) or not (token is None or isinstance(token, _ID)):
-        _bad_params("progressToken", rpc_id)
+        bad_params("progressToken", rpc_id)
+    if LEVEL_KEY in meta and meta[LEVEL_KEY] not in LEVELS:
+        bad_params("logLevel", rpc_id)
     return meta
 
 
@@ -164,7 +185,7 @@ def _modern(
     """The stateless era: each request says everything, and headers and body say the same."""
     version = headers["mcp-protocol-version"]
     if rpc_id is not None and (VERSION_KEY not in meta or not isinstance(meta.get(CAPABILITIES_KEY), dict)):
-        _bad_params("_meta lacks the protocol version or the client's capabilities", rpc_id, status=400)
+        bad_params("_meta lacks the protocol version or the client's capabilities", rpc_id, status=400)
     if meta.get(VERSION_KEY, version) != version:
         raise RpcRefused(Code.HEADER_MISMATCH, "mcp-protocol-version", rpc_id=rpc_id)
     if headers.get("mcp-method") != name:
@@ -186,15 +207,8 @@ def _legacy(headers: Mapping[str, str], version: str | None, name: str, meta: Ma
 
 
 def _tool(params: Mapping[str, Any], rpc_id: RpcId) -> tuple[str, Mapping[str, object]]:
-    name, arguments = params.get("name"), params.get("arguments", {})
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        _bad_params("name", rpc_id)
-    if not isinstance(arguments, dict):
-        _bad_params("arguments", rpc_id)
-    if len({member.casefold() for member in arguments}) != len(arguments):
-        # a reader that ignores case would see another value than the policy did
-        raise RpcRefused(Code.MALFORMED, "arguments that differ in case alone", rpc_id=rpc_id)
-    return name, exact(arguments)
+    name = checked(CALL_TOOL, params, rpc_id)
+    return str(name), exact(params.get("arguments", {}))
 
 
 def _param_headers(arrival: Arrival, arguments: Mapping[str, object] | None, rpc_id: RpcId) -> None:
@@ -230,11 +244,11 @@ def _scalars(value: object) -> Iterator[str]:
 
 
 def _message(body: Mapping[str, Any], method: Method, params: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What will be sent on: the members of the method's row, and of `_meta` what is the caller's to say."""
-    sent: dict[str, Any] = {key: params[key] for key in method.members if key in params}
+    """What will be sent on: everything but what the row withholds, and of `_meta` what is the caller's to say."""
+    sent: dict[str, Any] = {key: value for key, value in params.items() if key not in method.withheld and key != "_meta"}
     kept = {key: value for key, value in meta.items() if key not in _DROPPED and not key.startswith(_OURS)}
     if CAPABILITIES_KEY in kept:
-        kept[CAPABILITIES_KEY] = {}  # nothing that a server could ask of the client is served
+        kept[CAPABILITIES_KEY] = {}  # until policy has said which of them this server may use
     if method.name == INITIALIZE:
         sent["capabilities"] = {}
         sent["protocolVersion"] = _spoken(None, method.name, params)
@@ -244,6 +258,16 @@ def _message(body: Mapping[str, Any], method: Method, params: Mapping[str, Any],
     if "id" in body:
         message["id"] = body["id"]
     return message
+
+
+def declaring(call: Call, capabilities: Mapping[str, Any]) -> Call:
+    """The same call, which declares these capabilities of the client to the server."""
+    params = call.message["params"]
+    if call.method == INITIALIZE:
+        params = {**params, "capabilities": capabilities}
+    else:
+        params = {**params, "_meta": {**params["_meta"], CAPABILITIES_KEY: capabilities}}
+    return replace(call, message={**call.message, "params": params})
 
 
 def _spoken(version: str | None, name: str, params: Mapping[str, Any]) -> str:
@@ -269,10 +293,6 @@ def _trace(arrived: Trace, meta: Mapping[str, Any]) -> Trace:
     if not isinstance(state, str) or len(state) > _LONGEST_STATE or not state.isascii() or not state.isprintable():
         state = ""
     return Trace(found[0], arrived.span_id, parent=found[1], flags=found[2], state=state.strip(" "))
-
-
-def _bad_params(what: str, rpc_id: RpcId, status: int = 0) -> NoReturn:
-    raise RpcRefused(Code.INVALID_PARAMS, what, rpc_code=INVALID_PARAMS, rpc_id=rpc_id, status=status)
 
 
 def onward(call: Call) -> dict[str, Any]:

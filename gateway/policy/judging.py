@@ -30,7 +30,7 @@ def could_by(policy: Policy, clock: Clock) -> lists.Could:
         return active
     canary = lists.asking(policy.canary.engine.decide, clock)
 
-    def could(principal: Principal, resource: str) -> bool:
-        return (canary if policy.pair_of(principal.workflow) is policy.canary else active)(principal, resource)
+    def could(principal: Principal, resource: str, action: str = "", /) -> bool:
+        return (canary if policy.pair_of(principal.workflow) is policy.canary else active)(principal, resource, action)
 
     return could

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from gateway.mcp.errors import INVALID_PARAMS, NO_RESOURCE, NOT_AVAILABLE, no_resource
+from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -21,7 +22,6 @@ from gateway.mcp.methods import (
     MODERN,
     READ_RESOURCE,
 )  # fmt: skip
-from gateway.mcp.road import SESSION_HEADER
 from gateway.model import Call, Intent, Principal, Reply
 from gateway.sandbox.asked import ENVIRONMENTS, RUNS, WrongError, definitions, read
 from gateway.sandbox.kept import owner_of

@@ -279,7 +279,7 @@ async def test_nothing_of_the_callers_that_was_not_checked_is_sent_on(watched: t
     }
     message = json.loads(sent)
     assert set(message) == {"jsonrpc", "id", "method", "params"}
-    assert set(message["params"]) == {"name", "arguments", "_meta"}
+    assert set(message["params"]) == {"name", "arguments", "extra", "_meta"}  # what is unknown has one spelling, and goes on
     meta = message["params"]["_meta"]
     assert set(meta) == {
         "io.modelcontextprotocol/protocolVersion",

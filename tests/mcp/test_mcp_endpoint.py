@@ -325,7 +325,7 @@ async def test_other_methods_are_not_allowed_and_only_after_a_credential(world: 
     assert answer.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("method", ["prompts/list", "resources/read", "completion/complete", "subscriptions/listen", "x"])
+@pytest.mark.parametrize("method", ["tools/List", "tasks/list", "elicitation/create", "sampling/createMessage", "x"])
 async def test_a_method_that_is_not_served_is_unknown_in_both_eras(world: World, method: str) -> None:
     modern, legacy = await world.modern("anna", method), await world.legacy("anna", method)
     assert (modern.status_code, legacy.status_code) == (404, 200)
@@ -372,7 +372,7 @@ async def test_definitions_pass_untouched(tmp_path: Path) -> None:
 
 async def test_what_is_offered_is_what_is_served(world: World) -> None:
     discovered = answer_of(await world.modern("anna", "server/discover"))["result"]
-    assert discovered["capabilities"] == {"tools": {}}
+    assert discovered["capabilities"] == {"tools": {}, "resources": {}, "prompts": {}, "completions": {}, "logging": {}}
     assert discovered["cacheScope"] == "private"
 
 

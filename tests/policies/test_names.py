@@ -50,6 +50,7 @@ OBJECTS = {
     "tool": "erp.read",
     "resource": "res:files/file:///data/report.txt",
     "prompt": "prompt:erp/order-summary",
+    "extension": "extension:erp/io.modelcontextprotocol/ui",
     "sampling": "sampling:erp",
     "elicitation": "elicitation:erp",
     "roots": "roots:erp",
@@ -80,9 +81,12 @@ def test_a_right_to_each_action_of_each_kind_is_granted_by_a_line_that_names_it_
 
 @pytest.mark.parametrize("kind", [k for k in names.KINDS if k.ruled and not k.instead], ids=lambda k: k.name)
 def test_every_kind_has_patterns_with_a_star_at_the_end(write: Any, kind: names.Kind) -> None:
-    pattern = {"tool": "erp.*", "resource": "res:files/file:///data/*", "prompt": "prompt:erp/*"}.get(
-        kind.name, kind.prefix + "*"
-    )
+    pattern = {
+        "tool": "erp.*",
+        "resource": "res:files/file:///data/*",
+        "prompt": "prompt:erp/*",
+        "extension": "extension:erp/*",
+    }.get(kind.name, kind.prefix + "*")
     action = next(iter(kind.actions))
     engine = Engine(load(write(line(pattern, action))))
     assert engine.decide(replace(PAUL, action=action, resource=OBJECTS[kind.name])).allowed

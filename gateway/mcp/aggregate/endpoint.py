@@ -37,9 +37,9 @@ from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.errors import Answer, RpcRefused
+from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import INITIALIZE
-from gateway.mcp.road import SESSION_HEADER
 from gateway.mcp.session import Sessions
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import read

@@ -15,8 +15,8 @@ from typing import Any
 
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
+from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import DISCOVER, INITIALIZE, INITIALIZED, LEGACY, MODERN
-from gateway.mcp.road import SESSION_HEADER
 from gateway.model import Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.settings_outbound import Era
