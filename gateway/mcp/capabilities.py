@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import TASKS
 from gateway.model import Principal
+from policies import names
 
 QUESTIONS: Final[frozenset[str]] = frozenset()
 """Of `sampling`, `elicitation` and `roots` those whose questions are carried to the client; the others are never declared."""
@@ -65,9 +66,13 @@ def _extensions(declared: object, principal: Principal, server: str, could: Coul
     return {
         name: said
         for name, said in list(declared.items())[:64]
-        if name not in EXTENSIONS_HELD
-        and (could(principal, f"task:{server}") if name == TASKS else could(principal, f"extension:{server}/{name}"))
+        if name not in EXTENSIONS_HELD and _granted(name, principal, server, could)
     }
+
+
+def _granted(name: str, principal: Principal, server: str, could: Could) -> bool:
+    found = f"task:{server}" if name == TASKS else f"extension:{server}/{name}"
+    return names.kind_of(found) is not None and could(principal, found)
 
 
 def offered(said: object, principal: Principal, server: str, could: Could) -> dict[str, Any]:

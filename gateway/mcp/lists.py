@@ -31,9 +31,11 @@ def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
 
     def could(principal: Principal, resource: str, action: str = "", /) -> bool:
         under = resource.endswith("*")
-        kind = names.kind_of_pattern(resource) if under else names.kind_of(resource)
+        kind = names.kind_of_cell(resource)  # of its form the judge has the last word
         if kind is None:
             return False
+        if kind is names.TOOLS and "." not in resource:
+            kind = names.SERVERS
         request = AccessRequest(
             subject=principal.subject,
             actors=principal.actors,
