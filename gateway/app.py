@@ -178,7 +178,7 @@ class App:
         stack.callback(out.close)
         if settings.sandbox.enabled:
             parts = replace(parts, sandboxed=await self._open_sandbox(parts, derived(seal, b"sandbox sessions"), out))
-        servers = opened_servers(settings, journal.append, clock, out)
+        servers = opened_servers(settings, journal.append, clock, out, derived(seal, b"user folders"))
         self._forget.append(servers.forget)
         stack.push_async_callback(servers.aclose)
         self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits))

@@ -107,6 +107,8 @@ class Sandbox(Group):
     sessions: int = Field(256, ge=1, le=65_536)
     """Scratch folders that are kept for workflows, and of one person."""
     sessions_per_person: int = Field(8, ge=1, le=1024)
+    folders: Path | None = None
+    """Where people's folders (`mcp.*.folder`) are; without it, `folders` in the data folder, for a root a folder beside it."""
     runner: Runner | None = None
     """A runner elsewhere, which runs all code; without it, the backends of this machine do."""
     egress: Egress = Egress()

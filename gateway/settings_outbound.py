@@ -16,7 +16,12 @@ STDIO_PROFILE = "mcp-stdio"
 """The profile of programs for which no other is named."""
 UNCAGED = "off"
 """In the place of a profile's name: none, and no cage."""
-_OF_PROGRAMS = frozenset({"env", "cwd", "read", "sandbox"})
+_OF_PROGRAMS = frozenset(
+    {
+        "env", "variables", "cwd", "read", "sandbox", "shared", "per_session", "folder", "folder_bytes", "idle_seconds",
+        "start_seconds", "children", "children_per_caller",
+    }
+)  # fmt: skip
 
 Era = Literal["auto", "modern", "legacy"]
 Strategy = Literal["txn_token", "token_exchange", "id_jag", "vault_oauth", "client_credentials", "static_secret", "none"]
@@ -43,6 +48,7 @@ _PRINTABLE = r"^[\x21\x23-\x5b\x5d-\x7e]{1,512}$"
 ScopeToken = Annotated[str, StringConstraints(pattern=_PRINTABLE)]
 """RFC 6749 §3.3."""
 Name = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,512}$")]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 
 class TokenEndpoint(Group):
@@ -119,12 +125,29 @@ class Mcp(Group):
     url: HttpUrl | None = None
     command: tuple[Argument, ...] | None = Field(None, min_length=1, max_length=256)
     env: dict[str, Secret] = Field(default_factory=dict)
+    variables: dict[VariableName, Argument] = Field(default_factory=dict)
+    """Further variables of its environment, which are no secrets; `{folder}` in one is the program's folder."""
     cwd: Path | None = None
     """Where the program begins; it may read what is there."""
     read: tuple[Path, ...] = Field((), max_length=256)
     """Files and folders that the program may read beside itself."""
     sandbox: Slug = STDIO_PROFILE
     """The profile under which the program runs; `off`: with all that the gateway itself may do."""
+    shared: bool | None = None
+    """Whether all callers of a tenant share a process.  Without it they do in the stateless era, where there is no network."""
+    per_session: bool = False
+    """Whether each session (of the era of handshakes) has a process of its own, also of the same caller."""
+    folder: Literal["per-user"] | None = None
+    """`per-user`: each person has a process and a folder of their own, which lasts."""
+    folder_bytes: int = Field(64 * 1024 * 1024, ge=65_536, le=64 << 30)
+    """Most that such a folder may hold."""
+    idle_seconds: float = Field(600.0, gt=0, le=86_400)
+    """How long a process that nobody uses is kept."""
+    start_seconds: float = Field(30.0, gt=0, le=600)
+    """How long one may take to give its first answer."""
+    children: int = Field(64, ge=1, le=1024)
+    """Processes at once, and of one caller (a person and the chain of agents)."""
+    children_per_caller: int = Field(8, ge=1, le=1024)
     headers: dict[HeaderName, Secret] = Field(default_factory=dict)
     credentials: Credentials | None = None
     era: Era = "auto"
@@ -145,8 +168,25 @@ class Mcp(Group):
         if self.url is not None and idle:
             msg = f"of a server with a url nothing is started: {' and '.join(sorted(idle))} would do nothing"
             raise ValueError(msg)
+        twice = sorted(self.env.keys() & self.variables.keys())
+        if twice:
+            msg = f"env and variables both say {', '.join(twice)}"
+            raise ValueError(msg)
         if any(path == Path("/") for path in (self.cwd, *self.read)):
             msg = "a program is not given all of the machine to read: name what it needs"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _one_sharing(self) -> Mcp:
+        if self.folder is not None and (self.shared is not None or self.per_session or self.sandbox == UNCAGED):
+            msg = "a folder per user goes with a process per user, in a cage: not with shared, per_session or sandbox: off"
+            raise ValueError(msg)
+        if self.shared and self.per_session:
+            msg = "shared and per_session contradict each other"
+            raise ValueError(msg)
+        if self.folder is None and "folder_bytes" in self.model_fields_set:
+            msg = "folder_bytes does nothing without folder: per-user"
             raise ValueError(msg)
         return self
 

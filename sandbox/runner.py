@@ -167,6 +167,7 @@ class Served(Protocol):
     stdin: asyncio.StreamWriter
     stdout: asyncio.StreamReader
     stderr: AsyncIterator[bytes]  # lines; who does not read them misses the oldest
+    pid: int  # of the process that was started: the cage and the program lie beneath it
     guarantees: Mapping[Guarantee, Strength]
     layers: Mapping[str, str]
 

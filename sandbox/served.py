@@ -94,6 +94,7 @@ class ServedProgram:
         self.layers = layers
         self._lines = Lines()
         self.stderr: AsyncIterator[bytes] = self._lines
+        self.pid = ready.cage.pid
         self.stdin: asyncio.StreamWriter
         self.stdout: asyncio.StreamReader
         self._ready, self._put_away = ready, put_away

@@ -7,11 +7,11 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from gateway.mcp.errors import METHOD_NOT_FOUND
-from gateway.mcp.methods import CANCELLED, PING
+from gateway.mcp.methods import CANCELLED, PING, SUBSCRIPTION_KEY
 from gateway.mcp.process import STOP_SECONDS, Started
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
 from gateway.model import UpstreamError
@@ -30,18 +30,28 @@ _ERROR_LINES, _ERROR_SECONDS = 20, 10.0
 class _Pending:
     """A request that waits for its answer, and what was said on the way."""
 
-    __slots__ = ("answer", "notices", "rpc_id", "token", "wake")
+    __slots__ = ("answer", "notices", "rpc_id", "token", "wake", "whose")
 
-    def __init__(self, rpc_id: Any, token: Any) -> None:
+    def __init__(self, rpc_id: Any, token: Any, whose: str) -> None:
         self.rpc_id = rpc_id
         self.token = token
+        self.whose = whose
         self.notices: deque[dict[str, Any]] = deque(maxlen=_NOTICES)
         self.answer: dict[str, Any] | None = None
         self.wake = asyncio.Event()
 
+    def say(self, message: dict[str, Any]) -> None:
+        """One more for whoever waits; of very many the oldest goes."""
+        self.notices.append(message)
+        self.wake.set()
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
+
 
 class Child:
-    """A running server, shared by the requests of one session alone.
+    """A running server.  Requests of several sessions, whose ids may be the same, do not meet in it.
 
     name        of the server, for the log.
     silence     longest time in seconds without a word while a request waits.
@@ -59,6 +69,12 @@ class Child:
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._drain()))
         self._stopping: asyncio.Task[None] | None = None
         self.last_used = asyncio.get_running_loop().time()
+        self.ended_by_itself: Callable[[], None] = _nobody
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started for it: what it is and what it started lies beneath."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -74,21 +90,24 @@ class Child:
         """The end of what it wrote to standard error, for an operator."""
         return self._errors.decode("utf-8", "replace")
 
-    async def request(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def request(
+        self, message: dict[str, Any], *, whose: str = "", patience: float | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Send one request; its notifications as they come, then its answer, all with the ids of `message`.
 
+        `whose` session it is of; `patience`: seconds that it may be silent, where that is not the child's.
         Leaving early tells the server that the request is cancelled.
         """
         number = next(self._numbers)
         params = message["params"]
         meta = dict(params.get("_meta", {}))
-        pending = self._pending[number] = _Pending(message["id"], meta.get("progressToken"))
+        pending = self._pending[number] = _Pending(message["id"], meta.get("progressToken"), whose)
         if pending.token is not None:
             meta["progressToken"] = number
         try:
             self._write({**message, "id": number, "params": {**params, "_meta": meta}})
             while True:
-                await self._woken(pending)
+                await self._woken(pending, self._silence if patience is None else patience)
                 while pending.notices:
                     yield pending.notices.popleft()
                 if pending.answer is not None:
@@ -100,14 +119,14 @@ class Child:
             if pending.answer is None and self.alive:
                 self._tell_cancelled(number)
 
-    def notify(self, message: dict[str, Any]) -> None:
-        """Send one notification; a cancellation finds its request by the caller's id, or is dropped."""
+    def notify(self, message: dict[str, Any], *, whose: str = "") -> None:
+        """Send one notification; a cancellation finds its request by the caller's id, among its session's, or is dropped."""
         if message["method"] != CANCELLED:
             self._write(message)
             return
         wanted = message["params"].get("requestId")
         for number, pending in self._pending.items():
-            if pending.rpc_id == wanted and pending.rpc_id.__class__ is wanted.__class__:
+            if pending.whose == whose and pending.rpc_id == wanted and pending.rpc_id.__class__ is wanted.__class__:
                 self._write({**message, "params": {**message["params"], "requestId": number}})
 
     def stop(self) -> asyncio.Task[None]:
@@ -116,9 +135,9 @@ class Child:
             self._stopping = asyncio.create_task(self._stop())
         return self._stopping
 
-    async def _woken(self, pending: _Pending) -> None:
+    async def _woken(self, pending: _Pending, patience: float) -> None:
         try:
-            async with asyncio.timeout(self._silence):
+            async with asyncio.timeout(patience):
                 await pending.wake.wait()
         except TimeoutError:
             raise UpstreamError("timeout", "the server is silent") from None
@@ -150,6 +169,7 @@ class Child:
                 pending.wake.set()
             if self._stopping is None:  # nobody told it to end
                 asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._report)
+                self.ended_by_itself()
             self.stop()
 
     def _report(self) -> None:
@@ -171,8 +191,7 @@ class Child:
             else:
                 self._notice(message)
             return
-        number = message.get("id")
-        pending = self._pending.get(number) if isinstance(number, int) and not isinstance(number, bool) else None
+        pending = self._waiting(message.get("id"))
         if pending is not None:
             pending.answer = {**message, "id": pending.rpc_id}
             pending.wake.set()
@@ -188,11 +207,22 @@ class Child:
 
     def _notice(self, message: dict[str, Any]) -> None:
         params = message.get("params")
-        token = params.get("progressToken") if isinstance(params, dict) else None
-        pending = self._pending.get(token) if isinstance(token, int) and not isinstance(token, bool) else None
-        if pending is not None and pending.token is not None and isinstance(params, dict):
-            pending.notices.append({**message, "params": {**params, "progressToken": pending.token}})
-            pending.wake.set()
+        if not isinstance(params, dict):
+            return
+        pending = self._waiting(params.get("progressToken"))
+        if pending is not None and pending.token is not None:
+            pending.say({**message, "params": {**params, "progressToken": pending.token}})
+            return
+        meta = params.get("_meta")
+        if not isinstance(meta, dict):
+            return
+        pending = self._waiting(meta.get(SUBSCRIPTION_KEY))
+        if pending is not None:
+            pending.say({**message, "params": {**params, "_meta": {**meta, SUBSCRIPTION_KEY: pending.rpc_id}}})
+
+    def _waiting(self, number: object) -> _Pending | None:
+        """The request with this number of ours; servers give back what they were given, so that another type is no number."""
+        return self._pending.get(number) if isinstance(number, int) and not isinstance(number, bool) else None
 
     async def _drain(self) -> None:
         """Read standard error, or the server would block; keep its last lines, and log no more than so many in a while."""

@@ -20,6 +20,7 @@ LEVEL_KEY: Final = "io.modelcontextprotocol/logLevel"
 TASKS: Final = "io.modelcontextprotocol/tasks"
 """The extension by which a call becomes a task."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 
 INITIALIZE: Final = "initialize"
 INITIALIZED: Final = "notifications/initialized"

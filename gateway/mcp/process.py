@@ -1,15 +1,17 @@
 """What a child of the gateway's needs of its process, and the process without a cage: an explicit choice, never a default.
 
-It is started without a shell, in a process group of its own, with an environment that holds nothing it was not given.
+It is started without a shell, in a session of its own, with an environment that holds nothing it was not given, and a keeper.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
+import socket
+import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, Protocol
 
 from gateway.model import UpstreamError
@@ -18,6 +20,8 @@ from gateway.upstream.registry import McpTarget
 STOP_SECONDS: Final = 2.0
 _INHERITED: Final = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 _PIECE: Final = 4096
+_KEEPER: Final = str(Path(__file__).with_name("keeper.py"))
+_SPAWN_SECONDS: Final = 20.0
 
 
 class Started(Protocol):
@@ -26,6 +30,7 @@ class Started(Protocol):
     stdin: asyncio.StreamWriter
     stdout: asyncio.StreamReader
     stderr: AsyncIterator[bytes]  # in pieces; to be read, or the program may be held back
+    pid: int  # of the process that was started: the program and all that it starts lie beneath it
 
     @property
     def ended(self) -> str:
@@ -38,28 +43,42 @@ class Started(Protocol):
 
 
 class Uncaged:
-    """Implements `Started` for a process of the gateway's own rights."""
+    """Implements `Started` for a process of the gateway's own rights, kept by `keeper.py`: neither outlives the gateway."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, lifeline: socket.socket) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a process without its streams")
-        self.stdin, self.stdout = process.stdin, process.stdout
+        self.stdin, self.stdout, self.pid = process.stdin, process.stdout, process.pid
         self.stderr = _pieces(process.stderr)
         self.process = process
+        self.lifeline = lifeline
 
     @classmethod
     async def start(cls, target: McpTarget) -> Uncaged:
         """Start the server; `UpstreamError("connect")` where that cannot be."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         pipe = asyncio.subprocess.PIPE
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *target.command, stdin=pipe, stdout=pipe, stderr=pipe, env={**inherited, **target.environment},
-                cwd=target.folder, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-I", "-S", "-B", _KEEPER, str(theirs.fileno()), *target.command, stdin=pipe, stdout=pipe,
+                    stderr=pipe, env={**inherited, **target.environment}, cwd=target.folder, start_new_session=True,
+                    pass_fds=(theirs.fileno(),),
+                )  # fmt: skip
+            started = cls(process, ours)
+            async with asyncio.timeout(_SPAWN_SECONDS):
+                said = await asyncio.get_running_loop().sock_recv(ours, 16)
+            if said != b"0":
+                raise OSError(int(said or b"1"), "not started")
+        except (OSError, TimeoutError) as error:
+            ours.close()
             raise UpstreamError("connect", type(error).__name__) from None
-        return cls(process)
+        except BaseException:
+            ours.close()  # and with it the keeper goes
+            raise
+        return started
 
     @property
     def ended(self) -> str:
@@ -72,20 +91,20 @@ class Uncaged:
         return self.ended
 
     async def end(self) -> None:
-        """See `Started.end`: ask its group, then make it."""
+        """See `Started.end`: its input is closed, then its group is asked, then it and all that it started are killed."""
         self.stdin.close()
-        for last in (None, signal.SIGTERM, signal.SIGKILL):
+        for last in (None, self._ask, self.lifeline.close, self.process.kill):
             if last is not None:
-                self._signal(last)
-            with contextlib.suppress(TimeoutError):
+                with suppress(OSError):  # it has gone meanwhile
+                    last()
+            with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_SECONDS):
                     await self.process.wait()
                     break
-        self._signal(signal.SIGKILL)  # what it started and left behind
+        self.lifeline.close()
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
+    def _ask(self) -> None:
+        self.lifeline.send(b"T")
 
 
 async def _pieces(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

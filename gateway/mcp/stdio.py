@@ -1,4 +1,4 @@
-"""An MCP server that the gateway starts: one child a legacy session, each session one principal's, never shared.
+"""An MCP server that the gateway starts.  Calls of the stateless era share a child; a session of the other has one, or shares it.
 
 Sessions live in this process; after a restart, or on another replica, a session is unknown and the client opens a new one.
 """
@@ -6,177 +6,254 @@ Sessions live in this process; after a restart, or on another replica, a session
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from gateway.mcp.answers import final_reply, notice
 from gateway.mcp.child import Child
+from gateway.mcp.crew import Crew, Key, Member, Owner, Sharing, Start, Terms, key_of, owner_of, personal
+from gateway.mcp.eras import OURS, OtherEraError, discovered, initialized
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
 from gateway.mcp.hop import SESSION_HEADER
-from gateway.mcp.methods import INITIALIZE, LEGACY, MODERN
-from gateway.mcp.process import Started
+from gateway.mcp.methods import INITIALIZE, INITIALIZED, LEGACY, MODERN
 from gateway.mcp.wire import onward
-from gateway.model import Call, Intent, Principal, Reply, UpstreamError
+from gateway.model import Call, Intent, Reply, UpstreamError
 
-_SWEEP_SECONDS = 30.0
+log = logging.getLogger("gateway.mcp")
 
-_Owner = tuple[str, str, tuple[str, ...]]
-Start = Callable[[Intent], Awaitable[Started]]
-"""Starts the server for the session that this call opens; raises `UpstreamError` or `Refused`."""
+_SESSIONS: Final = 4096
+"""Most sessions of one server; whoever has been longest unused goes."""
 
 
-class _Held:
-    __slots__ = ("child", "owner")
-
-    def __init__(self, child: Child, owner: _Owner) -> None:
-        self.child = child
-        self.owner = owner
+@dataclass(slots=True)
+class _Session:
+    owner: Owner
+    member: Member
 
 
 class StdioServer:
     """The children of one configured command.
 
-    name           of the server; start: how a child is started.
-    keep_seconds   how long a child that nobody uses is kept.
-    children       at most so many at once, of one principal at most `per_principal`; the longest unused one makes room.
+    name   of the server; start: how a child is started.
+    terms  how they are kept; any field of it may be given by itself instead.
     """
 
-    def __init__(
-        self,
-        name: str,
-        start: Start,
-        *,
-        silence: float = 300.0,
-        line_bytes: int = 32 * 1024 * 1024,
-        keep_seconds: float = 600.0,
-        children: int = 64,
-        per_principal: int = 8,
-    ) -> None:
-        self._name = name
+    def __init__(self, name: str, start: Start, terms: Terms | None = None, **options: Any) -> None:
+        self.name = name
         self._start = start
-        self._silence = silence
-        self._line_bytes = line_bytes
-        self._keep = keep_seconds
-        self._most = children
-        self._most_of_one = per_principal
-        self._held: dict[str, _Held] = {}
-        self._starting = 0
-        self._stopping: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._terms = terms or Terms(**options)
+        self._first = min(self._terms.start_seconds, self._terms.silence)
+        self.crew = Crew(name, start, self._terms, self._left)
+        self._era: str = self._terms.era  # as far as it is known by now
+        self._finding = asyncio.Lock()
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
 
     def running(self) -> int:
         """How many children stand, for metrics."""
-        return len(self._held)
+        return len(self.crew)
+
+    def forget(self) -> None:
+        """Find out anew which eras the server speaks."""
+        self._era = self._terms.era
 
     async def aclose(self) -> None:
         """End every child; returns when all are gone."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for session in list(self._held):
-            self._end(session)
-        if self._stopping:
-            await asyncio.wait(self._stopping)
+        await self.crew.aclose()
+
+    async def leave(self, subject: str) -> None:
+        """End every child that is this person's alone; returns when they are gone."""
+        await self.crew.ended(lambda key: subject in personal(key))
 
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """Messages for this call, the last one final."""
-        call, principal = intent.permit.call, intent.permit.principal
+        call = intent.permit.call
         if call.version in MODERN:
-            yield _unsupported(call)
-            return
-        if call.method == INITIALIZE:
+            replies = self._stateless(intent)
+        elif call.method == INITIALIZE:
             replies = self._open(intent)
         else:
-            held = self._held.get(call.session or "")
-            if held is None or held.owner != _owner(principal) or not held.child.alive:
-                yield _no_session(call)
-                return
-            replies = _exchange(held.child, call)
+            replies = self._within(intent)
         async with aclosing(replies):
             async for reply in replies:
                 yield reply
 
-    async def _open(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        call, principal = intent.permit.call, intent.permit.principal
-        self._make_room(_owner(principal))
-        self._starting += 1
+    # -- the stateless era -----------------------------------------------------------------------------------------------------
+
+    async def _stateless(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        call = intent.permit.call
+        member = await self._modern(intent)
+        if member is None:
+            yield _unsupported(call, LEGACY)
+            return
+        async with aclosing(_exchange(member.child, call)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _modern(self, intent: Intent) -> Member | None:
+        """The child for this call; None where the server speaks the other era alone."""
+        if self._era == "auto":
+            async with self._finding:  # whoever comes meanwhile waits for what is found
+                if self._era == "auto":
+                    return await self._found_out(intent)
+        if self._era == "legacy":
+            return None
+        key, owner = self._modern_key(intent)
         try:
-            started = await self._start(intent)
-        finally:
-            self._starting -= 1
-        child = Child(started, self._name, silence=self._silence, line_bytes=self._line_bytes)
+            return await self.crew.member(key, owner, intent, self._greeted)
+        except OtherEraError:
+            self.crew.did_not_come_up(key)
+            self._era = self._terms.era  # it may be another server by now
+            raise
+
+    async def _found_out(self, intent: Intent) -> Member | None:
+        """Ask for the stateless era first; a child that does not know it is thrown away, and another asked for a handshake."""
+        key, owner = self._modern_key(intent)
+        try:
+            member = await self.crew.member(key, owner, intent, self._greeted)
+        except OtherEraError:
+            child = Child(await self._start(intent), self.name, silence=self._terms.silence, line_bytes=self._terms.line_bytes)
+            try:
+                legacy = await initialized(child, self._first)
+            finally:
+                await asyncio.shield(child.stop())
+            if not legacy:
+                self.crew.did_not_come_up(key)
+                raise
+            self._era = "legacy"
+            log.info("mcp.%s speaks the era of handshakes alone", self.name)
+            return None
+        self._era = "both"
+        return member
+
+    def _modern_key(self, intent: Intent) -> tuple[Key, Owner | None]:
+        principal = intent.permit.principal
+        owner = owner_of(principal) if self._terms.modern is Sharing.PRINCIPAL else None
+        return ("modern", *key_of(self._terms.modern, principal)), owner
+
+    async def _greeted(self, child: Child) -> None:
+        """A new child must answer in its era, and in time, before calls wait for it."""
+        await discovered(child, self._first)
+
+    # -- the era of handshakes -------------------------------------------------------------------------------------------------
+
+    async def _open(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        call = intent.permit.call
+        if self._terms.era == "modern":
+            yield _unsupported(call, MODERN)
+            return
         session = secrets.token_urlsafe(24)
-        self._held[session] = _Held(child, _owner(principal))
-        if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.create_task(self._sweep())
+        member = await self._found(intent, session)
+        async with member.opening:
+            if member.hello is None:
+                async with aclosing(self._handshake(intent, session, member)) as replies:
+                    async for reply in replies:
+                        yield reply
+                return
+        self._begin(session, intent, member)
+        yield _opened(session, {"jsonrpc": "2.0", "id": call.rpc_id, "result": member.hello})
+
+    async def _handshake(self, intent: Intent, session: str, member: Member) -> AsyncGenerator[Reply, None]:
+        """The one that a child has; who comes later is told what was answered to it."""
+        call = intent.permit.call
+        message = onward(call)
+        if member.owner is None:  # of several principals: none of them can be asked anything, and none stands for the others
+            message = {**message, "params": {**message["params"], "capabilities": {}, "clientInfo": OURS}}
         opened = False
         try:
-            async with aclosing(_exchange(child, call)) as replies:
+            async with aclosing(_relayed(member.child, message, call, session, self._first)) as replies:
                 async for reply in replies:
                     opened = reply.is_final and not reply.failed
-                    headers = ((SESSION_HEADER, session),) if opened else ()
-                    yield Reply(reply.payload, reply.is_final, status=reply.status, headers=headers, failed=reply.failed)
+                    if opened:
+                        member.hello, member.version = reply.payload["result"], call.version
+                        self._begin(session, intent, member)
+                    yield _opened(session, reply.payload) if opened else reply
+        except UpstreamError:
+            self.crew.did_not_open(member)
+            raise
         finally:
             if not opened:
-                self._end(session)
+                self.crew.end(member)
 
-    def _make_room(self, owner: _Owner) -> None:
-        self._reap()
-        mine = [session for session, held in self._held.items() if held.owner == owner]
-        if len(mine) >= self._most_of_one:
-            self._evict(mine)
-        if len(self._held) + self._starting >= self._most:
-            self._evict(list(self._held))
+    async def _found(self, intent: Intent, session: str) -> Member:
+        """The child for a session that begins; a person's only one that speaks another version makes room for one anew."""
+        call, principal = intent.permit.call, intent.permit.principal
+        sharing = self._terms.legacy
+        if sharing is Sharing.PRINCIPAL and call.message["params"].get("capabilities"):
+            sharing = Sharing.SESSION  # whoever can be asked something is asked by nobody else's child
+        key = ("legacy", *key_of(sharing, principal, session))
+        if sharing is not Sharing.PERSON:
+            key += (call.version,)
+        owner = owner_of(principal) if sharing in {Sharing.PRINCIPAL, Sharing.SESSION} else None
+        member = await self.crew.member(key, owner, intent)
+        if member.hello is not None and member.version != call.version and not member.child.busy:
+            self.crew.end(member)
+            member = await self.crew.member(key, owner, intent)
+        return member
 
-    def _evict(self, among: list[str]) -> None:
-        idle = [session for session in among if not self._held[session].child.busy]
-        if not idle:
-            raise UpstreamError("connect", "as many children run as may")
-        self._end(min(idle, key=lambda session: self._held[session].child.last_used))
+    def _begin(self, session: str, intent: Intent, member: Member) -> None:
+        if not member.child.alive:
+            raise UpstreamError("closed", "the server ended")
+        self._sessions[session] = _Session(owner_of(intent.permit.principal), member)
+        member.sessions.add(session)
+        if len(self._sessions) > _SESSIONS:
+            oldest, held = self._sessions.popitem(last=False)
+            held.member.sessions.discard(oldest)
 
-    def _reap(self) -> None:
-        """Forget children that ended by themselves, end those that nobody uses any more."""
-        now = asyncio.get_running_loop().time()
-        for session, held in list(self._held.items()):
-            child = held.child
-            if not child.alive or (not child.busy and now - child.last_used > self._keep):
-                self._end(session)
-
-    def _end(self, session: str) -> None:
-        held = self._held.pop(session, None)
-        if held is None:
+    async def _within(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        call = intent.permit.call
+        session = call.session or ""
+        held = self._sessions.get(session)
+        if held is None or held.owner != owner_of(intent.permit.principal) or not held.member.child.alive:
+            yield _no_session(call)
             return
-        task = held.child.stop()
-        self._stopping.add(task)
-        task.add_done_callback(self._stopping.discard)
+        self._sessions.move_to_end(session)
+        if call.method == INITIALIZED and held.member.announced:
+            yield Reply(None, is_final=True, status=202)  # once is enough for a child
+            return
+        held.member.announced |= call.method == INITIALIZED
+        async with aclosing(_exchange(held.member.child, call, session)) as replies:
+            async for reply in replies:
+                yield reply
 
-    async def _sweep(self) -> None:
-        while self._held:
-            await asyncio.sleep(min(self._keep, _SWEEP_SECONDS))
-            self._reap()
+    def _left(self, member: Member) -> None:
+        for session in member.sessions:
+            self._sessions.pop(session, None)
 
 
-def _owner(principal: Principal) -> _Owner:
-    return principal.tenant, principal.subject, principal.actors
-
-
-async def _exchange(child: Child, call: Call) -> AsyncGenerator[Reply, None]:
+async def _exchange(child: Child, call: Call, whose: str = "") -> AsyncGenerator[Reply, None]:
     message = onward(call)
     if call.rpc_id is None:
-        child.notify(message)
+        child.notify(message, whose=whose)
         yield Reply(None, is_final=True, status=202)
         return
-    async with aclosing(child.request(message)) as messages:
+    async with aclosing(_relayed(child, message, call, whose)) as replies:
+        async for reply in replies:
+            yield reply
+
+
+async def _relayed(
+    child: Child, message: dict[str, Any], call: Call, whose: str, patience: float | None = None
+) -> AsyncGenerator[Reply, None]:
+    async with aclosing(child.request(message, whose=whose, patience=patience)) as messages:
         async for said in messages:
             reply = notice(said) if "method" in said else final_reply(said, call, 200)
             if reply is not None:
                 yield reply
 
 
-def _unsupported(call: Call) -> Reply:
-    data = {"supported": list(LEGACY), "requested": call.version}
-    return _error(call, UNSUPPORTED_VERSION, "This server speaks the revisions with a handshake", 400, data)
+def _opened(session: str, payload: dict[str, Any]) -> Reply:
+    return Reply(payload, is_final=True, headers=((SESSION_HEADER, session),))
+
+
+def _unsupported(call: Call, versions: tuple[str, ...]) -> Reply:
+    data = {"supported": list(versions), "requested": call.version}
+    era = "without a handshake" if versions == MODERN else "with a handshake"
+    return _error(call, UNSUPPORTED_VERSION, f"This server speaks the revisions {era}", 400, data)
 
 
 def _no_session(call: Call) -> Reply:

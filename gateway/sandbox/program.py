@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.sandbox.user_folders import place_of
 from gateway.settings_outbound import UNCAGED
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ def closed_to_others(command: Command) -> Path | None:
 
 def exposed(settings: Settings) -> Iterator[tuple[str, str]]:
     """(server, setting) where a caged program would be given the gateway's own data to read."""
-    data = Path(os.path.realpath(settings.data))
+    kept = [Path(os.path.realpath(path)) for path in (settings.data, place_of(settings))]
     for name, server in settings.mcp.items():
         if server.command is None or server.sandbox == UNCAGED:
             continue
         for key, paths in (("cwd", (server.cwd,)), ("read", server.read)):
             given = [Path(os.path.realpath(path)) for path in paths if path is not None]
-            if any(data.is_relative_to(path) or path.is_relative_to(data) for path in given):
+            if any(data.is_relative_to(path) or path.is_relative_to(data) for path in given for data in kept):
                 yield name, key
 
 

@@ -42,8 +42,10 @@ class Book:
         self._profile = profile
         self._start = ""
 
-    async def start(self, line: tuple[str, ...], backend: str = "none", by: Report | None = None) -> None:
-        """Before the program is started; `Refused(LEDGER_UNAVAILABLE)` where that is not durable."""
+    async def start(
+        self, line: tuple[str, ...], backend: str = "none", by: Report | None = None, *, folder: bool = False
+    ) -> None:
+        """Before it is started, with a folder that lasts or without; `Refused(LEDGER_UNAVAILABLE)` where that is not durable."""
         said: dict[str, object] = {"command_sha256": canonical_digest({"command": line}), "backend": backend}
         if by is None or self._profile is None:
             said |= {"guarantees": {}, "layers": {}}
@@ -55,6 +57,7 @@ class Book:
                 "guarantees": words(by.guarantees),
                 "layers": dict(by.layers),
                 "network": len(self._profile.network),
+                "folder": folder,
             }
         self._start = await self._write("sandbox.start", said)
 

@@ -9,23 +9,26 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
+from gateway.mcp.crew import Sharing, Start, Terms
 from gateway.mcp.process import Started, Uncaged
-from gateway.mcp.stdio import Start, StdioServer
+from gateway.mcp.stdio import StdioServer
 from gateway.model import Clock, Intent, Refused, UpstreamError
 from gateway.reasons import Code
 from gateway.sandbox.program import Command, UnfitError, closed_to_others, command_of, exposed, unread
 from gateway.sandbox.records import Append
 from gateway.sandbox.runs import Network
 from gateway.sandbox.server_records import Ledger
+from gateway.sandbox.user_folders import UserFolders, place_of
 from gateway.settings_outbound import UNCAGED
 from gateway.upstream.registry import McpTarget
 from sandbox.model import IsolationUnprovenError, NotOfferedError, Profile, Reason, SandboxBusyError, SandboxFailedError
 from sandbox.profiles import load_profiles
 from sandbox.result import Run
-from sandbox.runner import Hooks, Program, Runner, Served, best, shipped
+from sandbox.runner import Hooks, Lasting, Program, Runner, Served, best, shipped
 
 if TYPE_CHECKING:
     from gateway.settings import Limits, Settings
@@ -38,7 +41,7 @@ _DETAIL: Final = 500
 
 
 class Servers:
-    """Starts the programs of configured servers.  `network` None where none of them can have one."""
+    """Starts the programs of configured servers.  `network` None where none can have one; `folders` where none lasts."""
 
     def __init__(
         self,
@@ -46,7 +49,9 @@ class Servers:
         runners: Sequence[Runner],
         ledger: Ledger,
         network: Network | None = None,
+        folders: UserFolders | None = None,
     ) -> None:
+        self._folders = folders
         self._profiles = profiles
         self._runners = runners
         self._ledger = ledger
@@ -67,17 +72,27 @@ class Servers:
         self._chosen.clear()
         for runner in self._runners:
             runner.forget()
+        for server in self._made:
+            server.forget()
+
+    async def erase(self, subject: str) -> int:
+        """End the processes that are this person's alone and remove every folder that they kept; how many folders there were.
+
+        `Refused(OVERLOADED)` while another process has one of them; doing it again does no harm.  Whoever asks records it.
+        """
+        if self._folders is None:
+            return 0
+        await asyncio.gather(*(server.leave(subject) for server in self._made))
+        try:
+            return await asyncio.to_thread(self._folders.erase, subject)
+        except SandboxBusyError as error:
+            raise Refused(Code.OVERLOADED, str(error)) from error
 
     async def begun(self, targets: Iterable[McpTarget], limits: Limits) -> dict[str, StdioServer]:
         """What carries calls to each server that is a program; the log says under what it will run, or that it will not."""
         programs = [target for target in targets if target.kind == "stdio"]
         await self._announce(programs)
-        made = {
-            target.id: StdioServer(
-                target.id, self.starter(target), silence=limits.upstream_idle_seconds, line_bytes=limits.response_bytes
-            )
-            for target in programs
-        }
+        made = {target.id: StdioServer(target.id, self.starter(target), self.terms(target, limits)) for target in programs}
         self._made += made.values()
         return made
 
@@ -93,6 +108,22 @@ class Servers:
                 log.error("mcp.%s will not be started here: %s.  %s", target.id, error, error.help)
             else:
                 log.info("mcp.%s runs under %s, by %s", target.id, profile.name, runner.name)
+
+    def terms(self, target: McpTarget, limits: Limits) -> Terms:
+        """How its processes are kept.  What has a network is shared by nobody: each connection is decided for somebody."""
+        keeping = target.keeping
+        network = target.sandbox != UNCAGED and bool(self._profiles[target.sandbox].network)
+        legacy, modern = Sharing.PRINCIPAL, Sharing.PRINCIPAL if network else Sharing.TENANT
+        if keeping.own_bytes:
+            legacy = modern = Sharing.PERSON
+        elif keeping.shared is not None:
+            legacy = modern = Sharing.TENANT if keeping.shared else Sharing.PRINCIPAL
+        elif keeping.per_session:
+            legacy = Sharing.SESSION
+        return Terms(
+            target.era, legacy, modern, limits.upstream_idle_seconds, keeping.start_seconds, limits.response_bytes,
+            keeping.idle_seconds, keeping.children, keeping.children_per_caller,
+        )  # fmt: skip
 
     def starter(self, target: McpTarget) -> Start:
         """What starts this server for a session."""
@@ -119,9 +150,10 @@ class Servers:
         book = self._ledger.book(intent, target.id, profile)
         hooks, connections = self._hooks(profile, intent)
         try:
+            program = replace(_program(target, command, profile, intent), folder=await self._folder(target, intent))
             runner = await self._runner(profile)
-            await book.start(command.line, runner.name, await runner.probe())
-            served = await runner.serve(_program(target, command, profile, intent), hooks)
+            await book.start(command.line, runner.name, await runner.probe(), folder=program.folder is not None)
+            served = await runner.serve(program, hooks)
         except IsolationUnprovenError as error:
             self._chosen.pop(profile.digest, None)  # the next start asks anew who proves the profile
             log.error("mcp.%s is not started: %s.  %s", target.id, error, error.help)
@@ -130,7 +162,7 @@ class Servers:
         except SandboxBusyError as error:
             await book.cut("refused", str(error))
             raise Refused(Code.OVERLOADED, "sandbox") from error
-        except (NotOfferedError, SandboxFailedError) as error:
+        except (NotOfferedError, SandboxFailedError, OSError) as error:
             log.error("mcp.%s is not started: %s%s", target.id, str(error)[:_DETAIL], _hint(target, command))
             await book.cut("sandbox_error", str(error))
             raise UpstreamError("connect", "the cage did not come up") from error
@@ -144,6 +176,13 @@ class Servers:
             await book.end(served, run, connections())
 
         return _Caged(served, over)
+
+    async def _folder(self, target: McpTarget, intent: Intent | None) -> Lasting | None:
+        """This person's with this server; a look at a server on nobody's behalf has one that goes with it."""
+        if intent is None or not target.keeping.own_bytes or self._folders is None:
+            return None
+        whose = intent.permit.principal
+        return await asyncio.to_thread(self._folders.of, whose.tenant, whose.subject, target.id, target.keeping.own_bytes)
 
     def _hooks(self, profile: Profile, intent: Intent | None) -> tuple[Hooks, Callable[[], int]]:
         if not profile.network:
@@ -172,8 +211,10 @@ class Servers:
             return runner
 
 
-def opened(settings: Settings, append: Append | None, clock: Clock, network: Network | None) -> Servers:
-    """Made of settings; `append` None: nothing is recorded.
+def opened(
+    settings: Settings, append: Append | None, clock: Clock, network: Network | None, key: bytes | None = None
+) -> Servers:  # fmt: skip
+    """Made of settings; `append` None: nothing is recorded; `key` None: nobody has folders that last.
 
     They run on this machine whether or not `sandbox.enabled` lets code of others run, and wherever `sandbox.runner` lets it run.
     ValueError for a profile that there is not, and for a program that would be given the gateway's own data to read.
@@ -182,18 +223,30 @@ def opened(settings: Settings, append: Append | None, clock: Clock, network: Net
     for name, server in settings.mcp.items():
         if server.command is not None and server.sandbox not in {UNCAGED, *profiles}:
             raise ValueError(f"mcp.{name}.sandbox: there is no profile '{server.sandbox}'")
-    for name, key in exposed(settings):
-        raise ValueError(f"mcp.{name}.{key}: the program could read the gateway's own data")
+        if server.command is not None and server.shared and server.sandbox != UNCAGED and profiles[server.sandbox].network:
+            raise ValueError(f"mcp.{name}.shared: its profile has a network, and each connection is decided for somebody")
+    for name, setting in exposed(settings):
+        raise ValueError(f"mcp.{name}.{setting}: the program could read the gateway's own data")
+    folders = _folders(settings, key)
     wanted = settings.sandbox.backend if settings.sandbox.runner is None else None
     runners = [runner for runner in shipped(programs=PROGRAMS) if wanted in {None, runner.name}]
-    return Servers(profiles, runners, Ledger(append, clock), network)
+    return Servers(profiles, runners, Ledger(append, clock), network, folders)
+
+
+def _folders(settings: Settings, key: bytes | None) -> UserFolders | None:
+    if key is None or not any(server.folder for server in settings.mcp.values()):
+        return None
+    folders = UserFolders(place_of(settings), key)
+    if folders.unfit():
+        raise ValueError(folders.unfit())
+    return folders
 
 
 class _Caged:
     """Implements `gateway.mcp.process.Started`."""
 
     def __init__(self, served: Served, over: Callable[[Run], Awaitable[None]]) -> None:
-        self.stdin, self.stdout = served.stdin, served.stdout
+        self.stdin, self.stdout, self.pid = served.stdin, served.stdout, served.pid
         self.stderr: AsyncIterator[bytes] = _whole(served.stderr)
         self._served, self._over = served, over
         self._ended = ""
@@ -221,7 +274,7 @@ class _Watched(Uncaged):
     """A process without a cage whose end is told."""
 
     def __init__(self, process: Uncaged, over: Callable[[str], Awaitable[None]]) -> None:
-        super().__init__(process.process)
+        super().__init__(process.process, process.lifeline)
         self._watching = asyncio.create_task(self._watch(over))
 
     async def end(self) -> None:

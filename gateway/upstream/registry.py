@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.settings import Settings
-from gateway.settings_outbound import STDIO_PROFILE, Era
+from gateway.settings_outbound import STDIO_PROFILE, Era, Mcp
 from gateway.upstream.credentials import Resolve, block, environment, resolved
 from gateway.upstream.message import NO_HEADERS, HeaderBlock, Url
 
@@ -16,10 +16,23 @@ _MCP_FIXED = ((b"content-type", b"application/json"), (b"accept", b"application/
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """How the processes of a `stdio` server are kept, by settings of these names; `own_bytes` of each person's folder, or 0."""
+
+    shared: bool | None = None
+    per_session: bool = False
+    own_bytes: int = 0
+    idle_seconds: float = 600.0
+    start_seconds: float = 30.0
+    children: int = 64
+    children_per_caller: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class McpTarget:
     """An MCP server behind the gateway.
 
-    kind     `http` (url, static), `stdio` (command, environment, folder, read, sandbox) or `builtin`.
+    kind     `http` (url, static), `stdio` (command, environment, folder, read, sandbox, keeping) or `builtin`.
     folder   where the program begins; read: what it may read beside itself; sandbox: its profile's name, or `off`.
     era      of the protocol's revisions, where it is known beforehand: `modern` is stateless, `legacy` has handshakes.
     static   header lines of every request, credentials among them: never shown.
@@ -35,6 +48,7 @@ class McpTarget:
     read: tuple[Path, ...] = ()
     sandbox: str = STDIO_PROFILE
     era: Era = "auto"
+    keeping: Keeping = Keeping()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +71,23 @@ def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
             static = block(resolved(server.headers, resolve), _MCP_FIXED)
             targets[name] = McpTarget(name, "http", url=url, static=static, era=server.era)
         else:
-            variables = environment(server.env, resolve)
+            variables = {**server.variables, **environment(server.env, resolve)}
             targets[name] = McpTarget(
                 name, "stdio", command=server.command or (), environment=variables, folder=server.cwd, read=server.read,
-                sandbox=server.sandbox, era=server.era,
+                sandbox=server.sandbox, era=server.era, keeping=_keeping(server),
             )  # fmt: skip
     if settings.sandbox.enabled:
         if "sandbox" in targets:
             raise ValueError("mcp.sandbox: the name belongs to the built-in server, which is enabled")
         targets["sandbox"] = McpTarget("sandbox", "builtin")
     return targets
+
+
+def _keeping(server: Mcp) -> Keeping:
+    return Keeping(
+        server.shared, server.per_session, server.folder_bytes if server.folder else 0, server.idle_seconds,
+        server.start_seconds, server.children, server.children_per_caller,
+    )  # fmt: skip
 
 
 def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget]:

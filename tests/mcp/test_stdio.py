@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.mcp.crew import Sharing
 from gateway.mcp.process import Uncaged
 from gateway.mcp.stdio import StdioServer
 from gateway.model import Intent
@@ -87,7 +88,7 @@ async def test_the_official_client_reaches_a_child_process(tmp_path: Path, mode:
             seen.append(at)
 
         async with connected(world, mode) as client:
-            assert client.protocol_version == "2025-11-25"
+            assert client.protocol_version == (MODERN if mode == "auto" else "2025-11-25")
             assert "gw_echo" in {tool.name for tool in (await client.list_tools()).tools}
             results = await asyncio.gather(*(client.call_tool("gw_echo", {"n": n}) for n in range(10)))
             await client.call_tool("test_tool_with_progress", {}, progress_callback=progress)
@@ -105,15 +106,20 @@ async def test_a_client_of_the_stateless_era_is_told_to_shake_hands(tmp_path: Pa
         assert MODERN not in answer.json()["error"]["data"]["supported"]
 
 
-async def test_each_session_has_its_own_child_and_no_other_principal_reaches_it(tmp_path: Path) -> None:
-    async with child_gateway(tmp_path, speaker(tmp_path)) as (world, server):
+@pytest.mark.parametrize("legacy", [Sharing.PRINCIPAL, Sharing.SESSION])
+async def test_a_principals_sessions_share_a_child_or_have_their_own_and_no_other_principal_reaches_one(
+    tmp_path: Path, legacy: Sharing
+) -> None:
+    async with child_gateway(tmp_path, speaker(tmp_path), legacy=legacy) as (world, server):
         anna, other, ben = await world.handshake("anna"), await world.handshake("anna"), await world.handshake("ben")
-        assert server.running() == 3
-        pids = set()
+        assert len({anna, other, ben}) == 3
+        assert server.running() == (2 if legacy is Sharing.PRINCIPAL else 3)
+        pids = []
         for person, session in (("anna", anna), ("anna", other), ("ben", ben)):
             answer = answer_of(await world.legacy(person, "tools/call", session=session, name="who"))
-            pids.add(answer["result"]["content"][0]["text"])
-        assert len(pids) == 3
+            pids.append(json.loads(answer["result"]["content"][0]["text"])["pid"])
+        assert (pids[0] == pids[1]) is (legacy is Sharing.PRINCIPAL)
+        assert pids[2] not in pids[:2]
         stolen = await world.legacy("ben", "tools/call", session=anna, name="who")
         assert stolen.status_code == 404
         none = await world.legacy("ben", "tools/call", name="who")
@@ -172,7 +178,7 @@ async def test_a_command_that_is_not_there_is_an_upstream_failure(tmp_path: Path
 
 
 async def test_of_one_principal_so_many_children_and_no_more(tmp_path: Path) -> None:
-    async with child_gateway(tmp_path, speaker(tmp_path), per_principal=2) as (world, server):
+    async with child_gateway(tmp_path, speaker(tmp_path), per_principal=2, legacy=Sharing.SESSION) as (world, server):
         sessions = [await world.handshake("anna") for _ in range(3)]
         assert server.running() == 2
         oldest = await world.legacy("anna", "tools/call", session=sessions[0], name="who")

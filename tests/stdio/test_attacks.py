@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.crew import Sharing
 from sandbox.engine import CagedRunner
 from sandbox.interpreter import identity
 from tests.stdio.world import PYTHON, caged, open_folder, speaker
@@ -155,7 +156,9 @@ async def test_it_opens_no_socket_of_any_kind(tmp_path: Path, reachable: Path, r
 async def test_it_neither_signals_nor_looks_into_the_gateway_or_another_session(
     tmp_path: Path, reachable: Path, runner: CagedRunner
 ) -> None:
-    async with caged(tmp_path, speaker(reachable, environment={"MARK": "of-the-neighbour"}), runner) as scene:
+    async with caged(
+        tmp_path, speaker(reachable, environment={"MARK": "of-the-neighbour"}), runner, legacy=Sharing.SESSION
+    ) as scene:
         await scene.opened()
         neighbours = {f"neighbour {pid}": pid for pid in marked("MARK=of-the-neighbour")}
         assert neighbours

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.mcp.crew import Sharing
 from gateway.upstream.registry import McpTarget
 from sandbox.engine import CagedRunner
 from sandbox.model import Guarantee, Strength
-from tests.mcp.world import REFERENCE, answer_of, connected
+from tests.mcp.world import MODERN, REFERENCE, answer_of, connected
 from tests.stdio.world import PROFILES, PYTHON, alive, caged, speaker
 
 STRICT = replace(PROFILES["mcp-stdio"], name="strict", requires={Guarantee.OWN_KERNEL: Strength.HARD})
@@ -29,7 +30,7 @@ async def test_the_official_client_reaches_an_official_python_server_in_a_cage(t
     )
     async with caged(tmp_path, target, runner) as scene:
         async with connected(scene.world, "auto") as client:
-            assert client.protocol_version == "2025-11-25"
+            assert client.protocol_version == MODERN
             results = await asyncio.gather(*(client.call_tool("gw_echo", {"n": n}) for n in range(10)))
         assert [result.structured_content["arguments"]["n"] for result in results] == list(range(10))
         assert scene.server.running() == 1
@@ -118,10 +119,10 @@ async def test_without_a_cage_it_runs_only_where_the_operator_says_so_loudly_and
     assert (end.fields["start"], end.fields["reason"]) == (start.id, "ended")
 
 
-async def test_each_session_has_a_cage_of_its_own_and_shares_no_file_with_another(
+async def test_a_session_that_has_a_cage_of_its_own_shares_no_file_with_another(
     tmp_path: Path, reachable: Path, runner: CagedRunner
 ) -> None:
-    async with caged(tmp_path, speaker(reachable), runner) as scene:
+    async with caged(tmp_path, speaker(reachable), runner, legacy=Sharing.SESSION) as scene:
         wrote = await scene.does("import os; open(os.environ['HOME'] + '/mine', 'w').write('x'); said['ok'] = os.listdir()")
         assert wrote["ok"] == ["mine"]
         await scene.opened("anna")
