@@ -124,6 +124,7 @@ class Index:
 
     def catch_up(self) -> int:
         """Take in what was recorded since; how many records the index then has."""
+        self._let_go()
         done = self._size()
         size = self._ledger.size
         while done < size:
@@ -140,10 +141,10 @@ class Index:
         """What does not agree with the log, a line each; nothing where all of it does."""
         size = self.catch_up()
         row = _RecordRow
-        kept = self._rows(select(func.count()).select_from(row))[0][0]
-        if kept != size:
-            yield f"the index has {kept} records, the log {size}"
-        for first in range(0, size, _BATCH):
+        kept, oldest = self._rows(select(func.count()).select_from(row))[0][0], self._ledger.first
+        if kept != size - oldest:
+            yield f"the index has {kept} records, the log {size - oldest}"
+        for first in range(oldest, size, _BATCH):
             columns = [col(getattr(row, name)) for name in ("idx", "at", *FACETS)]
             found = {each[0]: tuple(each[1:]) for each in self._rows(select(*columns).where(_between(first, first + _BATCH)))}
             for record in self._ledger.records(first, min(size, first + _BATCH)):
@@ -171,9 +172,17 @@ class Index:
                 self._forget()
 
     def _forget(self) -> None:
+        first = self._ledger.first
         self._connection.execute(delete(_RecordRow))
         self._connection.execute(delete(_StateRow))
-        self._connection.execute(insert(_StateRow).values(id=1, origin=self._ledger.origin, layout=LAYOUT, size=0))
+        self._connection.execute(insert(_StateRow).values(id=1, origin=self._ledger.origin, layout=LAYOUT, size=first))
+
+    def _let_go(self) -> None:
+        """Forget what was retired from the log; ends whose beginnings went with it say less now, so all of it is read again."""
+        oldest = self._rows(select(func.min(_RecordRow.idx)))[0][0]
+        if oldest is not None and oldest < self._ledger.first:
+            with self._transaction():
+                self._forget()
 
     def _size(self) -> int:
         return int(self._rows(select(_StateRow.size))[0][0])

@@ -84,6 +84,8 @@ class Kind(StrEnum):
     KEY_SHRED = "key.shred"
     ERASURE_ASK = "erasure.ask"
     ERASURE_STORE = "erasure.store"
+    SEGMENT_SEAL = "segment.seal"
+    SEGMENT_RETIRE = "segment.retire"
     HOLD_SET = "hold.set"
     HOLD_CLEAR = "hold.clear"
     AUDIT_READ = "audit.read"

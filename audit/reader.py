@@ -124,6 +124,11 @@ class Ledger:
         """How many records there are now."""
         return self._rows.head().size
 
+    @property
+    def first(self) -> int:
+        """The oldest record that is here: those before it were retired into an archive."""
+        return self._rows.first()
+
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
         """The records [start, stop) in order.  `TamperedError` at one that does not hash to what is stored with it."""
         return map(_record, self._rows.leaves(start, stop))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sqlalchemy import inspect
+from sqlalchemy import func, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select
@@ -46,6 +46,10 @@ class SqlReader:
             raise StoreError(msg)
         self.origin: str = row[0][0]
         self.vkey: str = row[0][1]
+
+    def first(self) -> int:
+        """The oldest record that is here: 0 until a segment is retired; the size of the log where there is none."""
+        return int(self._rows(select(func.min(LeafRow.idx)))[0][0] or 0)
 
     def head(self) -> Head:
         """Where the log ends now."""

@@ -20,7 +20,7 @@ from audit.store_connect import MIGRATING, create_file, engine, parse_url, sqlit
 from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_turn import HEAD, Cursor, SqlTurn, Words
 
-REVISION: Final = "l0004"
+REVISION: Final = "l0005"
 """The schema that this code speaks; the newest step in `audit/migrations/versions`."""
 
 _CHUNK: Final = 500

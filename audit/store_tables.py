@@ -142,3 +142,17 @@ class AnchorRow(_Table, table=True):
     name: str = Field(sa_column=Column(Text, primary_key=True))
     size: int = Field(sa_column=Column(_Big, nullable=False))
     at: int = Field(sa_column=Column(_Big, nullable=False))
+
+
+class SegmentRow(_Table, table=True):
+    """Records [start, stop), put into an archive; `retired` names the record that let them go, "" while they are here.
+
+    carry  what the verifier knows after them (`audit.verify.Check.carry`).
+    """
+
+    __tablename__ = "ledger_segments"
+    stop: int = Field(sa_column=Column(_Big, primary_key=True, autoincrement=False))
+    start: int = Field(sa_column=Column(_Big, nullable=False))
+    sealed: str = Field(sa_column=Column(Text, nullable=False))
+    retired: str = Field(sa_column=Column(Text, nullable=False))
+    carry: bytes = Field(sa_column=Column(LargeBinary, nullable=False))

@@ -53,6 +53,7 @@ KINDS = frozenset(
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *("writer.start", "writer.stop", "key.create", "key.shred", "erasure.ask", "erasure.store", "hold.set", "hold.clear"),
+        *("segment.seal", "segment.retire"),
         *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint"),
     }
 )
@@ -70,9 +71,10 @@ TABLES = {  # columns and order in which rows are read
     "ledger_anchors": (("name", "size", "at"), "name"),
     "ledger_holds": (("id", "pseudonym"), "id"),
     "ledger_sweeps": (("pseudonym", "idx"), "pseudonym"),
+    "ledger_segments": (("stop", "start", "sealed", "retired", "carry"), "stop"),
     "ledger_version": (("version_num",), "version_num"),
 }
-REVISION = "l0004"
+REVISION = "l0005"
 # Everything that the schema of this revision consists of, each with the beginning of SHA-256 of its SQL.
 SCHEMA: dict[str, str] = {
     "index sqlite_autoindex_ledger_leaves_1": "3698f1a2af456620",
@@ -90,6 +92,7 @@ SCHEMA: dict[str, str] = {
     "table ledger_nodes": "ba54b8852c52f92b",
     "table ledger_open_calls": "96869dd24871877b",
     "table ledger_openings": "45950929920e36bf",
+    "table ledger_segments": "3e77261593a055dd",
     "table ledger_subjects": "b0e341786330b877",
     "table ledger_timestamps": "8688dd08fc085f4c",
     "table ledger_version": "63a2b3db2caebd3d",
@@ -98,15 +101,19 @@ SCHEMA: dict[str, str] = {
     "trigger ledger_cosignatures_no_delete": "81998f21c8af5db3",
     "trigger ledger_cosignatures_no_update": "c87156dfac89976b",
     "trigger ledger_leaves_next": "91395d6e938bc38a",
-    "trigger ledger_leaves_no_delete": "93f68613b132ae3d",
+    "trigger ledger_leaves_no_delete": "f06f07e06b065ba7",
     "trigger ledger_leaves_no_update": "c86890934652d95e",
     "trigger ledger_nodes_no_delete": "6abdbbbecb995031",
     "trigger ledger_nodes_no_update": "6dc7a23698b324f1",
     "trigger ledger_openings_no_update": "2809eb2693ec6f96",
+    "trigger ledger_segments_next": "10688c973c88875d",
+    "trigger ledger_segments_no_delete": "effb4f13fb094fca",
+    "trigger ledger_segments_once": "bf53d1a23f1af8ea",
     "trigger ledger_timestamps_no_delete": "0d6e22d42bba163d",
     "trigger ledger_timestamps_no_update": "91ab3593eb0956a9",
 }
-_NO_ERASURE = {name: "" for name in SCHEMA if re.search("_(holds|sweeps)", name)}
+_NO_SEGMENTS = {name: "" for name in SCHEMA if "_segments" in name} | {"trigger ledger_leaves_no_delete": "93f68613b132ae3d"}
+_NO_ERASURE = {name: "" for name in SCHEMA if re.search("_(holds|sweeps)", name)} | _NO_SEGMENTS
 _NOT_YET = {name: "" for name in SCHEMA if re.search("_(cosignatures|timestamps|anchors)", name)} | _NO_ERASURE
 EARLIER = {  # what other revisions have instead: a ledger that nobody opened since the update is verified as it stands
     "l0001": {
@@ -116,6 +123,7 @@ EARLIER = {  # what other revisions have instead: a ledger that nobody opened si
     },
     "l0002": _NOT_YET,
     "l0003": _NO_ERASURE,
+    "l0004": _NO_SEGMENTS,
 }
 
 
@@ -147,6 +155,7 @@ class Report:
     origin: str = ""
     size: int = 0
     root: str = ""
+    first: int = 0  # records before this one were retired
     signed: int = 0
     checkpoints: int = 0
     open_calls: int = 0
@@ -191,6 +200,13 @@ class Tree:
                 self.nodes[height // 8, self.size >> height] = current
         self.stack.append(current)
         self.size += 1
+
+    def resume(self, size: int, stack: list[bytes]) -> None:
+        """Go on where another tree was; `ValueError` where a tree of that size has another number of complete subtrees."""
+        ones = bin(size).count("1") if type(size) is int and size >= 0 else -1  # noqa: FURB161  Python 3.9 has no bit_count
+        if len(stack) != ones or any(len(each) != 32 for each in stack):
+            raise ValueError("not the complete subtrees of so many records")
+        self.size, self.stack = size, stack
 
     def root(self) -> bytes:
         if not self.stack:
@@ -376,7 +392,12 @@ def parse_record(data: bytes) -> dict[str, Any]:
 
 
 class Rows:
-    """A ledger's tables.  `rows` yields a table's rows in the columns and order of `TABLES`."""
+    """A ledger's tables.  `rows` yields a table's rows in the columns and order of `TABLES`.
+
+    partial  sealed values may be absent: an archive does not know what was erased after it was made.
+    """
+
+    partial = False
 
     def rows(self, table: str) -> Iterator[tuple[Any, ...]]:
         raise NotImplementedError
@@ -484,6 +505,9 @@ class Check:
         self.shredded_at_all: set[str] | None = None
         self.checkpoints: dict[int, Checkpoint] = {}
         self.where: tuple[int | None, str, str] = (None, "", "")
+        self.promised: dict[str, object] = {}  # what the record says that retired the oldest records
+        self.retired_root = b""
+        self.unsealed = 0  # values that are not beside their record, where that is nothing wrong
 
     def found(self, message: str) -> None:
         """A finding about the record at hand, or about the log."""
@@ -501,22 +525,83 @@ class Check:
         if revision not in (["l0001"], ["l0002"]):
             self.cosignatures = Ahead(self.source.rows("ledger_cosignatures"))
         self.log()
+        if revision == [REVISION]:
+            self.retired()
+        first = self.report.first
+        if first:
+            self.cosignatures = Ahead(row for row in self.source.rows("ledger_cosignatures") if not below(row[0], first))
         self.read_checkpoints()
-        openings = Ahead(self.source.rows("ledger_openings"))
+        openings = Ahead(row for row in self.source.rows("ledger_openings") if not below(row[0], first))
         for row in self.source.rows("ledger_leaves"):
-            self.leaf(row, openings)
+            if not below(row[0], first):
+                self.leaf(row, openings)
         self.where = (None, "", "")
         for index, name, _ in openings.rest():
             self.found(f"there is an opening {name!r} of record {index}, which does not exist")
+        if self.promised:
+            self.found(f"the first {first} records are gone, and no record says that they were retired")
         self.head()
         self.nodes()
         self.subjects()
-        if revision == [REVISION]:
+        if revision not in (["l0001"], ["l0002"], ["l0003"]):
             self.erasures()
         self.calls()
         self.signatures()
         self.cosigned()
         return self.report
+
+    # -- records that were retired: the rest is checked from what was true when they ended
+
+    def retired(self) -> None:
+        """Begin after the newest segment that is marked as retired; that it was, a record among the rest must say."""
+        gone = [row for row in self.source.rows("ledger_segments") if row[3]]
+        if not gone:
+            return
+        stop, _, _, _, carry = gone[-1]
+        try:
+            if not isinstance(carry, bytes) or type(stop) is not int or stop <= 0 or stop % 256:
+                raise ValueError("its row has values of other types than were stored")
+            self.resume(carry)
+            if self.tree.size != stop:
+                raise ValueError("it is of another size")
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self.found(f"what was true after the {stop} retired records cannot be read: {error}")
+            return
+        self.retired_root = self.tree.root()
+        root = base64.b64encode(self.retired_root).decode()
+        self.promised = {"to": stop, "root": root, "carry": "sha256:" + hashlib.sha256(carry).hexdigest()}
+        self.report.first = stop
+        self.report.notes.append(
+            f"the first {stop} records were retired: their number and root are proven here, their contents by their archive"
+        )
+        for size in sorted(size for size in self.kept if size < stop):
+            self.report.notes.append(f"the checkpoint that you kept of {size} records is older: hold it against the archive")
+
+    def carry(self) -> bytes:
+        """What the checks know after the records so far, in its one spelling: enough to go on without them."""
+        state = {
+            "v": 1,
+            "log": self.report.origin,
+            "size": self.tree.size,
+            "tree": [digest.hex() for digest in self.tree.stack],
+            "boots": {name: [b.writer, b.wseq, b.last, b.mono, b.stopped] for name, b in self.boots.items()},
+            "open": {call: list(where) for call, where in self.open.items()},
+            "keys": self.keys,
+            "shredded": sorted(self.shredded),
+            "holds": self.holds,
+        }
+        return json.dumps(state, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    def resume(self, carry: bytes) -> None:
+        """Go on from what `carry` said; `ValueError` (or what a wrong shape raises) for anything else."""
+        state = parse_record(carry)
+        if state["v"] != 1 or state["log"] != self.report.origin:
+            raise ValueError("it is of another log")
+        self.tree.resume(state["size"], [bytes.fromhex(digest) for digest in state["tree"]])
+        for name, (writer, wseq, last, mono, stopped) in state["boots"].items():
+            self.boots[name] = Boot(writer, wseq, last, mono, None, stopped)
+        self.open = {call: (where[0], where[1], where[2]) for call, where in state["open"].items()}
+        self.keys, self.shredded, self.holds = state["keys"], set(state["shredded"]), state["holds"]
 
     # -- the log's own rows
 
@@ -611,6 +696,8 @@ class Check:
         if not isinstance(writer, dict) or writer.keys() != {"id", "boot", "wseq", "wprev", "mono"}:
             self.found("the record does not say who wrote it")
             return
+        if kind == "segment.retire" and self.promised and all(leaf.get(k) == v for k, v in self.promised.items()):
+            self.promised = {}
         self.chain(leaf, writer, digest)
         self.pairing(leaf, index, writer)
 
@@ -620,7 +707,9 @@ class Check:
         for name, value in leaf.items():
             if isinstance(value, dict) and {"c", "n", "op"} <= value.keys() <= {"c", "n", "op", "of"} and type(value["n"]) is int:
                 there = sealed.pop(name, None)
-                if there is None:
+                if there is None and self.source.partial:
+                    self.unsealed += 1
+                elif there is None:
                     if value.get("of", owner) not in self.shredded_ever():
                         self.found(f"the sealed value of {name!r} is missing")
                 elif not isinstance(there, bytes) or value["op"] != "o_" + hashlib.sha256(there).hexdigest()[:32]:
@@ -633,7 +722,7 @@ class Check:
     def shredded_ever(self) -> set[str]:
         """Pseudonyms whose key is destroyed by any record, also a later one; read ahead once it matters."""
         if self.shredded_at_all is None:
-            self.shredded_at_all = set()
+            self.shredded_at_all = set(self.shredded)
             for row in self.source.rows("ledger_leaves"):
                 if isinstance(row[3], bytes) and b'"kind":"key.shred"' in row[3]:
                     with contextlib.suppress(ValueError):
@@ -708,11 +797,24 @@ class Check:
 
     def nodes(self) -> None:
         nodes = dict(self.tree.nodes)
+        if self.report.first:
+            self.nodes_of_the_retired(nodes)
         for level, index, digest in self.source.rows("ledger_nodes"):
             if nodes.pop((level, index), None) != digest:
                 self.found(f"the stored hash of subtree {index} at level {level} is not that of its records")
         for level, index in nodes:
             self.found(f"the stored hash of subtree {index} at level {level} is missing")
+
+    def nodes_of_the_retired(self, nodes: dict[tuple[int, int], bytes]) -> None:
+        """The hashes that are kept of 256 retired records each make up their tree; with those above them they are expected."""
+        low, first = Tree(), self.report.first
+        for level, index, digest in self.source.rows("ledger_nodes"):
+            if level == 1 and below(index, first >> 8) and isinstance(digest, bytes):
+                nodes[1, index] = digest
+                low.append(digest)
+        nodes.update({(level + 1, index): digest for (level, index), digest in low.nodes.items()})
+        if low.size != first >> 8 or low.root() != self.retired_root:
+            self.found("the hashes that are kept of the retired records are not those of their tree")
 
     def subjects(self) -> None:
         """A subject's row is the one that was recorded; it is gone exactly when its key was destroyed."""
@@ -801,6 +903,11 @@ class Check:
             self.found(f"not {report.quorum} of the {len(self.witnesses)} witnesses cosigned this log")
         if report.witnessed and report.witnessed < report.size:
             report.notes.append(f"the newest {report.size - report.witnessed} records are not witnessed yet")
+
+
+def below(index: object, first: int) -> bool:
+    """Whether a row is of a retired record."""
+    return type(index) is int and index < first
 
 
 class Ahead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from audit.store import StoreError
 from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_sql import store_error
-from audit.verify import TABLES, Report, Rows, Trust, verify_rows, verify_sqlite
+from audit.verify import TABLES, Report, Rows, SqliteRows, Trust, verify_rows, verify_sqlite
 
 
 class _PostgresRows(Rows):
@@ -33,8 +34,11 @@ class _PostgresRows(Rows):
         guards = "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE 'ledger_%%'"
         found = {row[0]: row[1] for row in self._connection.exec_driver_sql(guards)}
         append_only = ["ledger_leaves", "ledger_checkpoints", "ledger_nodes"]
-        if self._connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar() not in {"l0001", "l0002"}:
+        revision = self._connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar()
+        if revision not in {"l0001", "l0002"}:
             append_only += ["ledger_cosignatures", "ledger_timestamps"]
+        if revision not in {"l0001", "l0002", "l0003", "l0004"}:
+            append_only += ["ledger_segments"]
         names = [f"{table}_{guard}" for table in append_only for guard in ("no_change", "no_truncate")]
         wanted = [*names, "ledger_openings_no_change"]
         return [f"the trigger {name} is missing or switched off" for name in wanted if found.get(name) not in {"A", b"A"}]
@@ -51,20 +55,34 @@ def verify_url(
 
     `ValueError` for a URL, key or checkpoint that is none; `OSError` or `StoreError` where there is no ledger.
     """
+    path = sqlite_path(parse_url(url))
+    if path is not None:
+        return verify_sqlite(path, key, kept, witnesses, quorum)
+    with rows_of(url) as rows:
+        return verify_rows(rows, Trust(key, kept, witnesses, quorum))
+
+
+@contextmanager
+def rows_of(url: str) -> Iterator[Rows]:
+    """The tables of the ledger at a URL, in one state whatever is appended meanwhile."""
     parsed = parse_url(url)
     path = sqlite_path(parsed)
     if path is not None:
-        return verify_sqlite(path, key, kept, witnesses, quorum)
-    trust = Trust(key, kept, witnesses, quorum)
+        rows = SqliteRows(path)
+        try:
+            yield rows
+        finally:
+            rows.close()
+        return
     reading = engine(parsed, read_only=True)
     try:
         with reading.connect() as connection:
             connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return verify_rows(_PostgresRows(connection), trust)
+            yield _PostgresRows(connection)
     except SQLAlchemyError as error:
         raise store_error(error) from error
     finally:
         reading.dispose()
 
 
-__all__ = ["StoreError", "verify_url"]
+__all__ = ["StoreError", "rows_of", "verify_url"]
