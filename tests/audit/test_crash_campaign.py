@@ -1,0 +1,69 @@
+"""A thousand writers that were killed, or whose disk or connection failed, at every commit point.
+
+Nothing was executed without a durable start, nothing released without a durable end, nothing acknowledged and lost.
+(Ten thousand: `python -m bench.crashes`.)
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.crash_faults import filters, names
+from bench.crash_round import PLANTS
+
+pytestmark = pytest.mark.timeout(900)  # for a busy machine; alone it takes a minute
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUNDS = {"sqlite": 650, "postgresql": 400}
+STORES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.postgres))
+
+
+def campaign(folder: Path, store: str, *more: str) -> dict[str, Any]:
+    """Run it in a process of its own, as it forks; what it found."""
+    out = folder / f"{store}.json"
+    command = [sys.executable, "-m", "bench.crashes", "--store", store, "--json", str(out), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert out.exists(), done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found | {"code": done.returncode}
+
+
+@pytest.fixture(scope="module")
+def campaigns(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Both stores' at the same time."""
+    folder = tmp_path_factory.mktemp("campaigns")
+    request.getfixturevalue("postgres")  # says so where there is no server to be had
+    with ThreadPoolExecutor(2) as pool:
+        running = {store: pool.submit(campaign, folder, store, "--rounds", str(rounds)) for store, rounds in ROUNDS.items()}
+        yield {store: each.result() for store, each in running.items()}
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.postgres
+def test_whatever_a_writer_dies_of_the_ledger_says_what_was_executed_released_and_acknowledged(
+    campaigns: dict[str, Any], store: str
+) -> None:
+    [run] = campaigns[store]["runs"]
+    assert run["amiss"] == []
+    rounds = ROUNDS[store]
+    assert run["rounds"] == rounds
+    assert run["ends"]["killed"] > rounds // 4
+    assert filters(), "writes and syncs are made to fail by a filter of system calls"
+    assert set(run["faults"]) == set(names(store))
+    assert min(run["executed"], run["released"]) > rounds
+    assert run["verified"] == rounds // 25
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_campaign_notices_each_planted_bug(tmp_path: Path, store: str) -> None:
+    found = campaign(tmp_path, store, "--plants", "--rounds", "100")
+    assert {run["plant"]: bool(run["amiss"]) for run in found["runs"]} == dict.fromkeys(PLANTS, True)
+    assert found["code"] == 0
