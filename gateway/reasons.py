@@ -21,6 +21,7 @@ class Code(StrEnum):
     UNKNOWN_TARGET = "unknown-target"
     UNKNOWN_SESSION = "unknown-session"
     INVALID_PARAMS = "invalid-params"
+    AMBIGUOUS = "ambiguous"
     BAD_ORIGIN = "bad-origin"
     # what a server asks of the client
     QUESTION_REFUSED = "question-refused"
@@ -61,6 +62,7 @@ PROSE: dict[Code, str] = {
     Code.UNKNOWN_TARGET: "There is no such server or agent, or this caller may not know of it.",
     Code.UNKNOWN_SESSION: "The session is unknown, ended, or another caller's.",
     Code.INVALID_PARAMS: "The parameters do not fit the method.",
+    Code.AMBIGUOUS: "Several servers have what the address names: it must be asked of one of them by its own URL.",
     Code.BAD_ORIGIN: "The request comes from a web origin that is not allowed.",
     Code.QUESTION_REFUSED: "A server asked the client for what it may not ask for, or what the client did not offer to answer.",
     Code.UNKNOWN_RESOURCE: "Nothing of that name is registered in the policy bundle.",

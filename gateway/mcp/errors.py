@@ -56,6 +56,7 @@ _RPC: Final[Mapping[Code, tuple[int, int]]] = {
     Code.UNSUPPORTED_VERSION: (UNSUPPORTED_VERSION, 400),
     Code.UNKNOWN_METHOD: (METHOD_NOT_FOUND, 0),
     Code.INVALID_PARAMS: (INVALID_PARAMS, 0),
+    Code.AMBIGUOUS: (INVALID_PARAMS, 0),
     Code.UNKNOWN_SESSION: (INVALID_REQUEST, 404),
     Code.BAD_ORIGIN: (INVALID_REQUEST, 403),
     Code.LEDGER_UNAVAILABLE: (UNAVAILABLE, 503),
@@ -71,6 +72,7 @@ class RpcRefused(Refused):
     rpc_code  where the code alone leaves a choice; 0 leaves it to the code.
     rpc_id    of the request, where it could be read before the call stood.
     status    HTTP status, where it is not the code's.
+    text      what is said instead of the code's prose.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class RpcRefused(Refused):
         rpc_id: RpcId = None,
         status: int = 0,
         data: Mapping[str, object] = NOTHING,
+        text: str = "",
     ) -> None:
         super().__init__(code, detail, data=data)
+        self.text = text
         self.rpc_code = rpc_code
         self.rpc_id = rpc_id
         self.status = status
@@ -120,7 +124,8 @@ def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: 
         code, status = _RPC[refusal.code]
         code = getattr(refusal, "rpc_code", 0) or code
         status = getattr(refusal, "status", 0) or status or (MODERN_STATUS.get(code, 200) if modern else 200)
-        body = _error(rpc_id, code, PROSE[refusal.code], refusal.code.value, decision, data=refusal.data)
+        text = getattr(refusal, "text", "") or PROSE[refusal.code]
+        body = _error(rpc_id, code, text, refusal.code.value, decision, data=refusal.data)
         extra = (("Allow", "POST"),) if status == 405 else (("Retry-After", "1"),) if status == 503 else ()
         return Answer(status, body, extra)
     return _denied(refusal, rpc_id, decision, modern=modern, knows=knows)

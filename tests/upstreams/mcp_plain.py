@@ -28,10 +28,12 @@ class World:
         self.sessions: dict[str, dict[str, Any]] = {}
         self.heard: list[dict[str, Any]] = []
         self.go_on = threading.Event()
+        self.waiting = threading.Event()
+        self.cancelled: list[Any] = []
         self.page = options.page
         self.circle = options.circle
         self.uris: list[str] = options.uri
-        names = ["echo", "remember", "recall", "progress", "ask", "forget", LONG, ODD, *options.tool]
+        names = ["echo", "remember", "recall", "progress", "wait", "link", "ask", "forget", LONG, ODD, *options.tool]
         self.tools = [*names, *(f"tool_{n:04}" for n in range(options.tools))]
 
     def result(self, method: str, params: dict[str, Any], session: dict[str, Any], headers: dict[str, str]) -> Any:
@@ -75,6 +77,12 @@ class World:
             session["kept"] = arguments["what"]
         elif name == "recall":
             said["kept"] = session.get("kept")
+        elif name == "link":
+            return {"content": [{"type": "resource_link", "uri": arguments["uri"], "name": "linked"}]}
+        elif name == "wait":
+            self.waiting.set()
+            self.go_on.wait(30)
+            said["cancelled"] = self.cancelled
         elif name == "forget":
             self.sessions.clear()
         elif name == "ask":
@@ -101,9 +109,12 @@ class Handler(BaseHTTPRequestHandler):
         if not self.path.startswith("/control"):
             self._say(405, None)
             return
-        for name, values in parse_qs(urlsplit(self.path).query).items():
-            setattr(self.world, name, json.loads(values[0]))
-        if not self.world.hang:
+        said = {name: json.loads(values[0]) for name, values in parse_qs(urlsplit(self.path).query).items()}
+        if said.pop("waiting", False):
+            self.world.waiting.wait(30)
+        for name, value in said.items():
+            setattr(self.world, name, value)
+        if said.get("hang") is False:
             self.world.go_on.set()
         self._say(200, {"heard": self.world.heard, "sessions": len(self.world.sessions)})
         self.world.heard = []
@@ -116,6 +127,9 @@ class Handler(BaseHTTPRequestHandler):
         )
         if world.hang:
             world.go_on.wait(60)
+        if message["method"] == "notifications/cancelled":
+            world.cancelled.append(message["params"]["requestId"])
+            world.go_on.set()
         if "id" not in message:
             self._say(202, None)
         elif world.era == "modern":

@@ -7,13 +7,21 @@ from typing import Any, Final
 
 from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS, RESOURCE_NOT_FOUND
 from gateway.mcp.lists import cached
-from gateway.mcp.methods import CALL_TOOL, DISCOVER, LIST_RESOURCES, LIST_TEMPLATES, LIST_TOOLS, READ_RESOURCE
+from gateway.mcp.methods import (
+    CALL_TOOL,
+    DISCOVER,
+    LEVEL_KEY,
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    LIST_TOOLS,
+    READ_RESOURCE,
+)  # fmt: skip
 from gateway.model import Call
 
-CACHED: Final = frozenset({DISCOVER, LIST_TOOLS, LIST_RESOURCES, LIST_TEMPLATES, READ_RESOURCE, "prompts/list"})
+CACHED: Final = frozenset({DISCOVER, LIST_TOOLS, LIST_RESOURCES, LIST_TEMPLATES, READ_RESOURCE, LIST_PROMPTS})
 """Results that say how long they hold, in the stateless era."""
 SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
-LEVEL_KEY: Final = "io.modelcontextprotocol/logLevel"
 _COMPLETE = "complete"
 _QUESTION = (
     "The server asks for something that this gateway cannot carry to a client of an earlier revision of the protocol. "

@@ -55,13 +55,18 @@ class Way:
 
 
 class Leg:
-    """The sub-calls to one server for one request; `id` is that of the last one, which its records have."""
+    """The sub-calls to one server for one request; `id` is that of the last one, which its records have.
 
-    __slots__ = ("id", "server")
+    way, rpc_id  how and under which id the request itself is under way there, once it is.
+    """
+
+    __slots__ = ("id", "rpc_id", "server", "way")
 
     def __init__(self, server: str) -> None:
         self.server = server
         self.id = ""
+        self.way: Way | None = None
+        self.rpc_id: str | int | None = None
 
 
 def sent(  # noqa: PLR0917  what a message is, in its order

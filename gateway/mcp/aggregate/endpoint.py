@@ -36,6 +36,7 @@ from gateway.mcp.aggregate.desk import Desk, Said
 from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.standing import Standings
+from gateway.mcp.aggregate.where import UnroutedError
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
@@ -92,7 +93,7 @@ class Aggregate:
         self._heartbeat = heartbeat
         self._challenge = f'Bearer resource_metadata="{public_url.rstrip("/")}/.well-known/oauth-protected-resource/mcp"'
         self._standings = Standings(eras)
-        self._desk = Desk(self._standings, Fan(self._standings, eras, patience), Names(eras))
+        self._desk = Desk(self._standings, Fan(self._standings, eras, patience), Names(eras), f"{public_url.rstrip('/')}/mcp/")
 
     def enforce(self, stages: Stages, could: Could) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
@@ -139,6 +140,11 @@ class Aggregate:
                 with Within(self._limits.call_seconds):
                     await self._answer(caller, leg, stream, send)
                 return
+            except UnroutedError as refusal:
+                refusal.call, refusal.principal = caller.call, caller.principal
+                leg.id = arrival.id
+                await _recorded(arrival, refusal, stages)
+                answer = errors.refused(refusal, arrival, arrival.id, knows=True, challenge=self._challenge)
             except Refused as refusal:
                 answer = self._refused(refusal, caller, leg)
             except UpstreamError as error:
@@ -159,8 +165,7 @@ class Aggregate:
             self._desk.check(call)
         except Refused as refusal:
             refusal.principal = refusal.principal or principal
-            stages.observe(arrival, refusal, None)
-            await stages.record_refusal(arrival, refusal)
+            await _recorded(arrival, refusal, stages)
             raise
         known = principal
 
@@ -201,6 +206,11 @@ class Aggregate:
             refusal = Refused(Code.UNKNOWN_TARGET)
         refusal.call = call
         return errors.refused(refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge)
+
+
+async def _recorded(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
+    stages.observe(arrival, refusal, None)
+    await stages.record_refusal(arrival, refusal)
 
 
 async def _release(said: Said, headers: list[tuple[str, str]], stream: EventStream, send: Send) -> None:

@@ -111,13 +111,14 @@ class Fan:
         self, caller: Caller, method: str, member: str, key: str, servers: Iterable[str] | None = None
     ) -> Gathered[Listed]:
         """Every server's list: `member` of the results of `method`, whose items are told apart by `key`."""
-        return await self.every(caller, lambda leg: self._drained(caller, leg, method, member, key), servers)
+        return await self.every(caller, lambda leg: self.drained(caller, leg, method, member, key), servers)
 
     async def one_list(self, caller: Caller, server: str, method: str, member: str, key: str) -> Listed:
         """One server's list, or the exception that kept it away."""
-        return await self._in_time(server, lambda leg: self._drained(caller, leg, method, member, key))
+        return await self._in_time(server, lambda leg: self.drained(caller, leg, method, member, key))
 
-    async def _drained(self, caller: Caller, leg: Leg, method: str, member: str, key: str) -> Listed:
+    async def drained(self, caller: Caller, leg: Leg, method: str, member: str, key: str) -> Listed:
+        """All pages of one server's list, in as much time as they take."""
         found: dict[str, dict[str, Any]] = {}
         ttls: list[int] = []
         cursor: str | None = None

@@ -13,7 +13,7 @@ from gateway.mcp.lists import TTL_CAP_MS
 SERVER_INFO: Final = {"name": "bailiwick", "title": "Bailiwick", "version": "1"}
 META_MISSING: Final = "bailiwick/unavailable"
 """Which servers' part is missing, and the code that says why."""
-CAPABILITIES: Final = ("completions", "prompts", "resources", "tools")
+CAPABILITIES: Final = ("completions", "logging", "prompts", "resources", "tools")
 """What the aggregate serves, where a server behind it does."""
 _OF_ONE, _OF_ALL = 2_000, 20_000
 """Characters of instructions."""

@@ -77,7 +77,7 @@ class Standings:
         because the session has ended or the server now speaks the other era.  The last reply is final.
         """
         for again in (True, False):
-            way, rpc_id = await self._way(caller, leg)
+            way, rpc_id = leg.way, leg.rpc_id = await self._way(caller, leg)
             try:
                 async with aclosing(sent(caller, leg, way, method, params, rpc_id)) as replies:
                     async for reply in replies:

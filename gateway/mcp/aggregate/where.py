@@ -1,0 +1,168 @@
+"""Where a request goes: to the one server whose tool, prompt or resource it names.  Nobody is asked by guess.
+
+Names say their server.  Addresses do not: a resource is its server's that lists it, has a template for it or has linked to it,
+among those from which this caller may read it.  Where two have it, nobody is asked, and the caller is told of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.mcp.aggregate.caller import Caller, Leg
+from gateway.mcp.aggregate.fan import Fan
+from gateway.mcp.aggregate.links import Links
+from gateway.mcp.aggregate.naming import Names
+from gateway.mcp.errors import INVALID_PARAMS, RpcRefused
+from gateway.mcp.methods import (
+    CALL_TOOL,
+    COMPLETE,
+    GET_PROMPT,
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    LIST_TOOLS,
+    READ_RESOURCE,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+)  # fmt: skip
+from gateway.mcp.normalise import PROMPT_REF, prompt
+from gateway.model import UpstreamError
+from gateway.reasons import Code
+from policies import names
+from policies import uri as uris
+
+ROUTED: Final = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE, COMPLETE})
+_ACTION: Final = {READ_RESOURCE: "read", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "subscribe", COMPLETE: "read"}
+
+
+class UnroutedError(RpcRefused):
+    """A request that was refused before any server was asked for its sake: not on record yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server (none: ""), and the request as that server knows it.
+
+    may  whether the caller could do this there at all; what it could not is refused on the road, as everywhere.
+    """
+
+    server: str
+    params: Mapping[str, Any]
+    may: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What one server says that it has."""
+
+    uris: frozenset[str] = frozenset()
+    templates: frozenset[str] = frozenset()
+
+    def resource(self, form: str) -> bool:
+        """Whether a resource is among them."""
+        return form in self.uris or any(_fits(template, form) for template in self.templates)
+
+
+class Where:
+    """Finds the server of a request; `mounts` is what the servers' own URLs begin with."""
+
+    def __init__(self, fan: Fan, names_: Names, links: Links, mounts: str) -> None:
+        self._fan = fan
+        self._names = names_
+        self._links = links
+        self._mounts = mounts
+
+    async def of(self, caller: Caller, leg: Leg) -> Place:
+        """The place; `leg` says whose list was needed for it, should that fail."""
+        call, params = caller.call, caller.call.message["params"]
+        if call.method == CALL_TOOL:
+            server, own = await self._named(caller, leg, call.name or "", LIST_TOOLS, "tools")
+            return (
+                Place(server, {**params, "name": own}, _could(caller, server, f"{server}.{own}")) if server else Place("", params)
+            )
+        if call.method == GET_PROMPT:
+            server, own = await self._named(caller, leg, call.name or "", LIST_PROMPTS, "prompts")
+            return (
+                Place(server, {**params, "name": own}, _could(caller, server, prompt(server, own)))
+                if server
+                else Place("", params)
+            )
+        if call.method == COMPLETE:
+            return await self._completed(caller, leg, params)
+        return await self._addressed(caller, leg, params)
+
+    async def _named(self, caller: Caller, leg: Leg, shown: str, method: str, member: str) -> tuple[str, str]:
+        """(server, own name) of what is shown so; ("", "") where nothing is."""
+        server, own = self._names.server(shown), self._names.name(shown)
+        if own or not self._names.digested(shown) or not caller.could(caller.principal, server):
+            return (server, own) if own else ("", "")
+        leg.server = server
+        listed = await self._fan.one_list(caller, server, method, member, "name")
+        own = self._names.of(server, (item["name"] for item in listed.items)).get(shown, "")
+        return (server, own) if own else ("", "")
+
+    async def _completed(self, caller: Caller, leg: Leg, params: Mapping[str, Any]) -> Place:
+        ref = params["ref"]
+        if ref["type"] == PROMPT_REF:
+            server, own = await self._named(caller, leg, ref["name"], LIST_PROMPTS, "prompts")
+            sent = {**params, "ref": {**ref, "name": own}}
+            return Place(server, sent, _could(caller, server, prompt(server, own))) if server else Place("", params)
+        said = ref["uri"]
+        objects = {server: names.template(server, said) for server in self._fan.reachable(caller)}
+        server = await self._claimed(caller, leg, objects, lambda claims, _: said in claims.templates or said in claims.uris)
+        return Place(server, params, may=bool(server))
+
+    async def _addressed(self, caller: Caller, leg: Leg, params: Mapping[str, Any]) -> Place:
+        form = uris.canonical(params["uri"])
+        if form is None:
+            raise UnroutedError(Code.INVALID_PARAMS, "uri", rpc_id=caller.call.rpc_id)
+        objects = {server: names.resource(server, form) for server in self._fan.reachable(caller)}
+        linked = self._links.of(caller.whose, form)
+        server = await self._claimed(caller, leg, objects, lambda claims, it: it in linked or claims.resource(form))
+        return Place(server, {**params, "uri": form}, may=bool(server))
+
+    async def _claimed(self, caller: Caller, leg: Leg, objects: Mapping[str, str | None], claims: Any) -> str:
+        """The one server that claims it, of those where the caller could do this; "" where none does."""
+        action = _ACTION[caller.call.method]
+        asked = [server for server, found in objects.items() if found and caller.could(caller.principal, found, action)]
+        if not asked:
+            return ""
+        said = await self._fan.every(caller, lambda each: self._claims(caller, each), asked)
+        claiming = [server for server, its in said.found.items() if claims(its, server)]
+        if len(claiming) > 1:
+            raise self._ambiguous(caller, claiming)
+        if not claiming and said.missing:  # one of those that do not answer may have it
+            leg.server = next(iter(said.missing))
+            raise UpstreamError("connect", said.missing[leg.server])
+        return claiming[0] if claiming else ""
+
+    async def _claims(self, caller: Caller, leg: Leg) -> _Claims:
+        listed = await self._fan.drained(caller, leg, LIST_RESOURCES, "resources", "uri")
+        templates = await self._fan.drained(caller, leg, LIST_TEMPLATES, "resourceTemplates", "uriTemplate")
+        forms = {uris.canonical(item["uri"]) for item in listed.items} - {None}
+        said = frozenset(item["uri"] for item in listed.items) | frozenset(form for form in forms if form is not None)
+        return _Claims(said, frozenset(item["uriTemplate"] for item in templates.items))
+
+    def _ambiguous(self, caller: Caller, claiming: Iterable[str]) -> UnroutedError:
+        urls = {server: f"{self._mounts}{server}" for server in claiming}
+        text = "Several servers have this resource; ask one of them by its own URL: " + ", ".join(
+            f"{server} ({url})" for server, url in urls.items()
+        )
+        return UnroutedError(
+            Code.AMBIGUOUS, " ".join(urls), rpc_code=INVALID_PARAMS, rpc_id=caller.call.rpc_id, data={"servers": urls}, text=text
+        )
+
+
+def _could(caller: Caller, server: str, found: str) -> bool:
+    return bool(server) and caller.could(caller.principal, found)
+
+
+def _fits(template: str, form: str) -> bool:
+    """Whether a template (RFC 6570) may stand for this address: by what it says literally before and behind its variables."""
+    head, brace, rest = template.partition("{")
+    if not brace or ":" not in head:
+        return False
+    tail = rest.rpartition("}")[2]
+    return len(form) > len(head) + len(tail) and form.startswith(head) and form.endswith(tail)
