@@ -48,7 +48,8 @@ KINDS = frozenset(
     {
         *("decision.evaluate", "question.ask"),
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
-        "policy.reload",
+        *("policy.reload", "definition.seen", "definition.changed", "definition.quarantined", "definition.refused"),
+        "definition.approved",
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),

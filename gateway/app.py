@@ -52,7 +52,7 @@ from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
 from gateway.sandbox.servers import opened as opened_servers
 from gateway.serving_a2a import open_a2a
-from gateway.serving_mcp import McpFaces, open_mcp
+from gateway.serving_mcp import McpFaces, open_mcp, open_pins
 from gateway.settings import Settings
 from gateway.state.store import State
 from gateway.stores import ledger_url_of, state_url_of
@@ -181,7 +181,8 @@ class App:
         servers = opened_servers(settings, journal.append, clock, out, derived(seal, b"user folders"))
         self._forget.append(servers.forget)
         stack.push_async_callback(servers.aclose)
-        self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits))
+        pins = await open_pins(parts, targets)
+        self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits), pins)
         self._a2a = open_a2a(parts)
         doors = self._doors(parts, dev)
         self._api = make_api(doors)

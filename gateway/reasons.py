@@ -33,6 +33,8 @@ class Code(StrEnum):
     DECISION_ERROR = "decision-error"
     NOT_OWNER = "not-owner"
     INSUFFICIENT_SCOPE = "insufficient-scope"
+    DEFINITION_HELD = "definition-held"
+    DEFINITION_UNKNOWN = "definition-unknown"
     # duties
     UNKNOWN_DUTY = "unknown-duty"
     DUTY_FAILED = "duty-failed"
@@ -72,6 +74,8 @@ PROSE: dict[Code, str] = {
     Code.DECISION_ERROR: "The decision could not be made, and so it is a denial.",
     Code.NOT_OWNER: "The task or context belongs to somebody else.",
     Code.INSUFFICIENT_SCOPE: "The workflow was begun for less than this.",
+    Code.DEFINITION_HELD: "The server's definition of what is called is not the one that was approved or seen first.",
+    Code.DEFINITION_UNKNOWN: "The server did not say what its definition of what is called is now.",
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
     Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -9,17 +10,21 @@ from gateway import obligations
 from gateway.identity.keyfiles import travel_keys
 from gateway.mcp.aggregate.endpoint import Aggregate
 from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.gate import Gate
 from gateway.mcp.lists import Could
+from gateway.mcp.pins import Pins
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
-from gateway.model import Permit
+from gateway.model import Permit, random16
 from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
 from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
 from gateway.policy.judging import could_by, decided_by
 from gateway.sandbox.server import SandboxServer
+from gateway.state.notices import Notices
+from gateway.stores import state_url_of
 from gateway.upstream.registry import McpTarget
 
 
@@ -31,7 +36,26 @@ class McpFaces:
     aggregate: Aggregate
 
 
-def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream]) -> McpFaces:
+async def open_pins(parts: Parts, targets: Mapping[str, McpTarget]) -> Pins:
+    """What is known of these servers' definitions; replicas that share PostgreSQL tell each other of changes."""
+    pins = Pins(
+        parts.state.definitions,
+        parts.journal.append,
+        parts.clock,
+        seconds=parts.settings.policy.definitions_seconds,
+        now=time.monotonic,
+    )
+    await pins.open(targets)
+    url = state_url_of(parts.settings)
+    if Notices.possible(url):
+        notices = Notices(url, "bailiwick_definitions", random16().hex(), pins.forget)
+        parts.stack.push_async_callback(notices.aclose)
+        pins.announce = notices.say
+        notices.start()
+    return pins
+
+
+def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[str, Upstream], pins: Pins) -> McpFaces:
     """Both faces of these targets; `started` speak to those that are not reached by HTTP."""
     limits = parts.settings.limits
     others: dict[str, Upstream] = {**started}
@@ -57,12 +81,14 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     stages = parts.stages(road, fulfil)
     faces = _faces(parts, targets, stages, could, sealed)
+    pinned = frozenset(name for name, target in targets.items() if target.kind != "builtin")
 
     def enforce(policy: Policy) -> None:
         could = could_by(policy, parts.clock)
         mine = road.judged_by(could)
         judged = replace(stages, parse=mine.parse, forward=mine.forward, filter=mine.filter)
-        decided = decided_by(policy, judged, parts.policy.shadowing)
+        gate = Gate(pins, lambda workflow: policy.pair_of(workflow).bundle.pinning, pinned, parts.clock)
+        decided = gate.over(decided_by(policy, judged, parts.policy.shadowing))
         faces.mounts.enforce(decided, could)
         faces.aggregate.enforce(decided, could)
 

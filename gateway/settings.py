@@ -134,6 +134,8 @@ class Policy(Group):
     """Whether a bundle must prove a denial by its own tests before it decides anything."""
     trust: tuple[Path, ...] = ()
     """Public keys (Ed25519, PEM).  Where there are any, only a bundle that one of them signed comes into force."""
+    definitions_seconds: float = Field(60, ge=1, le=86_400)
+    """How long a server's definitions count without being heard again: then they are asked for before the next call."""
     canary: Canary | None = None
     shadow: Path | None = None
     """A bundle that is asked beside and decides nothing."""

@@ -62,6 +62,7 @@ _RPC: Final[Mapping[Code, tuple[int, int]]] = {
     Code.LEDGER_UNAVAILABLE: (UNAVAILABLE, 503),
     Code.OVERLOADED: (UNAVAILABLE, 503),
     Code.INTERNAL_ERROR: (INTERNAL, 500),
+    Code.DEFINITION_UNKNOWN: (UPSTREAM, 200),
 }
 """JSON-RPC code and HTTP status; status 0: as the era has it.  What is not here is a denial."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.model import random16
 from gateway.state.database import open_engine
+from gateway.state.definitions import Definitions
 from gateway.state.grants import Grants
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
@@ -30,6 +31,7 @@ class State:
         self.grants = Grants(worker)
         self.vaulted = Vaulted(worker)
         self.tickets = Tickets(worker)
+        self.definitions = Definitions(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

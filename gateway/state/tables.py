@@ -133,3 +133,21 @@ class StandingGrant(Table, table=True):
     ends: int = Field(sa_type=BigInteger)
     created_at: int = Field(sa_type=BigInteger)
     revoked_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class SeenDefinition(Table, table=True):
+    """What a server said of a tool, prompt, template or of itself when it was first seen, and what of it is held back since."""
+
+    __tablename__ = "seen_definitions"
+
+    server: str = Field(primary_key=True, sa_type=String(63))
+    what: str = Field(primary_key=True, sa_type=String(16))
+    name: str = Field(primary_key=True, sa_type=String(256))
+    digest: str = Field(sa_type=String(80))
+    """Of what counts because it was seen first; "" where nothing does."""
+    definition: str = Field(sa_type=Text)
+    """The same in full, as JSON."""
+    seen_at: int = Field(sa_type=BigInteger)
+    held: str = Field(sa_type=String(80))
+    """Digest of what was last seen in its place and is not let through; "" where nothing is."""
+    held_at: int = Field(sa_type=BigInteger)

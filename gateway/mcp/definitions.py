@@ -1,0 +1,81 @@
+"""What a server's answer says of itself, taken apart into definitions with their digests (values in, values out).
+
+What has no one reading is no definition: a name that stands twice in one list, a text that has no canonical form, a size that
+nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.mcp.methods import DISCOVER, INITIALIZE, LIST_PROMPTS, LIST_TEMPLATES, LIST_TOOLS
+from policies.canonical import UncanonicalError, canonical, digest_of
+from policies.lock import MAX_DEFINITION, MAX_NAME, NAMED_BY, WHOLE, Key, What
+
+LISTS: Final[Mapping[str, tuple[What, str]]] = MappingProxyType(
+    {LIST_TOOLS: ("tool", "tools"), LIST_PROMPTS: ("prompt", "prompts"), LIST_TEMPLATES: ("template", "resourceTemplates")}
+)
+"""Methods whose answers list definitions: of what, and under which member."""
+INTRODUCTIONS: Final = frozenset({INITIALIZE, DISCOVER})
+"""Methods by whose answers a server introduces itself, with its instructions."""
+MOST_OF_A_LIST: Final = 5000
+
+TWICE: Final = "twice"
+UNREADABLE: Final = "unreadable"
+TOO_LARGE: Final = "too-large"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One entry of an answer.
+
+    entry   as it came.
+    digest  of its canonical form; "" where `odd` says why it is no definition.
+    """
+
+    key: Key
+    entry: Any
+    digest: str
+    odd: str = ""
+
+
+def told(method: str, result: Mapping[str, Any]) -> list[Told]:
+    """Every definition of an answer, in its order; of what is no list of them, none."""
+    if method in INTRODUCTIONS:
+        said = result.get("instructions")
+        return [] if said is None else [_told("instructions", WHOLE, said)]
+    what, member = LISTS[method]
+    entries = result.get(member)
+    if not isinstance(entries, list):
+        return []
+    names = Counter(name for entry in entries if isinstance(name := _name(what, entry), str))
+    found = [_told(what, _name(what, entry), entry) for entry in entries[:MOST_OF_A_LIST]]
+    return [Told(one.key, one.entry, "", TWICE) if names[one.key[1]] > 1 else one for one in found]
+
+
+def without(method: str, result: dict[str, Any], kept: list[Any]) -> dict[str, Any]:
+    """The answer with these entries only."""
+    if method in INTRODUCTIONS:
+        return result if kept else {member: value for member, value in result.items() if member != "instructions"}
+    member = LISTS[method][1]
+    return {**result, member: kept} if isinstance(result.get(member), list) else result
+
+
+def _name(what: What, entry: Any) -> Any:
+    return entry.get(NAMED_BY[what]) if isinstance(entry, dict) else None
+
+
+def _told(what: What, name: Any, entry: Any) -> Told:
+    usable = isinstance(name, str) and len(name) <= MAX_NAME and "\0" not in name and (bool(name) or what == "instructions")
+    if not usable or not isinstance(entry, str if what == "instructions" else dict):
+        return Told((what, name if usable else ""), entry, "", UNREADABLE)
+    try:
+        if len(canonical(entry)) > MAX_DEFINITION:
+            return Told((what, name), entry, "", TOO_LARGE)
+        return Told((what, name), entry, digest_of(entry))
+    except UncanonicalError:
+        return Told((what, name), entry, "", UNREADABLE)

@@ -1,0 +1,80 @@
+"""What the ledger says of servers' definitions: seen first, changed, held back, refused, approved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from audit.model import Entry, Value
+from gateway.mcp.definitions import TOO_LARGE, TWICE, UNREADABLE
+from gateway.model import new_id
+from policies.lock import shown_definition
+
+if TYPE_CHECKING:
+    from gateway.mcp.definitions import Told
+    from gateway.mcp.pins import Live
+    from policies.lock import Approved, Key, What
+
+_AT_ONCE: Final = 64
+"""Definitions of one record."""
+_NO_DEFINITION: Final = frozenset({TWICE, UNREADABLE, TOO_LARGE})
+
+
+def seen(server: str, first: Iterable[Told], live: Mapping[Key, Live], call: str, at: int) -> Iterator[Entry]:
+    """Definitions that were never seen before, and count from now on because they were seen first."""
+    rest = iter(first)
+    while some := list(islice(rest, _AT_ONCE)):
+        fields: dict[str, object] = {
+            "target": server,
+            "call": call,
+            "definitions": [
+                {"what": t.key[0], "name": t.key[1], "digest": t.digest, "signs": _signs(live.get(t.key))} for t in some
+            ],
+        }
+        said = "".join(shown_definition(t.entry) for t in some)
+        yield Entry("definition.seen", new_id(at), at, None, fields, (Value("said", said.encode()),))
+
+
+def held(  # noqa: PLR0917  what a record of it says, in its order
+    server: str, told: Told, why: str, before: str, live: Live | None, call: str, at: int, left: int
+) -> Entry:
+    """A definition that is not let through, and why; `before` is the digest of what counts, "" where nothing does."""
+    kind = "definition.refused" if why in _NO_DEFINITION else "definition.changed" if before else "definition.quarantined"
+    fields: dict[str, object] = {
+        "target": server,
+        "call": call,
+        "what": told.key[0],
+        "name": told.key[1],
+        "why": why,
+        "digest": told.digest,
+        "before": before,
+        "signs": _signs(live),
+    }
+    if live is not None and live.alike:
+        fields["like"] = live.alike
+    if left:
+        fields["suppressed"] = left
+    said = (Value("said", shown_definition(told.entry)[:_MOST_SAID].encode()),) if told.digest else ()
+    return Entry(kind, new_id(at), at, None, fields, said)
+
+
+_MOST_SAID: Final = 512 * 1024
+
+
+def approved(digest: str, newly: Iterable[tuple[str, What, str, Approved]], at: int) -> Iterator[Entry]:
+    """Definitions that a bundle approves and the one before it did not."""
+    rest = iter(newly)
+    while some := list(islice(rest, _AT_ONCE)):
+        fields: dict[str, object] = {
+            "policy": digest,
+            "definitions": [
+                {"target": server, "what": what, "name": name, "digest": one.digest, "by": one.by, "at": one.at}
+                for server, what, name, one in some
+            ],
+        }
+        yield Entry("definition.approved", new_id(at), at, None, fields)
+
+
+def _signs(live: Live | None) -> list[str]:
+    return sorted({sign.rule for sign in live.signs}) if live is not None else []
