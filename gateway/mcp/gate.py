@@ -75,7 +75,7 @@ class Gate:
     # --- what servers say
 
     async def _heard(self, replies: AsyncGenerator[Reply, None], intent: Intent) -> AsyncGenerator[Reply, None]:
-        call = intent.permit.call
+        call, turn = intent.permit.call, self._pins.turn
         async with aclosing(replies):
             async for reply in replies:
                 payload: Any = reply.payload
@@ -85,17 +85,17 @@ class Gate:
                 if str(payload.get("method", "")).endswith(_CHANGES):
                     self._pins.stale(call.target)
                 if reply.is_final and call.method in _HEARD and isinstance(payload.get("result"), dict):
-                    payload = {**payload, "result": await self._kept(payload["result"], intent.permit)}
+                    payload = {**payload, "result": await self._kept(payload["result"], intent.permit, turn)}
                     yield msgspec.structs.replace(reply, payload=payload)
                 else:
                     yield reply
 
-    async def _kept(self, result: dict[str, Any], permit: Permit) -> dict[str, Any]:
+    async def _kept(self, result: dict[str, Any], permit: Permit, turn: int) -> dict[str, Any]:
         call, pinning = permit.call, self._pinning_of(permit.principal.workflow)
         if call.target not in self._servers or pinning.mode(call.target) == "off":
             return result
         heard = told(call.method, result)
-        kept = await self._pins.learn(pinning, call.target, heard, call.arrival.id)
+        kept = await self._pins.learn(pinning, call.target, heard, call.arrival.id, turn)
         return result if len(kept) == len(heard) and not _more(call.method, result, kept) else without(call.method, result, kept)
 
     # --- what is called

@@ -35,10 +35,15 @@ Append = Callable[[Entry], Awaitable[object]]
 
 @dataclass(slots=True)
 class Live:
-    """The newest word of a server about one thing.  at: seconds of the monotonic clock."""
+    """The newest word of a server about one thing.
+
+    at    when it was heard, in seconds of the monotonic clock.
+    turn  how many times servers had said that something changed when it was asked for.
+    """
 
     digest: str
     at: float
+    turn: int
     odd: str = ""
     alike: str = ""
     signs: tuple[Sign, ...] = ()
@@ -66,7 +71,8 @@ class Pins:
         self._live: dict[str, dict[Key, Live]] = {}
         self._first: dict[str, dict[Key, Seen]] = {}
         self._looked: dict[tuple[str, Key], float] = {}
-        self._since: dict[str, float] = {}
+        self._since: dict[str, int] = {}
+        self.turn = 0
         self.announce: Callable[[], None] = _nobody
         """Tells other replicas that something changed."""
         self._names = Names()
@@ -80,7 +86,8 @@ class Pins:
 
     def stale(self, server: str) -> None:
         """The server says that something changed: its word is asked for again before anything is let through."""
-        self._since[server] = self.now()
+        self.turn += 1
+        self._since[server] = self.turn
 
     def forget(self) -> None:
         """Something changed on another replica: every server's word is asked for again."""
@@ -100,7 +107,7 @@ class Pins:
         heard: nothing has been pinned that it could differ from."""
         live = self._live.get(server, {}).get(key)
         if live is not None:
-            return live.at >= max(self.now() - self._seconds, self._since.get(server, live.at))
+            return live.at > self.now() - self._seconds and live.turn >= self._since.get(server, 0)
         return (
             not self._pinned(pinning, server, key)
             and self._looked.get((server, key), -self._seconds) > self.now() - self._seconds
@@ -138,23 +145,25 @@ class Pins:
 
     # --- what is heard
 
-    async def learn(self, pinning: Pinning, server: str, heard: list[Told], call: str) -> list[Any]:
-        """Take in a server's answer; the entries of it that may pass.  Durable and on record when it returns.
+    async def learn(self, pinning: Pinning, server: str, heard: list[Told], call: str, turn: int) -> list[Any]:
+        """Take in a server's answer, asked for at this turn; the entries of it that may pass.  Durable and on record on return.
 
         `Refused` where that cannot be: then nothing passes.
         """
         if all(self._same(pinning, server, told) for told in heard):
-            at = self.now()
             for told in heard:
-                self._live[server][told.key].at = at
+                self._again(self._live[server][told.key], turn)
             return [told.entry for told in heard]
-        await self._take_in(pinning, server, heard)
+        await self._take_in(pinning, server, heard, turn)
         first = [t for t in heard if not t.odd and self._trusts(pinning, server, t)]
         if first:
             await self._pin(server, first, call)
         reasons = [(told, self._reason(pinning, server, told)) for told in heard]
         await self._settle(pinning, server, reasons, call)
         return [told.entry for told, why in reasons if not why]
+
+    def _again(self, live: Live, turn: int) -> None:
+        live.at, live.turn = self.now(), max(live.turn, turn)
 
     def _same(self, pinning: Pinning, server: str, told: Told) -> bool:
         live = self._live.get(server, {}).get(told.key)
@@ -172,9 +181,9 @@ class Pins:
             return told.odd or TOO_LARGE
         return self._judged(pinning, server, told.key, told.digest, live) or (SUPERSEDED if told.digest != live.digest else "")
 
-    async def _take_in(self, pinning: Pinning, server: str, heard: list[Told]) -> None:
+    async def _take_in(self, pinning: Pinning, server: str, heard: list[Told], turn: int) -> None:
         """What every entry is now, what it looks like, and what is suspicious of it; texts are read in a thread."""
-        at, live = self.now(), self._live.setdefault(server, {})
+        live = self._live.setdefault(server, {})
         fresh = [t for t in heard if t.digest and (t.key not in live or live[t.key].digest != t.digest)]
         keys, names = {told.key for told in fresh}, self._of(pinning.lock)
         elsewhere = self._names.elsewhere(server) | names.elsewhere(server)
@@ -184,13 +193,13 @@ class Pins:
             if told.key not in live and len(live) >= MOST_OF_A_LIST:
                 continue  # and what is not known does not pass
             if told.key not in keys and not told.odd:
-                live[told.key].at = at
+                self._again(live[told.key], turn)
                 continue
             found = signs.get(told.digest, ())
             alike = ""
             if told.key[0] == "tool" and not told.odd:
                 alike = next(filter(None, (each.like(server, told.key[1]) for each in (self._names, names, beside))), "")
-            live[told.key] = Live(told.digest, at, told.odd, alike, found, gravest(found))
+            live[told.key] = Live(told.digest, self.now(), turn, told.odd, alike, found, gravest(found))
 
     def _of(self, lock: Lock) -> Names:
         """Names of the tools that a lock approves; worked out once a lock."""

@@ -281,6 +281,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             observe=observe,
         )
         heartbeat = options.get("heartbeat", 15.0)
+        stages = options.get("over", lambda made: made)(stages)
         endpoint = McpEndpoint(stages, guard=HostGuard(url), limits=limits, public_url=url, could=could, heartbeat=heartbeat)
         world.aggregate = Aggregate(
             stages,

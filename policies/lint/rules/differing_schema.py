@@ -8,7 +8,7 @@ from policies.lint.ground import Ground, Hit, Severity
 from policies.registry import approved_args
 from policies.schema import comparable, described
 
-SEVERITY: Severity = "error"
+SEVERITY: Severity = "warning"
 
 
 def find(ground: Ground) -> Iterator[Hit]:
