@@ -37,7 +37,8 @@ def installed(folder: Path, what: str) -> Path:
         except subprocess.TimeoutExpired:
             pytest.skip(f"SKIPPED LOUDLY: npm did not install {what} in time")
         if run.returncode != 0:
-            pytest.skip(f"SKIPPED LOUDLY: npm cannot install {what}: {run.stderr[-300:]}")
+            said = " ".join(line.strip() for line in run.stderr.splitlines() if line.startswith("npm error"))
+            pytest.skip(f"SKIPPED LOUDLY: npm cannot install {what}: {said[:400]}")
         stamp.write_text(wanted)
     return modules
 

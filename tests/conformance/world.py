@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from policies.model import NOTHING
 from tests.conformance.shim import authorized
 from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 from tests.mcp.world import reference_server
@@ -19,7 +20,6 @@ from tests.mcp.world import reference_server
 PERSON = "paul"
 TOKEN_SECONDS = 120
 GRANTS = {
-    "{server}.*": ("call",),
     "res:{server}/*": ("read", "subscribe"),
     "prompt:{server}/*": ("get",),
     "sampling:{server}": ("create",),
@@ -27,15 +27,28 @@ GRANTS = {
     "roots:{server}": ("read",),
     "task:{server}": ("read", "update", "cancel"),
 }
-"""Every kind of object that MCP has, with every action on it."""
+"""Every kind of object that MCP has beside tools, with every action on it."""
 
 
 class Granting(Gateway):
-    """`bailiwick serve` in front of these servers (by id, their settings), all of whose offers are granted to every buyer."""
+    """`bailiwick serve` in front of these servers (by id, their settings), all of whose offers are granted to every buyer.
 
-    def __init__(self, folder: Path, servers: Mapping[str, Mapping[str, Any]], tools: Mapping[str, list[str]]) -> None:
+    tools    by server, the names of its tools.
+    bounded  by `server.tool`, an argument that is a number, and the largest one that may be called with.
+    without  `server.tool` that is registered, and granted to nobody.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        servers: Mapping[str, Mapping[str, Any]],
+        tools: Mapping[str, list[str]],
+        *,
+        bounded: Mapping[str, tuple[str, int]] = NOTHING,
+        without: frozenset[str] = frozenset(),
+    ) -> None:
         self._servers = servers
-        _bundle(folder / "policies", tools)
+        _bundle(folder / "policies", tools, bounded, without)
         super().__init__(folder, Peers(port=free_port()))
 
     def _settings(self, peers: Peers) -> dict[str, Any]:
@@ -59,20 +72,30 @@ def _token(url: str) -> str:
     return str(answer.raise_for_status().json()["access_token"])
 
 
-def _bundle(folder: Path, tools: Mapping[str, list[str]]) -> None:
+def _bundle(
+    folder: Path, tools: Mapping[str, list[str]], bounded: Mapping[str, tuple[str, int]], without: frozenset[str]
+) -> None:
     (folder / "grants").mkdir(parents=True)
     shutil.copy(ROOT / "policies" / "default" / "model.conf", folder)
-    rows = [
-        f"p, role:buyer, {TENANT}, {pattern.format(server=server)}, {action}, allow, -, -, ALL-{server}-{kind}-{action}"
+    named = [f"{server}.{tool}" for server, names in tools.items() for tool in names]
+    asked = [(tool, "call", f"bound-{bounded[tool][0]}" if tool in bounded else "-") for tool in named if tool not in without]
+    asked += [
+        (pattern.format(server=server), action, "-")
         for server in tools
-        for kind, (pattern, actions) in enumerate(GRANTS.items())
+        for pattern, actions in GRANTS.items()
         for action in actions
     ]
-    registered = {f"{server}.{tool}": {"args": {}, "risk": "low"} for server, names in tools.items() for tool in names}
+    rows = [
+        f"p, role:buyer, {TENANT}, {what}, {action}, allow, {when}, -, ALL-{n}" for n, (what, action, when) in enumerate(asked)
+    ]
+    registered = {tool: {"args": {bounded[tool][0]: "number"} if tool in bounded else {}, "risk": "low"} for tool in named}
+    conditions = {
+        f"bound-{name}": {"if": f"args.{name} <= {most}", "say": f"{name} up to {most}"} for name, most in bounded.values()
+    }
     files = {
         "grants/all.csv": "\n".join(rows) + "\n",
         "roles.csv": f"g, idp:procurement-managers, role:buyer, {TENANT}\n",
-        "conditions.yaml": "{}\n",
+        "conditions.yaml": json.dumps(conditions),
         "obligations.yaml": "{}\n",
         "tools.yaml": json.dumps({"tenants": [TENANT], "tools": registered, "sets": {}}),
     }

@@ -92,9 +92,10 @@ class Tool:
     schema: dict[str, Any]
     run: Callable[..., Awaitable[Any]]
     job: str = "no"  # "no" | "may" | "must": task support
+    out: dict[str, Any] | None = None  # what clients check structured content against
 
     def wire(self) -> types.Tool:
-        return types.Tool(name=self.name, description=self.doc, input_schema=self.schema)
+        return types.Tool(name=self.name, description=self.doc, input_schema=self.schema, output_schema=self.out)
 
 
 TOOLS: dict[str, Tool] = {}
@@ -457,6 +458,25 @@ async def _echo(call: Call) -> Any:
         "requestId": call.ctx.request_id,
     }
     return types.CallToolResult(content=[types.TextContent(text=json.dumps(seen))], structured_content=seen)
+
+
+@tool("gw_structured", "Structured content of every kind of JSON value")
+async def _structured(call: Call) -> Any:
+    value = {
+        "nested": {"list": [1, 2.5, "drei", None, True, {"": {}}], "empty": []},
+        "text": "grün, \u2028, \U0001f600",
+        "big": 9007199254740991,
+        "small": 1e-7,
+        "nothing": None,
+    }
+    return types.CallToolResult(content=[types.TextContent(text=json.dumps(value))], structured_content=value)
+
+
+TOOLS["gw_structured"].out = {
+    "type": "object",
+    "properties": {"nested": {"type": "object"}, "text": {"type": "string"}, "big": {"type": "integer"}},
+    "required": ["nested", "text", "big"],
+}
 
 
 @tool("gw_sleep", "Sleep; records start, end or cancellation", props([], seconds={"type": "number"}, tag={"type": "string"}))
