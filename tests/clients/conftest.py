@@ -23,7 +23,7 @@ SECONDS = 240
 MOST = 1000
 
 Reports = Mapping[str, Mapping[str, Any]]
-"""By kind of endpoint (`direct`, `server`), what a client saw."""
+"""By kind of endpoint (`direct`, `server`, `aggregate`), what a client saw."""
 
 
 class Drivers:
@@ -91,6 +91,7 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
         targets = [
             {"kind": "direct", "url": url, "prefix": "", "headers": {}},
             {"kind": "server", "url": f"{gateway.url}/mcp/ref", "prefix": "", "headers": headers},
+            {"kind": "aggregate", "url": f"{gateway.url}/mcp", "prefix": "ref__", "headers": headers},
         ]
         running = Drivers(targets, tmp_path_factory.mktemp("home"))
         try:
