@@ -20,7 +20,7 @@ from gateway.identity.delegation import Delegations
 from gateway.identity.keys import es256_jwk
 from gateway.model import Principal, new_id, wall_clock
 from tests.identity.proving import certificate, client_cert, dpop, new_key, spiffe_bundle, svid, thumbprint_of
-from tests.interaction.world import AGENT_GRANTS, Gateway, Heard, Peers, done, new_trace
+from tests.interaction.world import AGENT_GRANTS, MODERN, Gateway, Heard, Peers, done, new_trace
 from tests.interaction.world import peers as scripted
 
 TERMINATOR = "127.0.0.2"
@@ -172,6 +172,27 @@ def test_a_bound_token_needs_its_keys_proof_on_both_protocols(gateway: Gateway, 
         assert all(word not in answer.text for word in ("proof", "jti", "htu", "key")), name
     assert len(peers.heard) == heard
     assert refused(gateway, lambda trace: ask(seen, trace=trace)) == "proof was used before"
+
+
+def test_one_proof_is_for_one_request_at_all_servers_as_one_however_many_of_them_it_asks(gateway: Gateway) -> None:
+    holder = new_key()
+    token = bound_token(holder)
+    meta = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    trace = new_trace()
+
+    def ask(proof: str, trace: str) -> httpx.Response:
+        headers = {"Authorization": f"DPoP {token}", "DPoP": proof, "traceparent": f"00-{trace}-{'1' * 16}-01"}
+        headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/list"}
+        return gateway.post("/mcp", message, headers)
+
+    seen = dpop(holder, token, now(), url=gateway.url + "/mcp")
+    assert {"desk__read", "vault__open"} & {tool["name"] for tool in ask(seen, trace).json()["result"]["tools"]}
+    asked = [record for record in gateway.records(trace=trace, kind="call.start") if record.leaf["method"] == "tools/list"]
+    assert len({record.leaf["target"] for record in asked}) > 1
+    assert {record.leaf["auth"]["method"] for record in asked} == {"dpop"}
+    for other in (seen, dpop(holder, token, now(), url=gateway.url + "/mcp/desk")):
+        assert ask(other, trace).status_code == 401
 
 
 def test_two_proofs_are_no_proof(gateway: Gateway) -> None:

@@ -111,6 +111,8 @@ class Peers:
         method, params = heard.message["method"], heard.message.get("params", {})
         if kind == "agents":
             result = self._task(name, method, params, heard)
+        elif method == "server/discover":
+            result = {"supportedVersions": [MODERN], "capabilities": {"tools": {}}, "resultType": "complete"}
         elif method == "tools/call":
             result = self.tools.get(f"{name}.{params['name']}", lambda _: done("done"))(heard)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _TOLD = frozenset({Code.CONSENT_REQUIRED, Code.CREDENTIAL_UNAVAILABLE, Code.INTE
 """What a caller is told of a server that is left out; of any other refusal it may not know."""
 
 T = TypeVar("T")
+log = logging.getLogger("gateway.mcp")
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class Fan:
         self._servers = tuple(sorted(servers))
         self._patience = patience
         self._late: dict[str, float] = {}
+        self._out: set[str] = set()
 
     def reachable(self, caller: Caller) -> tuple[str, ...]:
         """The servers that the caller may know of, by the judge that decides."""
@@ -84,6 +87,7 @@ class Fan:
         gathered: Gathered[T] = Gathered()
         for server in asked:
             end = ends[server]
+            self._told(server, end)
             if isinstance(end, UpstreamError):
                 gathered.missing[server] = f"upstream-{end.kind}"
             elif not isinstance(end, Refused):
@@ -93,6 +97,15 @@ class Fan:
             elif end.code in _TOLD:
                 gathered.missing[server] = end.code.value
         return gathered
+
+    def _told(self, server: str, end: object) -> None:
+        """In the log, when a server falls out of lists, and when it is back."""
+        if isinstance(end, UpstreamError) and server not in self._out:
+            self._out.add(server)
+            log.warning("the server %s is left out of /mcp: %s", server, end)
+        elif not isinstance(end, UpstreamError | Refused) and server in self._out:
+            self._out.discard(server)
+            log.info("the server %s is in /mcp again", server)
 
     async def _in_time(self, server: str, ask: Callable[[Leg], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()

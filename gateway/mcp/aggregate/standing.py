@@ -146,8 +146,8 @@ class Standings:
         try:
             reply = await final(sent(caller, leg, _MODERN, DISCOVER, {}, 0))
         except UpstreamError as error:
-            if error.kind == "status" and error.detail in _NOT_TAKEN:
-                return None
+            if error.kind == "protocol" or (error.kind == "status" and error.detail in _NOT_TAKEN):
+                return None  # some answer anything with something
             raise
         result: Mapping[str, Any] | None = reply.payload.get("result")
         return result if result is not None and MODERN[0] in result["supportedVersions"] else None
