@@ -88,6 +88,7 @@ class Kind(StrEnum):
     KEY_CREATE = "key.create"
     KEY_SHRED = "key.shred"
     ERASURE_ASK = "erasure.ask"
+    ERASURE_APPROVE = "erasure.approve"
     ERASURE_STORE = "erasure.store"
     SEGMENT_SEAL = "segment.seal"
     SEGMENT_RETIRE = "segment.retire"

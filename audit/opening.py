@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit import detectors
 from audit.checkpoint import Vkey
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, TamperedError
@@ -39,7 +40,7 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
         signer = Signer(store, vkey.name, key, SignedFile(kept) if kept is not None else None)
         signer.sign()
         at = clock()
-        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey)})
+        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey), "detectors": detectors.LIST})
         writer.write([start, *_left_open(store, writer, at)])
         signer.sign()  # no log without a checkpoint, however short its life
     except BaseException as error:

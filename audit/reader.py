@@ -100,21 +100,23 @@ _TIMES: Final = re.compile(rb'"ts":([0-9]+)')
 class Ledger:
     """A log, to be read.  Used by one thread at a time."""
 
-    def __init__(self, rows: SqlReader, seal: SealKey | None) -> None:
+    def __init__(self, rows: SqlReader, seal: SealKey | None, *, reveal: bool = True) -> None:
         self._rows = rows
-        self._seal = seal
+        self._seal = seal if reveal else None
+        self._names = seal
         self.origin = rows.origin
         self.vkey = rows.vkey
 
     @classmethod
-    def open(cls, url: str, seal_key: bytes | None = None) -> Self:
-        """Open the log at the URL.  Without the seal key no value and no name can be read.
+    def open(cls, url: str, seal_key: bytes | None = None, *, reveal: bool = True) -> Self:
+        """Open the log at the URL.  Without the seal key no value and no name can be read; without `reveal` people can be looked
+        up by name, and nothing is opened.
 
         `StoreError` where there is no ledger, `ValueError` for another kind of URL or key.
         """
         rows = SqlReader(url)
         try:
-            return cls(rows, None if seal_key is None else SealKey(rows.origin, seal_key))
+            return cls(rows, None if seal_key is None else SealKey(rows.origin, seal_key), reveal=reveal)
         except ValueError:
             rows.close()
             raise
@@ -241,7 +243,7 @@ class Ledger:
 
     def pseudonym(self, subject: str) -> str | None:
         """The pseudonym of somebody; None for who is not known here (any more), or without the seal key."""
-        row = None if self._seal is None else self._rows.subject_by(self._seal.lookup(subject))
+        row = None if self._names is None else self._rows.subject_by(self._names.lookup(subject))
         return None if row is None else row.pseudonym
 
     def holds(self) -> list[tuple[str, str]]:

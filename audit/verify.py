@@ -53,8 +53,8 @@ KINDS = frozenset(
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
-        *("writer.start", "writer.stop", "key.create", "key.shred", "erasure.ask", "erasure.store", "hold.set", "hold.clear"),
-        *("segment.seal", "segment.retire"),
+        *("writer.start", "writer.stop", "key.create", "key.shred", "erasure.ask", "erasure.store"),
+        *("erasure.approve", "hold.set", "hold.clear", "segment.seal", "segment.retire"),
         *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint"),
     }
 )
@@ -746,9 +746,9 @@ class Check:
                 self.shredded.add(str(subject))
                 if any(whose in (subject, "log") for whose in self.holds.values()):
                     self.found("the key of the subject was destroyed under a legal hold")
-        if leaf.get("kind") == "hold.set":
+        if leaf.get("kind") == "hold.set" and leaf.get("target"):  # without one it is the wish alone
             self.holds[str(leaf.get("id"))] = str(leaf.get("target"))
-        elif leaf.get("kind") == "hold.clear" and self.holds.pop(str(leaf.get("hold")), None) is None:
+        elif leaf.get("kind") == "hold.clear" and "hold" in leaf and self.holds.pop(str(leaf.get("hold")), None) is None:
             self.found("it clears a legal hold that is not in force")
 
     def chain(self, leaf: dict[str, Any], writer: dict[str, Any], digest: bytes) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 
-from audit import leaf
+from audit import detectors, leaf
 from audit.leaf import Commitment, Kind, Stamp
 from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError
 from audit.privacy import LOG, SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
@@ -78,6 +78,7 @@ class Writer:
         of record, or a call that was closed since) `LedgerUnavailableError`.  `TamperedError` where the log is shorter than it
         was.
         """
+        entries = [detectors.clean(entry) if entry.values else entry for entry in entries]
         try:
             return self._write(entries, look=self._unsure is not None)
         except DuplicateError:
@@ -160,7 +161,11 @@ class Writer:
             if held is not None:
                 return HeldError(held)
             draft.destroy(key.pseudonym)
-        elif entry.kind == _CLEAR and not any(hold == entry.fields.get("hold") for hold, _ in draft.holds()):
+        elif (
+            entry.kind == _CLEAR
+            and "hold" in entry.fields
+            and not any(hold == entry.fields.get("hold") for hold, _ in draft.holds())
+        ):
             return LookupError("no legal hold of that id is in force")
         return draft.add(entry, key, others)
 
@@ -230,9 +235,9 @@ class _Draft:
             self.starts.append((entry, index))
         elif entry.kind in _CLOSING:
             self.batch.closed.append(str(entry.fields.get("call")))
-        elif entry.kind == _HOLD:
-            self.batch.held.append((entry.id, people.get("target", LOG)))
-        elif entry.kind == _CLEAR:
+        elif entry.kind == _HOLD and (target := people.get("target") or entry.fields.get("target")):  # without: the wish alone
+            self.batch.held.append((entry.id, str(target)))
+        elif entry.kind == _CLEAR and "hold" in entry.fields:
             hold = str(entry.fields.get("hold"))
             self.batch.held = [held for held in self.batch.held if held[0] != hold]
             self.batch.released.append(hold)

@@ -27,6 +27,8 @@ from gateway.audit_routes import INDEX_FILE, AuditDoor
 from gateway.audit_routes import register as register_audit
 from gateway.cannotstart import as_problem
 from gateway.egress.opening import WayOut
+from gateway.erasure.opening import opened as opened_erasing
+from gateway.erasure.routes import register as register_erasure
 from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import seal_key
 from gateway.identity.opening import Means
@@ -191,6 +193,7 @@ class App:
         register_audit(self._api, ledger_door)
         register_tiles(self._api, TileDoor(ledger.served, doors.policy.administration))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
+        register_erasure(self._api, opened_erasing(parts), doors.policy.administration, settings.tenant)
         self._policy = policy
 
     def _dev_issuer(self) -> DevIssuer | None:

@@ -30,6 +30,7 @@ EVALUATE: Final = "decision.evaluate"
 KINDS: Final = (
     *("call.start", "question.ask", "decision.deny", EVALUATE, "policy.reload", "egress.start"),
     *("identity.delegate", "identity.kill", "identity.lift", "grant.revoke", "vault.forget"),
+    *("erasure.ask", "erasure.approve", "hold.set", "hold.clear"),
 )
 """Those that may hold a decision; of what people did with their own there was none to make."""
 VALUES: Final = ("facts", "request", "question")
@@ -45,6 +46,7 @@ class Why(StrEnum):
     NOT_KEPT = "not-kept"  # the record has no decision, or lacks a value that the question was made from: an older gateway's
     CUT = "cut"  # the record was too large to be kept whole
     UNKNOWN_FORM = "unknown-form"  # a kind of question that this version does not know
+    REDACTED = "redacted"  # a secret among the arguments was never recorded
     DAMAGED = "damaged"  # what is stored is not what was recorded
     NO_BUNDLE = "no-bundle"  # the bundle that decided is not at hand
 
@@ -92,6 +94,8 @@ def rebuild(opened: Opened) -> Past | Undecidable | None:
     try:
         if "cut" in leaf:
             raise _LostError(Why.CUT)
+        if {"request", "question"} & leaf.get("secrets", {}).keys():
+            raise _LostError(Why.REDACTED)
         if "decision" not in leaf:
             raise _LostError(Why.NOT_KEPT, "no decision stands in the record")
         request = _evaluated(opened, leaf) if record.kind == EVALUATE else _request(opened, leaf)

@@ -103,7 +103,20 @@ def _none(_text: str) -> bool:
 
 
 _slug = partial(_matches, SLUG)
-AREAS: Final = ("policy", "decisions", "agents", "servers", "tasks", "approvals", "kills", "keys", "grants", "gateway")
+AREAS: Final = (
+    "policy",
+    "decisions",
+    "agents",
+    "servers",
+    "tasks",
+    "approvals",
+    "kills",
+    "keys",
+    "grants",
+    "erasure",
+    "holds",
+    "gateway",
+)
 """What is administered: `admin:<area>`."""
 SCREENS: Final = ("overview", "calls", "policy", "agents", "servers", "approvals", "ledger", "sandbox")
 """What the console shows: `console:<screen>`."""

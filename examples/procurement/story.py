@@ -73,7 +73,7 @@ class Stage:
 
     async def explained(self, decision: str) -> str:
         """What the ledger says about a decision, for those who may read it."""
-        _, out = await self.cli("audit", "show", decision, "--json")
+        _, out = await self.cli("audit", "show", decision, "--json", "--reason", "the story of the refusal")
         record = json.loads(out)
         return str(record.get("values", {}).get("explanation", ""))
 
@@ -165,7 +165,7 @@ async def proven(stage: Stage) -> Step:
         "the refusal's record is changed: verify fails and names the record."
     )
     workflow = stage.workflows["steered"]
-    _, tree = await stage.cli("audit", "trace", workflow)
+    _, tree = await stage.cli("audit", "trace", workflow, "--reason", "the story of the refusal")
     drawn = all(
         word in tree for word in ("user:dev/mia", "campaign-reporter", "procurement-analyst", "erp-integration", "erp.write_po")
     )

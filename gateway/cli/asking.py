@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,22 @@ def answers(base: str) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
     return True
+
+
+def alone(config: Path) -> None:
+    """End the process where a gateway answers: it is asked then."""
+    base = base_url(config, "")
+    if answers(base):
+        misuse(f"a gateway answers at {base}", help="ask it: the same without --offline; or stop it first")
+
+
+def operator() -> str:
+    """By which account the command is typed; what the system says, nothing proves it."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = str(os.getuid())
+    return f"os:{name}"[:400]
 
 
 def ask(method: str, path: str, config: Path, url: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:

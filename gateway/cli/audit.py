@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from gateway.cli import audit_erase
 from gateway.cli.audit_prove import prove
 from gateway.cli.audit_report import report, review
 from gateway.cli.audit_reproduce import reproduce
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Config = Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")]
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why you read what is sealed; recorded before it is opened.")]
 CONFIG = Path("bailiwick.yaml")
 
 
@@ -43,24 +45,26 @@ def register(app: typer.Typer) -> None:
     group.command("prove")(prove)
     group.command("tiles")(tiles)
     group.command("witness")(witness)
+    audit_erase.register(group)
     app.add_typer(group, name="audit")
 
 
-def tail(
+def tail(  # noqa: PLR0917  Typer reads the signature
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is recorded, until Ctrl-C.")] = False,
+    reason: Reason = "",
     config: Config = CONFIG,
     ledger: LedgerFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout; with -f one a line.")] = False,
 ) -> None:
-    """The newest records, oldest first.
+    """The newest records, oldest first.  People are shown by pseudonym; by name with `--reason`.
 
     [bold]Example[/bold]   bailiwick audit tail -f
     """
     from gateway.cli.audit_tail import followed, listed  # noqa: PLC0415  the command line pays for what it uses
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
-    with _open(config, ledger) as log:
+    with _open(config, ledger, "names in the newest records", reason) as log:
         if follow:
             followed(log, count, as_json=as_json)
             return
@@ -69,17 +73,18 @@ def tail(
 
 def show(
     record: Annotated[str, typer.Argument(help="Id of a record: the decision id that a caller got.")],
+    reason: Reason = "",
     config: Config = CONFIG,
     ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
-    """One record, with what it carried, and the record of its end.
+    """One record and the record of its end; with `--reason` what they carried too, which is then on record itself.
 
-    [bold]Example[/bold]   bailiwick audit show 019a7f3c-0000-7000-8000-000000000000
+    [bold]Example[/bold]   bailiwick audit show 019a7f3c-0000-7000-8000-000000000000 --reason 'ticket 812'
     """
     from gateway.cli.audit_views import full, render_record  # noqa: PLC0415
 
-    with _open(config, ledger) as log:
+    with _open(config, ledger, f"record {record}", reason) as log:
         found = log.get(record)
         if found is None:
             _missing(
@@ -94,22 +99,23 @@ def show(
 
 def trace(  # noqa: PLR0917  Typer reads the signature
     workflow: Annotated[str, typer.Argument(help="Id of the workflow: the header Bailiwick-Workflow.")],
+    reason: Reason = "",
     config: Config = CONFIG,
     ledger: LedgerFile = None,
     values: Annotated[bool, typer.Option("--values/--no-values", help="Show what was received and returned.")] = True,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The tree of a workflow: person → agent → agent → tool, with each decision, what was received and returned.
+    """The tree of a workflow: person → agent → agent → tool, with each decision; with `--reason`, what was received and returned.
 
-    [bold]Example[/bold]   bailiwick audit trace wf-0123456789abcdef0123456789 --html story.html
+    [bold]Example[/bold]   bailiwick audit trace wf-0123456789abcdef0123456789 --reason 'incident 7'
     """
     from audit.story_page import Seen, page  # noqa: PLC0415
     from audit.trace import build  # noqa: PLC0415
     from gateway.cli.audit_tree import draw  # noqa: PLC0415
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
-    with _open(config, ledger) as log:
+    with _open(config, ledger, f"workflow {workflow}", reason) as log:
         opens = log.open_value if values or html is None else _unopened
         story, size, origin = build(workflow, log.workflow(workflow), opens, log.subject_name), log.size, log.origin
     if story is None:
@@ -200,16 +206,20 @@ def _settings_beside(config: Path, ledger: Path | None) -> Settings:
     return _settings(config)
 
 
-def _open(config: Path, ledger: Path | None) -> Ledger:
-    """The ledger that the settings name, or another file, with the seal key where there is one."""
+def _open(config: Path, ledger: Path | None, wanted: str, reason: str) -> Ledger:
+    """The ledger that the settings name, or another file; what is sealed opens for a reason, once that is on record."""
     from audit.reader import Ledger as Log  # noqa: PLC0415
     from audit.store import StoreError  # noqa: PLC0415
     from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
+    from gateway.cli.ledger_writing import reading  # noqa: PLC0415
 
     settings = _settings(config)
     url = ledger_url(settings, ledger)
     try:
-        return Log.open(url, existing_seal_key(settings, os.environ))
+        log = Log.open(url, existing_seal_key(settings, os.environ), reveal=bool(reason))
+        if reason:
+            reading(settings, wanted, reason)
+        return log
     except (StoreError, ValueError) as error:
         misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")
 

@@ -49,7 +49,7 @@ def reproduce(
     from policies.bundle import BundleError  # noqa: PLC0415
 
     start = recorded.since(since, wall_clock())
-    settings, log = recorded.opened(config, ledger)
+    settings, log = recorded.opened(config, ledger, "recorded decisions, to make them again", "audit reproduce")
     folders = [*(bundle or ()), *([settings.policies] if not bundle and settings.policies.is_dir() else [])]
     kept = Kept([bundles or settings.data / "bundles"])
     for folder in folders:

@@ -42,6 +42,7 @@ def search(  # noqa: PLR0917  Typer reads the signature
     count_by: Annotated[str, typer.Option("--count-by", help="Count by kind, agent, server, reason … instead of listing.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Compare the whole index with the log.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew first.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why you read people's names; recorded before they are shown.")] = "",
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = CONFIG,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
@@ -53,7 +54,7 @@ def search(  # noqa: PLR0917  Typer reads the signature
     """
     from audit.query import QueryError  # noqa: PLC0415  the command line pays for what it uses
 
-    with _opened(config, ledger) as (log, index):
+    with _opened(config, ledger, reason) as (log, index):
         if rebuild:
             index.rebuild()
         if check:
@@ -77,19 +78,22 @@ def meant(text: str, log: Ledger) -> Query:
 
 
 @contextlib.contextmanager
-def _opened(config: Path, ledger: Path | None) -> Iterator[tuple[Ledger, Index]]:
+def _opened(config: Path, ledger: Path | None, reason: str) -> Iterator[tuple[Ledger, Index]]:
     """The log and its index: beside the settings' data, or in memory where one only looks at a copy."""
     from audit.index import Index as Made  # noqa: PLC0415
     from audit.model import TamperedError  # noqa: PLC0415
     from audit.reader import Ledger as Log  # noqa: PLC0415
     from audit.store import StoreError  # noqa: PLC0415
     from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
+    from gateway.cli.ledger_writing import reading  # noqa: PLC0415
     from gateway.configuration import load  # noqa: PLC0415
 
     settings = load(config, os.environ)
+    if reason:
+        reading(settings, "names in a search", reason)
     try:
         with (
-            Log.open(ledger_url(settings, ledger), existing_seal_key(settings, os.environ)) as log,
+            Log.open(ledger_url(settings, ledger), existing_seal_key(settings, os.environ), reveal=bool(reason)) as log,
             Made(log, settings.data / INDEX_FILE if ledger is None else None) as index,
         ):
             yield log, index

@@ -178,7 +178,7 @@ def _value(record: Record, name: str, log: Ledger) -> str:
     except TamperedError as error:
         return f"[damaged: {error}]"
     if value is None:
-        return "[sealed: no key at hand]"
+        return "[sealed: --reason opens it, for who has the key]"
     return str(value) if isinstance(value, Shredded) else value.decode("utf-8", "replace")
 
 

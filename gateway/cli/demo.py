@@ -95,7 +95,7 @@ class _Narrator:
         mia = "--for user:dev/mia --groups marketing-managers --via campaign-reporter,procurement-analyst,erp-integration"
         order = """'{"supplier": "S-77", "amount": 500, "currency": "EUR"}'"""
         for what, *commands in (
-            ("the tree of Mia's steered workflow", f".venv/bin/bailiwick audit trace {steered} {settings}"),
+            ("the tree of Mia's steered workflow", f".venv/bin/bailiwick audit trace {steered} --reason 'to try it' {settings}"),
             ("what was recorded last", f".venv/bin/bailiwick audit tail {settings}"),
             ("check the ledger as a stranger would", f"python3 audit/verify.py {_near(config.parent)}/data/ledger.db"),
             ("why may Mia not?", f".venv/bin/bailiwick explain {mia} --call erp.write_po --args {order} {settings}"),

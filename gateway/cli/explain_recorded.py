@@ -26,7 +26,7 @@ def explain_recorded(decision_id: str, config: Path, ledger: Path | None, *, rem
     from gateway.cli import recorded  # noqa: PLC0415  the command line pays for what it uses
     from gateway.reproduce import KINDS, VALUES, Kept, Past, rebuild  # noqa: PLC0415
 
-    settings, log = recorded.opened(config, ledger)
+    settings, log = recorded.opened(config, ledger, f"decision {decision_id}", "explain")
     with log:
         record = _record(log, decision_id)
         past = next((rebuild(each) for each in log.opened(KINDS, VALUES, start=record.index, stop=record.index + 1)), None)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.cli.asking import CONFIG, Config, Json, Url, answers, ask, base_url
+from gateway.cli.asking import CONFIG, Config, Json, Url, alone, ask, operator
 from gateway.cli.output import AnsweredNoError, console, misuse, print_json, printable
 from gateway.problem import Problem
 
@@ -175,14 +174,14 @@ def _offline(config: Path, body: dict[str, Any]) -> dict[str, Any]:
     from gateway.oauth.kills import shown  # noqa: PLC0415  as above
     from gateway.state.kills import OFFLINE, Kill  # noqa: PLC0415  as above
 
-    _alone(config)
+    alone(config)
     wrong = Names.of(load(config, os.environ)).wrong(body["kind"], body["target"])
     if wrong:
         misuse(wrong)
     if not 1 <= len(body["reason"]) <= 256 or not body["reason"].isprintable():
         misuse("--reason is 1 to 256 printable characters")
     at = wall_clock()
-    kill = Kill(new_id(at), body["kind"], body["target"], body.get("before"), body["reason"], OFFLINE, _operator(), at)
+    kill = Kill(new_id(at), body["kind"], body["target"], body.get("before"), body["reason"], OFFLINE, operator(), at)
     try:
         return shown(asyncio.run(_with_state(config, lambda state: state.kills.add(kill))))
     except Refused as refusal:
@@ -195,9 +194,9 @@ def _lifted_offline(config: Path, kill_id: str) -> dict[str, Any]:
     from gateway.oauth.kills import shown  # noqa: PLC0415  as above
     from gateway.state.kills import LIFT, OFFLINE, Kill  # noqa: PLC0415  as above
 
-    _alone(config)
+    alone(config)
     at = wall_clock()
-    wish = Kill(new_id(at), LIFT, kill_id, None, "", OFFLINE, _operator(), at)
+    wish = Kill(new_id(at), LIFT, kill_id, None, "", OFFLINE, operator(), at)
     try:
         found = asyncio.run(_with_state(config, lambda state: state.kills.order(wish)))
     except Refused as refusal:
@@ -207,13 +206,6 @@ def _lifted_offline(config: Path, kill_id: str) -> dict[str, Any]:
             Problem("unknown-kill", "there is no kill of that id in force"), "there is no kill of that id in force", 1
         )
     return shown(found)
-
-
-def _alone(config: Path) -> None:
-    """End the process where a gateway answers: it is asked then."""
-    base = base_url(config, "")
-    if answers(base):
-        misuse(f"a gateway answers at {base}", help="ask it: the same without --offline; or stop it first")
 
 
 def _listed_offline(config: Path, *, lifted: bool) -> dict[str, Any]:
@@ -237,11 +229,3 @@ async def _with_state(config: Path, work: Callable[[Any], Any]) -> Any:
         return await work(state)
     finally:
         await state.close()
-
-
-def _operator() -> str:
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):
-        name = str(os.getuid())
-    return f"os:{name}"[:400]

@@ -63,6 +63,7 @@ def _sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # the driver must not begin transactions behind our back
         write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")  # what was erased does not stay in a free page
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

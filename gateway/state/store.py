@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.model import random16
 from gateway.state.database import open_engine
 from gateway.state.definitions import Definitions
+from gateway.state.erasing import PersonRows
 from gateway.state.grants import Grants
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
@@ -29,6 +30,7 @@ class State:
         self.kills = KillRows(worker, self.replica)
         self.hops = HandedHops(worker)
         self.grants = Grants(worker)
+        self.people = PersonRows(worker)
         self.vaulted = Vaulted(worker)
         self.tickets = Tickets(worker)
         self.definitions = Definitions(worker)

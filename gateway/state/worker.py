@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -46,6 +46,18 @@ class Worker:
         except SQLAlchemyError as error:  # its text could show values of a row
             raise Refused(Code.INTERNAL_ERROR, f"the state store failed: {type(error).__name__}") from None
 
+    async def scrub(self, tables: Sequence[str]) -> None:
+        """Have the database let go of the bytes of rows that were deleted from these tables: it keeps them for a while otherwise.
+
+        `Refused(INTERNAL_ERROR)` where it cannot.
+        """
+        try:
+            done = await asyncio.wrap_future(self._threads.submit(self._scrub, tables))
+        except SQLAlchemyError as error:
+            raise Refused(Code.INTERNAL_ERROR, f"the state store failed: {type(error).__name__}") from None
+        if not done:
+            raise Refused(Code.INTERNAL_ERROR, "somebody reads the state store: deleted rows are still in its write-ahead log")
+
     async def close(self) -> None:
         """Finish what waits, then let go of the database.  A second call does nothing."""
         if self._closed:
@@ -57,6 +69,17 @@ class Worker:
     def _transact(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             return work(connection)
+
+    def _scrub(self, tables: Sequence[str]) -> bool:
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            raw = cast("Any", connection.connection.driver_connection)  # no transaction is begun around it
+            if connection.dialect.name == "sqlite":
+                return not raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            raw.execute("SET statement_timeout = 0")
+            for table in tables:
+                raw.execute(f"VACUUM (FULL) {table}")
+            raw.execute("RESET statement_timeout")
+            return True
 
     def _finished(self, loop: asyncio.AbstractEventLoop, _done: Future[T]) -> None:
         if not loop.is_closed():

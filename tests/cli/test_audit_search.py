@@ -61,7 +61,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_search_lists_counts_checks_and_says_what_it_cannot_read(run: Run, config: Path) -> None:
-    found = run("audit", "search", "kind:decision.deny", "agent:agent:b", "--json", "--config", config).json
+    found = run("audit", "search", "kind:decision.deny", "agent:agent:b", "--reason", "a test", "--json", "--config", config).json
     assert [row["id"] for row in found["records"]] == ["d2"]
     assert found["older"] is None
     assert found["size"] >= 3

@@ -14,6 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from audit.reader import Ledger
 from bench import replay as bench
@@ -34,6 +36,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seal = folder / "data" / "seal-key"
     seal.touch(0o600)
     seal.write_text(base64.b64encode(bench.SEAL).decode())
+    pem = Ed25519PrivateKey.from_private_bytes(bench.SEAL).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "data" / "ledger-key.pem").touch(0o600)
+    (folder / "data" / "ledger-key.pem").write_bytes(pem)  # who reads decisions is on record
     shutil.copytree(PROCUREMENT, folder / "policies")
     asyncio.run(bench.fill(f"sqlite:///{folder}/data/ledger.db", load(PROCUREMENT), 200))
     (folder / "bailiwick.yaml").write_text(json.dumps({"tenant": "acme", "ledger": {"origin": bench.ORIGIN}}))

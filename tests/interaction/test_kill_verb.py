@@ -85,9 +85,11 @@ def audit(gateway: Gateway, *words: str) -> str:
 def test_an_auditor_reads_by_name_who_killed_whom(gateway: Gateway) -> None:
     made = json.loads(kill(gateway, "user", "dev/paul", "--reason", "left", "--json", token=gateway.token("fiona")).stdout)
     assert kill(gateway, "lift", made["id"], token=gateway.token("fiona")).returncode == 0
-    told = audit(gateway, "show", made["id"])
+    told = audit(gateway, "show", made["id"], "--reason", "a test")
     assert "who     user:dev/fiona" in told
-    lines = [line for line in audit(gateway, "tail").splitlines() if f"identity.kill     {made['id']}  " in line]
+    lines = [
+        line for line in audit(gateway, "tail", "--reason", "a test").splitlines() if f"identity.kill     {made['id']}  " in line
+    ]
     assert [line.rpartition(f"{made['id']}  ")[2] for line in lines] == ["user user:dev/paul  user:dev/fiona"]
 
 
@@ -167,7 +169,7 @@ def test_without_a_gateway_a_kill_waits_in_the_store_and_so_does_the_way_back_wh
         assert gateway.opened(killed, "reason") == b"at night"
         assert (back.kind, back.leaf["kill"], back.leaf["source"]) == ("identity.lift", made["id"], "offline")
         assert back.leaf["by"].startswith("os:")
-        assert f"tenant {made['id']}" in audit(gateway, "tail")
+        assert f"tenant {made['id']}" in audit(gateway, "tail", "--reason", "a test")
     finally:
         gateway.stop()
 

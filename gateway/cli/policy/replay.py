@@ -65,7 +65,7 @@ def replay(
 
     start = recorded.since(since, wall_clock())
     engine = Engine(read_source(bundle, config))
-    _, log = recorded.opened(config, ledger)
+    _, log = recorded.opened(config, ledger, "recorded decisions, to decide them again", "policy replay")
     with log:
         size = log.size
         try:

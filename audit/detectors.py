@@ -1,0 +1,157 @@
+"""Secrets in what calls carry: found by their form or by the name before them, and taken out before anything is sealed.
+
+The list has a version and a digest, which every run of a writer records at its start and every record names that lost something.
+It is against accidents: who means to hide a secret from it can.  Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from audit.model import Entry, Value
+
+VERSION: Final = 1
+FIELD: Final = "secrets"
+"""The leaf's member: `detectors` (version and digest), and by value how many secrets were taken out."""
+
+
+class Detector(NamedTuple):
+    """One kind of secret: whatever its group `secret` matches (else all of it) goes.
+
+    marks  without any of these, in lower case, there is none; no marks: a member of that name says so.
+    """
+
+    name: str
+    marks: tuple[bytes, ...]
+    pattern: bytes
+
+
+NAMES: Final = tuple(
+    sorted(
+        {
+            name.replace(b"_", dash)
+            for dash in (b"_", b"-", b"")
+            for name in (
+                *(b"authorization", b"proxy_authorization", b"cookie", b"set_cookie", b"x_api_key", b"api_key", b"secret_key"),
+                *(b"private_key", b"access_key", b"password", b"passwd", b"passphrase", b"pwd", b"secret", b"client_secret"),
+                *(b"token", b"access_token", b"refresh_token", b"id_token", b"auth_token", b"session_token", b"bearer_token"),
+                *(b"credential", b"credentials", b"client_assertion", b"subject_token", b"actor_token"),
+            )
+        }
+    )
+)
+"""Members of JSON whose text is a secret, in lower case."""
+# One beginning for each run of a token, as to try each place would take quadratic time; or after a line's end in JSON.
+_ALONE: Final = rb"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt]))"
+DETECTORS: Final = (
+    Detector("private-key", (b"private key-----",), rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?P<secret>[^-]{1,20000})"),
+    Detector("named", (), rb'(?i)"(?:' + b"|".join(NAMES) + rb')"\s{0,8}:\s{0,8}"(?P<secret>(?:[^"\\]|\\.){1,20000})"'),
+    Detector("header", (b"authorization:", b"api-key:", b"cookie:"),
+             rb"(?i)" + _ALONE + rb"(?:proxy-|set-|x-)?(?:authorization|api-key|cookie):[ \t]{0,8}"
+             rb"(?P<secret>[^\s\"\\][^\"\\\r\n]{15,8000})"),
+    Detector("bearer", (b"bearer ", b"dpop ", b"basic "),
+             rb"(?i)" + _ALONE + rb"(?:bearer|dpop|basic) {1,4}(?P<secret>[A-Za-z0-9._~+/-]{16,8000}={0,2})"),
+    Detector("jwt", (b"eyj",), _ALONE + rb"eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{4,8000}\.[A-Za-z0-9_-]{0,8000}"),
+    Detector("url-password", (b"://",), rb"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@\"\\]{0,200}:(?P<secret>[^\s/@\"\\]{1,200})@"),
+    Detector("aws-key", (b"akia", b"asia"), _ALONE + rb"(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    Detector("github", (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_"),
+             _ALONE + rb"(?:gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255})"),
+    Detector("gitlab", (b"glpat-",), _ALONE + rb"glpat-[A-Za-z0-9_-]{20,100}"),
+    Detector("slack", (b"xox", b"xapp-"), _ALONE + rb"x(?:ox[abeoprs]|app)-[A-Za-z0-9-]{10,250}"),
+    Detector("api-key", (b"sk-", b"k_live_", b"k_test_"),
+             _ALONE + rb"(?:sk-[A-Za-z0-9_-]{20,250}|[srp]k_(?:live|test)_[A-Za-z0-9]{10,250})"),
+    Detector("google-key", (b"aiza",), _ALONE + rb"AIza[0-9A-Za-z_-]{35}"),
+    Detector("agent-secret", (b"bws_",), _ALONE + rb"bws_[a-z0-9-]{1,63}_[A-Za-z0-9_-]{32,128}"),
+)  # fmt: skip
+DIGEST: Final = "sha256:" + hashlib.sha256(repr((VERSION, DETECTORS)).encode()).hexdigest()
+LIST: Final = f"{VERSION} {DIGEST}"
+"""How the list is named in records."""
+
+_COMPILED: Final = tuple((each, re.compile(each.pattern, re.DOTALL)) for each in DETECTORS)
+_TOKEN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~+/="
+_RUNS: Final = bytes(ord("x") if byte in _TOKEN else ord(" ") for byte in range(256))
+_RUN: Final = b"x" * 15  # every form of a secret but a named one has so many characters of a token in a row, a digit among them
+_RUNS_OF: Final = re.compile(rb"[A-Za-z0-9_.~+/=-]{15,}")
+_DIGIT: Final = re.compile(rb"[0-9]")
+_PIECE: Final = 64 * 1024
+_NAMED: Final = frozenset(NAMES)
+
+
+def clean(entry: Entry) -> Entry:
+    """The entry without the secrets in its values; the same one where there are none."""
+    found: dict[str, object] = {}
+    values = []
+    for value in entry.values:
+        data, count = redacted(value.data)
+        if count:
+            found[value.name] = count
+            value = Value(value.name, data, value.of)  # noqa: PLW2901  what is sealed instead
+        values.append(value)
+    if not found:
+        return entry
+    return replace(entry, values=tuple(values), fields={**entry.fields, FIELD: {"detectors": LIST, **found}})
+
+
+def redacted(data: bytes) -> tuple[bytes, int]:
+    """The bytes with a word in place of each secret, and how many there were.  JSON stays JSON."""
+    if len(data) <= _PIECE:
+        return _redacted(data)
+    done = [_redacted(piece) for piece in _pieces(data)]
+    return b"".join(piece for piece, _ in done), sum(count for _, count in done)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Much, in parts that end after a member: a search in all of it would keep every other thread waiting."""
+    start = 0
+    while start < len(data):
+        cut = data.find(b'",', start + _PIECE, start + 2 * _PIECE)
+        end = cut + 2 if cut >= 0 else start + 2 * _PIECE
+        yield data[start:end]
+        start = end
+
+
+def _redacted(data: bytes) -> tuple[bytes, int]:
+    low = data.lower()
+    named = _by_name(low)
+    shaped = _by_shape(data)
+    if not named and not shaped:
+        return data, 0
+    count = 0
+    for detector, pattern in _COMPILED:
+        if any(mark in low for mark in detector.marks) if detector.marks else named:
+            data, times = pattern.subn(_instead(detector.name.encode()), data)
+            count += times
+    return data, count
+
+
+def _by_name(low: bytes) -> bool:
+    """Whether a member may be named as a secret.  As the next: a few quick looks, for it runs for every record."""
+    return not _NAMED.isdisjoint(_members(low)) or b'" :' in low or b'"\n' in low or b'"\t' in low
+
+
+def _by_shape(data: bytes) -> bool:
+    if b"@" in data and b"://" in data:
+        return True
+    return _RUN in data.translate(_RUNS) and any(map(_DIGIT.search, _RUNS_OF.findall(data)))
+
+
+def _members(low: bytes) -> list[bytes]:
+    """What stands in quotes before a colon."""
+    return [part[part.rfind(b'"') + 1 :] for part in low.split(b'":')]
+
+
+def _instead(name: bytes) -> Callable[[re.Match[bytes]], bytes]:
+    word = b"[secret: %b]" % name
+
+    def put(match: re.Match[bytes]) -> bytes:
+        if "secret" not in match.re.groupindex:
+            return word
+        whole, start, (first, last) = match[0], match.start(), match.span("secret")
+        return whole[: first - start] + word + whole[last - start :]
+
+    return put

@@ -1,0 +1,37 @@
+"""Opens what erases people: the ledger's own, and every other store that knows them, each by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from gateway.erasure.erasing import Eraser, Erasing
+from gateway.state.erasing import STORES
+from gateway.state.store import State
+from gateway.stores import ledger_url_of
+
+if TYPE_CHECKING:
+    from gateway.parts import Parts
+
+
+def erasers_of(state: State) -> Mapping[str, Eraser]:
+    """The state store's: `vault`, `grants`, `tasks`, `kills`."""
+    return {store: partial(state.people.erase, store) for store in STORES}
+
+
+def opened(parts: Parts) -> Erasing:
+    """What erases, and goes on with erasures that were cut off until the gateway ends."""
+    url = ledger_url_of(parts.settings)
+    erasing = Erasing(parts.journal, url, parts.seal_key, erasers_of(parts.state), parts.clock)
+    task = asyncio.create_task(erasing.run(), name="erasure")
+
+    async def end() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+
+    parts.stack.push_async_callback(end)
+    return erasing

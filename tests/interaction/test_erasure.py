@@ -1,0 +1,212 @@
+"""One person asks, another agrees, and a person is gone from every store; who reads what is sealed is on record first."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from audit.reader import Ledger, Shredded
+from gateway.cli import main
+from tests.interaction.world import Gateway, Peers
+
+KEEPERS = """\
+p, role:keeper,  acme, admin:erasure, change,  allow, -, -, ERA-1
+p, role:keeper,  acme, admin:erasure, approve, allow, -, -, ERA-2
+p, role:keeper,  acme, admin:holds,   *,       allow, -, -, ERA-3
+p, role:second,  acme, admin:erasure, approve, allow, -, -, ERA-4
+"""
+SECRET = "paul's kestrel order 4711-0815"
+
+
+@pytest.fixture(scope="module")
+def gateway(upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    running = Gateway(tmp_path_factory.mktemp("erasure"), upstreams)
+    policies = running.folder / "policies"
+    (policies / "grants" / "keepers.csv").write_text(KEEPERS)
+    roles = "g, idp:finance-controllers, role:keeper, acme\ng, idp:marketing-managers, role:second, acme\n"
+    (policies / "roles.csv").write_text((policies / "roles.csv").read_text() + roles)
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+@dataclass
+class Ran:
+    """How a verb ended, in this process: another costs seconds."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def audit(gateway: Gateway, *words: str, token: str = "") -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in {"NO_COLOR": "1", "COLUMNS": "240", "BAILIWICK_TOKEN": token}.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main(["audit", *words, "--config", str(gateway.config)])
+    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def ask(
+    gateway: Gateway, method: str, path: str, who: str, body: dict[str, object] | None = None
+) -> tuple[int, dict[str, object]]:
+    headers = {"Authorization": f"Bearer {gateway.token(who)}"}
+    answer = gateway.http.request(method, path, json=body, headers=headers)
+    return answer.status_code, answer.json()
+
+
+def kinds(gateway: Gateway) -> list[str]:
+    with Ledger.open(f"sqlite:///{gateway.ledger_file}") as log:
+        return [record.kind for record in log.records()]
+
+
+def test_nothing_sealed_is_shown_before_who_reads_it_and_why_is_on_record(gateway: Gateway) -> None:
+    decision = gateway.call("desk.read", gateway.token("paul"), arguments={"text": "seen by nobody"}).headers[
+        "bailiwick-decision"
+    ]
+    before = kinds(gateway).count("audit.read")
+    closed = audit(gateway, "show", decision)
+    assert closed.returncode == 0
+    assert ("seen by nobody" in closed.stdout, "dev/paul" in closed.stdout) == (False, False)
+    assert "[sealed: --reason opens it" in closed.stdout
+    assert kinds(gateway).count("audit.read") == before
+    opened = audit(gateway, "show", decision, "--reason", "ticket 812")
+    assert ("seen by nobody" in opened.stdout, "user:dev/paul" in opened.stdout) == (True, True)
+    seal = (gateway.folder / "data" / "seal-key").read_bytes()
+    with Ledger.open(f"sqlite:///{gateway.ledger_file}", seal_of(seal)) as log:
+        (read,) = [record for record in log.records() if record.kind == "audit.read"][before:]
+        assert (read.leaf["wanted"], str(read.leaf["by"])[:3]) == (f"record {decision}", "os:")
+        assert log.open_value(read, "reason") == b"ticket 812"
+        found = log.get(decision)
+        assert found is not None
+        assert found.index < read.index
+
+
+def test_values_stay_closed_where_reading_them_cannot_be_recorded(gateway: Gateway) -> None:
+    decision = gateway.call("desk.read", gateway.token("paul"), arguments={"text": "seen by nobody"}).headers[
+        "bailiwick-decision"
+    ]
+    key = gateway.folder / "data" / "ledger-key.pem"
+    away = key.rename(key.with_suffix(".away"))
+    try:
+        refused = audit(gateway, "show", decision, "--reason", "ticket 812")
+    finally:
+        away.rename(key)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "reading it cannot be recorded" in refused.stderr
+
+
+def seal_of(text: bytes) -> bytes:
+    return base64.b64decode(text)
+
+
+def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_against_it(gateway: Gateway) -> None:
+    data = gateway.folder / "data"
+    decision = gateway.call("desk.read", gateway.token("paul"), arguments={"text": SECRET}).headers["bailiwick-decision"]
+    with closing(sqlite3.connect(data / "state.db")) as state:
+        state.execute("INSERT INTO task_owners VALUES ('clerk', 't1', 'c1', 'acme', 'user:dev/paul', 'wf-1', 0)")
+        state.commit()
+    assert any(b"user:dev/paul" in file.read_bytes() for file in data.glob("state.db*"))  # the search finds what is there
+    fiona, mia = gateway.token("fiona"), gateway.token("mia")
+    asked = audit(gateway, "erase", "dev/paul", "--reason", "asked to", "--json", token=fiona)
+    assert asked.returncode == 0, asked.stderr
+    wish = json.loads(asked.stdout)["id"]
+    held = audit(gateway, "hold", "set", "dev/paul", "--reason", "case 12/34", "--json", token=fiona)
+    hold = json.loads(held.stdout)["id"]
+    listed = audit(gateway, "hold", "list", token=fiona)
+    assert f"{hold}  " in listed.stdout
+    assert "user:dev/paul" in listed.stdout
+    assert audit(gateway, "hold", "list", token=mia).returncode == 1
+    alone = audit(gateway, "erase", "dev/paul", "--approve", wish, token=fiona)
+    assert (alone.returncode, "same-person" in alone.stderr) == (1, True)
+    refused = audit(gateway, "erase", "dev/paul", "--approve", wish, token=mia)
+    assert (refused.returncode, "held" in refused.stderr) == (1, True)
+    assert audit(gateway, "hold", "clear", hold, "--reason", "closed", token=fiona).returncode == 0
+    assert audit(gateway, "erase", "dev/fiona", "--approve", wish, token=mia).returncode == 1  # it is about somebody else
+    done = audit(gateway, "erase", "dev/paul", "--approve", wish, "--json", token=mia)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["state"], said["stores"]) == ("erased", {"grants": 0, "kills": 0, "tasks": 1, "vault": 0})
+    assert said["values"] > 0
+    for file in data.rglob("*"):
+        if file.is_file():
+            found = [text for text in (b"kestrel", b"dev/paul") if text in file.read_bytes()]
+            assert found == [], file
+    with Ledger.open(f"sqlite:///{gateway.ledger_file}", seal_of((data / "seal-key").read_bytes())) as log:
+        record = log.get(decision)
+        assert record is not None
+        assert isinstance(log.open_value(record, "request"), Shredded)
+        about = [
+            each for each in log.records() if each.leaf.get("target") == said["pseudonym"] or each.subject == said["pseudonym"]
+        ]
+        assert [each.kind for each in about][-6:] == ["hold.set", *["erasure.store"] * 4, "key.shred"]
+        assert {str(each.leaf["store"]) for each in about[-5:-1]} == {"grants", "kills", "tasks", "vault"}
+        shred = about[-1]
+        assert (shred.leaf["request"], log.subject_name(str(shred.leaf["approver"]))) == (wish, "user:dev/mia")
+    verified = audit(gateway, "verify")
+    assert verified.returncode == 0, verified.stdout
+    again = audit(gateway, "erase", "dev/paul", "--approve", wish, token=mia)
+    assert (again.returncode, "unknown-person" in again.stderr) == (1, True)
+    assert (
+        gateway.call("desk.read", gateway.token("paul"), arguments={"text": "back"}).status_code == 200
+    )  # under a new pseudonym
+
+
+def test_an_erasure_needs_a_right_and_every_denial_is_on_record(gateway: Gateway) -> None:
+    wanted: dict[str, object] = {"subject": "user:dev/mia", "reason": "x"}
+    gateway.call("desk.read", gateway.token("mia"), arguments={"text": "x"})
+    before = kinds(gateway).count("decision.deny")
+    for who, path, body in (
+        ("paul", "/api/erasures", wanted),
+        ("mia", "/api/erasures", wanted),  # who may agree may not ask
+        ("paul", "/api/erasures/x/approval", {"subject": "user:dev/mia"}),
+        ("mia", "/api/holds", wanted),
+        ("paul", "/api/holds/x/clearing", {"reason": "x"}),
+    ):
+        status, answer = ask(gateway, "POST", path, who, body)
+        assert (status, answer["title"]) == (403, "user-lacks-right"), path
+    assert ask(gateway, "GET", "/api/holds", "mia")[0] == 403
+    assert kinds(gateway).count("decision.deny") == before + 6
+
+
+def test_what_nobody_knows_of_is_neither_erased_nor_held(gateway: Gateway) -> None:
+    nobody = {"subject": "user:dev/nobody", "reason": "x"}
+    for path in ("/api/erasures", "/api/holds"):
+        assert ask(gateway, "POST", path, "fiona", nobody)[1]["title"] == "unknown-person"
+    assert ask(gateway, "POST", "/api/holds", "fiona", {"reason": "x"})[0] == 422
+    assert ask(gateway, "POST", "/api/holds/no/clearing", "fiona", {"reason": "x"})[1]["title"] == "unknown-hold"
+    status, answer = ask(gateway, "POST", "/api/erasures/no/approval", "mia", {"subject": "user:dev/fiona"})
+    assert (status, answer["title"]) == (404, "unknown-request")
+
+
+def test_without_a_gateway_an_operator_erases_and_the_record_says_so(upstreams: Peers, tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, upstreams)
+    gateway.start()
+    gateway.call("desk.read", gateway.token("paul"), arguments={"text": SECRET})
+    busy = audit(gateway, "erase", "dev/paul", "--reason", "x", "--offline", "--approver", "the other one")
+    assert (busy.returncode, "a gateway answers" in busy.stderr) == (2, True)
+    gateway.stop()
+    done = audit(gateway, "erase", "dev/paul", "--reason", "x", "--offline", "--approver", "the other one", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "erased"
+    with Ledger.open(f"sqlite:///{gateway.ledger_file}") as log:
+        shred = next(record for record in log.records() if record.kind == "key.shred")
+        asked = next(record for record in log.records() if record.kind == "erasure.ask")
+        assert (shred.leaf["approver"], asked.leaf["source"], str(asked.leaf["by"])[:3]) == (
+            "said:the other one",
+            "offline",
+            "os:",
+        )
+    assert not any(b"kestrel" in file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file())
+    assert audit(gateway, "verify").returncode == 0
