@@ -376,7 +376,8 @@ class Gateway:
             return value
 
     def audit(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`bailiwick audit WORDS --config …`."""
+        """`bailiwick audit WORDS --config …`; what is sealed is opened, for a reason."""
+        words += ("--reason", "a test") if words[0] in {"show", "trace", "tail"} else ()
         command = [sys.executable, "-m", "gateway.cli", "audit", *words, "--config", str(self.config)]
         environment = os.environ | {"COLUMNS": "240", "NO_COLOR": "1"}
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=ROOT)
