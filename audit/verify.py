@@ -908,7 +908,7 @@ class Check:
 
 def below(index: object, first: int) -> bool:
     """Whether a row is of a retired record."""
-    return type(index) is int and index < first
+    return type(index) is int and 0 <= index < first
 
 
 class Ahead:

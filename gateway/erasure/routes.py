@@ -74,6 +74,12 @@ class Cleared(_Wish):
 def register(api: FastAPI, erasing: Erasing, administration: Administration, tenant: str) -> None:
     """Add the routes."""
     door = _Door(erasing, administration, tenant)
+    _erasures(api, door)
+    _holds(api, door)
+
+
+def _erasures(api: FastAPI, door: _Door) -> None:
+    administration, erasing = door.administration, door.erasing
 
     @api.exception_handler(NotErasedError)
     async def not_erased(_request: Request, error: NotErasedError) -> JSONResponse:
@@ -102,6 +108,10 @@ def register(api: FastAPI, erasing: Erasing, administration: Administration, ten
         return JSONResponse(
             {"id": done.request, "state": state, "pseudonym": done.pseudonym, "stores": dict(done.stores), "values": done.values}
         )
+
+
+def _holds(api: FastAPI, door: _Door) -> None:
+    administration, erasing = door.administration, door.erasing
 
     @api.get(HOLDS, tags=["erasure"])
     async def holds(request: Request) -> dict[str, Any]:
