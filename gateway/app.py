@@ -189,11 +189,8 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
-        ledger_door = AuditDoor(ledger_url_of(settings), seal, settings.data / INDEX_FILE, doors.policy.administration, clock)
-        register_audit(self._api, ledger_door)
-        register_tiles(self._api, TileDoor(ledger.served, doors.policy.administration))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
-        register_erasure(self._api, opened_erasing(parts), doors.policy.administration, settings.tenant)
+        _add_ledger(self._api, parts, doors.policy.administration)
         self._policy = policy
 
     def _dev_issuer(self) -> DevIssuer | None:
@@ -249,6 +246,15 @@ class App:
             policy=PolicyDoor(parts.policy, Administration(whoami, parts.judge_of, parts.recorder, parts.clock)),
             issue=None if dev is None else lambda name: dev.issue(name, PEOPLE[name]),
         )
+
+
+def _add_ledger(api: FastAPI, parts: Parts, office: Administration) -> None:
+    """What is asked of the ledger itself."""
+    settings = parts.settings
+    index = settings.data / INDEX_FILE
+    register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))
+    register_tiles(api, TileDoor(parts.ledger.served, office))
+    register_erasure(api, opened_erasing(parts), office, settings.tenant)
 
 
 def _access(parts: Parts, doors: Doors) -> Access:
