@@ -50,7 +50,6 @@ def seen(drivers: Drivers, client: str) -> Reports:
 
 
 PREFIX = {"server": "", "aggregate": "ref__"}
-NOT_YET = pytest.mark.xfail(reason="the aggregate serves no resources and prompts yet", strict=True)
 
 
 @pytest.fixture(params=PREFIX)
@@ -58,7 +57,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("kind", ["server", pytest.param("aggregate", marks=NOT_YET)])
 def test_a_real_client_connects_does_all_it_can_and_closes_cleanly(seen: Reports, client: str, kind: str) -> None:
     expected = {"tools", "structured", "denied", "resource", "prompt", "closed"}
     expected |= {"progress", "resources", "hidden", "permitted"} - LACKS.get(client, set())
@@ -86,7 +84,6 @@ def test_a_real_client_hears_of_progress_in_the_servers_order(seen: Reports, cli
         assert seen[kind]["progress"] == seen["direct"]["progress"] == [0, 50, 100]
 
 
-@pytest.mark.parametrize("kind", ["server", pytest.param("aggregate", marks=NOT_YET)])
 def test_a_real_client_reads_resources_and_prompts_as_the_server_gives_them(seen: Reports, client: str, kind: str) -> None:
     direct, through = seen["direct"], seen[kind]
     assert through["resource"] == direct["resource"] == "This is the content of the static text resource."
