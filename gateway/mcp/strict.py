@@ -70,18 +70,68 @@ def _members(value: Any, room: int) -> int:
 def loads_answer(body: bytes) -> Any:
     """What an upstream said.  It is written anew before anybody else reads it, so that only one reading exists.
 
-    JavaScript cuts texts within a character and sends half of it; such halves become U+FFFD.
+    Every number is written as it came where a 64-bit integer or a double would not hold it.  JavaScript cuts texts within a
+    character and sends half of it; such halves become U+FFFD.
     """
+    if not _out_of_the_ordinary(body):
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass  # half a character, or a number that no double is
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        if b"\\u" not in body:
-            raise UnreadableError("not JSON") from None
-    try:
-        text = json.dumps(json.loads(body.decode("utf-8"), parse_constant=_no_number), ensure_ascii=False)
-        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        text = body.decode("utf-8")
+        value = json.loads(text, parse_int=_integer, parse_float=_fraction, parse_constant=_no_number)
+        return _whole(value) if "\\u" in text else value
     except (ValueError, RecursionError):
         raise UnreadableError("not JSON") from None
+
+
+_KINDS = bytes(48 if chr(n) in "0123456789." else 45 if chr(n) == "-" else 32 for n in range(256))
+"""Digits and dots as `0`: in what comes of it a long number is found at the speed of memory."""
+_LONG, _LONG_BELOW, _LONGER = b"0" * 19, b"-" + b"0" * 19, b"0" * 20
+_BELOW_NOTHING = re.compile(rb"-0[\s,\]}]")
+
+
+def _out_of_the_ordinary(body: bytes) -> bool:
+    """Whether there may be a number that neither a 64-bit integer nor a double holds, or a zero below zero."""
+    kinds = body.translate(_KINDS)
+    if _LONG in kinds and (_LONGER in kinds or _LONG_BELOW in kinds):
+        return True
+    return _BELOW_NOTHING.search(body) is not None
+
+
+_LONGEST_NUMBER = 4096
+
+
+def _integer(text: str) -> Any:
+    if text == "-0" or len(text) > 20:
+        return _as_written(text)
+    value = int(text)
+    return value if -(2**63) <= value < 2**64 else _as_written(text)
+
+
+def _fraction(text: str) -> Any:
+    value = float(text)
+    if value in _INFINITE:
+        return _as_written(text)
+    if len(text) > 17 and (len(text) > _LONGEST_NUMBER or Decimal(text) != Decimal(repr(value))):
+        return _as_written(text)
+    return value
+
+
+def _as_written(text: str) -> orjson.Fragment:
+    if len(text) > _LONGEST_NUMBER:
+        raise UnreadableError("a number is too long")
+    return orjson.Fragment(text)
+
+
+def _whole(value: Any) -> Any:
+    """The same with texts of whole characters."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(inner) for key, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _no_number(_: str) -> float:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
 
-from gateway.mcp.errors import INVALID_PARAMS, NO_RESOURCE, NOT_AVAILABLE, no_resource
+from gateway.mcp.errors import INVALID_PARAMS, METHOD_NOT_FOUND, NO_RESOURCE, NOT_AVAILABLE, no_resource
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import (
     CALL_TOOL,
@@ -83,7 +83,7 @@ class SandboxServer:
             return _result(call, described, ((SESSION_HEADER, secrets.token_urlsafe(24)),))
         if call.method == DISCOVER:
             return _result(call, {"supportedVersions": [*MODERN, *LEGACY], "capabilities": _CAPABILITIES})
-        return _result(call, {})
+        return _error(call, METHOD_NOT_FOUND, "Method not found", status=404 if call.version in MODERN else 200)
 
     async def _environments(self, intent: Intent) -> Reply:
         call = intent.permit.call
@@ -159,8 +159,7 @@ def _wrong(call: Call, text: str) -> Reply:
 def _not_there(call: Call) -> Reply:
     """Word for word what is said of a file that the caller may not know of."""
     code, status = no_resource(modern=call.version in MODERN)
-    reply = _error(call, code, NO_RESOURCE, {"code": NOT_AVAILABLE, "decision": call.arrival.id})
-    return Reply(reply.payload, is_final=True, status=status, failed=True)
+    return _error(call, code, NO_RESOURCE, {"code": NOT_AVAILABLE, "decision": call.arrival.id}, status)
 
 
 def _result(call: Call, result: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Reply:
@@ -170,6 +169,6 @@ def _result(call: Call, result: dict[str, Any], headers: tuple[tuple[str, str], 
     return Reply(payload, is_final=True, headers=headers, failed=result.get("isError") is True)
 
 
-def _error(call: Call, code: int, message: str, data: dict[str, Any] | None = None) -> Reply:
+def _error(call: Call, code: int, message: str, data: dict[str, Any] | None = None, status: int = 200) -> Reply:
     error = {"code": code, "message": message} | ({"data": data} if data else {})
-    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "error": error}, is_final=True, failed=True)
+    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "error": error}, is_final=True, status=status, failed=True)
