@@ -182,6 +182,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     version    protocol revision the caller speaks.
     session    upstream's own session id (legacy MCP), unsealed for this principal.
     declares   the capabilities that the client declares with this very message, as it said them; never sent on as such.
+    repeated   header lines that repeat arguments, as they go on (MCP's `Mcp-Param-*`).
     opens      whether the client said that it can have its person open a URL (MCP's URL elicitation).
     direction  who asks whom: "" the client its upstream; `question` the upstream the client; `answer` what the client says to
                that; `resume` the client, for the rest of an answer that it was asked for before.
@@ -210,6 +211,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     resumes: str = ""
     withhold: frozenset[str] = frozenset()
     declares: Any = None
+    repeated: tuple[tuple[str, str], ...] = ()
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):

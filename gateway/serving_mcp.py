@@ -21,7 +21,7 @@ from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
 from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
-from gateway.policy.judging import could_by, decided_by
+from gateway.policy.judging import could_by, decided_by, repeats_by
 from gateway.sandbox.server import SandboxServer
 from gateway.state.notices import Notices
 from gateway.stores import state_url_of
@@ -85,7 +85,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     def enforce(policy: Policy) -> None:
         could = could_by(policy, parts.clock)
-        mine = road.judged_by(could)
+        mine = road.judged_by(could, repeats_by(policy))
         judged = replace(stages, parse=mine.parse, forward=mine.forward, filter=mine.filter)
         gate = Gate(pins, lambda workflow: policy.pair_of(workflow).bundle.pinning, pinned, parts.clock)
         decided = gate.over(decided_by(policy, judged, parts.policy.shadowing))

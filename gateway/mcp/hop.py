@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from gateway.asgi import child_traceparent
 from gateway.mcp.answers import body_reply, event_reply
 from gateway.mcp.methods import INITIALIZE, METHODS, MODERN
+from gateway.mcp.repeated import encoded
 from gateway.mcp.session import valid_upstream_id
 from gateway.mcp.strict import dumps
-from gateway.mcp.wire import PARAM_PREFIX, encoded, onward
+from gateway.mcp.wire import onward
 from gateway.model import Call, Permit, Reply, UpstreamError
 from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
 from gateway.upstream.credentials import Rejected, no_other
@@ -115,11 +116,7 @@ class HttpHop:
             headers.append((b"mcp-method", call.method.encode()))
             if call.name is not None:
                 headers.append((b"mcp-name", encoded(call.name).encode()))
-            headers += [
-                (name.encode(), value.strip(" \t").encode("latin-1"))
-                for name, value in call.arrival.headers
-                if name.startswith(PARAM_PREFIX)
-            ]
+            headers += [(name.encode(), value.encode("latin-1")) for name, value in call.repeated]
         elif call.session is not None:
             headers.append((b"mcp-session-id", call.session.encode()))
         return HttpRequest(target.url, dumps(sent), tuple(headers), static, replay=METHODS[call.method].again)

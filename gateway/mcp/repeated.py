@@ -1,4 +1,4 @@
-"""`Mcp-Param-*`: arguments that headers repeat for those who read no bodies (SEP-2243).  A header decides nothing and must not lie.
+"""`Mcp-Param-*`: arguments that headers repeat for those who read no bodies (SEP-2243).  They decide nothing and must not lie.
 
 Where a tool's approved definition says which arguments are repeated, they are repeated exactly so, and written anew; elsewhere a
 header that repeats none of the arguments, or another one than it is called like, is refused.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -43,10 +43,17 @@ class Repeat(NamedTuple):
 Repeats = tuple[Repeat, ...]
 Lines = tuple[tuple[str, str], ...]
 """Header lines, names lower-case."""
+Wanted = Callable[[str, str], Repeats]
+"""What the approved definition of a server's tool has headers repeat; nothing where none is approved."""
+
+
+def nothing_approved(_server: str, _tool: str) -> Repeats:
+    """For a gateway without approved definitions."""
+    return ()
 
 
 def repeats(schema: object) -> Repeats | None:
-    """What a tool's input schema has headers repeat; None where a mark of it is not valid, as for a client, which drops such a tool."""
+    """What a tool's input schema has headers repeat; None where a mark in it is not valid: clients drop such a tool."""
     found: dict[str, Repeat] = {}
     for path, place in _places(schema):
         if MARK not in place:
@@ -62,7 +69,7 @@ def repeats(schema: object) -> Repeats | None:
 
 
 def _places(root: object) -> Iterator[tuple[tuple[str, ...] | None, dict[str, Any]]]:
-    """Every place of a schema, and how `properties` alone lead to it, None where something else is on the way; nothing is fetched."""
+    """Every place of a schema, and how `properties` alone lead to it; None where something else is on the way.  No fetching."""
     stack: list[tuple[tuple[str, ...] | None, object]] = [((), root)]
     while stack:
         path, node = stack.pop()

@@ -18,6 +18,7 @@ from gateway.mcp.methods import (
     MODERN,
     READ_RESOURCE,
 )  # fmt: skip
+from gateway.mcp.repeated import repeats
 from gateway.model import Call, Principal, UpstreamError
 from policies import names
 
@@ -52,6 +53,14 @@ def _listed(member: str, object_of: lists.ObjectOf) -> Cut:
         )  # fmt: skip
 
     return cut
+
+
+def _tools(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
+    """The tools that the caller could call; without those whose marks for headers are broken, which no client may call."""
+    listed = _listed("tools", lists.tool_object)(result, reader)
+    if not reader.modern:
+        return listed
+    return {**listed, "tools": [tool for tool in listed["tools"] if repeats(tool.get("inputSchema")) is not None]}
 
 
 def _initialized(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def _read(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
 CUTS: Final[Mapping[str, Cut]] = {
     INITIALIZE: _initialized,
     DISCOVER: _discovered,
-    LIST_TOOLS: _listed("tools", lists.tool_object),
+    LIST_TOOLS: _tools,
     LIST_PROMPTS: _listed("prompts", lists.prompt_object),
     LIST_RESOURCES: _listed("resources", lists.resource_object),
     LIST_TEMPLATES: _listed("resourceTemplates", lists.template_object),

@@ -27,6 +27,7 @@ from gateway.mcp.methods import (
 )  # fmt: skip
 from gateway.mcp.normalise import normalise
 from gateway.mcp.opaque import with_opened, with_sealed
+from gateway.mcp.repeated import Wanted, exactly, nothing_approved
 from gateway.mcp.results import CUTS, Reader
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
@@ -60,6 +61,7 @@ class McpRoad:
     sealed    seals what travels with clients: session ids, cursors and the like.
     others    by server id: those that are not HTTP.
     could     decides what a list shows (`lists.asking`).
+    repeats   which arguments of a tool headers repeat, by its approved definition (server, tool).
     redact    blanks fields in a tool's result.
     rejected  is told of a credential that an upstream does not take, and may have another.
     """
@@ -72,6 +74,7 @@ class McpRoad:
         sealed: Sealed,
         could: lists.Could,
         redact: Redact,
+        repeats: Wanted = nothing_approved,
         others: Mapping[str, Upstream] | None = None,
         json_depth: int = 64,
         response_bytes: int = 32 * 1024 * 1024,
@@ -82,6 +85,7 @@ class McpRoad:
         self._sealed = sealed
         self._sessions = Sessions(sealed)
         self._could = could
+        self._repeats = repeats
         self._redact = redact
         self._others = dict(others or {})
         self._json_depth = json_depth
@@ -90,10 +94,10 @@ class McpRoad:
             if target.url is None and target.id not in self._others:
                 raise ValueError(f"mcp.{target.id}: nothing here speaks to it")
 
-    def judged_by(self, could: lists.Could) -> McpRoad:
+    def judged_by(self, could: lists.Could, repeats: Wanted = nothing_approved) -> McpRoad:
         """The same road, on which `could` decides what a list shows, and what each side may offer."""
         other = copy.copy(self)
-        other._could = could
+        other._could, other._repeats = could, repeats
         return other
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:
@@ -110,6 +114,10 @@ class McpRoad:
         if arrival.target not in self._targets:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         call = with_opened(call, principal, self._sealed)
+        if call.method == CALL_TOOL:
+            wanted = self._repeats(call.target, call.name or "")
+            if wanted and call.version in MODERN:
+                call = replace(call, repeated=exactly(wanted, call.repeated, call.arguments or {}, call.rpc_id))
         if call.declares:
             served = capabilities.allowed(call.declares, principal, call.target, self._could)
             if served:

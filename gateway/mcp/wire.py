@@ -5,9 +5,7 @@ What is sent on is what was read, written anew; never the bytes that came.
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,11 +27,11 @@ from gateway.mcp.methods import (
     Method,
 )  # fmt: skip
 from gateway.mcp.params import bad_params, checked
+from gateway.mcp.repeated import PARAM_PREFIX, agreed, decoded
 from gateway.mcp.strict import TooDeepError, UnreadableError, disguised, exact, loads
 from gateway.model import Arrival, Call, Trace
 from gateway.reasons import Code
 
-PARAM_PREFIX = "mcp-param-"
 _ENVELOPE = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _META = frozenset(
     {
@@ -53,7 +51,6 @@ _USUAL_ACCEPT = "application/json, text/event-stream"
 _LONGEST_ID = 256
 _ID = (str, int)  # a union that is written where it is asked for is made anew each time
 _LONGEST_STATE = 512
-_OPEN, _CLOSE = "=?base64?", "?="
 _OURS = "bailiwick/"
 _DROPPED = frozenset({"traceparent", "tracestate", "baggage"})  # ours to write; baggage of strangers is not passed on
 
@@ -84,7 +81,7 @@ def read(arrival: Arrival, depth: int) -> Call:
         raise RpcRefused(Code.UNKNOWN_METHOD, name[:64], rpc_id=rpc_id, status=status)
     _disguise(params, method.known, rpc_id)
     tool, arguments = _tool(params, rpc_id) if name == CALL_TOOL else (checked(name, params, rpc_id), None)
-    _param_headers(arrival, arguments, rpc_id)
+    repeated = tuple([(key, value.strip(" \t")) for key, value in arrival.headers if key.startswith(PARAM_PREFIX)])
     declared = params.get("capabilities") if name == INITIALIZE else meta.get(CAPABILITIES_KEY)
     return Call(
         arrival=arrival,
@@ -98,6 +95,7 @@ def read(arrival: Arrival, depth: int) -> Call:
         version=_spoken(version, name, params),
         opens=_opens(declared),
         declares=declared,
+        repeated=agreed(repeated, arguments, rpc_id) if repeated else (),
     )
 
 
@@ -198,7 +196,8 @@ def _modern(
 def _legacy(headers: Mapping[str, str], version: str | None, name: str, meta: Mapping[str, Any], rpc_id: RpcId) -> None:
     """The era of handshakes: the routing headers are not asked for, but must not lie."""
     if version is not None and version not in LEGACY:
-        data = {"supported": [*MODERN, *LEGACY], "requested": version[:64]}
+        supported = MODERN if VERSION_KEY in meta else (*MODERN, *LEGACY)  # each era hears of what it can choose
+        data = {"supported": list(supported), "requested": version[:64]}
         raise RpcRefused(Code.UNSUPPORTED_VERSION, version[:64], rpc_id=rpc_id, data=data)
     if meta.get(VERSION_KEY, version) != version:  # the body speaks another era than the headers
         raise RpcRefused(Code.HEADER_MISMATCH, "mcp-protocol-version", rpc_id=rpc_id)
@@ -209,38 +208,6 @@ def _legacy(headers: Mapping[str, str], version: str | None, name: str, meta: Ma
 def _tool(params: Mapping[str, Any], rpc_id: RpcId) -> tuple[str, Mapping[str, object]]:
     name = checked(CALL_TOOL, params, rpc_id)
     return str(name), exact(params.get("arguments", {}))
-
-
-def _param_headers(arrival: Arrival, arguments: Mapping[str, object] | None, rpc_id: RpcId) -> None:
-    """`Mcp-Param-*` repeat arguments for those who read no bodies; one that repeats none of them is a lie (SEP-2243).
-
-    One that is called like an argument must say that very argument, and not another's value.
-    """
-    repeated = [(name, value) for name, value in arrival.headers if name.startswith(PARAM_PREFIX)]
-    if not repeated:
-        return
-    said = set(_scalars(arguments or {}))
-    named = {_param(argument): set(_scalars(value)) for argument, value in (arguments or {}).items()}
-    names = [_param(name) for name, _ in repeated]
-    if len(set(names)) != len(names) or any(
-        decoded(value.strip(" \t")) not in named.get(name, said) for name, (_, value) in zip(names, repeated, strict=True)
-    ):
-        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-param", rpc_id=rpc_id)
-
-
-def _param(name: str) -> str:
-    """A header's or an argument's name as a reader of headers might compare them."""
-    return name.removeprefix(PARAM_PREFIX).casefold().replace("_", "-")
-
-
-def _scalars(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _scalars(inner)
-    elif isinstance(value, bool):
-        yield "true" if value else "false"
-    elif not isinstance(value, list) and value is not None:
-        yield str(value)
 
 
 def _message(body: Mapping[str, Any], method: Method, params: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,26 +277,6 @@ def onward(call: Call) -> dict[str, Any]:
 def arguments_of(call: Call) -> Any:
     """The arguments that are sent, `{}` where there are none."""
     return call.message.get("params", {}).get("arguments", {})
-
-
-def encoded(value: str) -> str:
-    """A text as a header can say it: as it is, or inside the Base64 sentinel (SEP-2243)."""
-    plain = value.isascii() and value.isprintable() and value == value.strip(" ")
-    if plain and not (value.startswith(_OPEN) and value.endswith(_CLOSE)):
-        return value
-    return f"{_OPEN}{base64.b64encode(value.encode()).decode('ascii')}{_CLOSE}"
-
-
-def decoded(value: str | None) -> str | None:
-    """Inverse of `encoded`; None for a broken or non-canonical sentinel, which thus equals nothing."""
-    if value is None or not (value.startswith(_OPEN) and value.endswith(_CLOSE)):
-        return value
-    text = value[len(_OPEN) : -len(_CLOSE)]
-    try:
-        data = base64.b64decode(text, validate=True)
-        return data.decode() if base64.b64encode(data).decode("ascii") == text else None
-    except (binascii.Error, ValueError):
-        return None
 
 
 def peek_id(body: bytes, depth: int) -> RpcId:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.mcp import lists
+from gateway.mcp.repeated import Repeats, Wanted, repeats
 from gateway.policy.canary import ByWorkflow
 
 if TYPE_CHECKING:
@@ -21,6 +22,21 @@ def decided_by(policy: Policy, stages: Stages, shadowing: Shadowing) -> Stages:
         return replace(stages, decide=shadowing.wrap(policy.active.engine.decide, policy.watched))
     asked = ByWorkflow(stages.normalise, lambda workflow: policy.pair_of(workflow).engine.decide)
     return replace(stages, normalise=asked.normalise, decide=shadowing.wrap(asked.decide, policy.watched))
+
+
+def repeats_by(policy: Policy) -> Wanted:
+    """Which arguments headers repeat, by the definitions that are approved in the active bundle."""
+    approved = {
+        (server, name): repeats(entry.definition.get("inputSchema")) or ()
+        for server, what, name, entry in policy.active.bundle.pinning.lock.every()
+        if what == "tool" and isinstance(entry.definition, dict)
+    }
+    marked = {key: found for key, found in approved.items() if found}
+
+    def wanted(server: str, tool: str) -> Repeats:
+        return marked.get((server, tool), ())
+
+    return wanted
 
 
 def could_by(policy: Policy, clock: Clock) -> lists.Could:

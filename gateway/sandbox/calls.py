@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol
 from gateway.asgi import child_traceparent
 from gateway.mcp.errors import INVALID_REQUEST, META_CODE, META_DECISION, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
 from gateway.mcp.methods import CALL_TOOL, CAPABILITIES_KEY, INITIALIZE, INITIALIZED, LEGACY, MODERN, VERSION_KEY
+from gateway.mcp.repeated import encoded
 from gateway.mcp.strict import UnreadableError, dumps, loads, loads_answer
-from gateway.mcp.wire import encoded
 from gateway.model import Arrival, Call, Clock, Principal, Refused, Trace, new_id, random16
 from gateway.reasons import PROSE, Code
 

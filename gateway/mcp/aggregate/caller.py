@@ -9,8 +9,8 @@ from typing import Any
 from gateway.asgi import by_name
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import CAPABILITIES_KEY, METHODS, VERSION_KEY
+from gateway.mcp.repeated import PARAM_PREFIX, encoded
 from gateway.mcp.strict import dumps
-from gateway.mcp.wire import PARAM_PREFIX, encoded
 from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id, random16
 from gateway.pipeline import Stages, govern
 
