@@ -5,22 +5,27 @@ Nothing here forwards a call; nothing here decides about one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from gateway.identity.dpop import ALGORITHMS
 from gateway.model import Principal, Refused
 from gateway.policy.routes import PolicyDoor
 from gateway.policy.routes import register as register_policy
 from gateway.problem import Problem
+from gateway.protected import METADATA, PROBED, metadata
 from gateway.reasons import PROSE, Code
 
+_ADDRESS = re.compile(r"|/mcp|/(mcp|a2a)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_FOR_PAGES = {"Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=300"}
+_PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "*", "Access-Control-Max-Age": "600"}
 PROBLEM_JSON = "application/problem+json"
 _STATUS = {
     Code.NO_CREDENTIAL: 401,
@@ -36,6 +41,7 @@ _STATUS = {
 class Doors:
     """What the API may look at, as callables: it holds no store and no key.
 
+    issuers      who issues tokens; scopes: what these must have.
     faults       what keeps the gateway from working now; empty: ready.
     metrics      Prometheus' text format.
     remembered   who outside remembers the log, in words; and what of that should be looked at.
@@ -47,6 +53,7 @@ class Doors:
 
     public_url: str
     issuers: tuple[str, ...]
+    scopes: tuple[str, ...]
     faults: Callable[[], Mapping[str, str]]
     metrics: Callable[[], bytes]
     remembered: Callable[[], tuple[str, Mapping[str, str]]]
@@ -120,28 +127,26 @@ def _public(api: FastAPI, doors: Doors) -> None:
             "method": principal.method,
         }
 
-    @api.get("/.well-known/oauth-protected-resource/{kind}/{target}", tags=["oauth"])
-    async def protected_resource(kind: str, target: str) -> JSONResponse:
-        """RFC 9728.  The same for every name, so that it tells nobody which servers exist."""
-        if kind not in {"mcp", "a2a"}:
-            return problem(404, Problem("not-found", "there is nothing here"))
-        return _metadata(doors, f"/{kind}/{target}")
-
-    @api.get("/.well-known/oauth-protected-resource/mcp", tags=["oauth"])
-    async def protected_aggregate() -> JSONResponse:
-        """RFC 9728, of `/mcp`: all servers as one."""
-        return _metadata(doors, "/mcp")
+    _protected(api, doors)
 
 
-def _metadata(doors: Doors, path: str) -> JSONResponse:
-    metadata = {
-        "resource": f"{doors.public_url}{path}",
-        "authorization_servers": list(doors.issuers),
-        "bearer_methods_supported": ["header"],
-        "dpop_signing_alg_values_supported": list(ALGORITHMS),
-        "resource_name": "Bailiwick",
-    }
-    return JSONResponse(metadata, headers={"Access-Control-Allow-Origin": "*"})
+def _protected(api: FastAPI, doors: Doors) -> None:
+    """RFC 9728, for every name the same, so that it tells nobody which servers exist; and nothing where clients look for more.
+
+    Web pages may read it: it is public, and clients that run in them send headers for which browsers ask first.
+    """
+
+    @api.get(METADATA + "{path:path}", tags=["oauth"])
+    async def protected_resource(path: str) -> Response:
+        """Who issues tokens for this address: the gateway as a whole, `/mcp`, `/mcp/<server>` or `/a2a/<agent>`."""
+        if _ADDRESS.fullmatch(path) is None:
+            return Response(status_code=404)
+        return JSONResponse(metadata(doors.public_url, path, doors.issuers, doors.scopes), headers=_FOR_PAGES)
+
+    @api.options(METADATA + "{path:path}", include_in_schema=False)
+    async def preflight(path: str) -> Response:
+        """What a browser asks before it lets a page read it."""
+        return Response(status_code=204 if _ADDRESS.fullmatch(path) else 404, headers=_FOR_PAGES | _PREFLIGHT)
 
 
 def _development(api: FastAPI, issue: Callable[[str], str]) -> None:
@@ -156,6 +161,12 @@ def _development(api: FastAPI, issue: Callable[[str], str]) -> None:
 
 
 def _errors(api: FastAPI) -> None:
+    @api.exception_handler(404)
+    async def missing(request: Request, error: HTTPException) -> Response:
+        if PROBED in request.url.path or request.url.path == "/register":
+            return Response(status_code=404)  # clients that look for an authorization server here read any JSON as its metadata
+        return await http_exception_handler(request, error)
+
     @api.exception_handler(Refused)
     async def refused(_request: Request, refusal: Refused) -> Response:
         answer = problem(_STATUS.get(refusal.code, 403), Problem(refusal.code.value, PROSE[refusal.code]))

@@ -47,6 +47,7 @@ from gateway.policy.metrics import families
 from gateway.policy.opening import Opened, opened, prepared
 from gateway.policy.routes import PolicyDoor
 from gateway.problem import ProblemError
+from gateway.protected import METADATA, PROBED, scopes_of
 from gateway.reasons import Code
 from gateway.record import Recorder
 from gateway.sandbox.opening import Ground
@@ -94,7 +95,7 @@ class App:
         path: str = scope.get("path", "")
         if self._mcp is not None and path in AGGREGATE_PATHS:
             await self._mcp.aggregate(scope, receive, send)
-        elif self._mcp is not None and path.startswith(MCP_PATH):
+        elif self._mcp is not None and path.startswith(MCP_PATH) and PROBED not in path:
             await self._mcp.mounts(scope, receive, send)
         elif self._a2a is not None and path.startswith(A2A_PATH):
             await self._a2a(scope, receive, send)
@@ -119,7 +120,7 @@ class App:
 
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._guard.check(by_name(headers_of(scope)))
+            self._guard.check(by_name(headers_of(scope)), public=scope["path"].startswith(METADATA))
         except Refused as refusal:
             await shut_door(scope, send, self._clock, refusal, self._record)
             return
@@ -238,6 +239,7 @@ class App:
         return Doors(
             public_url=parts.settings.public_url,
             issuers=tuple(issuer.issuer for issuer in parts.settings.issuers),
+            scopes=scopes_of(issuer.required_scope for issuer in parts.settings.issuers),
             faults=faults,
             metrics=parts.telemetry.render_prometheus,
             remembered=parts.ledger.remembered,

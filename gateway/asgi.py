@@ -223,15 +223,18 @@ class HostGuard:
         origins = {f"{public.scheme}://{authority}" for authority in authorities}
         self._origins = frozenset(origins | {origin.lower().rstrip("/") for origin in allowed_origins})
 
-    def check(self, found: Mapping[str, Sequence[str]]) -> None:
-        """`Refused(BAD_ORIGIN)` unless there is exactly one `Host`, at most one `Origin`, and both are ours."""
+    def check(self, found: Mapping[str, Sequence[str]], *, public: bool = False) -> None:
+        """`Refused(BAD_ORIGIN)` unless there is exactly one `Host`, at most one `Origin`, and both are ours.
+
+        `public`: what is asked for is for every web page to read, so that only the Host counts.
+        """
         hosts, origins = found.get("host", ()), found.get("origin", ())
         if len(hosts) != 1 or len(origins) > 1:
             raise Refused(Code.BAD_ORIGIN, "one Host and at most one Origin are expected")
         host = hosts[0].lower()
         if host not in self._exact and _without_port(host) not in self._any_port:
             raise Refused(Code.BAD_ORIGIN, "Host")
-        if origins:
+        if origins and not public:
             origin = origins[0].lower()
             if origin not in self._origins and origin not in {f"http://{host}", f"https://{host}"}:
                 raise Refused(Code.BAD_ORIGIN, "Origin")

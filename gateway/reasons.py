@@ -12,6 +12,7 @@ class Code(StrEnum):
     NO_CREDENTIAL = "no-credential"
     INVALID_CREDENTIAL = "invalid-credential"
     REVOKED = "revoked"
+    SCOPE_REQUIRED = "scope-required"
     # what
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"
@@ -56,6 +57,7 @@ PROSE: dict[Code, str] = {
     Code.NO_CREDENTIAL: "The request carries no credential.",
     Code.INVALID_CREDENTIAL: "The credential is not valid here: issuer, audience, signature, type, time or holder is wrong.",
     Code.REVOKED: "The person, an agent of the chain, the workflow or the token has been revoked.",
+    Code.SCOPE_REQUIRED: "The token is good, and lacks a scope that tokens of its issuer must have here.",
     Code.MALFORMED: "The message is not one well-formed message of its protocol.",
     Code.TOO_LARGE: "The request is larger or deeper than the gateway accepts.",
     Code.HEADER_MISMATCH: "A routing header says something else than the body.",

@@ -22,6 +22,7 @@ from gateway.parts import Parts, derived
 from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
 from gateway.policy.judging import could_by, decided_by, repeats_by
+from gateway.protected import scopes_of
 from gateway.sandbox.server import SandboxServer
 from gateway.state.notices import Notices
 from gateway.stores import state_url_of
@@ -98,8 +99,16 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
 def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could: Could, sealed: Sealed) -> McpFaces:
     limits, public_url = parts.settings.limits, parts.settings.public_url
+    scopes = scopes_of(issuer.required_scope for issuer in parts.settings.issuers)
     mounts = McpEndpoint(
-        stages, guard=parts.guard, limits=limits, public_url=public_url, could=could, slots=parts.slots, clock=parts.clock
+        stages,
+        guard=parts.guard,
+        limits=limits,
+        public_url=public_url,
+        could=could,
+        scopes=scopes,
+        slots=parts.slots,
+        clock=parts.clock,
     )
     aggregate = Aggregate(
         stages,
@@ -108,6 +117,7 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         limits=limits,
         public_url=public_url,
         could=could,
+        scopes=scopes,
         sessions=Sessions(sealed),
         slots=parts.slots,
         clock=parts.clock,

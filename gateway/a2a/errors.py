@@ -75,6 +75,7 @@ _HIDDEN = _Row(REFUSED, "There is no such agent.", "UNKNOWN_AGENT", status=404, 
 _UNAVAILABLE = _Row(
     INTERNAL, "The gateway cannot take this call now; try again later.", "UNAVAILABLE", 503, 503, domain=OUR_DOMAIN
 )
+_SCOPE = _Row(REFUSED, "The token lacks a scope.", "INSUFFICIENT_SCOPE", 403, 403, domain=OUR_DOMAIN)
 _CREDENTIAL = _Row(REFUSED, "Authentication is required.", "UNAUTHENTICATED", 401, 401, domain=OUR_DOMAIN)
 _CONSENT = _Row(
     REFUSED,
@@ -96,6 +97,7 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.NO_CREDENTIAL: _CREDENTIAL,
     Code.INVALID_CREDENTIAL: _CREDENTIAL,
     Code.REVOKED: _CREDENTIAL,
+    Code.SCOPE_REQUIRED: _SCOPE,
     Code.MALFORMED: _BY_RPC_CODE[INVALID_REQUEST],
     Code.TOO_LARGE: _Row(INVALID_REQUEST, "The request is too large.", "TOO_LARGE", 413, 413, OUR_DOMAIN),
     Code.HEADER_MISMATCH: _BY_RPC_CODE[INVALID_REQUEST],
@@ -125,6 +127,8 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, plain: boo
     if row is _CREDENTIAL:
         error = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
         headers = refusal.challenge or (("WWW-Authenticate", f'Bearer realm="bailiwick"{error}'),)
+    elif row is _SCOPE:
+        headers = (("WWW-Authenticate", f'Bearer error="insufficient_scope", scope="{refusal.data.get("scope", "")}"'),)
     elif row is _UNAVAILABLE:
         headers = (("Retry-After", "1"),)
     elif status == 405:

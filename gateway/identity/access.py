@@ -16,7 +16,10 @@ from gateway.identity.introspection import Remembered
 from gateway.identity.issuers import STRICT_TYPES, Trusted, Ways, trusted
 from gateway.identity.keys import Fetch, KeySet
 from gateway.identity.token import Unverified, VerifiedCache, moment, refuse, text, verify
+from gateway.model import Refused
 from gateway.problem import Problem, ProblemError
+from gateway.protected import scopes_of
+from gateway.reasons import Code
 
 if TYPE_CHECKING:
     from gateway.identity.directory import Directory
@@ -199,7 +202,8 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
         refuse("token was issued to a client that nobody registered")
     scope = said.scopes(claims)
     if not set(settings.required_scope) <= set(scope):
-        refuse("token lacks a scope that this gateway wants")
+        wanted = {"scope": " ".join(scopes_of([settings.required_scope]))}
+        raise Refused(Code.SCOPE_REQUIRED, "token lacks a scope that this gateway wants", data=wanted)
     jkt = said.bound_to(claims)
     if settings.dpop == "require" and not jkt:
         refuse("token is bound to no key")

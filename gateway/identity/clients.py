@@ -25,7 +25,7 @@ ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 METHODS: Final = ("client_secret_basic", "private_key_jwt")
 MUTUAL_TLS: Final = "tls_client_auth"
 _BASIC = re.compile(r"basic ([A-Za-z0-9+/]{1,1024}={0,2})", re.IGNORECASE)
-_CREDENTIAL = frozenset({Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED})
+_CREDENTIAL = frozenset({Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED, Code.SCOPE_REQUIRED})
 
 
 @dataclass(frozen=True, slots=True)

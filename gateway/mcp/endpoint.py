@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -36,6 +37,7 @@ from gateway.mcp.lists import Could
 from gateway.mcp.wire import peek_id
 from gateway.model import Arrival, Clock, Principal, Refused, Reply, UpstreamError, wall_clock
 from gateway.pipeline import Stages, govern
+from gateway.protected import challenge, step_up
 from gateway.reasons import Code
 from gateway.settings import Limits
 
@@ -51,6 +53,8 @@ _LATE = frozenset({Code.LEDGER_UNAVAILABLE, Code.INTERNAL_ERROR})  # may befall 
 class McpEndpoint:
     """The MCP face of the gateway; `stages` are those of an `McpRoad`, `could` the same that its lists are made by.
 
+    `scopes` are what tokens must have, for the challenge that strangers get.
+
     In the stateless era a client that hangs up cancels its call; in the era of handshakes the call goes on to its end.
     """
 
@@ -62,6 +66,7 @@ class McpEndpoint:
         limits: Limits,
         public_url: str,
         could: Could,
+        scopes: tuple[str, ...] = (),
         slots: Slots | None = None,
         clock: Clock = wall_clock,
         heartbeat: float = HEARTBEAT_SECONDS,
@@ -69,7 +74,8 @@ class McpEndpoint:
         self._in_force = stages, could
         self._guard = guard
         self._limits = limits
-        self._metadata = f"{public_url.rstrip('/')}/.well-known/oauth-protected-resource{ROOT}"
+        self._public_url = public_url
+        self._scopes = scopes
         self._slots = slots or Slots(limits.concurrent_calls)
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
@@ -163,8 +169,10 @@ class McpEndpoint:
         if principal is not None and refusal.call is None and refusal.code in _LATE and not isinstance(refusal, RpcRefused):
             refusal = RpcRefused(refusal.code, rpc_id=peek_id(arrival.body, self._limits.json_depth))
         knows = principal is not None and could(principal, arrival.target)
-        challenge = f'Bearer resource_metadata="{self._metadata}{arrival.target}"'
-        return errors.refused(refusal, arrival, arrival.id, knows=knows, challenge=challenge)
+        path = f"{ROOT}{arrival.target}"
+        asked = challenge(self._public_url, path, self._scopes)
+        step = partial(step_up, self._public_url, path)
+        return errors.refused(refusal, arrival, arrival.id, knows=knows, challenge=asked, step=step)
 
     def _failed(self, error: UpstreamError, arrival: Arrival) -> Answer:
         rpc_id = peek_id(arrival.body, self._limits.json_depth)

@@ -5,7 +5,7 @@ What a caller may not know of is answered exactly as the unknown, in both eras.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,13 @@ URL_SINCE: Final = "2025-11-25"
 """The one revision of the era of handshakes that has URL elicitation."""
 
 RpcId = str | int | None
+Step = Callable[[str], str]
+"""The value of WWW-Authenticate that asks for these scopes."""
+
+
+def _no_step(scope: str) -> str:
+    return f'Bearer error="insufficient_scope", scope="{scope}"'
+
 
 MODERN_STATUS: Final[Mapping[int, int]] = {
     PARSE_ERROR: 400,
@@ -108,11 +115,13 @@ def is_modern(arrival: Arrival) -> bool:
     return arrival.header("mcp-protocol-version") in MODERN
 
 
-def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: bool, challenge: str) -> Answer:
+def refused(
+    refusal: Refused, arrival: Arrival | None, decision: str, *, knows: bool, challenge: str, step: Step = _no_step
+) -> Answer:
     """The answer to a refused call.
 
     knows      whether the caller may know of the server; asked only where it matters.
-    challenge  value of WWW-Authenticate for callers without a valid credential.
+    challenge  value of WWW-Authenticate for callers without a valid credential; `step` of that for a token that lacks a scope.
     """
     call = refusal.call
     rpc_id = call.rpc_id if call is not None else getattr(refusal, "rpc_id", None)
@@ -121,6 +130,9 @@ def refused(refusal: Refused, arrival: Arrival | None, decision: str, *, knows: 
         presented = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
         header = refusal.challenge or (("WWW-Authenticate", challenge + presented),)
         return Answer(401, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
+    if refusal.code is Code.SCOPE_REQUIRED:
+        header = (("WWW-Authenticate", step(str(refusal.data.get("scope", "")))),)
+        return Answer(403, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
     if refusal.code in _RPC:
         code, status = _RPC[refusal.code]
         code = getattr(refusal, "rpc_code", 0) or code

@@ -61,12 +61,14 @@ def read(arrival: Arrival, depth: int) -> Call:
     `message` of the call holds `jsonrpc`, `id`, `method` and `params` with a cleaned `_meta`, without what its row withholds and
     without any capability of the client: what it declares stands in `declares` alone.
     """
-    headers = _headers(arrival)
+    headers, twice = _headers(arrival)
     if arrival.http_method != "POST":
         raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405)
     _media(headers)
     body = _json(arrival.body, depth)
     rpc_id, name, params = _envelope(body)
+    if twice:
+        raise RpcRefused(Code.HEADER_MISMATCH, f"{twice} is repeated", rpc_id=rpc_id)
     version = headers.get("mcp-protocol-version")
     modern = version in MODERN
     meta = _meta(params, rpc_id)
@@ -99,17 +101,18 @@ def read(arrival: Arrival, depth: int) -> Call:
     )
 
 
-def _headers(arrival: Arrival) -> dict[str, str]:
-    """Headers that matter here; a routing header on two lines has two readings."""
+def _headers(arrival: Arrival) -> tuple[dict[str, str], str]:
+    """Headers that matter here, and the routing header that stands on two lines, which has two readings; "" for none."""
     headers: dict[str, str] = {}
+    twice = ""
     found = arrival.found or by_name(arrival.headers)
     for name in _READ:
         if name in found:
             values = found[name]
             if len(values) > 1 and name in _ROUTING:
-                raise RpcRefused(Code.HEADER_MISMATCH, f"{name} is repeated")
+                twice = name
             headers[name] = values[0].strip(" \t") if len(values) == 1 else ", ".join(values)
-    return headers
+    return headers, twice
 
 
 def _media(headers: Mapping[str, str]) -> None:
@@ -195,7 +198,7 @@ def _modern(
 
 def _legacy(headers: Mapping[str, str], version: str | None, name: str, meta: Mapping[str, Any], rpc_id: RpcId) -> None:
     """The era of handshakes: the routing headers are not asked for, but must not lie."""
-    if version is not None and version not in LEGACY:
+    if version is not None and version not in LEGACY and meta.get(VERSION_KEY, version) == version:
         supported = MODERN if VERSION_KEY in meta else (*MODERN, *LEGACY)  # each era hears of what it can choose
         data = {"supported": list(supported), "requested": version[:64]}
         raise RpcRefused(Code.UNSUPPORTED_VERSION, version[:64], rpc_id=rpc_id, data=data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace as with_stages
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -46,6 +47,7 @@ from gateway.mcp.strict import dumps
 from gateway.mcp.wire import read
 from gateway.model import Arrival, Call, Clock, Principal, Refused, UpstreamError, wall_clock
 from gateway.pipeline import Stages
+from gateway.protected import challenge, step_up
 from gateway.reasons import Code
 from gateway.settings import Limits
 from gateway.settings_outbound import Era
@@ -53,7 +55,15 @@ from gateway.settings_outbound import Era
 PATHS = frozenset({"/mcp", "/mcp/"})
 _WATCH_AFTER = 0.02
 _WHOEVER_ASKS = frozenset(
-    {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED, Code.LEDGER_UNAVAILABLE, Code.OVERLOADED, Code.INTERNAL_ERROR}
+    {
+        Code.NO_CREDENTIAL,
+        Code.INVALID_CREDENTIAL,
+        Code.REVOKED,
+        Code.SCOPE_REQUIRED,
+        Code.LEDGER_UNAVAILABLE,
+        Code.OVERLOADED,
+        Code.INTERNAL_ERROR,
+    }
 )
 """Refusals that say nothing of what was asked for."""
 _OURS = ""
@@ -77,6 +87,7 @@ class Aggregate:
         public_url: str,
         could: Could,
         sessions: Sessions,
+        scopes: tuple[str, ...] = (),
         slots: Slots | None = None,
         clock: Clock = wall_clock,
         heartbeat: float = HEARTBEAT_SECONDS,
@@ -91,7 +102,8 @@ class Aggregate:
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
-        self._challenge = f'Bearer resource_metadata="{public_url.rstrip("/")}/.well-known/oauth-protected-resource/mcp"'
+        self._challenge = challenge(public_url, "/mcp", scopes)
+        self._step = partial(step_up, public_url, "/mcp")
         self._standings = Standings(eras)
         self._desk = Desk(self._standings, Fan(self._standings, eras, patience), Names(eras), f"{public_url.rstrip('/')}/mcp/")
 
@@ -131,7 +143,7 @@ class Aggregate:
             caller = await self._admitted(arrival, stages, could)
         except Refused as refusal:
             workflow = refusal.principal.workflow if refusal.principal else ""
-            answer = errors.refused(refusal, arrival, arrival.id, knows=True, challenge=self._challenge)
+            answer = errors.refused(refusal, arrival, arrival.id, knows=True, challenge=self._challenge, step=self._step)
             await _say(send, answer, arrival.id, workflow)
             return
         leg = Leg("")
@@ -144,7 +156,7 @@ class Aggregate:
                 refusal.call, refusal.principal = caller.call, caller.principal
                 leg.id = arrival.id
                 await _recorded(arrival, refusal, stages)
-                answer = errors.refused(refusal, arrival, arrival.id, knows=True, challenge=self._challenge)
+                answer = errors.refused(refusal, arrival, arrival.id, knows=True, challenge=self._challenge, step=self._step)
             except Refused as refusal:
                 answer = self._refused(refusal, caller, leg)
             except UpstreamError as error:
@@ -205,7 +217,9 @@ class Aggregate:
         if refusal.code not in _WHOEVER_ASKS and not (leg.server and caller.could(caller.principal, leg.server)):
             refusal = Refused(Code.UNKNOWN_TARGET)
         refusal.call = call
-        return errors.refused(refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge)
+        return errors.refused(
+            refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge, step=self._step
+        )
 
 
 async def _recorded(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
