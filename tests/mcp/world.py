@@ -36,6 +36,7 @@ from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
+from gateway.protected import scopes_of
 from gateway.record import Recorder
 from gateway.settings import Limits
 from gateway.upstream.client import Upstreams, Url
@@ -224,14 +225,20 @@ def answer_of(response: httpx.Response) -> dict[str, Any]:
 async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **options: Any) -> AsyncIterator[World]:
     """`/mcp/{server}` for each of them, and `/mcp`.
 
-    options: `others`, `limits`, `heartbeat`, `patience`, `sealed`, `credentials` (header lines towards every HTTP server),
+    options: `issuer` (changes of its settings), `others`, `limits`, `heartbeat`, `patience`, `sealed`,
+    `credentials` (header lines towards every HTTP server),
     `upstreams`, `further` (what follows the duties), `public_url`."""
     sock = socket.create_server(("127.0.0.1", 0))
     own = f"http://127.0.0.1:{sock.getsockname()[1]}"
     url = options.get("public_url", own)  # another gateway's, where both are replicas of one
     issuer = DevIssuer(folder, f"{url}/dev", url)
+    trusted = issuer.settings().model_copy(update=options.get("issuer", {}))
     authenticator = Authenticator(
-        tenant="acme", public_url=url, issuers=(issuer.settings(),), agents={}, delegations=options.get("delegations")
+        tenant="acme",
+        public_url=url,
+        issuers=(trusted,),
+        agents={},
+        delegations=options.get("delegations"),
     )
     upstreams = options.get("upstreams") or Upstreams()
     ledger = Ledger()
@@ -282,7 +289,10 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
         )
         heartbeat = options.get("heartbeat", 15.0)
         stages = options.get("over", lambda made: made)(stages)
-        endpoint = McpEndpoint(stages, guard=HostGuard(url), limits=limits, public_url=url, could=could, heartbeat=heartbeat)
+        scopes = scopes_of([trusted.required_scope])
+        endpoint = McpEndpoint(
+            stages, guard=HostGuard(url), limits=limits, public_url=url, could=could, scopes=scopes, heartbeat=heartbeat
+        )
         world.aggregate = Aggregate(
             stages,
             eras={name: target.era for name, target in targets.items()},
