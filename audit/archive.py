@@ -26,9 +26,6 @@ class Archive(Protocol):
     def get(self, name: str) -> bytes:
         """The file; `ArchiveError` where there is none."""
 
-    def segments(self) -> Sequence[str]:
-        """Names of the segments that have a manifest, in order."""
-
 
 class FolderArchive:
     """A folder, of which its owner can take everything away again: put it on storage that does not let him."""
@@ -69,7 +66,7 @@ class FolderArchive:
             raise ArchiveError(msg) from error
 
     def segments(self) -> Sequence[str]:
-        """See `Archive`."""
+        """Names of the segments that have a manifest, in order."""
         return sorted(each.parent.name for each in self._folder.glob("*-*/manifest.json"))
 
 

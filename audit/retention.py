@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -58,10 +59,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A segment that cannot go yet, and why."""
+    """A segment that cannot go yet, and why; hold: because of a legal hold, not because of its time."""
 
     segment: Segment
     why: str
+    hold: bool = False
 
 
 class Retention:
@@ -73,10 +75,24 @@ class Retention:
     def __init__(self, url: str, archive: Archive, rule: Rule, append: Append, clock: Callable[[], int]) -> None:
         """`ValueError` for a URL of another kind."""
         self._url = url
-        self._archive = archive
+        self.archive = archive
         self._rule = rule
         self._append = append
         self._clock = clock
+
+    @property
+    def vkey(self) -> str:
+        """The verifier key that the log names."""
+        with Ledger.open(self._url) as ledger:
+            return ledger.vkey
+
+    def known(self) -> list[Segment]:
+        """Every segment, oldest first."""
+        segments = Segments(self._url)
+        try:
+            return segments.rows()
+        finally:
+            segments.close()
 
     def seal(self, until: int, progress: Progress = lambda _done, _of: None) -> Manifest | None:
         """Put the records older than `until` that are in no segment yet into one; None where there are not 256 of them.
@@ -95,7 +111,7 @@ class Retention:
             with rows_of(self._url) as tables:
                 manifest, after = self._packed(rows, segments, tables, carry, (start, stop, newest), note, progress)
             data = manifest.to_bytes()
-            self._archive.put(f"{manifest.name}/{files.MANIFEST}", data, manifest.keep_until)
+            self.archive.put(f"{manifest.name}/{files.MANIFEST}", data, manifest.keep_until)
             said = {
                 "from": start, "to": stop, "count": stop - start, "root": manifest.root, "carry": _sha256(after),
                 "manifest": _sha256(data), "classes": list(manifest.classes), "keep_until": manifest.keep_until,
@@ -121,9 +137,9 @@ class Retention:
             for each in segments.rows():
                 if each.retired:
                     continue
-                why = self._why_not(segments, each)
-                if why:
-                    held.append(Held(each, why))
+                stays = self._stays(segments, each)
+                if stays is not None:
+                    held.append(stays)
                     break  # a later one cannot go before it: what is left of a log is its end
                 manifest = self._archived(each)
                 said = {
@@ -136,7 +152,7 @@ class Retention:
             try:
                 segments.delete(progress)
             except HeldError as error:
-                held.append(Held(gone[-1], f"the legal hold {error.hold} was set meanwhile; what is left stays"))
+                held.append(Held(gone[-1], f"the legal hold {error.hold} was set meanwhile; what is left stays", hold=True))
             return gone, held
         finally:
             segments.close()
@@ -161,7 +177,7 @@ class Retention:
         done: dict[str, str] = {}
 
         def put(name: str, data: bytes) -> None:
-            self._archive.put(f"{plan.name}/{name}", data, plan.keep_until)
+            self.archive.put(f"{plan.name}/{name}", data, plan.keep_until)
             done[name] = files.digest(data)
 
         put(files.CARRY_IN, carry)
@@ -180,21 +196,21 @@ class Retention:
         hexed = tuple(digest.hex() for digest in proof)
         return Manifest(plan.log, plan.vkey, start, stop, root, done, plan.classes, plan.keep_until, hexed), after
 
-    def _why_not(self, segments: Segments, each: Segment) -> str:
+    def _stays(self, segments: Segments, each: Segment) -> Held | None:
         with Ledger.open(self._url) as ledger:
             sealed = ledger.get(each.sealed)
         until = sealed.leaf.get("keep_until") if sealed is not None else None
         if not isinstance(until, int):
-            return "the record that sealed it is gone"
+            return Held(each, "the record that sealed it is gone", hold=True)
         if self._clock() < until:
-            return f"it is kept until {until}"
+            return Held(each, f"it is kept until {datetime.fromtimestamp(until // 1_000_000, UTC):%Y-%m-%d}")
         hold = segments.held(each.start, each.stop)
-        return f"the legal hold {hold} is in force" if hold is not None else ""
+        return None if hold is None else Held(each, f"the legal hold {hold} is in force", hold=True)
 
     def _archived(self, each: Segment) -> Manifest:
         """The manifest, once every file of it was read back and is what was sealed."""
-        name = f"{each.start:016d}-{each.stop:016d}"
-        data = self._archive.get(f"{name}/{files.MANIFEST}")
+        name = files.name_of(each.start, each.stop)
+        data = self.archive.get(f"{name}/{files.MANIFEST}")
         with Ledger.open(self._url) as ledger:
             sealed = ledger.get(each.sealed)
         if sealed is None or sealed.leaf.get("manifest") != _sha256(data):
@@ -202,7 +218,7 @@ class Retention:
             raise TamperedError(msg)
         manifest = Manifest.parse(data)
         for file, digest in manifest.files.items():
-            if files.digest(self._archive.get(f"{name}/{file}")) != digest:
+            if files.digest(self.archive.get(f"{name}/{file}")) != digest:
                 msg = f"{name}/{file} in the archive is not what was sealed"
                 raise TamperedError(msg)
         return manifest

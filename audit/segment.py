@@ -88,12 +88,17 @@ class Manifest:
     @property
     def name(self) -> str:
         """The folder's: sorts by place in the log."""
-        return f"{self.start:016d}-{self.stop:016d}"
+        return name_of(self.start, self.stop)
 
     @property
     def parts(self) -> Sequence[tuple[int, int]]:
         """Records of each pair of files, in order."""
         return [(at, min(at + PART, self.stop)) for at in range(self.start, self.stop, PART)]
+
+
+def name_of(start: int, stop: int) -> str:
+    """The folder of the segment with records [start, stop)."""
+    return f"{start:016d}-{stop:016d}"
 
 
 def entries_name(start: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, StringConstraints, model_validator
 
@@ -89,6 +89,26 @@ class Anchor(Group):
         return self
 
 
+class Retention(Group):
+    """How long records stay and where they go: exactly one of `folder` and `s3`."""
+
+    folder: Path | None = None
+    s3: Bucket | None = None
+    object_lock: bool = True
+    """Objects cannot be deleted before their time (S3 Object Lock, compliance mode); the bucket must have it switched on."""
+    classes: tuple[Literal["eu-ai-act", "soc2", "pci-dss", "hipaa", "sec-17a-4"], ...] = Field(("eu-ai-act",), min_length=1)
+    """Whose floors count."""
+    days: int = Field(0, ge=0, le=36_500)
+    """Longer than they ask for."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Retention:
+        if (self.folder is None) == (self.s3 is None):
+            msg = "give exactly one of folder and s3"
+            raise ValueError(msg)
+        return self
+
+
 class Ledger(Group):
     """The audit log."""
 
@@ -108,6 +128,8 @@ class Ledger(Group):
     """How often they are asked while records come."""
     anchors: dict[Slug, Anchor] = Field(default_factory=dict)
     """Where else checkpoints are pushed to."""
+    retention: Retention | None = None
+    """Where old records go; without it none does."""
 
     @property
     def wanted(self) -> int:

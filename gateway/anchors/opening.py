@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -17,14 +17,15 @@ from gateway.anchors.anchoring import Anchoring, Post
 from gateway.anchors.folder import FolderAnchor
 from gateway.anchors.git import GitAnchor
 from gateway.anchors.root import RootAnchor, RootLog
-from gateway.anchors.s3 import BucketAnchor, Credentials
+from gateway.anchors.s3 import BucketAnchor, BucketClient, Credentials
 from gateway.anchors.timestamp import TimestampAnchor
 from gateway.identity.keyfiles import ledger_key, resolve
 from gateway.model import Clock
 from gateway.problem import Problem, ProblemError
 from gateway.settings import Anchor as Wanted
 from gateway.settings import Root, Settings
-from gateway.upstream.client import Upstreams
+from gateway.settings_ledger import Bucket
+from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
 
 
 def anchors_of(  # noqa: PLR0917  what anchors are made of
@@ -38,15 +39,21 @@ def anchors_of(  # noqa: PLR0917  what anchors are made of
         if wanted.git is not None:
             return GitAnchor(settings.data / "anchors" / f"{name}.git", wanted.git.remote, wanted.git.branch, own, environ)
         if wanted.s3 is not None:
-            bucket = wanted.s3
-            keys = Credentials(resolve(bucket.access_key, environ), resolve(bucket.secret_key, environ), bucket.region)
-            return BucketAnchor(str(bucket.endpoint), bucket.bucket, bucket.prefix, keys, own, upstreams.send, clock)
+            return BucketAnchor(bucket_of(wanted.s3, environ, upstreams.send, clock), own)
         if wanted.root is not None:
             return _root(settings, wanted.root, environ, own, store, clock)
         return _timestamp(name, wanted, store, upstreams)
 
     posts = {name: Post(made(name, wanted), wanted.seconds) for name, wanted in settings.ledger.anchors.items()}
     return Anchoring(store, own, posts, clock)
+
+
+def bucket_of(
+    wanted: Bucket, environ: Mapping[str, str], send: Callable[[HttpRequest], Awaitable[HttpResponse]], clock: Clock
+) -> BucketClient:
+    """A bucket as the settings have it."""
+    keys = Credentials(resolve(wanted.access_key, environ), resolve(wanted.secret_key, environ), wanted.region)
+    return BucketClient(str(wanted.endpoint), wanted.bucket, wanted.prefix, keys, send, clock)
 
 
 def _timestamp(name: str, wanted: Wanted, store: ProofStore, upstreams: Upstreams) -> Anchor:

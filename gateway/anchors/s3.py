@@ -56,8 +56,8 @@ def signed(  # noqa: PLR0917  the parts of one request
     }
 
 
-class BucketAnchor:
-    """Objects that are put once.  Thief of the credentials: could put objects of his own, which are not signed by the log."""
+class BucketClient:
+    """Objects of one bucket below a prefix, asked for by signed requests."""
 
     def __init__(  # noqa: PLR0917  made once
         self,
@@ -65,7 +65,6 @@ class BucketAnchor:
         bucket: str,
         prefix: str,
         credentials: Credentials,
-        own: Vkey,
         send: Callable[[HttpRequest], Awaitable[HttpResponse]],
         clock: Clock,
     ) -> None:
@@ -73,27 +72,19 @@ class BucketAnchor:
         self._base = Url.parse(endpoint, allow_private=True)
         self._folder = f"{self._base.target.decode().rstrip('/')}/{bucket}/{prefix.strip('/')}".rstrip("/")
         self._credentials = credentials
-        self._own = own
         self._send = send
         self._clock = clock
 
-    async def put(self, head: Checkpoint, note: str) -> None:
-        """See `Anchor`.  What is there under the same name stays, and is looked at."""
-        body, name = note.encode(), name_of(head.size)
+    async def put(self, name: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """The status of putting an object that is not there yet (412 where it is); `UpstreamError`."""
         checksum = base64.b64encode(hashlib.sha256(body).digest()).decode()  # wanted by buckets with Object Lock
-        kept = {"content-type": "text/plain; charset=utf-8", "if-none-match": "*", "x-amz-checksum-sha256": checksum}
-        try:
-            status, _ = await self._ask("PUT", name, kept, body)
-            if status == 412:
-                status, found = await self._ask("GET", name, {}, b"")
-                if status == 200:
-                    compare(found.decode("utf-8", "replace"), self._own, head)
-        except UpstreamError as error:
-            raise AnchorFailedError(f"the bucket cannot be reached: {error}") from None
-        if status != 200:
-            raise AnchorFailedError(f"the bucket answers {status}")
+        status, _ = await self.ask("PUT", name, {**headers, "if-none-match": "*", "x-amz-checksum-sha256": checksum}, body)
+        return status
 
-    async def _ask(self, method: str, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+    async def ask(
+        self, method: str, name: str, headers: Mapping[str, str], body: bytes, most: int = MAX_NOTE
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer, of at most `most` bytes; `UpstreamError`."""
         base = self._base
         path = quote(f"{self._folder}/{name}", safe="/-_.~")
         at = datetime.fromtimestamp(self._clock() / 1_000_000, UTC)
@@ -102,6 +93,28 @@ class BucketAnchor:
         lines = tuple((key.encode(), value.encode()) for key, value in sent.items())
         response = await self._send(HttpRequest(url, body, lines, method=method.encode()))
         try:
-            return response.status, await response.read(MAX_NOTE)
+            return response.status, await response.read(most)
         finally:
             await response.aclose()
+
+
+class BucketAnchor:
+    """Objects that are put once.  Thief of the credentials: could put objects of his own, which are not signed by the log."""
+
+    def __init__(self, bucket: BucketClient, own: Vkey) -> None:
+        self._bucket = bucket
+        self._own = own
+
+    async def put(self, head: Checkpoint, note: str) -> None:
+        """See `Anchor`.  What is there under the same name stays, and is looked at."""
+        name = name_of(head.size)
+        try:
+            status = await self._bucket.put(name, note.encode(), {"content-type": "text/plain; charset=utf-8"})
+            if status == 412:
+                status, found = await self._bucket.ask("GET", name, {}, b"")
+                if status == 200:
+                    compare(found.decode("utf-8", "replace"), self._own, head)
+        except UpstreamError as error:
+            raise AnchorFailedError(f"the bucket cannot be reached: {error}") from None
+        if status != 200:
+            raise AnchorFailedError(f"the bucket answers {status}")

@@ -13,6 +13,7 @@ from gateway.cli import audit_erase
 from gateway.cli.audit_prove import prove
 from gateway.cli.audit_report import report, review
 from gateway.cli.audit_reproduce import reproduce
+from gateway.cli.audit_retention import retire, seal, segments
 from gateway.cli.audit_search import search
 from gateway.cli.audit_tiles import tiles
 from gateway.cli.audit_witness import witness
@@ -43,6 +44,9 @@ def register(app: typer.Typer) -> None:
     group.command("report")(report)
     group.command("review")(review)
     group.command("prove")(prove)
+    group.command("seal")(seal)
+    group.command("retire")(retire)
+    group.command("segments")(segments)
     group.command("tiles")(tiles)
     group.command("witness")(witness)
     audit_erase.register(group)

@@ -28,7 +28,7 @@ from gateway.anchors.anchor import Anchor, AnchorConflictError, AnchorFailedErro
 from gateway.anchors.anchoring import Anchoring, Post
 from gateway.anchors.folder import FolderAnchor
 from gateway.anchors.git import GitAnchor
-from gateway.anchors.s3 import BucketAnchor, Credentials, signed
+from gateway.anchors.s3 import BucketAnchor, BucketClient, Credentials, signed
 from gateway.anchors.timestamp import TimestampAnchor
 from gateway.upstream.client import Upstreams
 from tests.go_program import built
@@ -87,7 +87,7 @@ class Kept:
             self.anchor = GitAnchor(folder / "own.git", str(folder / "remote.git"), "checkpoints", OWN)
         else:
             credentials = Credentials("AKIA1", SECRET, "eu-central-1")
-            self.anchor = BucketAnchor(address, "ledger", folder.name, credentials, OWN, upstreams.send, now)
+            self.anchor = BucketAnchor(BucketClient(address, "ledger", folder.name, credentials, upstreams.send, now), OWN)
 
     async def held(self, size: int) -> str:
         if self.kind == "folder":
@@ -97,7 +97,7 @@ class Kept:
             commit = next(line.split()[0] for line in commits if line.endswith(f" {size} records"))
             return git("show", f"{commit}:checkpoint", at=self.folder / "remote.git")
         assert isinstance(self.anchor, BucketAnchor)
-        status, body = await self.anchor._ask("GET", name_of(size), {}, b"")
+        status, body = await self.anchor._bucket.ask("GET", name_of(size), {}, b"")
         assert status == 200
         return body.decode()
 
@@ -204,14 +204,14 @@ def test_a_request_is_signed_as_the_documentation_of_s3_has_it() -> None:
 @pytest.mark.timeout(500)
 async def test_a_wrong_secret_is_refused_by_the_server_and_shown_nowhere(s3: str, tmp_path: Path, upstreams: Upstreams) -> None:
     credentials = Credentials("AKIA1", "another-secret", "eu-central-1")
-    anchor = BucketAnchor(s3, "ledger", tmp_path.name, credentials, OWN, upstreams.send, now)
+    anchor = BucketAnchor(BucketClient(s3, "ledger", tmp_path.name, credentials, upstreams.send, now), OWN)
     with pytest.raises(AnchorFailedError, match="the bucket answers 403") as caught:
         await put(anchor, 3)
     assert "another-secret" not in f"{caught.value}{credentials!r}"
 
 
 async def test_a_bucket_that_is_away_is_a_failure(tmp_path: Path, upstreams: Upstreams) -> None:
-    anchor = BucketAnchor("http://127.0.0.1:9", "ledger", "", Credentials("a", "b", "c"), OWN, upstreams.send, now)
+    anchor = BucketAnchor(BucketClient("http://127.0.0.1:9", "ledger", "", Credentials("a", "b", "c"), upstreams.send, now), OWN)
     with pytest.raises(AnchorFailedError, match="cannot be reached"):
         await put(anchor, 3)
 
