@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -23,60 +23,47 @@ from audit.inlet import Inlet
 from audit.kept import Kept
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
-from audit.opening import begin
+from audit.opening import begin, left_open
 from audit.privacy import SealKey
+from audit.pulse import HEARTBEAT_SECONDS, Pulse
 from audit.signer import Signer
 from audit.store import Store, StoreError
+from audit.waiting import Health, Waiting
 from audit.writer import Result, Writer, closing, record_id
 
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 _PROBE_SECONDS: Final = 1.0
-_START: Final = Kind.CALL_START.value
+_START, _BEAT = Kind.CALL_START.value, Kind.WRITER_HEARTBEAT.value
+
+Alarm = Callable[[str], None]
 
 
-class Health(NamedTuple):
-    """Whether records can be written now, and if not, why.  False in a condition when they cannot.
-
-    A reason with `ok`: records are written, and no checkpoint can be signed over them.
-    """
-
-    ok: bool
-    reason: str = ""
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-
-class _Waiting:
-    """An entry on its way, and who waits for it."""
-
-    __slots__ = ("entry", "future", "weight")
-
-    def __init__(self, entry: Entry, future: asyncio.Future[Receipt] | None) -> None:
-        self.entry = entry
-        self.future = future
-        self.weight = 0
-        for value in entry.values:
-            self.weight += len(value.data)
+def _mono() -> int:
+    return time.monotonic_ns() // 1000
 
 
 class Journal:
     """One writer of one log.  Made by `open`; used in the event loop that opened it."""
 
-    def __init__(
-        self, store: Store, writer: Writer, signer: Signer, clock: Callable[[], int], *, queue: int, stall: float
-    ) -> None:
+    def __init__(  # noqa: PLR0917  what `open` made of its arguments
+        self, store: Store, writer: Writer, signer: Signer, clock: Callable[[], int], pulse: Pulse, alarm: Alarm, *, queue: int,
+        stall: float,
+    ) -> None:  # fmt: skip
         self._store = store
         self._writer = writer
         self._signer = signer
         self._clock = clock
+        self._pulse = pulse
+        self._alarm = alarm
+        self._beats: asyncio.TimerHandle | None = None
+        self._sweep = False  # the writing thread is to look for what dead writers left open
         self._limit = queue
         self._stall = stall
         self._loop = asyncio.get_running_loop()
-        self._fresh: list[_Waiting] = []  # of this turn of the loop: the writer is woken once for all of them
-        self._inlet: Inlet[list[_Waiting]] = Inlet()  # an empty list is the last
-        self._waiting: set[_Waiting] = set()
+        self._fresh: list[Waiting] = []  # of this turn of the loop: the writer is woken once for all of them
+        self._inlet: Inlet[list[Waiting]] = Inlet()  # an empty list is the last
+        self._waiting: set[Waiting] = set()
         self._bytes = 0
         self._progress = 0
         self._watch: asyncio.TimerHandle | None = None
@@ -107,6 +94,8 @@ class Journal:
         checkpoint_seconds: float = 1.0,
         stall_seconds: float = 15.0,
         kept: Path | None = None,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        alarm: Alarm = lambda _: None,
     ) -> Self:
         """Open the log at `url` (made if there is none), check it against what was signed last, and start to write.
 
@@ -115,6 +104,9 @@ class Journal:
         queue   how many records may wait; more are refused at once.
         kept    a file of this process that remembers the last signed head, where a backup of the store would take it back.
         checkpoint_seconds, stall_seconds   at most one checkpoint in so long; a store that is silent for so long is given up on.
+
+        heartbeat_seconds   how often it gives a sign of life, and looks for writers that died meanwhile.
+        alarm   is told, in the loop, why records cannot be written; "" when they can be again.
 
         Calls that dead writers left open are closed by `call.orphaned` before this returns.  `LedgerUnavailableError` where the
         store does not answer, another process writes under this name, the log has another name or key, or it was tampered with;
@@ -125,12 +117,12 @@ class Journal:
         if queue < 1 or not writer or not writer.isascii() or len(writer) > 64:
             msg = "a writer has a short ASCII name, and its queue has room"
             raise ValueError(msg)
-        mono = time.monotonic_ns
+        pulse = Pulse(clock, _mono, heartbeat_seconds)
         store, made, signer = await asyncio.to_thread(
-            begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, lambda: mono() // 1000), clock, kept
+            begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, _mono), clock, kept, pulse.promise
         )
         try:
-            journal = cls(store, made, signer, clock, queue=queue, stall=stall_seconds)
+            journal = cls(store, made, signer, clock, pulse, alarm, queue=queue, stall=stall_seconds)
         except OSError as error:  # no descriptors left for the way to the thread
             await asyncio.to_thread(store.close)
             raise LedgerUnavailableError(f"the writer cannot be started: {error.strerror}") from error
@@ -167,7 +159,7 @@ class Journal:
         except asyncio.CancelledError:
             if entry.kind == _START and future.done() and not future.cancelled() and future.exception() is None:
                 # Cancelled in the very turn in which it was told: `_resolve` took it for delivered, and nobody will send it.
-                self._enqueue(_Waiting(closing(entry, future.result().index, "nobody waited"), None))
+                self._enqueue(Waiting(closing(entry, future.result().index, "nobody waited"), None))
             raise
 
     def submit(self, entry: Entry) -> Kept:
@@ -185,7 +177,7 @@ class Journal:
             raise LedgerUnavailableError(self.healthy.reason)
         if len(self._waiting) >= self._limit or self._bytes > _MAX_QUEUED_BYTES:
             raise LedgerUnavailableError("too many records wait to be written")
-        self._enqueue(_Waiting(entry, future))
+        self._enqueue(Waiting(entry, future))
 
     async def shred(self, subject: str, *, request: str, approver: str) -> Receipt:
         """Destroy a person's key, in one transaction with the `key.shred` record that names only the pseudonym.
@@ -204,12 +196,14 @@ class Journal:
         if self._closed:
             return
         self._closed = True  # nothing new comes in
+        if self._beats is not None:
+            self._beats.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._stall):
                 await self._idle.wait()
                 at = self._clock()
                 stopped: asyncio.Future[Receipt] = self._loop.create_future()
-                self._enqueue(_Waiting(Entry(Kind.WRITER_STOP, record_id(at), at), stopped))
+                self._enqueue(Waiting(Entry(Kind.WRITER_STOP, record_id(at), at), stopped))
                 with contextlib.suppress(LedgerUnavailableError):
                     await stopped
         if self._watch is not None:
@@ -227,6 +221,29 @@ class Journal:
         ]
         for thread in self._threads:
             thread.start()
+        self._beats = self._loop.call_later(self._pulse.seconds, self._beat)
+
+    def _beat(self) -> None:
+        """In the loop, now and then: a sign of life, and a look for writers that gave none."""
+        self._beats = self._loop.call_later(self._pulse.seconds, self._beat)
+        self._sweep = True
+        self._say_so()
+
+    def _say_so(self) -> None:
+        if not self._closed and not self._stalled and len(self._waiting) < self._limit:
+            for entry in self._pulse.beat():
+                self._enqueue(Waiting(entry, None))
+
+    def _judge(self, failure: str) -> None:
+        """In the loop: whether records can be written.  Who looks after the gateway hears of each change, and so does the log."""
+        was, self._failure = self._failure, failure
+        if failure:
+            self._pulse.failing()
+            if not was:
+                self._alarm(failure)
+        elif self._pulse.works():
+            self._alarm("")
+            self._say_so()
 
     def _finish(self) -> None:
         for thread in self._threads:
@@ -236,7 +253,7 @@ class Journal:
             self._store.close()
             self._inlet.close()
 
-    def _enqueue(self, waiting: _Waiting) -> None:
+    def _enqueue(self, waiting: Waiting) -> None:
         self._waiting.add(waiting)
         self._bytes += waiting.weight
         self._idle.clear()
@@ -251,10 +268,11 @@ class Journal:
         if fresh:
             self._inlet.put(fresh)
 
-    def _resolve(self, batch: Sequence[_Waiting], results: Sequence[Result], failure: str) -> None:
+    def _resolve(self, batch: Sequence[Waiting], results: Sequence[Result], failure: str) -> None:
         """In the loop: tell everybody of a batch.  A start that nobody waits for any more will never be sent: it is closed."""
         self._progress += 1
-        self._failure, self._stalled = failure, False
+        self._stalled = False
+        self._judge(failure)
         for waiting, result in zip(batch, results, strict=True):
             self._waiting.discard(waiting)
             self._bytes -= waiting.weight
@@ -263,8 +281,12 @@ class Journal:
                     waiting.future.set_result(result)
                 else:
                     waiting.future.set_exception(result)
-            elif isinstance(result, Receipt) and waiting.entry.kind == _START:
-                self._enqueue(_Waiting(closing(waiting.entry, result.index, "nobody waited"), None))
+            elif not isinstance(result, Receipt):
+                continue
+            elif waiting.entry.kind == _BEAT:
+                self._pulse.told()
+            elif waiting.entry.kind == _START:
+                self._enqueue(Waiting(closing(waiting.entry, result.index, "nobody waited"), None))
         if not self._waiting:
             self._idle.set()
 
@@ -278,7 +300,8 @@ class Journal:
         self._watch = self._loop.call_later(self._stall, self._look, self._progress)
 
     def _give_up(self, reason: str) -> None:
-        self._failure, self._stalled = reason, True
+        self._stalled = True
+        self._judge(reason)
         for waiting in self._waiting:
             if waiting.future is not None and not waiting.future.done():
                 waiting.future.set_exception(LedgerUnavailableError(reason))
@@ -293,12 +316,14 @@ class Journal:
                 self._failing = bool(failure)
                 self._unsigned.set()
                 self._tell(self._resolve, batch, results, failure)  # last: the loop wakes up, and wants the interpreter
+                if self._sweep and not failure:
+                    self._close_orphans()
                 if last:
                     return
         finally:
             self._tell(self._give_up, "the writer has ended")
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[Waiting]:
         """What came first.  After a failure the store is asked now and then whether it is back: who is told that nothing can be
         recorded sends no calls, so none may be needed to notice.
         """
@@ -311,9 +336,17 @@ class Journal:
 
     def _looked(self, failure: str) -> None:
         """In the loop: how the store answered when nobody waited."""
-        self._failure = failure
+        self._judge(failure)
 
-    def _drain(self, batch: list[_Waiting]) -> tuple[list[_Waiting], bool]:
+    def _close_orphans(self) -> None:
+        """Close what writers left open that died since the last look; where the store fails, the next look does."""
+        self._sweep = False
+        with contextlib.suppress(StoreError, TamperedError):
+            found = left_open(self._store, self._writer, self._clock())
+            if found:
+                self._flush(found)
+
+    def _drain(self, batch: list[Waiting]) -> tuple[list[Waiting], bool]:
         size = sum(waiting.weight for waiting in batch)
         while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES and (more := self._inlet.take()) is not None:
             if not more:

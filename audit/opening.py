@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +26,7 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
     make_writer: Callable[[Store], Writer],
     clock: Callable[[], int],
     kept: Path | None,
+    promise: Mapping[str, object],
 ) -> tuple[Store, Writer, Signer]:
     """Open the store, check the log against what was signed, and write this boot's first records."""
     store: Store | None = None
@@ -40,8 +41,8 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
         signer = Signer(store, vkey.name, key, SignedFile(kept) if kept is not None else None)
         signer.sign()
         at = clock()
-        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey), "detectors": detectors.LIST})
-        writer.write([start, *_left_open(store, writer, at)])
+        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey), "detectors": detectors.LIST, **promise})
+        writer.write([start, *left_open(store, writer, at)])
         signer.sign()  # no log without a checkpoint, however short its life
     except BaseException as error:
         if store is not None:
@@ -52,11 +53,16 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
     return store, writer, signer
 
 
-def _left_open(store: Store, writer: Writer, at: int) -> list[Entry]:
-    """Records that close what dead writers left open.  A writer is dead when nobody holds its name."""
-    dead: dict[str, bool] = {writer.id: True}  # its earlier boots: we hold the name
+def left_open(store: Store, writer: Writer, at: int) -> list[Entry]:
+    """Records that close what dead writers left open.  A writer is dead when nobody holds its name.
+
+    Somebody else may close the same: whoever comes second writes nothing.
+    """
+    dead: dict[str, bool] = {}
 
     def is_dead(call: OpenCall) -> bool:
+        if call.writer == writer.id:  # an earlier boot of ours is over, since we hold the name
+            return call.boot != writer.boot
         if call.writer not in dead:
             dead[call.writer] = store.free(call.writer)
         return dead[call.writer]

@@ -25,6 +25,10 @@ class DuplicateError(StoreError):
     """A record with one of these ids is there already.  Nothing was written."""
 
 
+class ClosedError(StoreError):
+    """A call that was to be closed is not open.  Nothing was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Where the log ends: its size, the tree's frontier, how often a key was destroyed (so that others drop it from memory)."""
@@ -69,7 +73,7 @@ class StoredLeaf:
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """A call that was sent and has no end yet."""
+    """A call that was sent and has no end yet; or a run of code, or a connection of one."""
 
     id: str
     index: int
@@ -85,7 +89,8 @@ class Batch:
     openings: list[tuple[int, str, bytes]] = field(default_factory=list)  # index, name, sealed
     nodes: list[TileNode] = field(default_factory=list)
     opened: list[OpenCall] = field(default_factory=list)
-    closed: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)  # calls, all of which must be open
+    ended: list[str] = field(default_factory=list)  # runs and connections, which may have been closed for their writer
     subjects: list[SubjectRow] = field(default_factory=list)
     destroyed: list[str] = field(default_factory=list)  # pseudonyms
     held: list[tuple[str, str]] = field(default_factory=list)  # legal holds: id of the record, pseudonym (or LOG: everybody)
@@ -121,7 +126,8 @@ class Turn(Protocol):
         """Legal holds in force: id of the record that set it, and whom it is about (a pseudonym, or `LOG`: everybody)."""
 
     def write(self, batch: Batch, size: int, frontier: bytes) -> None:
-        """Write the batch; the log then ends at `size`.  `DuplicateError` where an id is taken."""
+        """Write the batch; the log then ends at `size`.  `DuplicateError` where an id is taken,
+        `ClosedError` where a call of `batch.closed` is not open."""
 
 
 class Signing(Protocol):

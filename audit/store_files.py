@@ -39,7 +39,7 @@ class FileIdentity:
             self.check()
 
     def check(self) -> None:
-        """`StoreError` where the file or its write-ahead log was removed or exchanged since the first check."""
+        """`StoreError` where the file or its write-ahead log was removed, exchanged or hard-linked since the first check."""
         if self._look(self._path) != self._file:
             msg = "the ledger's file was exchanged while it was open"
             raise StoreError(msg)
@@ -61,6 +61,9 @@ class FileIdentity:
         except OSError as error:
             msg = f"the ledger's file is gone: {error.strerror}"
             raise StoreError(msg) from error
+        if found.st_nlink != 1:  # by its other name it can be written to, or kept, and nobody looks there
+            msg = "the ledger's file has another name (a hard link); remove that, and records are written again"
+            raise StoreError(msg)
         return found.st_dev, found.st_ino
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from audit.model import TamperedError
 from audit.privacy import SubjectRow
-from audit.store import Batch, DuplicateError, Head, StoredLeaf
+from audit.store import Batch, ClosedError, DuplicateError, Head, StoredLeaf
 
 HEAD: Final = "SELECT size, frontier, erasures FROM ledger_head WHERE id = 1"
 _UPDATE_HEAD: Final = "UPDATE ledger_head SET size = ?, frontier = ?, erasures = erasures + ? WHERE id = 1"
@@ -37,6 +37,10 @@ _Row = TypeVar("_Row")
 
 class Cursor(Protocol):
     """What is needed of a driver's cursor (PEP 249)."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the last statement touched."""
 
     def execute(self, statement: str, parameters: Any = ..., /) -> Any:
         """Run one statement."""
@@ -83,7 +87,15 @@ class Words:
         """Run a statement that ends in `IN` for all of the values, a few at a time; its rows."""
         for some in _powers(values):
             cursor.execute(self._among(statement, len(some)), some)
-            yield from cursor.fetchall() if statement.startswith("SELECT") else ()
+            yield from cursor.fetchall()
+
+    def remove(self, cursor: Cursor, statement: str, values: Sequence[str]) -> int:
+        """The same for one that deletes; how many rows are gone."""
+        gone = 0
+        for some in _powers(values):
+            cursor.execute(self._among(statement, len(some)), some)
+            gone += cursor.rowcount
+        return gone
 
     def _many(self, table: str, rows: int, columns: int) -> str:
         said = self._said.get((table, rows))
@@ -154,12 +166,12 @@ class SqlTurn:
         """See `Turn`."""
         cursor, words = self._cursor, self._words
         if batch.destroyed:
-            list(words.among(cursor, _DESTROY, batch.destroyed))
+            words.remove(cursor, _DESTROY, batch.destroyed)
             words.insert(cursor, "ledger_sweeps", [(pseudonym, 0) for pseudonym in batch.destroyed])
         if batch.held:
             words.insert(cursor, "ledger_holds", batch.held)
         if batch.released:
-            list(words.among(cursor, _RELEASE, batch.released))
+            words.remove(cursor, _RELEASE, batch.released)
         if batch.subjects:
             subjects = [(row.pseudonym, row.lookup, row.dek, row.name) for row in batch.subjects]
             words.insert(cursor, "ledger_subjects", subjects)
@@ -173,6 +185,9 @@ class SqlTurn:
             words.insert(cursor, "ledger_nodes", batch.nodes)
         if batch.opened:
             words.insert(cursor, "ledger_open_calls", [(call.id, call.index, call.writer, call.boot) for call in batch.opened])
-        if batch.closed:
-            list(words.among(cursor, _CLOSE, batch.closed))
+        if batch.closed and words.remove(cursor, _CLOSE, batch.closed) != len(batch.closed):
+            msg = "a call that was to be closed is not open"
+            raise ClosedError(msg)
+        if batch.ended:
+            words.remove(cursor, _CLOSE, batch.ended)
         cursor.execute(words.update_head, (size, frontier, len(batch.destroyed)))

@@ -41,6 +41,7 @@ from urllib.parse import quote
 
 MAX_FINDINGS = 1000
 MAX_LEAF = 16384
+SILENCE = 1.5  # times what a writer promised between two heartbeats: with one left out, it is twice that
 UNSIGNED_SECONDS = 60  # a writer signs within about a second: more than this without a checkpoint means that one was taken away
 COSIGNATURES = 100  # of each witness, the newest; each is checked against the tree that the records make up
 SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
@@ -53,8 +54,8 @@ KINDS = frozenset(
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
-        *("writer.start", "writer.stop", "key.create", "key.shred", "erasure.ask", "erasure.store"),
-        *("erasure.approve", "hold.set", "hold.clear", "segment.seal", "segment.retire"),
+        *("writer.start", "writer.heartbeat", "writer.stop", "clock.step", "key.create", "key.shred", "erasure.ask"),
+        *("erasure.store", "erasure.approve", "hold.set", "hold.clear", "segment.seal", "segment.retire"),
         *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint"),
     }
 )
@@ -482,6 +483,9 @@ class Boot:
     mono: int = 0
     unsigned_since: int | None = None  # its clock at its first record that no checkpoint covers
     stopped: bool = False
+    promised: int = 0  # microseconds between two heartbeats; 0: none
+    beat: int = 0  # its clock at its last one
+    overdue: int | None = None  # the record at which one was missing
 
 
 class Check:
@@ -500,6 +504,8 @@ class Check:
         self.tree = Tree()
         self.boots: dict[str, Boot] = {}
         self.open: dict[str, tuple[int, str, str]] = {}
+        self.beside: dict[str, tuple[int, str, str]] = {}  # runs of code and their connections, likewise
+        self.newest: dict[str, str] = {}  # each writer's newest run
         self.keys: dict[str, str] = {}  # pseudonym → digest of its row
         self.shredded: set[str] = set()
         self.holds: dict[str, str] = {}  # record → pseudonym
@@ -547,6 +553,7 @@ class Check:
         if revision not in (["l0001"], ["l0002"], ["l0003"]):
             self.erasures()
         self.calls()
+        self.silences()
         self.signatures()
         self.cosigned()
         return self.report
@@ -772,13 +779,42 @@ class Check:
             boot.unsigned_since = boot.mono
         boot.last = digest.hex()
         boot.stopped = leaf.get("kind") == "writer.stop"
+        self.silence(leaf, boot)
+        if leaf.get("kind") == "writer.start":
+            self.newest[boot.writer] = str(writer["boot"])
+
+    def silence(self, leaf: dict[str, Any], boot: Boot) -> None:
+        """A writer that promised heartbeats gives them; one that could not write says so in the first after that."""
+        promised, failed = leaf.get("heartbeat_us"), leaf.get("failed_us")
+        if leaf.get("kind") == "writer.start" and type(promised) is int and promised > 0:
+            boot.promised, boot.beat = promised, boot.mono
+        late = boot.mono - boot.beat
+        if leaf.get("kind") == "writer.heartbeat":
+            if boot.promised and late - (failed if type(failed) is int else 0) > SILENCE * boot.promised:
+                self.found(f"its writer said nothing for {late // 10**6} seconds, and had promised a heartbeat: one is missing")
+            boot.beat, boot.overdue = boot.mono, None
+        elif boot.promised and boot.overdue is None and late > SILENCE * boot.promised:
+            boot.overdue = self.where[0]
+
+    def silences(self) -> None:
+        """Writers that went on without their heartbeats to the very end."""
+        for boot in self.boots.values():
+            if boot.overdue is not None:
+                self.found(
+                    f"from record {boot.overdue} on the writer {boot.writer[:64]} gave none of the heartbeats it had promised"
+                )
 
     def pairing(self, leaf: dict[str, Any], index: int, writer: dict[str, Any]) -> None:
-        kind = leaf.get("kind")
-        if kind == "call.start":
-            self.open[str(leaf.get("id"))] = (index, str(writer["id"]), str(writer["boot"]))
-        elif kind in ("call.end", "call.orphaned") and self.open.pop(str(leaf.get("call")), None) is None:
-            self.found(f"it ends the call {str(leaf.get('call'))[:128]}, which is not open")
+        kind, call = leaf.get("kind"), str(leaf.get("call"))
+        if kind in ("call.start", "egress.start", "sandbox.start"):
+            opened = self.open if kind == "call.start" else self.beside
+            opened[str(leaf.get("id"))] = (index, str(writer["id"]), str(writer["boot"]))
+        elif kind in ("egress.end", "sandbox.end"):  # one may have been closed for its writer before
+            self.beside.pop(call if kind == "egress.end" else str(leaf.get("start")), None)
+        elif kind in ("call.end", "call.orphaned"):
+            opened = self.beside if call in self.beside and kind == "call.orphaned" else self.open
+            if opened.pop(call, None) is None:
+                self.found(f"it ends the call {call[:128]}, which is not open")
 
     # -- what stands beside the records
 
@@ -840,6 +876,8 @@ class Check:
 
     def calls(self) -> None:
         stored = {row[0]: tuple(row[1:]) for row in self.source.rows("ledger_open_calls")}
+        for name in [name for name in stored if name not in self.open and stored[name] == self.beside.get(str(name))]:
+            del stored[name]
         for call in sorted(stored.keys() ^ self.open.keys(), key=str):
             self.found(f"the list of open calls and the records differ about {str(call)[:128]}")
         for call in sorted(stored.keys() & self.open.keys()):
@@ -848,6 +886,13 @@ class Check:
         self.report.open_calls = len(self.open)
         if self.open:
             self.report.notes.append(f"{len(self.open)} calls have no end yet: they are under way, or their gateway died")
+        if self.beside:
+            self.report.notes.append(f"{len(self.beside)} runs of code, or connections of such, have no end yet")
+        for call, (index, writer, boot) in (*self.open.items(), *self.beside.items()):
+            if boot in self.boots and self.boots[boot].promised and self.newest.get(writer, boot) != boot:
+                self.where = (index, call[:128], "")
+                self.found("it is open, although its writer has begun anew since and closes what it left")
+        self.where = (None, "", "")
 
     def signatures(self) -> None:
         if self.key is None:

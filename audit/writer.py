@@ -15,13 +15,17 @@ from audit import detectors, leaf
 from audit.leaf import Commitment, Kind, Stamp
 from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError
 from audit.privacy import LOG, SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
-from audit.store import Batch, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
+from audit.store import Batch, ClosedError, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
 from audit.tree import leaf_hash
 
 _CACHED_KEYS: Final = 4096
 _START, _FIRST, _SHRED = Kind.CALL_START.value, Kind.WRITER_START.value, Kind.KEY_SHRED.value  # members cost a look-up each time
 _HOLD, _CLEAR = Kind.HOLD_SET.value, Kind.HOLD_CLEAR.value
+_OPENING: Final = frozenset({Kind.CALL_START, Kind.EGRESS_START, Kind.SANDBOX_START})
 _CLOSING: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED})
+_ENDING: Final = {Kind.EGRESS_END.value: "call", Kind.SANDBOX_END.value: "start"}  # and the member that names what ends
+
+_BESIDE: Final = frozenset({Kind.EGRESS_START, Kind.SANDBOX_START})
 
 Result = Receipt | Exception
 _NOBODY: Final[Mapping[str, SubjectKey | None]] = {}
@@ -36,15 +40,20 @@ def record_id(at: int) -> str:
 
 
 def orphaned(call: str, index: int, fields: Mapping[str, object], at: int, reason: str) -> Entry:
-    """The record that closes a call which has no end: nobody will ever say how it ended.  `fields` are those of its start."""
+    """The record that closes a call (run, connection) without an end: nobody will ever say how it ended.
+
+    `fields` are those of its start.
+    """
     said = {"call": call, "start_index": index, "reason": reason}
     same = {name: fields[name] for name in ("workflow", "trace", "tenant") if name in fields}
+    if fields.get("kind") in _BESIDE:
+        said["of"] = str(fields["kind"])
     return Entry(Kind.CALL_ORPHANED, record_id(at), at, None, said | same)
 
 
 def closing(start: Entry, index: int, reason: str) -> Entry:
     """The same, for a start that is still at hand."""
-    return orphaned(start.id, index, start.fields, start.at, reason)
+    return orphaned(start.id, index, {**start.fields, "kind": str(start.kind)}, start.at, reason)
 
 
 def _others(entry: Entry) -> Set[str]:
@@ -70,33 +79,35 @@ class Writer:
         self._erasures = -1
         self._keys: dict[str | None, SubjectKey] = {}
         self._unsure: _Draft | None = None  # a batch whose commit was not answered
+        self._late: list[Entry] = []  # what closes the calls of such a batch
 
     def write(self, entries: Sequence[Entry]) -> list[Result]:
         """Write the entries that passed `leaf.check`, in order, all of them or (`StoreError`) none; one result for each.
 
         An entry whose id is in the log already is not written again: its receipt is that of the first time, or (another kind
-        of record, or a call that was closed since) `LedgerUnavailableError`.  `TamperedError` where the log is shorter than it
-        was.
+        of record, or a call that was closed since) `LedgerUnavailableError`; that too for an end of a call which somebody else
+        closed, as a writer that seemed dead.  `TamperedError` where the log is shorter than it was.
         """
         entries = [detectors.clean(entry) if entry.values else entry for entry in entries]
         try:
             return self._write(entries, look=self._unsure is not None)
-        except DuplicateError:
+        except (DuplicateError, ClosedError):
             return self._write(entries, look=True)
 
     def _write(self, entries: Sequence[Entry], *, look: bool) -> list[Result]:
         draft: _Draft | None = None
         try:
             with self._store.turn() as turn:
-                late = self._settle(turn, {entry.id for entry in entries} if look else frozenset())
+                self._settle(turn, {entry.id for entry in entries} if look else frozenset())
                 draft = _Draft(self, turn, sum(len(entry.values) for entry in entries))
-                for entry in late:
-                    draft.add(entry, None)
+                for entry in self._late:
+                    if draft.is_open(str(entry.fields["call"])):
+                        draft.add(entry, None)
                 existing = turn.existing([entry.id for entry in entries]) if look else {}
-                results = [self._one(draft, entry, existing) for entry in entries]
+                results = [self._one(draft, entry, existing, look=look) for entry in entries]
                 if draft.batch.leaves:
                     turn.write(draft.batch, draft.frontier.size, draft.frontier.encode())
-        except DuplicateError:
+        except (DuplicateError, ClosedError):
             raise
         except StoreError:
             if draft is not None and draft.batch.leaves:
@@ -105,12 +116,11 @@ class Writer:
         self._adopt(draft)
         return results
 
-    def _settle(self, turn: Turn, again: Set[str]) -> list[Entry]:
+    def _settle(self, turn: Turn, again: Set[str]) -> None:
         """Before a turn's work: what became of an unanswered batch, whether the log is still ours, whose keys are gone.
 
-        Returns the records that close calls of that batch: whoever waited for them was told that they are not recorded.
+        The calls of such a batch are to be closed: whoever waited for them was told that they are not recorded.
         """
-        late: list[Entry] = []
         unsure = self._unsure
         if unsure is not None:
             index, record, digest, _ = unsure.batch.leaves[-1]
@@ -118,23 +128,23 @@ class Writer:
             self._unsure = None
             if found is not None and (found.index, found.hash) == (index, digest):
                 self._adopt(unsure)
-                late = [closing(entry, at, "not acknowledged") for entry, at in unsure.starts if entry.id not in again]
+                self._late = [closing(entry, at, "not acknowledged") for entry, at in unsure.starts if entry.id not in again]
         if turn.head.size < self._size:
             msg = f"the log has {turn.head.size} leaves and had {self._size}: it was set back"
             raise TamperedError(msg)
         if turn.head.erasures != self._erasures:
             self._keys.clear()
             self._erasures = turn.head.erasures
-        return late
 
     def _adopt(self, draft: _Draft) -> None:
         self._wseq, self._wprev = draft.wseq, draft.wprev
         self._size = draft.frontier.size
+        self._late = []
         self._keys |= draft.keys
         while len(self._keys) > _CACHED_KEYS:
             del self._keys[next(iter(self._keys))]
 
-    def _one(self, draft: _Draft, entry: Entry, existing: Mapping[str, StoredLeaf]) -> Result:
+    def _one(self, draft: _Draft, entry: Entry, existing: Mapping[str, StoredLeaf], *, look: bool) -> Result:
         found = existing.get(entry.id)
         if found is not None:
             kind = str(found.record().get("kind"))
@@ -143,6 +153,8 @@ class Writer:
             return self._again(entry, found.index, found.hash, kind)
         if entry.id in draft.written:
             return self._again(entry, *draft.written[entry.id])
+        if look and entry.kind in _CLOSING and not draft.is_open(str(entry.fields.get("call"))):
+            return LedgerUnavailableError(f"the call {entry.fields.get('call')} is closed already")
         if entry.kind == _FIRST:  # a boot's first leaf; then the log's own key, which shows a wrong seal key
             receipt = draft.add(entry, None)
             self._key(draft, entry, None, create=True)
@@ -230,11 +242,13 @@ class _Draft:
         self.batch.nodes += self.frontier.append(digest)
         self.wseq, self.wprev = self.wseq + 1, digest.hex()
         self.written[entry.id] = (index, digest, str(entry.kind))
-        if entry.kind == _START:
+        if entry.kind in _OPENING:
             self.batch.opened.append(OpenCall(entry.id, index, writer.id, writer.boot))
             self.starts.append((entry, index))
         elif entry.kind in _CLOSING:
             self.batch.closed.append(str(entry.fields.get("call")))
+        elif entry.kind in _ENDING:
+            self.batch.ended.append(str(entry.fields.get(_ENDING[entry.kind])))
         elif entry.kind == _HOLD and (target := people.get("target") or entry.fields.get("target")):  # without: the wish alone
             self.batch.held.append((entry.id, str(target)))
         elif entry.kind == _CLEAR and "hold" in entry.fields:
@@ -242,6 +256,10 @@ class _Draft:
             self.batch.held = [held for held in self.batch.held if held[0] != hold]
             self.batch.released.append(hold)
         return Receipt(writer._origin, entry.id, index, digest)
+
+    def is_open(self, call: str) -> bool:
+        """Whether the call can be closed here."""
+        return call not in self.batch.closed and (self.turn.is_open(call) or any(call == each.id for each in self.batch.opened))
 
     def holds(self) -> list[tuple[str, str]]:
         """Legal holds in force, those of this batch included."""

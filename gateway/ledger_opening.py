@@ -92,6 +92,7 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         clock=clock,
         queue=settings.ledger.queue,
         kept=signed_head_of(settings),
+        alarm=_alarm,
     )
     stack.push_async_callback(journal.close)
 
@@ -113,6 +114,13 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
     if settings.ledger.anchors:
         _beside(anchoring.run(), "anchors", stack)
     return Opened(journal, served, witnessing, anchoring)
+
+
+def _alarm(reason: str) -> None:
+    if reason:
+        log.critical("the ledger cannot be written, and so nothing is sent: %s", reason)
+    else:
+        log.warning("the ledger is written again")
 
 
 def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Upstreams, clock: Clock) -> Witnessing:

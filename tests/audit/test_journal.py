@@ -146,7 +146,7 @@ async def test_a_full_queue_refuses_at_once(url: str, open_journal: Open) -> Non
 async def test_what_waits_is_bounded_in_bytes_too(open_journal: Open) -> None:
     journal = await open_journal()
     large = Value("response", bytes(40 * 1024 * 1024))
-    entries = [end(f"e{n}", f"c{n}", large) for n in range(3)]
+    entries = [Entry("decision.deny", f"d{n}", NOON, "user:corp/ann", {}, (large,)) for n in range(3)]
     results = await asyncio.gather(*map(journal.append, entries), return_exceptions=True)
     assert [type(result) for result in results] == [Receipt, Receipt, LedgerUnavailableError]
 

@@ -212,6 +212,21 @@ async def test_a_ledger_whose_file_is_exchanged_is_not_written_into_any_more(pat
     assert journal.healthy
 
 
+async def test_a_ledger_whose_file_gets_another_name_is_not_written_into_until_that_is_gone(
+    path: Path, open_journal: Open
+) -> None:
+    journal = await open_journal()
+    await journal.append(denial("d1"))
+    path.with_name("other").hardlink_to(path)
+    with pytest.raises(LedgerUnavailableError, match="hard link"):
+        await journal.append(denial("d2"))
+    with pytest.raises(LedgerUnavailableError, match="hard link"):
+        await open_journal(writer="gw-2")
+    path.with_name("other").unlink()
+    await journal.append(denial("d3"))
+    assert journal.healthy
+
+
 async def test_a_write_ahead_log_that_is_removed_is_noticed(path: Path, open_journal: Open) -> None:
     journal = await open_journal()
     await journal.append(denial("d1"))
