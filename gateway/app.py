@@ -27,6 +27,7 @@ from gateway.audit_routes import INDEX_FILE, AuditDoor
 from gateway.audit_routes import register as register_audit
 from gateway.cannotstart import as_problem
 from gateway.egress.opening import WayOut
+from gateway.erasure.erasing import Eraser
 from gateway.erasure.opening import opened as opened_erasing
 from gateway.erasure.routes import register as register_erasure
 from gateway.identity.devissuer import PEOPLE, DevIssuer
@@ -54,6 +55,7 @@ from gateway.sandbox.opening import Ground
 from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
 from gateway.sandbox.servers import opened as opened_servers
+from gateway.sandbox.user_folders import PURPOSE
 from gateway.serving_a2a import open_a2a
 from gateway.serving_mcp import McpFaces, open_mcp, open_pins
 from gateway.settings import Settings
@@ -181,9 +183,10 @@ class App:
         stack.callback(out.close)
         if settings.sandbox.enabled:
             parts = replace(parts, sandboxed=await self._open_sandbox(parts, derived(seal, b"sandbox sessions"), out))
-        servers = opened_servers(settings, journal.append, clock, out, derived(seal, b"user folders"))
+        servers = opened_servers(settings, journal.append, clock, out, derived(seal, PURPOSE))
         self._forget.append(servers.forget)
         stack.push_async_callback(servers.aclose)
+        telemetry.watch(stdio=servers.families)
         pins = await open_pins(parts, targets)
         self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits), pins)
         self._a2a = open_a2a(parts)
@@ -191,7 +194,7 @@ class App:
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
-        _add_ledger(self._api, parts, doors.policy.administration)
+        _add_ledger(self._api, parts, doors.policy.administration, servers.erase)
         self._policy = policy
 
     def _dev_issuer(self) -> DevIssuer | None:
@@ -250,13 +253,13 @@ class App:
         )
 
 
-def _add_ledger(api: FastAPI, parts: Parts, office: Administration) -> None:
-    """What is asked of the ledger itself."""
+def _add_ledger(api: FastAPI, parts: Parts, office: Administration, folders: Eraser) -> None:
+    """What is asked of the ledger itself; `folders` erases what servers keep of a person."""
     settings = parts.settings
     index = settings.data / INDEX_FILE
     register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))
     register_tiles(api, TileDoor(parts.ledger.served, office))
-    register_erasure(api, opened_erasing(parts), office, settings.tenant)
+    register_erasure(api, opened_erasing(parts, folders), office, settings.tenant)
 
 
 def _access(parts: Parts, doors: Doors) -> Access:

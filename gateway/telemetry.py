@@ -52,6 +52,7 @@ class Telemetry:
         self._policy: Callable[[], Iterator[Family]] | None = None
         self._proofs: Callable[[], Iterator[Family]] | None = None
         self._sandbox: Callable[[], Iterator[Family]] | None = None
+        self._stdio: Callable[[], Iterator[Family]] | None = None
 
     @classmethod
     def start(cls, environ: Mapping[str, str], service_version: str) -> Telemetry:
@@ -75,11 +76,12 @@ class Telemetry:
         policy: Callable[[], Iterator[Family]] | None = None,
         proofs: Callable[[], Iterator[Family]] | None = None,
         sandbox: Callable[[], Iterator[Family]] | None = None,
+        stdio: Callable[[], Iterator[Family]] | None = None,
     ) -> None:
         """Where gauges are read from whenever somebody asks: entries waiting, whether appends succeed, the bundle's digest.
 
         `policy` counts for itself: reloads, and what a watched rule would have flipped; `proofs`: who outside saw the log;
-        `sandbox`: runs, and who waits.
+        `sandbox`: runs, and who waits; `stdio`: processes of servers.
         """
         self._ledger_queue = ledger_queue or self._ledger_queue
         self._ledger_healthy = ledger_healthy or self._ledger_healthy
@@ -87,6 +89,7 @@ class Telemetry:
         self._policy = policy or self._policy
         self._proofs = proofs or self._proofs
         self._sandbox = sandbox or self._sandbox
+        self._stdio = stdio or self._stdio
 
     @contextmanager
     def in_flight(self, arrival: Arrival) -> Iterator[None]:
@@ -197,7 +200,7 @@ class Telemetry:
             )
         if self._bundle is not None:
             yield Family(signals.BUNDLE_INFO, "gauge", "The policy bundle that decides.", [Sample({"digest": self._bundle()}, 1)])
-        for others in (self._policy, self._proofs, self._sandbox):
+        for others in (self._policy, self._proofs, self._sandbox, self._stdio):
             yield from others() if others is not None else ()
         yield Family(signals.BUILD_INFO, "gauge", "What runs here.", [Sample({"version": self._version}, 1)])
         yield Family(

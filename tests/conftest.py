@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,22 +11,31 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.npm import installed
+
 settings.register_profile("sample", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sample"))
 
 
 @pytest.fixture(scope="session")
-def filesystem_server() -> Iterator[Path]:
-    """The file server as npm delivers it, where every user can read it."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("SKIPPED LOUDLY: node or npm is not on this machine")
+def npm_servers() -> Iterator[Path]:
+    """`@modelcontextprotocol` as npm delivers it, where every user can read it: servers of the lock in `tests/upstreams/npm`."""
+    modules = installed(Path(__file__).parent / "upstreams" / "npm", "the servers from npm")
     with tempfile.TemporaryDirectory(prefix="bailiwick-test-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        package = "@modelcontextprotocol/server-filesystem@2026.8.31"
-        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", package]
-        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
-        if run.returncode:
-            pytest.skip(f"SKIPPED LOUDLY: npm cannot install the file server: {run.stderr[-300:]}")
-        yield folder / "node_modules" / "@modelcontextprotocol" / "server-filesystem" / "dist" / "index.js"
+        shutil.copytree(modules, folder / "node_modules", symlinks=True)
+        yield folder / "node_modules" / "@modelcontextprotocol"
+
+
+@pytest.fixture(scope="session")
+def filesystem_server(npm_servers: Path) -> Path:
+    """The file server's entry file."""
+    return npm_servers / "server-filesystem" / "dist" / "index.js"
+
+
+@pytest.fixture(scope="session")
+def memory_server(npm_servers: Path) -> Path:
+    """The memory server's entry file."""
+    return npm_servers / "server-memory" / "dist" / "index.js"

@@ -193,6 +193,8 @@ async def _erasing(config: Path) -> AsyncIterator[Erasing]:
     from gateway.erasure.erasing import Erasing as Opened  # noqa: PLC0415
     from gateway.erasure.opening import erasers_of  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
+    from gateway.parts import derived  # noqa: PLC0415
+    from gateway.sandbox.user_folders import PURPOSE, eraser  # noqa: PLC0415
     from gateway.state.store import State  # noqa: PLC0415
     from gateway.stores import ledger_url_of, state_url_of  # noqa: PLC0415
 
@@ -201,6 +203,7 @@ async def _erasing(config: Path) -> AsyncIterator[Erasing]:
         state = await asyncio.to_thread(State.open, state_url_of(settings))
         try:
             seal = existing_seal_key(settings, os.environ) or b""
-            yield Opened(journal, ledger_url_of(settings), seal, erasers_of(state), wall_clock)
+            stores = erasers_of(state, eraser(settings, derived(seal, PURPOSE)))
+            yield Opened(journal, ledger_url_of(settings), seal, stores, wall_clock)
         finally:
             await state.close()

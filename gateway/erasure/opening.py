@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from gateway.parts import Parts
 
 
-def erasers_of(state: State) -> Mapping[str, Eraser]:
-    """The state store's: `vault`, `grants`, `tasks`, `kills`."""
-    return {store: partial(state.people.erase, store) for store in STORES}
+def erasers_of(state: State, folders: Eraser) -> Mapping[str, Eraser]:
+    """The state store's (`vault`, `grants`, `tasks`, `kills`), and `folders`: what servers of the person's own have kept."""
+    return {**{store: partial(state.people.erase, store) for store in STORES}, "folders": folders}
 
 
-def opened(parts: Parts) -> Erasing:
+def opened(parts: Parts, folders: Eraser) -> Erasing:
     """What erases, and goes on with erasures that were cut off until the gateway ends."""
     url = ledger_url_of(parts.settings)
-    erasing = Erasing(parts.journal, url, parts.seal_key, erasers_of(parts.state), parts.clock)
+    erasing = Erasing(parts.journal, url, parts.seal_key, erasers_of(parts.state, folders), parts.clock)
     task = asyncio.create_task(erasing.run(), name="erasure")
 
     async def end() -> None:

@@ -248,6 +248,10 @@ class Child:
             if task is not asyncio.current_task():
                 task.cancel()
         await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+        with contextlib.suppress(TimeoutError):  # what nobody read keeps its pipe open
+            async with asyncio.timeout(STOP_SECONDS):
+                while await self._process.stdout.read(_PIECE):
+                    pass
 
 
 async def _lines(stream: asyncio.StreamReader, most: int) -> AsyncIterator[bytes]:

@@ -92,6 +92,10 @@ class Backoff:
         """Seconds until the next may be started."""
         return max(0.0, self._failed.get(key, (0, 0.0, 0.0))[1] - now)
 
+    def has_failed(self, key: Key) -> bool:
+        """Whether a failure of this key is remembered."""
+        return key in self._failed
+
     def worst(self, now: float) -> int:
         """The most failures in a row of any key that still count."""
         for key in [key for key, (_, _, until) in self._failed.items() if now >= until]:
@@ -137,7 +141,7 @@ class Crew:
         self._stopping: dict[asyncio.Task[None], Key] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._closed = False
-        self.starts = self.failures = 0
+        self.starts = self.restarts = self.failures = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -170,7 +174,7 @@ class Crew:
             found = self.get(key)
             if found is not None:
                 return found
-            await self._gone(key)  # what it had to itself, as a folder, is free only then
+            await self.gone(key)  # what it had to itself, as a folder, is free only then
             wait = self.wait(key)
             if wait or self._closed:
                 raise UpstreamError("connect", f"the server ended again and again; it is started again in {wait:.1f} s")
@@ -187,6 +191,7 @@ class Crew:
         finally:
             self._starting -= 1
         self.starts += 1
+        self.restarts += self._backoff.has_failed(key)
         child = Child(started, self._name, silence=self._terms.silence, line_bytes=self._terms.line_bytes)
         member = self._members[key] = Member(child, key, owner, _now())
         self._sweep_on()
@@ -232,6 +237,13 @@ class Crew:
         while self._stopping:
             await asyncio.wait(set(self._stopping))
 
+    async def make_way(self, key: Key) -> None:
+        """End the child of this key, for another that cannot be there at the same time; `UpstreamError` while it has work."""
+        member = self.get(key)
+        if member is not None:
+            self._evict([member])
+        await self.gone(key)
+
     async def ended(self, which: Callable[[Key], bool]) -> None:
         """End those of these keys; returns when they are gone."""
         for member in self:
@@ -241,7 +253,8 @@ class Crew:
         if going:
             await asyncio.wait(going)
 
-    async def _gone(self, key: Key) -> None:
+    async def gone(self, key: Key) -> None:
+        """Until those of this key that end have ended."""
         going = {task for task, of in self._stopping.items() if of == key}
         if going:
             await asyncio.wait(going)

@@ -6,6 +6,7 @@ It is started without a shell, in a session of its own, with an environment that
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -67,18 +68,30 @@ class Uncaged:
                     stderr=pipe, env={**inherited, **target.environment}, cwd=target.folder, start_new_session=True,
                     pass_fds=(theirs.fileno(),),
                 )  # fmt: skip
-            started = cls(process, ours)
-            async with asyncio.timeout(_SPAWN_SECONDS):
-                said = await asyncio.get_running_loop().sock_recv(ours, 16)
-            if said != b"0":
-                raise OSError(int(said or b"1"), "not started")
-        except (OSError, TimeoutError) as error:
+        except OSError as error:
             ours.close()
             raise UpstreamError("connect", type(error).__name__) from None
         except BaseException:
+            ours.close()
+            raise
+        started = cls(process, ours)
+        try:
+            await started._up()
+        except BaseException:
             ours.close()  # and with it the keeper goes
+            await asyncio.shield(process.wait())
             raise
         return started
+
+    async def _up(self) -> None:
+        """Until the keeper has said that the program runs."""
+        try:
+            async with asyncio.timeout(_SPAWN_SECONDS):
+                said = await asyncio.get_running_loop().sock_recv(self.lifeline, 16)
+        except (OSError, TimeoutError) as error:
+            raise UpstreamError("connect", type(error).__name__) from None
+        if said != b"0":
+            raise UpstreamError("connect", errno.errorcode.get(int(said or b"0"), "the keeper ended"))
 
     @property
     def ended(self) -> str:

@@ -103,6 +103,8 @@ class StdioServer:
         if self._era == "legacy":
             return None
         key, owner = self._modern_key(intent)
+        if self._terms.modern is Sharing.PERSON:
+            await self.crew.make_way(("legacy", *key[1:]))  # its folder is one process's at a time
         try:
             return await self.crew.member(key, owner, intent, self._greeted)
         except OtherEraError:
@@ -116,6 +118,7 @@ class StdioServer:
         try:
             member = await self.crew.member(key, owner, intent, self._greeted)
         except OtherEraError:
+            await self.crew.gone(key)
             child = Child(await self._start(intent), self.name, silence=self._terms.silence, line_bytes=self._terms.line_bytes)
             try:
                 legacy = await initialized(child, self._first)
@@ -186,7 +189,9 @@ class StdioServer:
         if sharing is Sharing.PRINCIPAL and call.message["params"].get("capabilities"):
             sharing = Sharing.SESSION  # whoever can be asked something is asked by nobody else's child
         key = ("legacy", *key_of(sharing, principal, session))
-        if sharing is not Sharing.PERSON:
+        if sharing is Sharing.PERSON:
+            await self.crew.make_way(("modern", *key[1:]))  # its folder is one process's at a time
+        else:
             key += (call.version,)
         owner = owner_of(principal) if sharing in {Sharing.PRINCIPAL, Sharing.SESSION} else None
         member = await self.crew.member(key, owner, intent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from socket import socket
 from typing import TYPE_CHECKING, Final
@@ -17,10 +17,12 @@ from gateway.mcp.crew import Sharing, Start, Terms
 from gateway.mcp.process import Started, Uncaged
 from gateway.mcp.stdio import StdioServer
 from gateway.model import Clock, Intent, Refused, UpstreamError
+from gateway.prometheus import Family
 from gateway.reasons import Code
 from gateway.sandbox.program import Command, UnfitError, closed_to_others, command_of, exposed, unread
 from gateway.sandbox.records import Append
 from gateway.sandbox.runs import Network
+from gateway.sandbox.server_gauges import Gauges
 from gateway.sandbox.server_records import Ledger
 from gateway.sandbox.user_folders import UserFolders, place_of
 from gateway.settings_outbound import UNCAGED
@@ -59,9 +61,11 @@ class Servers:
         self._chosen: dict[str, Runner] = {}
         self._choosing = asyncio.Lock()
         self._made: list[StdioServer] = []
+        self._gauges = Gauges()
 
     async def aclose(self) -> None:
         """End every program."""
+        await self._gauges.aclose()
         for server in self._made:
             await server.aclose()
         for runner in self._runners:
@@ -94,7 +98,12 @@ class Servers:
         await self._announce(programs)
         made = {target.id: StdioServer(target.id, self.starter(target), self.terms(target, limits)) for target in programs}
         self._made += made.values()
+        self._gauges.watch(made.values())
         return made
+
+    def families(self) -> Iterator[Family]:
+        """For who scrapes: processes, how they fare, what they use."""
+        return self._gauges.families()
 
     async def _announce(self, targets: Sequence[McpTarget]) -> None:
         for target in targets:

@@ -6,10 +6,12 @@ them is as the servers wrote it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +31,20 @@ def place_of(settings: Settings) -> Path:
         return settings.sandbox.folders
     data = settings.data.absolute()
     return data.with_name(f"{data.name}-folders") if own_uids() else data / "folders"
+
+
+PURPOSE: Final = b"user folders"
+"""What the key is derived for."""
+
+
+def eraser(settings: Settings, key: bytes) -> Callable[[str], Awaitable[int]]:
+    """Removes a person's folders where no gateway runs."""
+    folders = UserFolders(place_of(settings), key)
+
+    async def erase(subject: str) -> int:
+        return await asyncio.to_thread(folders.erase, subject)
+
+    return erase
 
 
 class UserFolders:

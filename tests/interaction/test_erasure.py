@@ -137,7 +137,7 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
     done = audit(gateway, "erase", "dev/paul", "--approve", wish, "--json", token=mia)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert (said["state"], said["stores"]) == ("erased", {"grants": 0, "kills": 0, "tasks": 1, "vault": 0})
+    assert (said["state"], said["stores"]) == ("erased", {"folders": 0, "grants": 0, "kills": 0, "tasks": 1, "vault": 0})
     assert said["values"] > 0
     for file in data.rglob("*"):
         if file.is_file():

@@ -17,6 +17,8 @@ from gateway.model import wall_clock
 from gateway.sandbox.runs import Network
 from gateway.sandbox.server_records import Ledger
 from gateway.sandbox.servers import Servers
+from gateway.sandbox.user_folders import UserFolders
+from gateway.settings import Limits
 from gateway.upstream.registry import McpTarget
 from sandbox.interpreter import choose, own_uids
 from sandbox.model import Profile
@@ -60,18 +62,19 @@ def open_folder() -> Iterator[Path]:
 class Scene:
     world: World
     server: StdioServer
+    servers: Servers
     session: str = ""
 
     async def opened(self, person: str = "anna") -> str:
         self.session = await self.world.handshake(person)
         return self.session
 
-    async def does(self, code: str, **variables: Any) -> dict[str, Any]:
+    async def does(self, code: str, *, person: str = "anna", **variables: Any) -> dict[str, Any]:
         """What the server says that came of this code of its own."""
         if not self.session:
-            await self.opened()
+            await self.opened(person)
         given = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
-        call = await self.world.legacy("anna", "tools/call", session=self.session, name="any", arguments={"code": given + code})
+        call = await self.world.legacy(person, "tools/call", session=self.session, name="any", arguments={"code": given + code})
         found: dict[str, Any] = json.loads(answer_of(call)["result"]["content"][0]["text"])
         return found
 
@@ -87,6 +90,7 @@ async def caged(
     *,
     profile: Profile | None = None,
     network: Network | None = None,
+    folders: UserFolders | None = None,
     **options: Any,
 ) -> AsyncIterator[Scene]:
     """`options` as `StdioServer`'s."""
@@ -96,12 +100,14 @@ async def caged(
     async def append(entry: Entry) -> Receipt:
         return await worlds[0].ledger.append(entry)
 
-    servers = Servers(profiles, [runner], Ledger(append, wall_clock), network)
-    server = StdioServer(target.id, servers.starter(target), **options)
+    servers = Servers(profiles, [runner], Ledger(append, wall_clock), network, folders)
+    terms = replace(servers.terms(target, Limits()), **options)
+    server = StdioServer(target.id, servers.starter(target), terms)
+    servers._made.append(server)
     try:
         async with gateway(folder, {target.id: target}, others={target.id: server}) as world:
             worlds.append(world)
-            yield Scene(world, server)
+            yield Scene(world, server, servers)
             await server.aclose()
     finally:
         await server.aclose()
