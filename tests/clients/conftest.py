@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import pytest
 from tests import npm, pypackages
 from tests.conformance.legs import FOLDER as CONFORMANCE
 from tests.conformance.world import Granting, tools_of
-from tests.mcp.world import reference_server
+from tests.mcp.world import plain_server, reference_server
 
 FOLDER = Path(__file__).resolve().parent
 DRIVERS = FOLDER / "drivers"
 SECONDS = 240
 MOST = 1000
+ERAS = ("legacy", "modern")
+"""Beside the reference server, which speaks both, a server of each era alone: whatever a client speaks, one of them does not."""
+OTHERS = [f"{era}__echo" for era in ERAS]
 
 Reports = Mapping[str, Mapping[str, Any]]
 """By kind of endpoint (`direct`, `server`, `aggregate`), what a client saw."""
@@ -82,20 +86,25 @@ class Drivers:
 @pytest.fixture(scope="session")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
     folder = tmp_path_factory.mktemp("gateway")
-    with reference_server() as url:
-        tools = {"ref": tools_of(url)}
+    with ExitStack() as stack:
+        url = stack.enter_context(reference_server())
+        others = {era: stack.enter_context(plain_server("--era", era, "--name", era)) for era in ERAS}
         gateway = Granting(
-            folder, {"ref": {"url": url}}, tools, bounded={"ref.gw_big": ("n", MOST)}, without=frozenset({"ref.gw_sleep"})
+            folder,
+            {"ref": {"url": url}} | {era: {"url": where} for era, where in others.items()},
+            {"ref": tools_of(url)} | {era: ["echo"] for era in others},
+            bounded={"ref.gw_big": ("n", MOST)},
+            without=frozenset({"ref.gw_sleep"}),
         ).start()
+        stack.callback(gateway.stop)
         headers = {"authorization": f"Bearer {gateway.token()}"}
         targets = [
-            {"kind": "direct", "url": url, "prefix": "", "headers": {}},
-            {"kind": "server", "url": f"{gateway.url}/mcp/ref", "prefix": "", "headers": headers},
-            {"kind": "aggregate", "url": f"{gateway.url}/mcp", "prefix": "ref__", "headers": headers},
+            {"kind": "direct", "url": url, "prefix": "", "others": [], "headers": {}},
+            {"kind": "server", "url": f"{gateway.url}/mcp/ref", "prefix": "", "others": [], "headers": headers},
+            {"kind": "aggregate", "url": f"{gateway.url}/mcp", "prefix": "ref__", "others": OTHERS, "headers": headers},
         ]
         running = Drivers(targets, tmp_path_factory.mktemp("home"))
         try:
             yield running
         finally:
             running.end()
-            gateway.stop()

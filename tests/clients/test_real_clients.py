@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 
-from .conftest import Drivers, Reports
+from .conftest import ERAS, OTHERS, Drivers, Reports
 
 CLIENTS = {
     "mcp auto": "mcp_sdk",
@@ -58,7 +59,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_real_client_connects_does_all_it_can_and_closes_cleanly(seen: Reports, client: str, kind: str) -> None:
-    expected = {"tools", "structured", "denied", "resource", "prompt", "closed"}
+    expected = {"tools", "structured", "denied", "resource", "prompt", "others", "closed"}
     expected |= {"progress", "resources", "hidden", "permitted"} - LACKS.get(client, set())
     for report in (seen["direct"], seen[kind]):
         assert "failed" not in report, report["failed"]
@@ -67,7 +68,8 @@ def test_a_real_client_connects_does_all_it_can_and_closes_cleanly(seen: Reports
 
 def test_a_real_client_lists_every_tool_that_it_may_call_and_no_other(seen: Reports, kind: str) -> None:
     assert "gw_sleep" in seen["direct"]["tools"]
-    assert seen[kind]["tools"] == [f"{PREFIX[kind]}{tool}" for tool in seen["direct"]["tools"] if tool != "gw_sleep"]
+    expected = [f"{PREFIX[kind]}{tool}" for tool in seen["direct"]["tools"] if tool != "gw_sleep"]
+    assert seen[kind]["tools"] == sorted(expected + (OTHERS if kind == "aggregate" else []))
 
 
 def test_a_real_client_gets_structured_content_equal_to_the_servers(seen: Reports, kind: str) -> None:
@@ -104,3 +106,8 @@ def test_a_real_client_meets_a_hidden_tool_as_an_unknown_one(seen: Reports, clie
         assert "hidden" not in seen["direct"]
     else:
         assert f"Unknown tool: {PREFIX[kind]}gw_sleep" in seen[kind]["hidden"]
+
+
+def test_a_real_client_calls_servers_of_both_eras_whichever_it_speaks_itself(seen: Reports) -> None:
+    told = [json.loads(text) for text in seen["aggregate"]["others"]]
+    assert [(each["of"], each["name"]) for each in told] == [(era, "echo") for era in ERAS]

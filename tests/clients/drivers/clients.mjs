@@ -20,7 +20,7 @@ const [PERMITTED, DENIED] = [{ n: 1 }, { n: 5000 }];
 const [RESOURCE, PROMPT] = ['test://static-text', 'test_simple_prompt'];
 const said = (error) => `${error.constructor.name}: ${error.message}`;
 
-async function steps(client, prefix, report, options = (handlers) => [undefined, handlers]) {
+async function steps(client, { prefix, others }, report, options = (handlers) => [undefined, handlers]) {
   const seen = [];
   const call = (name, args, handlers) => client.callTool({ name: `${prefix}${name}`, arguments: args }, ...options(handlers));
   report.tools = (await client.listTools()).tools.map((tool) => tool.name).sort();
@@ -34,13 +34,15 @@ async function steps(client, prefix, report, options = (handlers) => [undefined,
   report.resource = (await client.readResource({ uri: RESOURCE })).contents[0].text;
   report.resources = (await client.listResources()).resources.map((found) => found.uri).sort();
   report.prompt = (await client.getPrompt({ name: `${prefix}${PROMPT}` })).messages[0].content.text;
+  report.others = [];
+  for (const name of others) report.others.push((await client.callTool({ name, arguments: {} })).content[0].text);
 }
 
 async function first(target, report) {
   const transport = new one.StreamableHTTPClientTransport(new URL(target.url), { requestInit: { headers: target.headers } });
   const client = new one.Client({ name: 'driver', version: '1' });
   await client.connect(transport);
-  await steps(client, target.prefix, report);
+  await steps(client, target, report);
   await transport.terminateSession();
   await client.close();
 }
@@ -49,7 +51,7 @@ const second = (mode) => async (target, report) => {
   const transport = new two.StreamableHTTPClientTransport(new URL(target.url), { requestInit: { headers: target.headers } });
   const client = new two.Client({ name: 'driver', version: '1' }, mode ? { versionNegotiation: { mode } } : {});
   await client.connect(transport);
-  await steps(client, target.prefix, report, (handlers) => [handlers]);
+  await steps(client, target, report, (handlers) => [handlers]);
   report.version = client.getNegotiatedProtocolVersion?.();
   await client.close();
 };
@@ -61,7 +63,7 @@ async function remote(target, report) {
   const transport = new one.StdioClientTransport({ command: process.execPath, args, env, stderr: 'ignore' });
   const client = new one.Client({ name: 'driver', version: '1' });
   await client.connect(transport);
-  await steps(client, target.prefix, report);
+  await steps(client, target, report);
   await client.close();
 }
 
@@ -72,13 +74,15 @@ async function inspector(target, report) {
     const args = [program, '--server-url', target.url, '--transport', 'http', '--method', method, ...lines, ...more];
     return promisify(execFile)(process.execPath, args, { env: { PATH: process.env.PATH, HOME: process.env.HOME } });
   };
-  const call = (name, args) => run('tools/call', '--tool-name', `${target.prefix}${name}`, '--tool-args-json', JSON.stringify(args));
+  const call = (name, args, prefix = target.prefix) =>
+    run('tools/call', '--tool-name', `${prefix}${name}`, '--tool-args-json', JSON.stringify(args));
   const runs = [
     run('tools/list'),
     call('gw_structured', {}),
     call('gw_big', DENIED).catch((error) => error),
     run('resources/read', '--uri', RESOURCE),
     run('prompts/get', '--prompt-name', `${target.prefix}${PROMPT}`),
+    ...target.others.map((name) => call(name, {}, '')),
   ];
   await Promise.allSettled(runs);
   report.tools = JSON.parse((await runs[0]).stdout).tools.map((tool) => tool.name).sort();
@@ -87,6 +91,7 @@ async function inspector(target, report) {
   report.denied = { how: 'value', error: answer.isError ?? false, text: answer.content[0].text.slice(0, 400) };
   report.resource = JSON.parse((await runs[3]).stdout).contents[0].text;
   report.prompt = JSON.parse((await runs[4]).stdout).messages[0].content.text;
+  report.others = (await Promise.all(runs.slice(5))).map((done) => JSON.parse(done.stdout).content[0].text);
 }
 
 const clients = {

@@ -38,6 +38,7 @@ async def fastmcp(target: dict[str, Any], report: dict[str, Any]) -> None:
         report["resource"] = (await client.read_resource(RESOURCE))[0].text
         report["resources"] = sorted(str(one.uri) for one in await client.list_resources())
         report["prompt"] = (await client.get_prompt(f"{prefix}{PROMPT}")).messages[0].content.text
+        report["others"] = [(await client.call_tool(name, {})).content[0].text for name in target["others"]]
 
 
 async def agents(target: dict[str, Any], report: dict[str, Any]) -> None:
@@ -56,6 +57,7 @@ async def agents(target: dict[str, Any], report: dict[str, Any]) -> None:
         report["resource"] = (await server.read_resource(RESOURCE)).contents[0].text
         report["resources"] = sorted(str(one.uri) for one in (await server.list_resources()).resources)
         report["prompt"] = (await server.get_prompt(f"{prefix}{PROMPT}")).messages[0].content.text
+        report["others"] = [(await server.call_tool(name, {})).content[0].text for name in target["others"]]
 
 
 answer({"fastmcp": fastmcp, "openai-agents": agents})

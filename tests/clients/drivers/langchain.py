@@ -20,8 +20,8 @@ async def adapters(target: dict[str, Any], report: dict[str, Any]) -> None:
     client = MultiServerMCPClient({"there": connection}, callbacks=Callbacks(on_progress=progress))
     tools = {tool.name: tool for tool in await client.get_tools()}
 
-    async def call(name: str, args: dict[str, Any]) -> Any:
-        return await tools[f"{prefix}{name}"].ainvoke({"type": "tool_call", "id": "1", "name": f"{prefix}{name}", "args": args})
+    async def call(name: str, args: dict[str, Any], before: str = prefix) -> Any:
+        return await tools[f"{before}{name}"].ainvoke({"type": "tool_call", "id": "1", "name": f"{before}{name}", "args": args})
 
     report["tools"] = sorted(tools)
     report["structured"] = (await call("gw_structured", {})).artifact["structured_content"]
@@ -32,6 +32,7 @@ async def adapters(target: dict[str, Any], report: dict[str, Any]) -> None:
     report["progress"] = seen
     report["resource"] = (await client.get_resources("there", uris=[RESOURCE]))[0].as_string()
     report["prompt"] = (await client.get_prompt("there", f"{prefix}{PROMPT}"))[0].content
+    report["others"] = [(await call(name, {}, "")).content[0]["text"] for name in target["others"]]
 
 
 answer({"langchain": adapters})

@@ -14,18 +14,17 @@ def opening(mode: str) -> Ask:
     """The client in this mode."""
 
     async def ask(target: dict[str, Any], report: dict[str, Any]) -> None:
-        prefix = target["prefix"]
         async with httpx2.AsyncClient(headers=target["headers"], timeout=30, trust_env=False) as http:
             transport = streamable_http_client(target["url"], http_client=http)
             async with Client(transport, mode=mode) as client:
-                await steps(client, prefix, report)
+                await steps(client, target, report)
 
     return ask
 
 
-async def steps(client: Client, prefix: str, report: dict[str, Any]) -> None:
+async def steps(client: Client, target: dict[str, Any], report: dict[str, Any]) -> None:
     """Everything a report holds, in turn."""
-    seen: list[float] = []
+    prefix, seen = target["prefix"], []
 
     async def progress(at: float, total: float | None, message: str | None) -> None:
         seen.append(at)
@@ -42,6 +41,7 @@ async def steps(client: Client, prefix: str, report: dict[str, Any]) -> None:
     report["resource"] = (await client.read_resource(RESOURCE)).contents[0].text
     report["resources"] = sorted(str(one.uri) for one in (await client.list_resources()).resources)
     report["prompt"] = (await client.get_prompt(f"{prefix}{PROMPT}")).messages[0].content.text
+    report["others"] = [(await client.call_tool(name, {})).content[0].text for name in target["others"]]
 
 
 answer({"mcp auto": opening("auto"), "mcp legacy": opening("legacy")})

@@ -1,6 +1,7 @@
 """What every driver in Python is asked, and how it answers: one JSON object in, one out.  Knows no client and no gateway.
 
-In: `{"targets": [{"kind", "url", "prefix", "headers"}]}`.  Out: by client and kind, a report; `failed` where a step went wrong.
+In: `{"targets": [{"kind", "url", "prefix", "others", "headers"}]}`, `others` being tools of other servers.  Out: by client and
+kind, a report; `failed` where a step went wrong.
 """
 
 from __future__ import annotations
