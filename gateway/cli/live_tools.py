@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.mcp.child import Child
-from gateway.mcp.methods import CAPABILITIES_KEY, INITIALIZE, INITIALIZED, LEGACY, LIST_TOOLS, MODERN, VERSION_KEY
+from gateway.mcp.methods import (
+    CAPABILITIES_KEY,
+    DISCOVER,
+    INITIALIZE,
+    INITIALIZED,
+    LEGACY,
+    LIST_PROMPTS,
+    LIST_TEMPLATES,
+    LIST_TOOLS,
+    MODERN,
+    VERSION_KEY,
+)  # fmt: skip
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
 from gateway.model import Refused, UpstreamError, wall_clock
 from gateway.sandbox.servers import opened
@@ -52,73 +64,125 @@ def target_of(settings: Settings, server: str, environ: Mapping[str, str]) -> Mc
     return mcp_targets(alone, lambda secret: resolve(secret.model_copy(update={"prefix": ""}), environ))[server]
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """All that a server says of itself: its instructions, None where it has none, and the entries of its lists, by method."""
+
+    instructions: Any
+    lists: Mapping[str, list[Any]]
+
+
 async def tools_of(target: McpTarget, settings: Settings) -> dict[str, dict[str, Any]]:
     """Every tool of a server by its name, as the server describes it.  UpstreamError where it does not answer as it should.
 
     A program is started in the cage in which the gateway would start it; without network, whatever its profile says.
     """
+
+    async def ask(speaker: _Speaker, version: str, _offer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return await _listed(speaker, version)
+
+    return await _spoken_to(target, settings, ask)
+
+
+async def word_of(target: McpTarget, settings: Settings) -> Word:
+    """All that a server says of itself, odd entries too; of prompts and templates what it offers.  As `tools_of` otherwise."""
+
+    async def ask(speaker: _Speaker, version: str, offer: Mapping[str, Any]) -> Word:
+        if version in MODERN:
+            with contextlib.suppress(UpstreamError):  # then it says nothing of itself
+                offer = await speaker.ask(DISCOVER, _said(version))
+        offered = offer.get("capabilities")
+        offered = offered if isinstance(offered, dict) else {}
+        lists = {LIST_TOOLS: await _entries(speaker, version, LIST_TOOLS, "tools")}
+        for capability, method, member in (
+            ("prompts", LIST_PROMPTS, "prompts"),
+            ("resources", LIST_TEMPLATES, "resourceTemplates"),
+        ):
+            if capability in offered:
+                lists[method] = await _entries(speaker, version, method, member)
+        return Word(offer.get("instructions"), lists)
+
+    return await _spoken_to(target, settings, ask)
+
+
+T = TypeVar("T")
+_Ask = Callable[["_Speaker", str, Mapping[str, Any]], Awaitable[T]]
+
+
+async def _spoken_to(target: McpTarget, settings: Settings, ask: _Ask[T]) -> T:
     limits = settings.limits
     try:
         async with asyncio.timeout(SECONDS):
             if target.kind == "stdio":
                 async with _child(target, settings) as speaker:
-                    return await _listed(speaker, await _greet(speaker))
+                    return await ask(speaker, *await _greet(speaker))
             upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=SECONDS)
             try:
-                return await _over_http(target, upstreams)
+                return await _over_http(target, upstreams, ask)
             finally:
                 await upstreams.aclose()
     except TimeoutError:
         raise UpstreamError("timeout", f"no whole answer within {SECONDS:g} s") from None
 
 
-async def _over_http(target: McpTarget, upstreams: Upstreams) -> dict[str, dict[str, Any]]:
+async def _over_http(target: McpTarget, upstreams: Upstreams, ask: _Ask[T]) -> T:
     """The eras with a handshake first: a server of the stateless era alone says that it knows no handshake."""
     speaker = _Http(target, upstreams)
     try:
-        version = await _greet(speaker)
+        version, offer = await _greet(speaker)
     except UpstreamError as error:
         if error.kind not in ("status", "protocol"):
             raise
         try:
-            return await _listed(_Http(target, upstreams, MODERN[0]), MODERN[0])
+            return await ask(_Http(target, upstreams, MODERN[0]), MODERN[0], {})
         except UpstreamError as second:
             raise (error if second.kind == "status" else second) from None
     speaker.version = version
     await speaker.tell(INITIALIZED)
-    found = await _listed(speaker, version)
+    found = await ask(speaker, version, offer)
     with contextlib.suppress(UpstreamError):  # it would end by itself, later
         await speaker.leave()
     return found
 
 
-async def _greet(speaker: _Speaker) -> str:
-    """The revision that both speak."""
+async def _greet(speaker: _Speaker) -> tuple[str, Mapping[str, Any]]:
+    """The revision that both speak, and what the server offers."""
     hello = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}
-    version = (await speaker.ask(INITIALIZE, hello)).get("protocolVersion")
+    offer = await speaker.ask(INITIALIZE, hello)
+    version = offer.get("protocolVersion")
     if version not in LEGACY:
         raise UpstreamError("protocol", "the server speaks no revision that is known here")
     if isinstance(speaker, _Stdio):
         await speaker.tell(INITIALIZED)
-    return str(version)
+    return str(version), offer
+
+
+def _said(version: str) -> dict[str, Any]:
+    """What a request of the stateless era says of itself."""
+    return {"_meta": {VERSION_KEY: version, CAPABILITIES_KEY: {}}} if version in MODERN else {}
 
 
 async def _listed(speaker: _Speaker, version: str) -> dict[str, dict[str, Any]]:
-    meta = {"_meta": {VERSION_KEY: version, CAPABILITIES_KEY: {}}} if version in MODERN else {}
     found: dict[str, dict[str, Any]] = {}
+    for tool in await _entries(speaker, version, LIST_TOOLS, "tools"):
+        name = tool.get("name") if isinstance(tool, dict) else None
+        if not isinstance(name, str) or not name or name in found:
+            raise UpstreamError("protocol", "a tool without a name, or a name that stands twice")
+        found[name] = tool
+    return found
+
+
+async def _entries(speaker: _Speaker, version: str, method: str, member: str) -> list[Any]:
+    found: list[Any] = []
     cursor: dict[str, str] = {}
     for _page in range(_PAGES):
-        result = await speaker.ask(LIST_TOOLS, {**cursor, **meta})
-        tools = result.get("tools")
-        if not isinstance(tools, list):
-            raise UpstreamError("protocol", "not a list of tools")
-        for tool in tools:
-            name = tool.get("name") if isinstance(tool, dict) else None
-            if not isinstance(name, str) or not name or name in found:
-                raise UpstreamError("protocol", "a tool without a name, or a name that stands twice")
-            found[name] = tool
+        result = await speaker.ask(method, {**cursor, **_said(version)})
+        entries = result.get(member)
+        if not isinstance(entries, list):
+            raise UpstreamError("protocol", f"not a list of {member}")
+        found += entries
         if len(found) > _TOOLS:
-            raise UpstreamError("too-large", f"more than {_TOOLS} tools")
+            raise UpstreamError("too-large", f"more than {_TOOLS} {member}")
         following = result.get("nextCursor")
         if following is None:
             return found

@@ -28,8 +28,10 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: Mapping[str, object] | list[object]) -> None:
-    """One JSON document on stdout; decimals as they were written."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    """One JSON document on stdout; decimals as they were written, characters that are not seen by their numbers."""
+    from policies.unseen import written  # noqa: PLC0415  only where something is printed
+
+    print(written(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)))
 
 
 def print_problems(problems: Iterable[Problem], *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`bailiwick tools`: what servers offer, as entries of tools.yaml for a person to judge."""
+"""`bailiwick tools`: what servers offer: entries of tools.yaml for a person to judge, and definitions for one to approve."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli import tools_review
 from gateway.cli.output import console, misuse, print_json, printable
 from gateway.problem import Problem, ProblemError
 
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of verbs."""
     group = typer.Typer(help="Tools of the servers behind the gateway.", no_args_is_help=True)
     group.command("import")(import_)
+    tools_review.register(group)
     app.add_typer(group, name="tools")
 
 

@@ -1,4 +1,4 @@
-"""What the ledger says of servers' definitions: seen first, changed, held back, refused, approved."""
+"""What the ledger says of servers' definitions: seen first, changed, held back, refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policies.lock import shown_definition
 if TYPE_CHECKING:
     from gateway.mcp.definitions import Told
     from gateway.mcp.pins import Live
-    from policies.lock import Approved, Key, What
+    from policies.lock import Key
 
 _AT_ONCE: Final = 64
 """Definitions of one record."""
@@ -60,20 +60,6 @@ def held(  # noqa: PLR0917  what a record of it says, in its order
 
 
 _MOST_SAID: Final = 512 * 1024
-
-
-def approved(digest: str, newly: Iterable[tuple[str, What, str, Approved]], at: int) -> Iterator[Entry]:
-    """Definitions that a bundle approves and the one before it did not."""
-    rest = iter(newly)
-    while some := list(islice(rest, _AT_ONCE)):
-        fields: dict[str, object] = {
-            "policy": digest,
-            "definitions": [
-                {"target": server, "what": what, "name": name, "digest": one.digest, "by": one.by, "at": one.at}
-                for server, what, name, one in some
-            ],
-        }
-        yield Entry("definition.approved", new_id(at), at, None, fields)
 
 
 def _signs(live: Live | None) -> list[str]:

@@ -21,9 +21,10 @@ from gateway.policy.archive import Archive, ArchiveError
 from gateway.policy.checks import Checks, RefusedBundleError
 from gateway.policy.in_force import InForce, Pair, Policy
 from gateway.policy.memory import NAME, Memory, read_memory, write_memory
-from gateway.policy.records import Append, Asked, activated, refused
+from gateway.policy.records import Append, Asked, activated, approved, refused
 from gateway.policy.watch import Reading, glance, read_whole, settled, young
 from gateway.problem import ProblemError
+from policies.bundle import Bundle
 from policies.finding import Finding
 
 log = logging.getLogger("gateway.policy")
@@ -121,6 +122,8 @@ class Activation:
             held = memory.instead_of if place.mark == memory.instead_of else ""
             await self._keep(pair, _with(memory, pair, held) if place.role == ACTIVE else None)
             await append(activated(pair, place.role, Asked("start"), "", self.clock()))
+            if place.role == ACTIVE and pair.digest != memory.digest:
+                await self._approve(pair, await self._last(memory))
         policy = Policy(pairs[ACTIVE], pairs.get("canary"), pairs.get("shadow"), self.percent)
         self._in_force = InForce(await asyncio.to_thread(policy.watching))
         return self._in_force
@@ -247,12 +250,25 @@ class Activation:
         policy = await asyncio.to_thread(self._in_force.current.having(place.role, pair).watching)
         await self._keep(pair, memory if place.role == ACTIVE else None)
         await self.append(activated(pair, place.role, asked, before.digest if before else "", self.clock()))
+        if place.role == ACTIVE:
+            await self._approve(pair, before.bundle if before else None)
         self._in_force.swap(policy)
         gc.collect(1)  # what reading left behind
         gc.freeze()  # as at the start: the collector need not walk through a bundle that stays, and a bundle is free without it
         log.info("policy bundle %s is in force (%s, %s)", pair.digest, place.role, asked.cause)
         if asked.cause != "replica":
             self.announce(pair.digest)
+
+    async def _approve(self, pair: Pair, before: Bundle | None) -> None:
+        for entry in approved(pair, before, self.clock()):
+            await self.append(entry)
+
+    async def _last(self, memory: Memory) -> Bundle | None:
+        """What was in force when the gateway last ran; None where that is not known."""
+        try:
+            return await asyncio.to_thread(self.archive.get, memory.digest)
+        except ArchiveError:
+            return None
 
     async def _keep(self, pair: Pair, memory: Memory | None) -> None:
         def keep() -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from audit.model import Entry, Receipt, Value
 from gateway.model import new_id
+from policies.approvals import newly
+from policies.lock import NOTHING_LOCKED
 
 if TYPE_CHECKING:
     from gateway.policy.activation import Rejected
     from gateway.policy.in_force import Pair
+    from policies.bundle import Bundle
 
 Append = Callable[[Entry], Awaitable[Receipt]]
 SHOWN: Final = 10
 """Findings whose code and place stand in the leaf; their words, which may name people, stand beside it."""
 _WORDS: Final = 200
+_AT_ONCE: Final = 64
+"""Approved definitions of one record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,20 @@ def activated(pair: Pair, role: str, asked: Asked, before: str, at: int) -> Entr
     if pair.serial is not None:
         fields["serial"] = pair.serial
     return Entry("policy.activate", new_id(at), at, asked.subject, fields)
+
+
+def approved(pair: Pair, before: Bundle | None, at: int) -> Iterator[Entry]:
+    """Definitions of servers that a bundle approves and the one before it did not."""
+    rest = newly(before.pinning.lock if before is not None else NOTHING_LOCKED, pair.bundle.pinning.lock)
+    while some := list(islice(rest, _AT_ONCE)):
+        fields: dict[str, object] = {
+            "policy": pair.digest,
+            "definitions": [
+                {"target": server, "what": what, "name": name, "digest": one.digest, "by": one.by, "at": one.at}
+                for server, what, name, one in some
+            ],
+        }
+        yield Entry("definition.approved", new_id(at), at, None, fields)
 
 
 def refused(rejected: Rejected, role: str, asked: Asked, stays: str, at: int) -> Entry:

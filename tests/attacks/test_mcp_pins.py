@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.leaf import Stamp, check, compose
+from gateway.cli import main
 from gateway.mcp.gate import Gate
 from gateway.mcp.pins import MOST_A_MINUTE, Pins
 from gateway.model import wall_clock
@@ -509,3 +510,31 @@ def test_a_lock_that_was_tampered_with_in_a_signed_bundle_does_not_come_into_for
     without = {name: text for name, text in signed.items() if name != NAME}
     with pytest.raises(RefusedBundleError):
         checks.build(without, 0, None)
+
+
+def test_a_definition_that_changes_between_review_and_approval_is_not_approved(
+    tmp_path: Path, upstream: Liar, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream.forget()
+    shutil.copytree(Path("examples/procurement/policies"), tmp_path / "policies")
+    config = tmp_path / "bailiwick.yaml"
+    config.write_text(json.dumps({"tenant": "acme", "mcp": {"erp": {"url": f"{upstream.url}/erp"}}}))
+
+    def tools(*words: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["tools", *words, "--config", str(config)])
+        return ended.value.code or 0, capsys.readouterr().out
+
+    shown, other = [tool("read"), tool("write")], [tool("read", "Reads all."), tool("write")]
+    upstream.tools["erp"] = shown
+    reviewed = json.loads(tools("review", "erp", "--json")[1])["servers"]["erp"]["digest"]
+    upstream.tools["erp"] = other  # while a person thinks about it
+    assert tools("approve", "erp", reviewed)[0] == 1
+    assert tools("approve", "erp", digest_of(shown[0]))[0] == 1
+    assert tools("approve", "erp", digest_of(shown[1]), digest_of(shown[0]))[0] == 1  # all that is named, or nothing
+    assert not (tmp_path / "policies" / NAME).exists()
+    upstream.tools["erp"] = shown
+    assert tools("approve", "erp", reviewed)[0] == 0
+    approved = load(tmp_path / "policies").pinning.lock.approved("erp", "tool", "read")
+    assert approved is not None
+    assert approved.definition == shown[0]
