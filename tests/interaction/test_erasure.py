@@ -150,8 +150,8 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
         about = [
             each for each in log.records() if each.leaf.get("target") == said["pseudonym"] or each.subject == said["pseudonym"]
         ]
-        assert [each.kind for each in about][-6:] == ["hold.set", *["erasure.store"] * 4, "key.shred"]
-        assert {str(each.leaf["store"]) for each in about[-5:-1]} == {"grants", "kills", "tasks", "vault"}
+        assert [each.kind for each in about][-7:] == ["hold.set", *["erasure.store"] * 5, "key.shred"]
+        assert {str(each.leaf["store"]) for each in about[-6:-1]} == {"folders", "grants", "kills", "tasks", "vault"}
         shred = about[-1]
         assert (shred.leaf["request"], log.subject_name(str(shred.leaf["approver"]))) == (wish, "user:dev/mia")
     verified = audit(gateway, "verify")
