@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.mcp.lists import Could
+from gateway.mcp.lists import UNDER, Could
 from gateway.mcp.methods import TASKS
 from gateway.model import Principal
 from policies import names
@@ -26,7 +26,7 @@ _OFFERED: Final[Mapping[str, frozenset[str]]] = {
     "logging": frozenset(),
 }
 """What a server may offer, and of each the parts that are served: `listChanged` and `subscribe` where their notices are."""
-_OBJECTS: Final[Mapping[str, str]] = {"resources": "res:{}/*", "prompts": "prompt:{}/*"}
+_OBJECTS: Final[Mapping[str, str]] = {"tools": "{}.*", "resources": "res:{}/*", "prompts": "prompt:{}/*"}
 
 
 def allowed(declared: object, principal: Principal, server: str, could: Could) -> dict[str, Any]:
@@ -81,9 +81,9 @@ def offered(said: object, principal: Principal, server: str, could: Could) -> di
         return {}
     kept: dict[str, Any] = {}
     for name, parts in _OFFERED.items():
-        if isinstance(said.get(name), dict) and (name not in _OBJECTS or could(principal, _OBJECTS[name].format(server))):
+        if isinstance(said.get(name), dict) and (name not in _OBJECTS or could(principal, _OBJECTS[name].format(server), UNDER)):
             kept[name] = {part: value for part, value in said[name].items() if part in parts}
-    if "completions" in kept and not kept.keys() & _OBJECTS.keys():
+    if "completions" in kept and not kept.keys() & {"prompts", "resources"}:
         del kept["completions"]  # it completes nothing that this caller could use
     extensions = _extensions(said.get("extensions"), principal, server, could)
     if extensions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gateway.mcp.normalise import prompt
 from gateway.model import Clock, Principal, UpstreamError
@@ -15,14 +15,15 @@ from policies.model import NOTHING, AccessRequest, Decision
 class Could(Protocol):
     """Whether this principal could do anything of this kind to this object, under some arguments where it is a tool.
 
-    The object as rules write it: `<server>.<tool>`, `res:<server>/<uri>`, `prompt:<server>/<name>`; `res:<server>/<beginning>*`
-    asks whether there is something under it; `<server>` whether the principal may know of the server.
+    The object as rules write it: `<server>.<tool>`, `res:<server>/<uri>`, `prompt:<server>/<name>`; `<server>` asks whether the
+    principal may know of the server.  `UNDER` asks of a pattern whether there is something under it; no other action does.
     """
 
     def __call__(self, principal: Principal, resource: str, action: str = "", /) -> bool:
         """`action` where the object's kind has several; the first one of its kind otherwise."""
 
 
+UNDER: Final = "list"
 TTL_CAP_MS = 30_000
 
 
@@ -30,7 +31,7 @@ def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
     """`Could` by the very function that decides calls, asked without arguments."""
 
     def could(principal: Principal, resource: str, action: str = "", /) -> bool:
-        under = resource.endswith("*")
+        under = action == UNDER
         kind = names.kind_of_cell(resource)  # of its form the judge has the last word
         if kind is None:
             return False
@@ -40,7 +41,7 @@ def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
             subject=principal.subject,
             actors=principal.actors,
             tenant=principal.tenant,
-            action="list" if under else action or next(iter(kind.actions)),
+            action=action or next(iter(kind.actions)),
             resource=resource,
             at=clock(),
             groups=principal.groups,
@@ -52,27 +53,32 @@ def asking(decide: Callable[[AccessRequest], Decision], clock: Clock) -> Could:
     return could
 
 
-def tool_object(server: str, entry: dict[str, Any]) -> str:
-    """The object of an entry of `tools/list`."""
-    return f"{server}.{_text(entry, 'name')}"
+Asked = tuple[str, str]
+"""(object, action) that an entry of a list comes to."""
 
 
-def prompt_object(server: str, entry: dict[str, Any]) -> str:
-    """The object of an entry of `prompts/list`."""
-    return prompt(server, _text(entry, "name"))
+def tool_object(server: str, entry: dict[str, Any]) -> Asked:
+    """What an entry of `tools/list` comes to."""
+    return f"{server}.{_text(entry, 'name')}", "call"
 
 
-def resource_object(server: str, entry: dict[str, Any]) -> str | None:
-    """The object of an entry of `resources/list`; None where its address has no form, so that nobody can ask for it."""
-    return names.resource(server, _text(entry, "uri"))
+def prompt_object(server: str, entry: dict[str, Any]) -> Asked:
+    """What an entry of `prompts/list` comes to."""
+    return prompt(server, _text(entry, "name")), "get"
 
 
-def template_object(server: str, entry: dict[str, Any]) -> str | None:
-    """The objects that an entry of `resources/templates/list` stands for."""
-    return names.template(server, _text(entry, "uriTemplate"))
+def resource_object(server: str, entry: dict[str, Any]) -> Asked:
+    """What an entry of `resources/list` comes to; where its address has no form, nobody can ask for it."""
+    return names.resource(server, _text(entry, "uri")) or "", "read"
 
 
-ObjectOf = Callable[[str, dict[str, Any]], str | None]
+def template_object(server: str, entry: dict[str, Any]) -> Asked:
+    """What an entry of `resources/templates/list` stands for."""
+    found = names.template(server, _text(entry, "uriTemplate")) or ""
+    return found, UNDER if found.endswith("*") else "read"
+
+
+ObjectOf = Callable[[str, dict[str, Any]], Asked]
 
 
 def visible(
@@ -86,8 +92,8 @@ def visible(
     for entry in entries:
         if not isinstance(entry, dict):
             raise UpstreamError("protocol", f"an entry of {member} is not an object")
-        found = object_of(server, entry)
-        if found is not None and could(principal, found):
+        found, action = object_of(server, entry)
+        if found and could(principal, found, action):
             kept.append(entry)
     return cached({**result, member: kept}, modern=modern)
 

@@ -135,7 +135,10 @@ class Ledger:
 
 @dataclass
 class World:
-    """verdicts: by (subject, resource) or ("*", resource); allowed where nothing is said.  `known` registers tools."""
+    """judge: decides instead of the table.
+
+    verdicts: by (subject, resource) or ("*", resource); allowed where nothing is said.  `known` registers tools.
+    """
 
     url: str
     issuer: DevIssuer
@@ -145,9 +148,12 @@ class World:
     aggregate: Aggregate = field(init=False)
     verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
     asked: list[AccessRequest] = field(default_factory=list)
+    judge: Callable[[AccessRequest], Decision] | None = None
 
     def decide(self, request: AccessRequest) -> Decision:
         self.asked.append(request)
+        if self.judge is not None:
+            return self.judge(request)
         for key in ((request.subject, request.resource), ("*", request.resource)):
             if key in self.verdicts:
                 return self.verdicts[key]
