@@ -1,4 +1,4 @@
-"""What a caller may not know of: asked for, completed, listed, or guessed at, it is as what is not there.  Real policy decides."""
+"""What a caller may not know of: asked for, completed, listed, or guessed at, it is as what is not there.  Real policy."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from gateway.mcp.aggregate.fan import Fan
 from gateway.mcp.aggregate.links import Links
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.errors import INVALID_PARAMS, RpcRefused
+from gateway.mcp.lists import UNDER
 from gateway.mcp.methods import (
     CALL_TOOL,
     COMPLETE,
@@ -126,7 +127,11 @@ class Where:
     async def _claimed(self, caller: Caller, leg: Leg, objects: Mapping[str, str | None], claims: Any) -> str:
         """The one server that claims it, of those where the caller could do this; "" where none does."""
         action = _ACTION[caller.call.method]
-        asked = [server for server, found in objects.items() if found and caller.could(caller.principal, found, action)]
+        asked = [
+            server
+            for server, found in objects.items()
+            if found and caller.could(caller.principal, found, UNDER if found.endswith("*") else action)
+        ]
         if not asked:
             return ""
         said = await self._fan.every(caller, lambda each: self._claims(caller, each), asked)
