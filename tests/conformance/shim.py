@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
 
 _HEAD_BYTES = 64 * 1024
+Onward = Callable[[int], Awaitable[asyncio.StreamWriter]]
+"""The connection to the replica on this port, opened when first asked for."""
 
 
 @contextmanager
-def authorized(port: int, token: Callable[[], str]) -> Iterator[int]:
-    """The loopback port at which the gateway on `port` hears every request with a token that `token()` gives it."""
+def authorized(ports: Sequence[int], token: Callable[[], str]) -> Iterator[int]:
+    """The loopback port at which the gateways on `ports`, replicas of one, hear every request with a token that `token()` gives.
+
+    Requests go to them in turn, also those of one connection and of one session: nobody is stuck to a replica.
+    """
     loop = asyncio.new_event_loop()
     ready: asyncio.Future[int] = loop.create_future()
     ended = asyncio.Event()
 
     async def serve() -> None:
-        async with await asyncio.start_server(_Shim(port, token).connection, "127.0.0.1", 0, limit=_HEAD_BYTES) as server:
+        shim = _Shim(cycle(ports), token)
+        async with await asyncio.start_server(shim.connection, "127.0.0.1", 0, limit=_HEAD_BYTES) as server:
             ready.set_result(server.sockets[0].getsockname()[1])
             await ended.wait()
             server.close()
@@ -44,46 +51,63 @@ def authorized(port: int, token: Callable[[], str]) -> Iterator[int]:
 
 
 class _Shim:
-    def __init__(self, port: int, token: Callable[[], str]) -> None:
-        self._port, self._token = port, token
+    def __init__(self, ports: Iterator[int], token: Callable[[], str]) -> None:
+        self._ports, self._token = ports, token
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's connection; whoever hangs up, the other one hears of it at once."""
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            there, onward = await asyncio.open_connection("127.0.0.1", self._port)
-            ways = [asyncio.create_task(self._requests(reader, onward)), asyncio.create_task(_answers(there, writer))]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-                onward.close()
-        writer.close()
+        ways: set[asyncio.Task[None]] = set()
+        there: dict[int, asyncio.StreamWriter] = {}
 
-    async def _requests(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+        async def onward(port: int) -> asyncio.StreamWriter:
+            if port not in there:
+                answers, there[port] = await asyncio.open_connection("127.0.0.1", port)
+                ways.add(asyncio.create_task(_answers(answers, writer)))
+                changed.set()
+            return there[port]
+
+        changed = asyncio.Event()
+        ways.add(asyncio.create_task(self._requests(reader, onward)))
+        try:
+            while True:
+                changed.clear()
+                waiting = asyncio.create_task(changed.wait())
+                done, _ = await asyncio.wait({*ways, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if done - {waiting}:
+                    break
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for end in (*there.values(), writer):
+                end.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, onward: Onward) -> None:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             line, _, rest = head.partition(b"\r\n")
-            onward.write(line + b"\r\nauthorization: Bearer " + self._token().encode() + b"\r\n" + rest)
+            writer = await onward(next(self._ports))
+            writer.write(line + b"\r\nauthorization: Bearer " + self._token().encode() + b"\r\n" + rest)
             fields = [field.partition(b":") for field in rest.lower().split(b"\r\n")]
             said = {name: value.strip() for name, _, value in fields}
             if said.get(b"transfer-encoding"):
-                await _chunks(reader, onward)
+                await _chunks(reader, writer)
             else:
-                onward.write(await reader.readexactly(int(said.get(b"content-length", b"0"))))
-            await onward.drain()
+                writer.write(await reader.readexactly(int(said.get(b"content-length", b"0"))))
+            await writer.drain()
 
 
-async def _chunks(reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+async def _chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     size = 1
     while size:
         line = await reader.readuntil(b"\r\n")
         size = int(line.partition(b";")[0], 16)
-        onward.write(line + await reader.readexactly(size + 2))
+        writer.write(line + await reader.readexactly(size + 2))
 
 
 async def _answers(there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Of a client that does not pipeline only one replica has a question at a time."""
     while data := await there.read(65536):
         writer.write(data)
         await writer.drain()

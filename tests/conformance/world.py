@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,15 @@ def tools_of(url: str) -> list[str]:
 
 @contextmanager
 def side_by_side(folder: Path) -> Iterator[tuple[str, str]]:
-    """Two URLs: of a reference server, and of a gateway in front of another one, which needs no token of those who ask it."""
-    with reference_server() as direct, reference_server() as behind:
-        gateway = Granting(folder, {"ref": {"url": behind}}, {"ref": tools_of(behind)}).start()
-        try:
-            with authorized(gateway.port, gateway.keeper()) as port:
-                yield direct, f"http://127.0.0.1:{port}/mcp/ref"
-        finally:
-            gateway.stop()
+    """Two URLs: of a reference server, and of a gateway in front of another one, which needs no token of those who ask it.
+
+    The gateway is two processes of one installation, and each of them has every other request.
+    """
+    with ExitStack() as stack:
+        direct, behind = (stack.enter_context(reference_server()) for _ in range(2))
+        one = Granting(folder, {"ref": {"url": behind}}, {"ref": tools_of(behind)}).start()
+        stack.callback(one.stop)
+        two = one.twin("twin").start()
+        stack.callback(two.stop)
+        port = stack.enter_context(authorized([one.port, two.port], one.keeper()))
+        yield direct, f"http://127.0.0.1:{port}/mcp/ref"
