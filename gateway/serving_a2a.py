@@ -5,11 +5,13 @@ from __future__ import annotations
 from gateway import obligations
 from gateway.a2a.cards import Cards
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.listing import Place
 from gateway.a2a.operations import CARD
 from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
-from gateway.model import Permit
-from gateway.parts import Parts
+from gateway.mcp.sealed import Purpose, Sealed
+from gateway.model import Permit, Principal
+from gateway.parts import Parts, derived
 from gateway.policy.judging import decided_by
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import agent_targets
@@ -36,6 +38,7 @@ def open_a2a(parts: Parts) -> A2aEndpoint:
         bounds=Bounds(limits.response_bytes, limits.json_depth),
         rejected=parts.identity.outbound.rejected,
         onward=parts.identity.hops,
+        tokens=PageTokens(Sealed([derived(parts.seal_key, b"a2a pages")])),
     )
 
     async def fulfil(permit: Permit) -> Permit:
@@ -46,3 +49,19 @@ def open_a2a(parts: Parts) -> A2aEndpoint:
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
     parts.policy.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing)))
     return endpoint
+
+
+class PageTokens:
+    """Places in an agent's list of tasks, sealed for one person at one agent."""
+
+    def __init__(self, sealed: Sealed) -> None:
+        self._sealed = sealed
+
+    def seal(self, principal: Principal, agent: str, place: Place) -> str:
+        """See `gateway.a2a.listing.PageTokens`."""
+        return self._sealed.seal(Purpose.CURSOR, list(place), server=agent, principal=principal, bound="a2a")
+
+    def open(self, principal: Principal, agent: str, text: str) -> Place:
+        """See there."""
+        token, skip = self._sealed.open(Purpose.CURSOR, text, server=agent, principal=principal, bound="a2a")
+        return Place(str(token), int(skip))

@@ -50,7 +50,7 @@ def read_answer(data: bytes, call: Call, operation: Operation, *, depth: int, no
         if "error" in value:
             return AgentSaysNo(_error(value["error"]))
         answer = to_proto(value["result"], operation.answer())
-        _check(answer, call)
+        _check(answer, call, operation)
     except UnreadableError as error:
         raise UpstreamError("protocol", str(error)) from None
     return answer
@@ -79,7 +79,12 @@ def _state(answer: Any) -> int:
     return state
 
 
-def _check(answer: Any, call: Call) -> None:
+def _check(answer: Any, call: Call, operation: Operation) -> None:
+    if isinstance(answer, pb.ListTasksResponse):
+        for task in answer.tasks:
+            if not identifier(task.id) or (task.context_id and not identifier(task.context_id)):
+                raise UnreadableError("a task whose id cannot be kept")
+        return
     chosen: Any = answer
     if not isinstance(answer, pb.Task):
         kind = answer.WhichOneof("payload")
@@ -91,7 +96,7 @@ def _check(answer: Any, call: Call) -> None:
         raise UnreadableError("an id that cannot be kept")
     if not isinstance(chosen, pb.Message) and not named.tasks:
         raise UnreadableError("a task without an id")
-    if isinstance(answer, pb.Task) and answer.id != call.message.id:
+    if operation.about is not None and named.tasks and named.tasks != (operation.about(call.message),):
         raise UnreadableError("another task than was asked for")
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from a2a.types import a2a_pb2 as pb
 
 from gateway.a2a.errors import SUPPORTED_VERSIONS
+from gateway.a2a.rest import PREFIX
 from gateway.a2a.wire import UnreadableError, dump, load, to_json, to_proto
 from gateway.model import Clock, UpstreamError
 
@@ -69,7 +70,10 @@ def _published(card: pb.AgentCard, clean: _Scrub, here: str, base: str) -> pb.Ag
         name=clean(card.name),
         description=clean(card.description),
         version=clean(card.version) or "0",
-        supported_interfaces=[pb.AgentInterface(url=here, protocol_binding="JSONRPC", protocol_version=SUPPORTED_VERSIONS[0])],
+        supported_interfaces=[
+            pb.AgentInterface(url=url, protocol_binding=binding, protocol_version=SUPPORTED_VERSIONS[0])
+            for binding, url in (("JSONRPC", here), ("HTTP+JSON", here.rstrip("/") + PREFIX))
+        ],
         capabilities=pb.AgentCapabilities(
             streaming=card.capabilities.streaming, push_notifications=False, extended_agent_card=False
         ),

@@ -10,7 +10,8 @@ from a2a.types import a2a_pb2 as pb
 
 from gateway.a2a import errors
 from gateway.a2a.answers import AgentSaysNo
-from gateway.a2a.errors import Answer
+from gateway.a2a.errors import Answer, Form
+from gateway.a2a.rest import MEDIA_TYPE, is_rest
 from gateway.a2a.wire import peek_id
 from gateway.asgi import (
     DECISION_HEADER,
@@ -77,8 +78,13 @@ class A2aEndpoint:
             with self._slots:
                 await Disconnect().guard(receive, self._serve(arrival, send))
         except Refused as refusal:
+            form = _form(scope["method"], _rest(scope["path"])[1])
             decision = await turned_away(scope, "a2a", self._clock, refusal, self._stages.record_refusal)
-            await _say(send, errors.refused(refusal, decision, plain=scope["method"] != "POST"), decision)
+            await _say(
+                send,
+                errors.refused(refusal, decision, form=form),
+                decision,
+            )
         except ClientGoneError:
             return
 
@@ -86,17 +92,16 @@ class A2aEndpoint:
         headers = headers_of(scope)
         found = by_name(headers)
         self._guard.check(found)
-        target, slash, rest = scope["path"].partition(_ROOT)[2].partition("/")
+        target, path = _rest(scope["path"])
         if _SLUG.fullmatch(target) is None:
             target = ""  # no agent can be called that, and the record of a stranger's call does not repeat it
         body = await self._bodies.read(receive, whole=is_whole(scope))
-        path = slash + rest if rest else ""
         return make_arrival(
             scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers, found=found
         )
 
     async def _serve(self, arrival: Arrival, send: Send) -> None:
-        plain = arrival.http_method != "POST"
+        form = _form(arrival.http_method, arrival.path)
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             try:
@@ -107,19 +112,30 @@ class A2aEndpoint:
             except Refused as refusal:
                 workflow = refusal.principal.workflow if refusal.principal else ""
                 rpc_id = refusal.call.rpc_id if refusal.call else None
-                answer = errors.refused(refusal, arrival.id, rpc_id=rpc_id, plain=plain)
+                answer = errors.refused(refusal, arrival.id, rpc_id=rpc_id, form=form)
             except UpstreamError as error:
-                answer = self._failed(error, arrival, plain=plain)
+                answer = self._failed(error, arrival, form=form)
             except TimeoutError:
-                answer = self._failed(UpstreamError("timeout"), arrival, plain=plain)
+                answer = self._failed(UpstreamError("timeout"), arrival, form=form)
             if stream.started:  # the status is out already: the news comes as the SDKs expect it
                 await stream.event(answer.body, event="error")
             else:
                 await _say(send, answer, arrival.id, workflow)
 
-    def _failed(self, error: UpstreamError, arrival: Arrival, *, plain: bool) -> Answer:
-        rpc_id = None if plain else peek_id(arrival.body, depth=self._limits.json_depth)
-        return errors.failed(error, arrival.id, rpc_id=rpc_id, plain=plain)
+    def _failed(self, error: UpstreamError, arrival: Arrival, *, form: Form) -> Answer:
+        rpc_id = peek_id(arrival.body, depth=self._limits.json_depth) if form == "rpc" else None
+        return errors.failed(error, arrival.id, rpc_id=rpc_id, form=form)
+
+
+def _rest(path: str) -> tuple[str, str]:
+    """The agent that a path names, and what follows it: "" for both forms of the agent's own URL."""
+    target, slash, rest = path.partition(_ROOT)[2].partition("/")
+    return target, slash + rest if rest else ""
+
+
+def _form(verb: str, path: str) -> Form:
+    """How errors are said to whoever asked so."""
+    return "rest" if is_rest(path) else "rpc" if verb == "POST" else "plain"
 
 
 async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
@@ -127,7 +143,8 @@ async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Se
     headers = ((DECISION_HEADER, arrival.id), *reply.headers)
     if not stream.started:
         if reply.is_final and not isinstance(reply.payload, pb.StreamResponse):
-            await send_json(send, reply.status, reply.body or b"", headers)
+            kind = MEDIA_TYPE if reply.status == 200 and is_rest(arrival.path) else "application/json"
+            await send_json(send, reply.status, reply.body or b"", headers, kind)
             return
         await stream.start(headers)
     if reply.body is not None:  # None: the stream ends after what has been sent

@@ -1,4 +1,4 @@
-"""What a refusal and a failure look like on A2A's JSON-RPC binding: a stable code and the decision id, never a detail.
+"""What a refusal and a failure look like in A2A's bindings: a stable code and the decision id, never a detail.
 
 What a caller may not know of is answered exactly as the unknown: a hidden agent as no agent, somebody's task as no task.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -23,7 +23,12 @@ INTERNAL: Final = -32603
 REFUSED: Final = -32000  # outside A2A's own -32001 … -32099
 TASK_NOT_FOUND: Final = -32001
 PUSH_NOT_SUPPORTED: Final = -32003
+TASK_NOT_CANCELABLE: Final = -32002
+UNSUPPORTED_OPERATION: Final = -32004
+CONTENT_TYPE_NOT_SUPPORTED: Final = -32005
 INVALID_AGENT_RESPONSE: Final = -32006
+EXTENDED_CARD_NOT_CONFIGURED: Final = -32007
+EXTENSION_REQUIRED: Final = -32008
 VERSION_NOT_SUPPORTED: Final = -32009
 
 SUPPORTED_VERSIONS: Final = ("1.0",)
@@ -32,6 +37,8 @@ A2A_DOMAIN: Final = "a2a-protocol.org"
 OUR_DOMAIN: Final = "bailiwick"
 
 RpcId = str | int | None
+Form = Literal["rpc", "plain", "rest"]
+"""`rpc`: an answer to JSON-RPC; `plain`: the same with HTTP's own status, to a GET; `rest`: HTTP+JSON (A2A 1.0 §11.6)."""
 
 
 class RpcRefused(Refused):
@@ -60,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """status: of a JSON-RPC answer; plain: of an answer to a GET; domain: who says so."""
+    """status: of a JSON-RPC answer; plain: of an HTTP+JSON one; domain: who says so."""
 
     rpc: int
     message: str
@@ -90,6 +97,9 @@ _BY_RPC_CODE: Final[Mapping[int, _Row]] = {
     METHOD_NOT_FOUND: _Row(METHOD_NOT_FOUND, "Method not found", "METHOD_NOT_FOUND", plain=404),
     INVALID_PARAMS: _Row(INVALID_PARAMS, "Invalid params", "INVALID_PARAMS"),
     TASK_NOT_FOUND: _Row(TASK_NOT_FOUND, "Task not found", "TASK_NOT_FOUND", plain=404),
+    EXTENDED_CARD_NOT_CONFIGURED: _Row(
+        EXTENDED_CARD_NOT_CONFIGURED, "Authenticated Extended Card is not configured", "EXTENDED_AGENT_CARD_NOT_CONFIGURED"
+    ),
     PUSH_NOT_SUPPORTED: _Row(PUSH_NOT_SUPPORTED, "Push Notification is not supported", "PUSH_NOTIFICATION_NOT_SUPPORTED"),
     VERSION_NOT_SUPPORTED: _Row(VERSION_NOT_SUPPORTED, "Version not supported", "VERSION_NOT_SUPPORTED"),
 }
@@ -112,17 +122,38 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.OVERLOADED: _UNAVAILABLE,
     Code.INTERNAL_ERROR: _Row(INTERNAL, "Internal error", "INTERNAL_ERROR", plain=500, domain=OUR_DOMAIN),
 }
+_REST: Final[Mapping[int, tuple[int, str]]] = {  # A2A 1.0 §5.4
+    PARSE_ERROR: (400, "INVALID_ARGUMENT"),
+    INVALID_REQUEST: (400, "INVALID_ARGUMENT"),
+    METHOD_NOT_FOUND: (404, "NOT_FOUND"),
+    INVALID_PARAMS: (400, "INVALID_ARGUMENT"),
+    INTERNAL: (500, ""),
+    TASK_NOT_FOUND: (404, "NOT_FOUND"),
+    TASK_NOT_CANCELABLE: (400, "FAILED_PRECONDITION"),
+    PUSH_NOT_SUPPORTED: (400, "FAILED_PRECONDITION"),
+    UNSUPPORTED_OPERATION: (400, "FAILED_PRECONDITION"),
+    CONTENT_TYPE_NOT_SUPPORTED: (400, "INVALID_ARGUMENT"),
+    INVALID_AGENT_RESPONSE: (500, "INTERNAL"),
+    EXTENDED_CARD_NOT_CONFIGURED: (400, "FAILED_PRECONDITION"),
+    EXTENSION_REQUIRED: (400, "FAILED_PRECONDITION"),
+    VERSION_NOT_SUPPORTED: (400, "FAILED_PRECONDITION"),
+}
+_STATUS_NAMES: Final[Mapping[int, str]] = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 405: "UNIMPLEMENTED",
+    413: "INVALID_ARGUMENT", 415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+}  # fmt: skip
 _UNREACHABLE = _Row(INTERNAL, "The agent cannot be reached.", "AGENT_UNAVAILABLE", plain=502, domain=OUR_DOMAIN)
-_BAD_ANSWER = _Row(INVALID_AGENT_RESPONSE, "Invalid agent response", "INVALID_AGENT_RESPONSE", plain=502)
+_BAD_ANSWER = _Row(INVALID_AGENT_RESPONSE, "Invalid agent response", "INVALID_AGENT_RESPONSE", plain=500)
 _UNREACHABLE_KINDS = frozenset({"connect", "timeout", "closed"})
 
 
-def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, plain: bool = False) -> Answer:
-    """The answer to a refused call.  `plain`: the request was a GET, and HTTP's own status carries the news."""
+def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, form: Form = "rpc") -> Answer:
+    """The answer to a refused call."""
     row = _row(refusal)
     if isinstance(refusal, RpcRefused):
         rpc_id = refusal.rpc_id if refusal.rpc_id is not None else rpc_id
-    status = (isinstance(refusal, RpcRefused) and refusal.status) or (row.plain if plain else row.status)
+    status = (isinstance(refusal, RpcRefused) and refusal.status) or (row.status if form == "rpc" else row.plain)
     headers: tuple[tuple[str, str], ...] = ()
     if row is _CREDENTIAL:
         error = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
@@ -133,19 +164,39 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, plain: boo
         headers = (("Retry-After", "1"),)
     elif status == 405:
         headers = (("Allow", "POST"),)
-    return Answer(status, body(row_error(row, refusal, decision), rpc_id), headers)
+    told = row_error(row, refusal, decision)
+    return Answer(status, rest_body(told, status) if form == "rest" else body(told, rpc_id), headers)
 
 
-def failed(error: UpstreamError, decision: str, *, rpc_id: RpcId = None, plain: bool = False) -> Answer:
+def failed(error: UpstreamError, decision: str, *, rpc_id: RpcId = None, form: Form = "rpc") -> Answer:
     """The answer where the agent could not be reached (-32603) or did not answer as A2A demands (-32006)."""
     row = _UNREACHABLE if error.kind in _UNREACHABLE_KINDS else _BAD_ANSWER
-    metadata = {"decisionId": decision}
-    return Answer(row.plain if plain else row.status, body(_error(row, metadata), rpc_id))
+    told = _error(row, {"decisionId": decision})
+    if form == "rest":
+        return Answer(row.plain, rest_body(told, row.plain))
+    return Answer(row.status if form == "rpc" else row.plain, body(told, rpc_id))
 
 
 def body(error: Mapping[str, Any], rpc_id: RpcId) -> bytes:
     """A JSON-RPC error response; `rpc_id` None where the request's id could not be read."""
     return orjson.dumps({"jsonrpc": "2.0", "id": rpc_id, "error": error})
+
+
+def rest_body(error: Mapping[str, Any], status: int) -> bytes:
+    """The same error in HTTP+JSON: google.rpc.Status under `error` (A2A 1.0 §11.6)."""
+    said = {"code": status, "status": _STATUS_NAMES.get(status, "UNKNOWN"), "message": error["message"]}
+    if _rest_of(error["code"])[1]:
+        said["status"] = _rest_of(error["code"])[1]
+    return orjson.dumps({"error": said | ({"details": error["data"]} if "data" in error else {})})
+
+
+def rest_status(error: Mapping[str, Any]) -> int:
+    """HTTP status of an error that an agent said by its JSON-RPC code."""
+    return _rest_of(error["code"])[0]
+
+
+def _rest_of(code: int) -> tuple[int, str]:
+    return _REST.get(code, (500, "") if code != REFUSED else (403, ""))
 
 
 def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from a2a.types import a2a_pb2 as pb
+from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobuf ships no stubs
 
-from gateway.a2a.errors import PUSH_NOT_SUPPORTED, RpcRefused
+from gateway.a2a.errors import EXTENDED_CARD_NOT_CONFIGURED, PUSH_NOT_SUPPORTED, RpcRefused
 from gateway.a2a.wire import identifier
 from gateway.reasons import Code
 
@@ -17,6 +18,8 @@ CARD: Final = "GetAgentCard"
 """Our word for the GET of an agent's card, which has no method name of its own."""
 CARD_PATH: Final = "/.well-known/agent-card.json"
 MAX_REFERENCES: Final = 32
+MAX_PAGE: Final = 100
+LIST_TASKS: Final = "ListTasks"
 
 _SECURE_PASSPORT = "secure-passport"
 
@@ -37,6 +40,8 @@ class Operation:
     prepare   makes the request fit to be sent on, in place; raises `RpcRefused` for what it must not ask for.
     names     what the request names, and must be the caller's.
     streams   whether the answer is a stream of events.
+    about     the one task that the answer must be about; None where the request names none.
+    reads     nothing changes at the agent: a task that failed is told, it is not this call that failed.
     """
 
     method: str
@@ -45,6 +50,8 @@ class Operation:
     prepare: Callable[[Any], None]
     names: Callable[[Any], Named]
     streams: bool = False
+    about: Callable[[Any], str] | None = None
+    reads: bool = False
 
 
 def _prepare_send(request: Any) -> None:
@@ -83,6 +90,29 @@ def _prepare_task(request: Any) -> None:
         raise RpcRefused(Code.INVALID_PARAMS, "id")
 
 
+def _prepare_list(request: Any) -> None:
+    request.tenant = ""
+    if request.HasField("page_size") and not 1 <= request.page_size <= MAX_PAGE:
+        raise RpcRefused(Code.INVALID_PARAMS, "pageSize")
+    if request.HasField("history_length") and request.history_length < 0:
+        raise RpcRefused(Code.INVALID_PARAMS, "historyLength")
+    if request.context_id and not identifier(request.context_id):
+        raise RpcRefused(Code.INVALID_PARAMS, "contextId")
+
+
+def _prepare_cancel(request: Any) -> None:
+    _prepare_task(request)
+    _strip(request.metadata)
+
+
+def _prepare_push(_request: Any) -> None:
+    raise RpcRefused(Code.INVALID_PARAMS, "push notifications", rpc_code=PUSH_NOT_SUPPORTED)
+
+
+def _prepare_extended(_request: Any) -> None:
+    raise RpcRefused(Code.INVALID_PARAMS, "extended card", rpc_code=EXTENDED_CARD_NOT_CONFIGURED)
+
+
 def _named_in_send(request: Any) -> Named:
     message = request.message
     tasks = ((message.task_id,) if message.task_id else ()) + tuple(message.reference_task_ids)
@@ -93,10 +123,20 @@ def _named_by_id(request: Any) -> Named:
     return Named((request.id,))
 
 
+def _nothing(_request: Any) -> Named:
+    return Named()
+
+
+def _id_of(request: Any) -> str:
+    return str(request.id)
+
+
 def named_in_answer(answer: Any) -> Named:
     """What an answer or an event names: its task and its context."""
     if isinstance(answer, pb.Task):
         return Named((answer.id,) if answer.id else (), answer.context_id)
+    if not isinstance(answer, pb.SendMessageResponse | pb.StreamResponse):
+        return Named()
     chosen = getattr(answer, answer.WhichOneof("payload"))
     if isinstance(chosen, pb.Task):
         return named_in_answer(chosen)
@@ -111,7 +151,33 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
             Operation(
                 "SendStreamingMessage", pb.SendMessageRequest, pb.StreamResponse, _prepare_send, _named_in_send, streams=True
             ),
-            Operation("GetTask", pb.GetTaskRequest, pb.Task, _prepare_task, _named_by_id),
+            Operation("GetTask", pb.GetTaskRequest, pb.Task, _prepare_task, _named_by_id, about=_id_of, reads=True),
+            Operation(LIST_TASKS, pb.ListTasksRequest, pb.ListTasksResponse, _prepare_list, _nothing, reads=True),
+            Operation("CancelTask", pb.CancelTaskRequest, pb.Task, _prepare_cancel, _named_by_id, about=_id_of),
+            Operation(
+                "SubscribeToTask",
+                pb.SubscribeToTaskRequest,
+                pb.StreamResponse,
+                _prepare_task,
+                _named_by_id,
+                streams=True,
+                about=_id_of,
+                reads=True,
+            ),
+            *(
+                Operation(method, request, answer, _prepare_push, _nothing)
+                for method, request, answer in (
+                    ("CreateTaskPushNotificationConfig", pb.TaskPushNotificationConfig, pb.TaskPushNotificationConfig),
+                    ("GetTaskPushNotificationConfig", pb.GetTaskPushNotificationConfigRequest, pb.TaskPushNotificationConfig),
+                    (
+                        "ListTaskPushNotificationConfigs",
+                        pb.ListTaskPushNotificationConfigsRequest,
+                        pb.ListTaskPushNotificationConfigsResponse,
+                    ),
+                    ("DeleteTaskPushNotificationConfig", pb.DeleteTaskPushNotificationConfigRequest, empty_pb2.Empty),
+                )
+            ),
+            Operation("GetExtendedAgentCard", pb.GetExtendedAgentCardRequest, pb.AgentCard, _prepare_extended, _nothing),
         )
     }
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
@@ -18,10 +18,13 @@ from gateway.a2a.answers import AgentSaysNo, pause_of, read_answer, says_failed
 from gateway.a2a.cards import Card, Cards
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, EventReader
+from gateway.a2a.listing import NO_TOKENS, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
-from gateway.a2a.operations import CARD, CARD_PATH, OPERATIONS, Operation, named_in_answer
+from gateway.a2a.operations import CARD, CARD_PATH, LIST_TASKS, OPERATIONS, Operation, named_in_answer
+from gateway.a2a.rest import is_rest
+from gateway.a2a.rest import read as read_rest
 from gateway.a2a.tasks import Ownership
-from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, to_json, to_proto
+from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, result_of, to_json, to_proto
 from gateway.asgi import WORKFLOW_HEADER, child_traceparent
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, Trace, UpstreamError
 from gateway.reasons import Code
@@ -86,6 +89,7 @@ class A2aRoad:
         bounds: Bounds | None = None,
         rejected: Rejected = no_other,
         onward: Onward | None = None,
+        tokens: PageTokens | None = None,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._targets = {agent: _target(peer) for agent, peer in peers.items()}
@@ -96,23 +100,26 @@ class A2aRoad:
         self._bounds = bounds or Bounds()
         self._rejected = rejected
         self._onward = onward
+        self._tokens = tokens or NO_TOKENS
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
         if arrival.path == CARD_PATH:
             call = _card_call(arrival)
+        elif is_rest(arrival.path):
+            call = self._asked(arrival, *read_rest(arrival, depth=self._bounds.json_depth))
         elif arrival.path:
             raise RpcRefused(Code.UNKNOWN_METHOD, "path", status=404)
         elif arrival.http_method != "POST":
             raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
         else:
-            call = self._rpc_call(arrival)
+            rpc_id, method, params = envelope(arrival, depth=self._bounds.json_depth)
+            call = self._asked(arrival, method, params, rpc_id)
         if arrival.target not in self._targets:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         return call
 
-    def _rpc_call(self, arrival: Arrival) -> Call:
-        rpc_id, method, params = envelope(arrival, depth=self._bounds.json_depth)
+    def _asked(self, arrival: Arrival, method: str, params: dict[str, Any], rpc_id: errors.RpcId = None) -> Call:
         operation = OPERATIONS.get(method)
         if operation is None:
             raise RpcRefused(Code.UNKNOWN_METHOD, rpc_id=rpc_id)
@@ -139,6 +146,8 @@ class A2aRoad:
         call = permit.call
         if call.method == CARD:
             return permit
+        if call.method == LIST_TASKS:
+            self._place(permit)
         named = OPERATIONS[call.method].names(call.message)
         await self._ownership.check(permit, named.tasks)
         peer = self._targets[call.target].peer
@@ -156,6 +165,9 @@ class A2aRoad:
         if call.method == CARD:
             card = await self._cards.get(call.target, lambda: self._fetch_card(target, intent.permit), target.hidden)
             yield Reply(card, is_final=True)
+            return
+        if call.method == LIST_TASKS:
+            yield await self._listed(intent, target)
             return
         response = await self._upstreams.send(self._request(intent, target))
         try:
@@ -180,13 +192,56 @@ class A2aRoad:
             return replace(reply, headers=headers)
         if isinstance(payload, Card):
             return _released_card(payload, permit.call.arrival, headers)
-        said = {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": to_json(payload)}
+        if is_rest(permit.call.arrival.path):
+            return replace(_rest_reply(reply), headers=headers)
+        said = {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": result_of(payload)}
         body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
         return replace(reply, body=body, headers=headers)
 
-    def _request(self, intent: Intent, target: _Target) -> HttpRequest:
+    def _place(self, permit: Permit) -> Place:
+        """Where the page that is asked for begins; `RpcRefused` for a token that was not made for the caller here."""
+        call = permit.call
+        if not call.message.page_token:
+            return Place()
+        try:
+            return self._tokens.open(permit.principal, call.target, call.message.page_token)
+        except ValueError:
+            raise RpcRefused(Code.INVALID_PARAMS, "pageToken", rpc_id=call.rpc_id) from None
+
+    async def _listed(self, intent: Intent, target: _Target) -> Reply:
+        """A page of the caller's own tasks."""
+        permit, request = intent.permit, intent.permit.call.message
+        answer = pb.ListTasksResponse(page_size=request.page_size or USUAL_PAGE)
+        if request.context_id and not await self._ownership.known(permit, request.context_id):
+            return Reply(answer, is_final=True)  # as of a context in which nobody ever said anything
+        refused: list[Reply] = []
+
+        async def ask(asked: pb.ListTasksRequest) -> pb.ListTasksResponse:
+            response = await self._upstreams.send(self._request(intent, target, asked))
+            try:
+                kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
+                reply = await self._single(response, kind, intent)
+            finally:
+                await response.aclose()
+            if isinstance(reply.payload, AgentSaysNo):
+                refused.append(reply)
+                return pb.ListTasksResponse()
+            return cast("pb.ListTasksResponse", reply.payload)
+
+        found = await page(request, self._place(permit), ask, lambda ids: self._ownership.mine(permit, ids))
+        if refused:
+            return refused[0]
+        answer.tasks.extend(found.tasks)
+        answer.page_size = len(found.tasks)
+        answer.total_size = len(found.tasks) if found.whole else await self._ownership.count(permit, request.context_id)
+        if found.next is not None:
+            answer.next_page_token = self._tokens.seal(permit.principal, permit.call.target, found.next)
+        return Reply(answer, is_final=True)
+
+    def _request(self, intent: Intent, target: _Target, message: Any = None) -> HttpRequest:
         permit, call = intent.permit, intent.permit.call
-        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": to_json(call.message)})
+        params = to_json(call.message if message is None else message)
+        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": params})
         accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
         trace = call.trace if self._onward is None else self._onward.trace(call)
         headers = [
@@ -263,12 +318,20 @@ class A2aRoad:
             return Reply(payload, is_final=True, failed=True)
         if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
             final = True
-        return Reply(payload, is_final=final, failed=operation.method != "GetTask" and says_failed(payload))
+        return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload))
 
     async def _owned(self, reply: Reply, intent: Intent) -> Reply:
         if not isinstance(reply.payload, AgentSaysNo):
             await self._ownership.learn(intent.permit, named_in_answer(reply.payload))
         return reply
+
+
+def _rest_reply(reply: Reply) -> Reply:
+    """The body and status of a reply in HTTP+JSON."""
+    if isinstance(reply.payload, AgentSaysNo):
+        status = errors.rest_status(reply.payload.error)
+        return replace(reply, body=errors.rest_body(reply.payload.error, status), status=status)
+    return replace(reply, body=dump(result_of(reply.payload)))
 
 
 def _card_call(arrival: Arrival) -> Call:

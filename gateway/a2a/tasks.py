@@ -5,7 +5,7 @@ Ids at one agent are known to the gateway or they do not exist; a task is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from gateway.a2a.errors import INVALID_PARAMS, RpcRefused
@@ -36,6 +36,12 @@ class TaskOwners(Protocol):
     async def owner(self, agent: str, task_id: str) -> Owner | None:
         """Who owns the task, None where nobody is known to."""
 
+    async def mine(self, agent: str, ids: Sequence[str], tenant: str, subject: str) -> frozenset[str]:
+        """Those of the tasks that are this person's."""
+
+    async def count(self, agent: str, tenant: str, subject: str, context_id: str = "") -> int:
+        """How many tasks at the agent this person has, in one context where one is named."""
+
 
 class ContextOwners(Protocol):
     """Contexts by (agent, context id), as `gateway/state` keeps them."""
@@ -44,6 +50,9 @@ class ContextOwners(Protocol):
         self, agent: str, context_id: str, subject: str, tenant: str, workflow: str, at: int
     ) -> Owner:
         """Durable on return, the first claim stands; `Refused(NOT_OWNER)` if it is somebody else's."""
+
+    async def owner(self, agent: str, context_id: str) -> Owner | None:
+        """Who owns the context, None where nobody is known to."""
 
 
 class Ownership:
@@ -64,6 +73,21 @@ class Ownership:
                 raise Refused(Code.NOT_OWNER, "an unknown task")
             if not owner.is_for(principal.tenant, principal.subject):
                 raise Refused(Code.NOT_OWNER, "a task of somebody else")
+
+    async def mine(self, permit: Permit, tasks: Sequence[str]) -> frozenset[str]:
+        """Those of an agent's tasks that are the caller's own."""
+        principal = permit.principal
+        return await self._tasks.mine(permit.call.target, tasks, principal.tenant, principal.subject)
+
+    async def count(self, permit: Permit, context: str = "") -> int:
+        """How many tasks the caller has at the agent."""
+        principal = permit.principal
+        return await self._tasks.count(permit.call.target, principal.tenant, principal.subject, context)
+
+    async def known(self, permit: Permit, context: str) -> bool:
+        """Whether the context is the caller's own: asking for one claims nothing."""
+        owner = await self._contexts.owner(permit.call.target, context)
+        return owner is not None and owner.is_for(permit.principal.tenant, permit.principal.subject)
 
     async def enter(self, permit: Permit, context: str) -> None:
         """Make an unclaimed context the caller's; `Refused(NOT_OWNER)`, answered as invalid params, for somebody else's."""

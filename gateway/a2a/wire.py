@@ -171,6 +171,17 @@ def to_json(message: Message) -> dict[str, Any]:
     return plain
 
 
+def result_of(message: Message) -> dict[str, Any]:
+    """An answer as ProtoJSON, with the members that A2A wants to stand there also where they are empty."""
+    said = to_json(message)
+    empty = {field.json_name: [] if field.is_repeated else field.default_value for field in _wanted(message)}
+    return empty | said
+
+
+def _wanted(message: Message) -> Iterable[FieldDescriptor]:
+    return message.DESCRIPTOR.fields if message.DESCRIPTOR.name == "ListTasksResponse" else ()
+
+
 def params_of(call: Call) -> dict[str, Any]:
     """The params that are sent."""
     return to_json(call.message)

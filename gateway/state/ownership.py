@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.model import Refused
@@ -109,6 +110,16 @@ class Tasks(_Owners):
             self.remember(agent, task_id, known)
         return _mine(known, tenant, subject)
 
+    async def mine(self, agent: str, ids: Sequence[str], tenant: str, subject: str) -> frozenset[str]:
+        """Those of the tasks that are this person's."""
+        if not ids:
+            return frozenset()
+        return await self._worker.run(lambda connection: _mine_of(connection, agent, ids, tenant, subject))
+
+    async def count(self, agent: str, tenant: str, subject: str, context_id: str = "") -> int:
+        """How many tasks at the agent this person has, in one context where one is named."""
+        return await self._worker.run(lambda connection: _count(connection, agent, tenant, subject, context_id))
+
     async def owner(self, agent: str, task_id: str) -> Owner | None:
         """The owner; None where nobody has claimed it."""
         if not _is_id(task_id):
@@ -119,6 +130,20 @@ class Tasks(_Owners):
             if known is not None:
                 self.remember(agent, task_id, known)
         return known
+
+
+def _mine_of(connection: Connection, agent: str, ids: Sequence[str], tenant: str, subject: str) -> frozenset[str]:
+    table = _TASKS
+    where = table.c.agent == agent, table.c.task_id.in_(ids), table.c.tenant == tenant, table.c.subject == subject
+    return frozenset(row[0] for row in connection.execute(select(table.c.task_id).where(*where)))
+
+
+def _count(connection: Connection, agent: str, tenant: str, subject: str, context_id: str) -> int:
+    table = _TASKS
+    where = [table.c.agent == agent, table.c.tenant == tenant, table.c.subject == subject]
+    if context_id:
+        where.append(table.c.context_id == context_id)
+    return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
 
 
 def _mine(owner: Owner, tenant: str, subject: str) -> Owner:

@@ -147,7 +147,7 @@ MALFORMED: dict[str, tuple[bytes, int, Any]] = {
     "no method": (b'{"jsonrpc":"2.0","id":1}', -32600, 1),
     "method 5": (b'{"jsonrpc":"2.0","id":1,"method":5}', -32600, 1),
     "an unknown method": (b'{"jsonrpc":"2.0","id":1,"method":"SendMessages"}', -32601, 1),
-    "an operation that is not served": (b'{"jsonrpc":"2.0","id":1,"method":"CancelTask","params":{"id":"x"}}', -32601, 1),
+    "an operation that is not served": (b'{"jsonrpc":"2.0","id":1,"method":"ResubscribeTask","params":{"id":"x"}}', -32601, 1),
     "params as list": (b'{"jsonrpc":"2.0","id":1,"method":"GetTask","params":[]}', -32602, 1),
     "no params": (b'{"jsonrpc":"2.0","id":1,"method":"SendMessage"}', -32602, 1),
     "message as text": (b'{"jsonrpc":"2.0","id":1,"method":"SendMessage","params":{"message":"x"}}', -32602, 1),
@@ -356,7 +356,7 @@ async def test_both_slash_forms_answer_without_a_redirect(world: World) -> None:
         ("DELETE", "/", 405),
         ("POST", "/.well-known/agent-card.json", 405),
         ("GET", "/tasks/1", 404),
-        ("POST", "/rest", 404),
+        ("POST", "/restful", 404),
     ],
 )
 async def test_other_doors_are_closed(world: World, method: str, path: str, status: int) -> None:

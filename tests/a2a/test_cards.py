@@ -64,7 +64,10 @@ def test_no_address_of_the_agent_is_left_anywhere() -> None:
 def test_a_card_says_what_the_gateway_serves() -> None:
     card = json.loads(rebuild(json.dumps(CARD).encode(), "buyer", BASE).body)
     here = f"{BASE}/a2a/buyer/"
-    assert card["supportedInterfaces"] == [{"url": here, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}]
+    assert card["supportedInterfaces"] == [
+        {"url": here, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
+        {"url": f"{here}rest", "protocolBinding": "HTTP+JSON", "protocolVersion": "1.0"},
+    ]
     assert card["capabilities"] == {"streaming": True, "pushNotifications": False, "extendedAgentCard": False}
     assert card["securitySchemes"] == {"bearer": {"httpAuthSecurityScheme": {"scheme": "Bearer", "bearerFormat": "JWT"}}}
     assert card["securityRequirements"] == [{"schemes": {"bearer": {}}}]

@@ -28,10 +28,12 @@ from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import DevIssuer
 from gateway.listener.listener import Bounds, Listener
+from gateway.mcp.sealed import Sealed
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.pipeline import Stages
 from gateway.record import Recorder
+from gateway.serving_a2a import PageTokens
 from gateway.settings import Agent, AgentAuth, Limits
 from gateway.state.store import State
 from gateway.upstream.client import Upstreams, Url
@@ -164,8 +166,9 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     }
     cards = Cards(url, wall_clock)
     limits = options.get("limits", Limits())
+    tokens = PageTokens(Sealed([bytes(32)]))
     ownership = Ownership(state.tasks, state.contexts)
-    road = A2aRoad(peers=peers, upstreams=upstreams, ownership=ownership, mint=delegations.mint, cards=cards)
+    road = A2aRoad(peers=peers, upstreams=upstreams, ownership=ownership, mint=delegations.mint, cards=cards, tokens=tokens)
 
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
         pass

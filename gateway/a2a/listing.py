@@ -1,0 +1,87 @@
+"""ListTasks: the caller's own tasks out of all that an agent lists, in pages of their own.
+
+An agent behind a shared credential lists everybody's tasks, so its pages are filtered by the ownership table and refilled, and
+its tokens travel sealed for the person they were made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from a2a.types import a2a_pb2 as pb
+
+from gateway.a2a.operations import MAX_PAGE
+from gateway.model import Principal, UpstreamError
+
+USUAL_PAGE: Final = 50
+MOST_PAGES: Final = 50
+"""Of the agent, for one page of ours: a person with few tasks among very many gets a short page, and goes on from there."""
+_LONGEST_TOKEN: Final = 4096
+
+Ask = Callable[[pb.ListTasksRequest], Awaitable[pb.ListTasksResponse]]
+Mine = Callable[[Sequence[str]], Awaitable[frozenset[str]]]
+
+
+class Place(NamedTuple):
+    """Where a page of ours begins: the agent's token of its page, and how many of its tasks come before."""
+
+    token: str = ""
+    skip: int = 0
+
+
+class PageTokens(Protocol):
+    """Seals places for one person at one agent; what is another's opens for nobody else."""
+
+    def seal(self, principal: Principal, agent: str, place: Place) -> str:
+        """Printable text."""
+
+    def open(self, principal: Principal, agent: str, text: str) -> Place:
+        """ValueError for what was not sealed for them here."""
+
+
+class _NoTokens:
+    """Every page is the last one, as far as anybody can ask."""
+
+    def seal(self, principal: Principal, agent: str, place: Place) -> str:  # noqa: ARG002  see `PageTokens`
+        return ""
+
+    def open(self, principal: Principal, agent: str, text: str) -> Place:  # noqa: ARG002
+        raise ValueError("no token was ever made")
+
+
+NO_TOKENS: Final = _NoTokens()
+
+
+class Page(NamedTuple):
+    """Tasks of the caller, where the next page begins (None: there is none), and whether all of them were looked at."""
+
+    tasks: list[pb.Task]
+    next: Place | None
+    whole: bool
+
+
+async def page(request: pb.ListTasksRequest, place: Place, ask: Ask, mine: Mine) -> Page:
+    """The page that begins at `place`.  `UpstreamError` for an agent that pages in a circle."""
+    size = request.page_size or USUAL_PAGE
+    found: list[pb.Task] = []
+    token, skip, seen = place.token, place.skip, {place.token}
+    for _ in range(MOST_PAGES):
+        asked = pb.ListTasksRequest()
+        asked.CopyFrom(request)
+        asked.page_size, asked.page_token = MAX_PAGE, token
+        answer = await ask(asked)
+        own = await mine([task.id for task in answer.tasks])
+        for at, task in enumerate(answer.tasks):
+            if at < skip or task.id not in own:
+                continue
+            if len(found) == size:
+                return Page(found, Place(token, at), whole=False)
+            found.append(task)
+        if not answer.next_page_token:
+            return Page(found, None, whole=not place.token and not place.skip)
+        token, skip = answer.next_page_token, 0
+        if token in seen or len(token) > _LONGEST_TOKEN:
+            raise UpstreamError("protocol", "the agent's pages go round in a circle")
+        seen.add(token)
+    return Page(found, Place(token, 0), whole=False)
