@@ -87,12 +87,21 @@ def _places(root: object) -> Iterator[tuple[tuple[str, ...] | None, dict[str, An
                 stack += [(None, inner) for inner in value.values()]
 
 
-def agreed(lines: Lines, arguments: Mapping[str, object] | None, rpc_id: RpcId) -> Lines:
-    """The lines as they go on, where nobody knows what the tool has repeated: each must say its own argument, or at least one."""
+def held(wanted: Repeats, lines: Lines, arguments: Mapping[str, object], rpc_id: RpcId) -> Lines:
+    """The lines as they go on: those that the definition wants written anew, the rest as they came; refused where one lies."""
+    made = _exactly(wanted, dict(lines), arguments, rpc_id)
+    known = {repeat.header for repeat in wanted}
+    if len({name for name, _ in lines}) != len(lines):
+        raise RpcRefused(Code.HEADER_MISMATCH, "mcp-param", rpc_id=rpc_id)
+    return (*made, *_agreed(tuple([line for line in lines if line[0] not in known]), arguments, rpc_id))
+
+
+def _agreed(lines: Lines, arguments: Mapping[str, object], rpc_id: RpcId) -> Lines:
+    """Lines of which nobody knows what they should repeat: each must say its own argument, or at least one."""
     if not lines:
         return lines
-    said = set(_scalars(arguments or {}))
-    named = {_bare(argument): set(_scalars(value)) for argument, value in (arguments or {}).items()}
+    said = set(_scalars(arguments))
+    named = {_bare(argument): set(_scalars(value)) for argument, value in arguments.items()}
     names = [_bare(name) for name, _ in lines]
     if len(set(names)) != len(names) or any(
         decoded(value) not in named.get(name, said) for name, (_, value) in zip(names, lines, strict=True)
@@ -101,9 +110,8 @@ def agreed(lines: Lines, arguments: Mapping[str, object] | None, rpc_id: RpcId) 
     return lines
 
 
-def exactly(wanted: Repeats, lines: Lines, arguments: Mapping[str, object], rpc_id: RpcId) -> Lines:
-    """The lines that repeat just what the definition says, written anew; refused where one lacks, lies or stands twice."""
-    sent = dict(lines)
+def _exactly(wanted: Repeats, sent: Mapping[str, str], arguments: Mapping[str, object], rpc_id: RpcId) -> Lines:
+    """The lines that repeat just what the definition says; refused where one lacks or lies."""
     made = []
     for path, header, kind in wanted:
         value = _at(arguments, path)
@@ -113,8 +121,7 @@ def exactly(wanted: Repeats, lines: Lines, arguments: Mapping[str, object], rpc_
             raise RpcRefused(Code.HEADER_MISMATCH, header[:64], rpc_id=rpc_id)
         if text is not None:
             made.append((header, encoded(text)))
-    known = {header for header, _ in made}
-    return (*made, *(line for line in lines if line[0] not in known))
+    return tuple(made)
 
 
 def _at(arguments: object, path: tuple[str, ...]) -> object:

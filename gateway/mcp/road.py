@@ -27,7 +27,7 @@ from gateway.mcp.methods import (
 )  # fmt: skip
 from gateway.mcp.normalise import normalise
 from gateway.mcp.opaque import with_opened, with_sealed
-from gateway.mcp.repeated import Wanted, exactly, nothing_approved
+from gateway.mcp.repeated import Wanted, held, nothing_approved
 from gateway.mcp.results import CUTS, Reader
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
@@ -114,10 +114,9 @@ class McpRoad:
         if arrival.target not in self._targets:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         call = with_opened(call, principal, self._sealed)
-        if call.method == CALL_TOOL:
-            wanted = self._repeats(call.target, call.name or "")
-            if wanted and call.version in MODERN:
-                call = replace(call, repeated=exactly(wanted, call.repeated, call.arguments or {}, call.rpc_id))
+        wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
+        if wanted or call.repeated:
+            call = replace(call, repeated=held(wanted, call.repeated, call.arguments or {}, call.rpc_id))
         if call.declares:
             served = capabilities.allowed(call.declares, principal, call.target, self._could)
             if served:

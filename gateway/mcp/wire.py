@@ -27,7 +27,7 @@ from gateway.mcp.methods import (
     Method,
 )  # fmt: skip
 from gateway.mcp.params import bad_params, checked
-from gateway.mcp.repeated import PARAM_PREFIX, agreed, decoded
+from gateway.mcp.repeated import PARAM_PREFIX, decoded
 from gateway.mcp.strict import TooDeepError, UnreadableError, disguised, exact, loads
 from gateway.model import Arrival, Call, Trace
 from gateway.reasons import Code
@@ -59,7 +59,7 @@ def read(arrival: Arrival, depth: int) -> Call:
     """The one call that these bytes and headers are, or `RpcRefused` at the first rung of the ladder that breaks.
 
     `message` of the call holds `jsonrpc`, `id`, `method` and `params` with a cleaned `_meta`, without what its row withholds and
-    without any capability of the client: what it declares stands in `declares` alone.
+    without any capability of the client: what it declares stands in `declares` alone.  `repeated` is as it came.
     """
     headers, twice = _headers(arrival)
     if arrival.http_method != "POST":
@@ -97,7 +97,7 @@ def read(arrival: Arrival, depth: int) -> Call:
         version=_spoken(version, name, params),
         opens=_opens(declared),
         declares=declared,
-        repeated=agreed(repeated, arguments, rpc_id) if repeated else (),
+        repeated=repeated,
     )
 
 

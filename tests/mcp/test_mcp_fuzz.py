@@ -32,7 +32,7 @@ VERSION = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 OURS = {"traceparent", "tracestate", "baggage", CAPABILITIES}
 QUICK = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-HUNT = settings(QUICK, phases=[Phase.generate], max_examples=400, database=None)
+HUNT = settings(QUICK, phases=[Phase.generate], max_examples=1500, derandomize=True, database=None)
 
 
 @dataclass
@@ -276,8 +276,7 @@ def _known_alone(call: Call) -> dict[str, Any]:
 
 
 def _rounded(call: Call) -> dict[str, Any]:
-    text = json.dumps(wire.onward(call))
-    message: dict[str, Any] = json.loads(text, parse_int=lambda n: float(n) if abs(int(n)) > 2**53 else int(n))
+    message: dict[str, Any] = json.loads(json.dumps(wire.onward(call)), parse_int=float)
     return message
 
 

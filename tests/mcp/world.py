@@ -29,6 +29,7 @@ from gateway.listener.listener import Bounds, Listener
 from gateway.mcp import lists
 from gateway.mcp.aggregate.endpoint import PATHS, Aggregate
 from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.repeated import nothing_approved
 from gateway.mcp.road import McpRoad
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
@@ -233,7 +234,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
 
     options: `issuer` (changes of its settings), `others`, `limits`, `heartbeat`, `patience`, `sealed`,
     `credentials` (header lines towards every HTTP server),
-    `upstreams`, `further` (what follows the duties), `public_url`."""
+    `repeats` (by approved definitions), `upstreams`, `further` (what follows the duties), `public_url`."""
     sock = socket.create_server(("127.0.0.1", 0))
     own = f"http://127.0.0.1:{sock.getsockname()[1]}"
     url = options.get("public_url", own)  # another gateway's, where both are replicas of one
@@ -276,6 +277,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             sealed=sealed,
             could=could,
             redact=redact,
+            repeats=options.get("repeats", nothing_approved),
             others=options.get("others"),
             json_depth=limits.json_depth,
             response_bytes=limits.response_bytes,
