@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
@@ -21,13 +22,14 @@ log = logging.getLogger("gateway.mcp")
 _LAST_WORDS_SECONDS = 0.2
 _PIECE = 1 << 16
 _NOTICES = 256
+_QUESTIONS = 64
 _UNREAD_BYTES = 8 * 1024 * 1024
 _ERROR_BYTES = 16 * 1024
 _ERROR_LINE = 500
 _ERROR_LINES, _ERROR_SECONDS = 20, 10.0
 
 
-class _Pending:
+class Pending:
     """A request that waits for its answer, and what was said on the way."""
 
     __slots__ = ("answer", "notices", "rpc_id", "token", "wake", "whose")
@@ -50,6 +52,11 @@ def _nobody() -> None:
     """Nobody wants to know."""
 
 
+def _no_one(_: dict[str, Any]) -> bool:
+    """Nobody takes it."""
+    return False
+
+
 class Child:
     """A running server.  Requests of several sessions, whose ids may be the same, do not meet in it.
 
@@ -64,12 +71,14 @@ class Child:
         self._silence = silence
         self._line_bytes = line_bytes
         self._numbers = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._errors = b""
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._drain()))
         self._stopping: asyncio.Task[None] | None = None
         self.last_used = asyncio.get_running_loop().time()
+        self._asked: set[tuple[type, str | int]] = set()  # ids of the server's questions that wait for an answer
         self.ended_by_itself: Callable[[], None] = _nobody
+        self.stray: Callable[[dict[str, Any]], bool] = _no_one  # takes what belongs to no request: a notice, or a question
 
     @property
     def pid(self) -> int:
@@ -101,7 +110,7 @@ class Child:
         number = next(self._numbers)
         params = message["params"]
         meta = dict(params.get("_meta", {}))
-        pending = self._pending[number] = _Pending(message["id"], meta.get("progressToken"), whose)
+        pending = self._pending[number] = Pending(message["id"], meta.get("progressToken"), whose)
         if pending.token is not None:
             meta["progressToken"] = number
         try:
@@ -129,15 +138,26 @@ class Child:
             if pending.whose == whose and pending.rpc_id == wanted and pending.rpc_id.__class__ is wanted.__class__:
                 self._write({**message, "params": {**message["params"], "requestId": number}})
 
+    def answer(self, message: dict[str, Any]) -> None:
+        """The answer to a question of the server's; one that it did not ask, or that was answered, goes no further."""
+        rpc_id = message["id"]
+        if (type(rpc_id), rpc_id) in self._asked:
+            self._asked.remove((type(rpc_id), rpc_id))
+            self._write(message)
+
+    def waiting(self, whose: str | None = None) -> list[Pending]:
+        """Requests that wait, of this session or of all, the newest last."""
+        return [pending for pending in self._pending.values() if whose is None or pending.whose == whose]
+
     def stop(self) -> asyncio.Task[None]:
         """Begin to end it, once; the task ends when it is gone."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         return self._stopping
 
-    async def _woken(self, pending: _Pending, patience: float) -> None:
+    async def _woken(self, pending: Pending, patience: float) -> None:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(None if patience == math.inf else patience):
                 await pending.wake.wait()
         except TimeoutError:
             raise UpstreamError("timeout", "the server is silent") from None
@@ -197,16 +217,24 @@ class Child:
             pending.wake.set()
 
     def _answer(self, message: dict[str, Any]) -> None:
-        """A question of the server's: it is told that nobody has offered to answer."""
-        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        """A question of the server's, for whoever offered to answer; where nobody did it is told so."""
+        rpc_id = message["id"]
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": rpc_id}
         if message["method"] == PING:
             answer["result"] = {}
+        elif self._is_new(rpc_id) and self.stray(message):
+            self._asked.add((type(rpc_id), rpc_id))
+            return
         else:
             answer["error"] = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
         self._write(answer)
 
+    def _is_new(self, rpc_id: object) -> bool:
+        named = isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool)
+        return named and len(self._asked) < _QUESTIONS and (type(rpc_id), rpc_id) not in self._asked
+
     def _notice(self, message: dict[str, Any]) -> None:
-        params = message.get("params")
+        params = message.get("params", {})
         if not isinstance(params, dict):
             return
         pending = self._waiting(params.get("progressToken"))
@@ -214,13 +242,14 @@ class Child:
             pending.say({**message, "params": {**params, "progressToken": pending.token}})
             return
         meta = params.get("_meta")
-        if not isinstance(meta, dict):
-            return
-        pending = self._waiting(meta.get(SUBSCRIPTION_KEY))
-        if pending is not None:
+        number = meta.get(SUBSCRIPTION_KEY) if isinstance(meta, dict) else None
+        pending = self._waiting(number)
+        if pending is not None and isinstance(meta, dict):
             pending.say({**message, "params": {**params, "_meta": {**meta, SUBSCRIPTION_KEY: pending.rpc_id}}})
+        elif number is None and "progressToken" not in params:
+            self.stray(message)
 
-    def _waiting(self, number: object) -> _Pending | None:
+    def _waiting(self, number: object) -> Pending | None:
         """The request with this number of ours; servers give back what they were given, so that another type is no number."""
         return self._pending.get(number) if isinstance(number, int) and not isinstance(number, bool) else None
 

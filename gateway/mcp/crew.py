@@ -150,6 +150,11 @@ class Crew:
         return iter(list(self._members.values()))
 
     @property
+    def open(self) -> bool:
+        """Whether children may still be started."""
+        return not self._closed
+
+    @property
     def healthy(self) -> bool:
         """Whether no key's children have failed again and again."""
         return self._backoff.worst(_now()) < UNHEALTHY

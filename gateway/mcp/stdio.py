@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.mcp.answers import final_reply, notice
+from gateway.mcp.answers import notice
 from gateway.mcp.child import Child
 from gateway.mcp.crew import Crew, Key, Member, Owner, Sharing, Start, Terms, key_of, owner_of, personal
+from gateway.mcp.ears import Ear, Session, heard
 from gateway.mcp.eras import OURS, OtherEraError, discovered, initialized
-from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
-from gateway.mcp.hop import SESSION_HEADER
-from gateway.mcp.methods import INITIALIZE, INITIALIZED, LEGACY, MODERN
+from gateway.mcp.exchange import ACKNOWLEDGED, exchange, missed, no_session, opened_as, relayed, unsupported
+from gateway.mcp.methods import INITIALIZE, INITIALIZED, LEGACY, LISTEN, MODERN, SUBSCRIBE, UNSUBSCRIBE
 from gateway.mcp.wire import onward
 from gateway.model import Call, Intent, Reply, UpstreamError
 
 log = logging.getLogger("gateway.mcp")
 
+STREAM, END = "GET", "DELETE"
+_TRIES: Final = 8
 _SESSIONS: Final = 4096
 """Most sessions of one server; whoever has been longest unused goes."""
-
-
-@dataclass(slots=True)
-class _Session:
-    owner: Owner
-    member: Member
 
 
 class StdioServer:
@@ -51,7 +47,7 @@ class StdioServer:
         self.crew = Crew(name, start, self._terms, self._left)
         self._era: str = self._terms.era  # as far as it is known by now
         self._finding = asyncio.Lock()
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     def running(self) -> int:
         """How many children stand, for metrics."""
@@ -88,11 +84,41 @@ class StdioServer:
         call = intent.permit.call
         member = await self._modern(intent)
         if member is None:
-            yield _unsupported(call, LEGACY)
+            yield unsupported(call, LEGACY)
             return
-        async with aclosing(_exchange(member.child, call)) as replies:
+        replies = self._listening(intent, member) if call.method == LISTEN else exchange(member.child, call)
+        async with aclosing(replies):
             async for reply in replies:
                 yield reply
+
+    async def _listening(self, intent: Intent, member: Member) -> AsyncGenerator[Reply, None]:
+        """Until it is left.  Where the server ends it is started again and asked anew; what was missed meanwhile is told."""
+        call, again, tried = intent.permit.call, False, 0
+        while True:
+            try:
+                async with aclosing(relayed(member.child, onward(call), call, "", math.inf)) as replies:
+                    async for reply in replies:
+                        tried = 0
+                        if again and reply.payload.get("method") == ACKNOWLEDGED:
+                            for one in missed(reply.payload):
+                                yield one
+                        else:
+                            yield reply
+                return
+            except UpstreamError as error:
+                tried += 1
+                if error.kind != "closed" or tried > _TRIES or not self.crew.open:
+                    raise
+            member = await self._again(intent, member)
+            again = True
+
+    async def _again(self, intent: Intent, member: Member) -> Member:
+        """Another child, as soon as one may be started."""
+        await asyncio.sleep(self.crew.wait(member.key))
+        other = await self._modern(intent)
+        if other is None:
+            raise UpstreamError("closed", "the server speaks another era now")
+        return other
 
     async def _modern(self, intent: Intent) -> Member | None:
         """The child for this call; None where the server speaks the other era alone."""
@@ -106,7 +132,7 @@ class StdioServer:
         if self._terms.modern is Sharing.PERSON:
             await self.crew.make_way(("legacy", *key[1:]))  # its folder is one process's at a time
         try:
-            return await self.crew.member(key, owner, intent, self._greeted)
+            return self._listened_to(await self.crew.member(key, owner, intent, self._greeted))
         except OtherEraError:
             self.crew.did_not_come_up(key)
             self._era = self._terms.era  # it may be another server by now
@@ -131,6 +157,11 @@ class StdioServer:
             log.info("mcp.%s speaks the era of handshakes alone", self.name)
             return None
         self._era = "both"
+        return self._listened_to(member)
+
+    def _listened_to(self, member: Member) -> Member:
+        """The same, once it is seen to who hears what belongs to no request."""
+        member.child.stray = lambda message: heard(member, self._sessions, message)
         return member
 
     def _modern_key(self, intent: Intent) -> tuple[Key, Owner | None]:
@@ -147,7 +178,7 @@ class StdioServer:
     async def _open(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         call = intent.permit.call
         if self._terms.era == "modern":
-            yield _unsupported(call, MODERN)
+            yield unsupported(call, MODERN)
             return
         session = secrets.token_urlsafe(24)
         member = await self._found(intent, session)
@@ -158,7 +189,7 @@ class StdioServer:
                         yield reply
                 return
         self._begin(session, intent, member)
-        yield _opened(session, {"jsonrpc": "2.0", "id": call.rpc_id, "result": member.hello})
+        yield opened_as(session, {"jsonrpc": "2.0", "id": call.rpc_id, "result": member.hello})
 
     async def _handshake(self, intent: Intent, session: str, member: Member) -> AsyncGenerator[Reply, None]:
         """The one that a child has; who comes later is told what was answered to it."""
@@ -168,13 +199,13 @@ class StdioServer:
             message = {**message, "params": {**message["params"], "capabilities": {}, "clientInfo": OURS}}
         opened = False
         try:
-            async with aclosing(_relayed(member.child, message, call, session, self._first)) as replies:
+            async with aclosing(relayed(member.child, message, call, session, self._first)) as replies:
                 async for reply in replies:
                     opened = reply.is_final and not reply.failed
                     if opened:
                         member.hello, member.version = reply.payload["result"], call.version
                         self._begin(session, intent, member)
-                    yield _opened(session, reply.payload) if opened else reply
+                    yield opened_as(session, reply.payload) if opened else reply
         except UpstreamError:
             self.crew.did_not_open(member)
             raise
@@ -203,69 +234,86 @@ class StdioServer:
     def _begin(self, session: str, intent: Intent, member: Member) -> None:
         if not member.child.alive:
             raise UpstreamError("closed", "the server ended")
-        self._sessions[session] = _Session(owner_of(intent.permit.principal), member)
-        member.sessions.add(session)
+        self._sessions[session] = Session(session, owner_of(intent.permit.principal), member)
+        self._listened_to(member).sessions.add(session)
         if len(self._sessions) > _SESSIONS:
-            oldest, held = self._sessions.popitem(last=False)
-            held.member.sessions.discard(oldest)
+            self._forgotten(next(iter(self._sessions)))
 
     async def _within(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         call = intent.permit.call
         session = call.session or ""
         held = self._sessions.get(session)
         if held is None or held.owner != owner_of(intent.permit.principal) or not held.member.child.alive:
-            yield _no_session(call)
+            yield no_session(call)
             return
         self._sessions.move_to_end(session)
+        if call.method == STREAM:
+            replies = self._stand(held)
+        elif call.method == END:
+            replies = self._over(held)
+        elif call.direction == "answer":
+            held.member.child.answer(call.message)
+            yield Reply(None, is_final=True, status=202)
+            return
+        else:
+            replies = self._asked(call, held)
+        async with aclosing(replies):
+            async for reply in replies:
+                yield reply
+
+    async def _asked(self, call: Call, held: Session) -> AsyncGenerator[Reply, None]:
         if call.method == INITIALIZED and held.member.announced:
             yield Reply(None, is_final=True, status=202)  # once is enough for a child
             return
         held.member.announced |= call.method == INITIALIZED
-        async with aclosing(_exchange(held.member.child, call, session)) as replies:
+        if call.method in {SUBSCRIBE, UNSUBSCRIBE} and self._is_wanted_still(call, held):
+            yield Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)
+            return
+        async with aclosing(exchange(held.member.child, call, held.id)) as replies:
             async for reply in replies:
                 yield reply
 
+    def _is_wanted_still(self, call: Call, held: Session) -> bool:
+        """Note what a session subscribed to; whether another one of the same child still wants what this one wants no more."""
+        uri = call.message["params"]["uri"]
+        if call.method == SUBSCRIBE:
+            held.uris.add(uri)
+            return False
+        held.uris.discard(uri)
+        others = (self._sessions[each] for each in held.member.sessions if each in self._sessions)
+        return any(uri in each.uris for each in others)
+
+    async def _stand(self, held: Session) -> AsyncGenerator[Reply, None]:
+        """The stream for notices; a second one of the same session takes its place."""
+        if held.ear is not None:
+            held.ear.close()
+        ear = held.ear = Ear()
+        try:
+            yield Reply(None, is_final=False)
+            async with aclosing(ear.messages()) as messages:
+                async for message in messages:
+                    reply = notice(message)
+                    if reply is not None:
+                        yield reply
+        finally:
+            if held.ear is ear:
+                held.ear = None
+        yield Reply(None, is_final=True)
+
+    async def _over(self, held: Session) -> AsyncGenerator[Reply, None]:
+        """The client ends its session, and with it a child that was its alone."""
+        self._forgotten(held.id)
+        if held.member.key[1] == Sharing.SESSION:
+            self.crew.end(held.member)
+        yield Reply(None, is_final=True, status=200)
+
+    def _forgotten(self, session: str) -> None:
+        held = self._sessions.pop(session, None)
+        if held is not None:
+            held.member.sessions.discard(session)
+            if held.ear is not None:
+                held.ear.close()
+
     def _left(self, member: Member) -> None:
-        for session in member.sessions:
-            self._sessions.pop(session, None)
-
-
-async def _exchange(child: Child, call: Call, whose: str = "") -> AsyncGenerator[Reply, None]:
-    message = onward(call)
-    if call.rpc_id is None:
-        child.notify(message, whose=whose)
-        yield Reply(None, is_final=True, status=202)
-        return
-    async with aclosing(_relayed(child, message, call, whose)) as replies:
-        async for reply in replies:
-            yield reply
-
-
-async def _relayed(
-    child: Child, message: dict[str, Any], call: Call, whose: str, patience: float | None = None
-) -> AsyncGenerator[Reply, None]:
-    async with aclosing(child.request(message, whose=whose, patience=patience)) as messages:
-        async for said in messages:
-            reply = notice(said) if "method" in said else final_reply(said, call, 200)
-            if reply is not None:
-                yield reply
-
-
-def _opened(session: str, payload: dict[str, Any]) -> Reply:
-    return Reply(payload, is_final=True, headers=((SESSION_HEADER, session),))
-
-
-def _unsupported(call: Call, versions: tuple[str, ...]) -> Reply:
-    data = {"supported": list(versions), "requested": call.version}
-    era = "without a handshake" if versions == MODERN else "with a handshake"
-    return _error(call, UNSUPPORTED_VERSION, f"This server speaks the revisions {era}", 400, data)
-
-
-def _no_session(call: Call) -> Reply:
-    """Unknown to this process, or none at all: either way the client starts anew."""
-    return _error(call, INVALID_REQUEST, "Session not found", 404 if call.session else 400)
-
-
-def _error(call: Call, code: int, message: str, status: int, data: dict[str, Any] | None = None) -> Reply:
-    error = {"code": code, "message": message} | ({"data": data} if data else {})
-    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "error": error}, is_final=True, status=status, failed=True)
+        for session in list(member.sessions):
+            self._forgotten(session)
