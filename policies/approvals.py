@@ -14,18 +14,18 @@ def newly(before: Lock, after: Lock) -> Iterator[tuple[str, What, str, Approved]
     """What `after` approves and `before` does not, or of which it approved something else."""
     for server, what, name, approved in after.every():
         then = before.approved(server, what, name)
-        if then is None or then.digest != approved.digest:
+        if then is None or then.digests != approved.digests:
             yield server, what, name, approved
 
 
 def compared(before: Pinning, after: Pinning) -> tuple[Named, bool]:
     """What was approved, withdrawn or approved anew, and which servers' rules changed; whether any of it lets more through."""
-    then, now = ({_said(*each[:3]): each[3].digest for each in side.lock.every()} for side in (before, after))
+    then, now = ({_said(*each[:3]): set(each[3].digests) for each in side.lock.every()} for side in (before, after))
     added, changed = (
         sorted(now.keys() - then.keys()),
         [name for name in sorted(now.keys() & then.keys()) if now[name] != then[name]],
     )
-    opened = bool(added or changed)
+    opened = bool(added) or any(now[name] - then[name] for name in changed)
     for server in sorted({*before.servers, *after.servers, *before.lock.servers, *after.lock.servers}):
         rules = [(side.mode(server), next((g for g in GRADES if side.waits(server, g)), NEVER)) for side in (before, after)]
         if rules[0][0] != rules[1][0]:

@@ -47,6 +47,7 @@ class Approved:
     definition  as the server said it; of `instructions` the text.
     digest      `sha256:<hex>` of its canonical bytes.
     by, at      who approved it, in their own words, and when (UTC, `2026-11-22T18:00:00Z`); note: why, "" where nobody said.
+    also        what was approved beside it: the same thing in another era of the protocol, or as it will be said soon.
     """
 
     definition: Any
@@ -54,6 +55,12 @@ class Approved:
     by: str
     at: str
     note: str = ""
+    also: tuple[Approved, ...] = ()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """All that is approved, in the order of the file."""
+        return (self.digest, *(each.digest for each in self.also))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +90,15 @@ NOTHING_LOCKED: Final = Lock()
 def reads_only(lock: Lock, server: str, tool: str) -> bool:
     """Whether the approved definition says that the tool changes nothing; never by what the server says now.
 
-    False where nothing is approved, and where it says in the same breath that it may destroy.
+    False where nothing is approved, where it says in the same breath that it may destroy, and where something that was approved
+    beside it does not say the same.
     """
     approved = lock.approved(server, "tool", tool)
-    hints = approved.definition.get("annotations") if approved is not None else None
+    return approved is not None and all(_reads(each.definition) for each in (approved, *approved.also))
+
+
+def _reads(definition: Mapping[str, Any]) -> bool:
+    hints = definition.get("annotations")
     return isinstance(hints, Mapping) and hints.get("readOnlyHint") is True and hints.get("destructiveHint") is not True
 
 
@@ -117,7 +129,8 @@ def _text(value: Any) -> str:
 
 def _entry(approved: Approved) -> dict[str, Any]:
     said = {"at": approved.at, "by": approved.by} | ({"note": approved.note} if approved.note else {})
-    return {"approved": said, "definition": approved.definition, "digest": approved.digest}
+    also = [_entry(each) for each in sorted(approved.also, key=lambda each: each.digest)]
+    return {"approved": said, "definition": approved.definition, "digest": approved.digest} | ({"also": also} if also else {})
 
 
 # --- from text
@@ -182,27 +195,33 @@ class _Reader:
             named = {WHOLE: entries} if what == "instructions" else entries
             for name, entry in named.items():
                 approved = self._approved(entry)
-                if approved is None or not _fits(what, name, approved.definition):
+                every = () if approved is None else (approved, *approved.also)
+                if approved is None or not all(_fits(what, name, each.definition) for each in every):
                     self._odd(name or group, f"this is no approved {what} of '{server}' under its own name")
-                elif (found := _digest(approved.definition)) != approved.digest:
-                    message = f"the definition is not what was approved: its digest is {found}"
-                    self._wrong(
-                        "wrong-digest", approved.digest, message, f"review it, and approve it: bailiwick tools review {server}"
-                    )
+                elif wrong := next((each for each in every if _digest(each.definition) != each.digest), None):
+                    message = f"the definition is not what was approved: its digest is {_digest(wrong.definition)}"
+                    self._wrong("wrong-digest", wrong.digest, message, f"review what is live: bailiwick tools review {server}")
                 else:
                     yield (what, name), approved
 
-    @staticmethod
-    def _approved(entry: Any) -> Approved | None:
-        if not isinstance(entry, dict) or entry.keys() != {"approved", "definition", "digest"}:
+    def _approved(self, entry: Any, *, beside: bool = False) -> Approved | None:
+        names = {"approved", "definition", "digest"}
+        if not isinstance(entry, dict) or not names <= entry.keys() <= names | (set() if beside else {"also"}):
+            return None
+        others = entry.get("also", [])
+        if not isinstance(entry["digest"], str):
+            return None
+        also = [self._approved(each, beside=True) for each in others] if isinstance(others, list) else [None]
+        if None in also or len({entry["digest"], *(each.digest for each in also if each)}) != len(also) + 1:
             return None
         said = entry["approved"]
         if not isinstance(said, dict) or not {"at", "by"} <= said.keys() <= {"at", "by", "note"}:
             return None
         texts = all(isinstance(each, str) and 0 < len(each) <= 1000 for each in said.values())
-        if not texts or not _AT.fullmatch(said["at"]) or not isinstance(entry["digest"], str):
+        if not texts or not _AT.fullmatch(said["at"]):
             return None
-        return Approved(entry["definition"], entry["digest"], said["by"], said["at"], said.get("note", ""))
+        besides = tuple(each for each in also if each is not None)
+        return Approved(entry["definition"], entry["digest"], said["by"], said["at"], said.get("note", ""), besides)
 
     def _odd(self, near: str, message: str) -> None:
         self._wrong("odd-lock", near, message, _HELP)

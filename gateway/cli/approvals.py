@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.mcp.alike import Names
@@ -36,6 +36,7 @@ class Item:
     state   `new`, `changed`, `gone`, or `odd`: no definition, and `waits` says why.
     waits   why it is held back now; "" where it passes, as it was seen first, or nothing is compared.
     before  what counts now, None where nothing does; after: what the server says, None where it is gone.
+    eras    of the protocol in which it says so, of a server that speaks both: `legacy`, `modern`.
     like    which other tool its name could be mistaken for; renamed: what it was called before, where it was.
     """
 
@@ -49,6 +50,7 @@ class Item:
     signs: tuple[Sign, ...] = ()
     like: str = ""
     renamed: str = ""
+    eras: tuple[str, ...] = ()
 
     @property
     def approvable(self) -> bool:
@@ -61,14 +63,14 @@ class Review:
     """What is to be looked at of one server.
 
     same   how many definitions are as they were approved.
-    heard  all that the server has.
+    heard  all that the server has, with the digests of what it says of it.
     """
 
     server: str
     mode: str
     items: tuple[Item, ...] = ()
     same: int = 0
-    heard: frozenset[Key] = frozenset()
+    heard: Mapping[Key, frozenset[str]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -90,64 +92,85 @@ class Review:
 
 
 def review(
-    server: str, word: Word, pinning: Pinning, firsts: Mapping[Key, tuple[str, str]], elsewhere: Mapping[str, list[str]]
+    server: str,
+    words: tuple[Word, ...],
+    pinning: Pinning,
+    firsts: Mapping[tuple[bool, Key], tuple[str, str]],
+    elsewhere: Mapping[str, list[str]],
 ) -> Review:
     """Hold a server's word against the lock, and, where first use is trusted, against what was seen first.
 
-    firsts     digest and text (JSON) by kind and name.
+    firsts     digest and text (JSON), by whether it was in the era of handshakes, kind and name.
     elsewhere  names of the tools of other servers.
     """
-    heard = [*told(DISCOVER, {"instructions": word.instructions})]
-    for method, entries in word.lists.items():
-        heard += told(method, _answer(method, entries))
     names = Names((other, name) for other, tools in elsewhere.items() if other != server for name in tools)
     for where, what, name, _ in pinning.lock.every():
         if what == "tool":
             names.add(where, name)
-    for what, name in firsts:
+    for _, (what, name) in firsts:
         if what == "tool":
             names.add(server, name)
     reader = _Reader(server, pinning, firsts, names)
-    found = [item for one in heard if (item := reader.item(one)) is not None]
-    live = {one.key for one in heard}
+    found: dict[tuple[Key, str, int], Item] = {}
+    heard: dict[Key, set[str]] = {}
+    same: set[Key] = set()
+    for word in words:
+        for number, one in enumerate(_all_of(word)):
+            heard.setdefault(one.key, set()).add(one.digest)
+            item = reader.item(one, legacy=word.legacy)
+            if item is None:
+                same.add(one.key)
+                continue
+            place = one.key, one.digest, number if one.odd else 0
+            before = found.setdefault(place, item)
+            if before is not item:  # the same in both eras; what waits in one of them waits
+                told_more = item if before.before is None else before
+                found[place] = replace(told_more, eras=(*before.eras, *item.eras), waits=before.waits or item.waits)
     gone = [
         Item(server, key, GONE, "", approved.digest, approved.definition)
         for key, approved in sorted(pinning.lock.servers.get(server, {}).items())
-        if key not in live
+        if key not in heard
     ]
-    items = tuple(sorted(_renamed(found, gone), key=lambda item: (item.key, item.digest)))
-    return Review(server, pinning.mode(server), items, len(heard) - len(found), frozenset(live))
+    items = tuple(sorted(_renamed(list(found.values()), gone), key=lambda item: (item.key, item.digest)))
+    live = {key: frozenset(digests) for key, digests in heard.items()}
+    if len(words) == 1:
+        items = tuple(replace(item, eras=()) for item in items)
+    return Review(server, pinning.mode(server), items, len(same - {item.key for item in items}), live)
 
 
-def _answer(method: str, entries: list[Any]) -> dict[str, Any]:
-    return {LISTS[method][1]: entries}
+def _all_of(word: Word) -> list[Told]:
+    heard = [*told(DISCOVER, {"instructions": word.instructions})]
+    for method, entries in word.lists.items():
+        heard += told(method, {LISTS[method][1]: entries})
+    return heard
 
 
 class _Reader:
     """One server's definitions, one after the other."""
 
-    def __init__(self, server: str, pinning: Pinning, firsts: Mapping[Key, tuple[str, str]], names: Names) -> None:
+    def __init__(self, server: str, pinning: Pinning, firsts: Mapping[tuple[bool, Key], tuple[str, str]], names: Names) -> None:
         self._server = server
         self._pinning = pinning
         self._firsts = firsts
         self._names = names
         self._elsewhere = names.elsewhere(server)
 
-    def item(self, one: Told) -> Item | None:
+    def item(self, one: Told, *, legacy: bool) -> Item | None:
         """What there is to see of it; None where it is as it was approved."""
+        eras = ("legacy" if legacy else "modern",)
         if one.odd:
-            return Item(self._server, one.key, ODD, one.odd, "", after=one.entry)
+            return Item(self._server, one.key, ODD, one.odd, "", after=one.entry, eras=eras)
         approved = self._pinning.lock.approved(self._server, *one.key)
-        if approved is not None and approved.digest == one.digest:
+        if approved is not None and one.digest in approved.digests:
             return None
         signs = scan(Subject(self._server, *one.key, one.entry, self._elsewhere))
         like = self._names.like(self._server, one.key[1]) if one.key[0] == "tool" else ""
-        first = self._firsts.get(one.key)
+        first = self._firsts.get((legacy, one.key))
         before = approved.definition if approved is not None else json.loads(first[1]) if first is not None else None
         same = approved is None and first is not None and first[0] == one.digest
         state = NEW if before is None or same else CHANGED
         waits = self._waits(one, approved, first, like, signs)
-        return Item(self._server, one.key, state, waits, one.digest, None if same else before, one.entry, signs, like)
+        return Item(self._server, one.key, state, waits, one.digest, None if same else before, one.entry, signs, like, "", eras)
 
     def _waits(
         self, one: Told, approved: Approved | None, first: tuple[str, str] | None, like: str, signs: tuple[Sign, ...]
@@ -197,11 +220,32 @@ def difference(item: Item) -> list[str]:
     return [line for line in lines if not line.startswith("@@")] if not (before and after) else lines
 
 
-def approving(lock: Lock, items: list[Item], *, by: str, at: str, note: str, pruned: list[tuple[str, Key]]) -> Lock:
-    """The lock with these approved, and without what is pruned."""
-    servers = {server: dict(keys) for server, keys in lock.servers.items()}
-    for item in items:
-        servers.setdefault(item.server, {})[item.key] = Approved(item.after, item.digest, by, at, note)
-    for server, key in pruned:
-        servers.get(server, {}).pop(key, None)
-    return Lock({server: keys for server, keys in servers.items() if keys})
+def approving(lock: Lock, found: Review, items: list[Item], said: Approval, pruned: list[Key]) -> Lock:
+    """The lock with these approved, and without what is pruned.
+
+    What was approved of the same thing goes, unless the server says it still, in the other era, or it is to be kept beside.
+    """
+    keys = dict(lock.servers.get(found.server, {}))
+    for key in dict.fromkeys(item.key for item in items):
+        new = [Approved(i.after, i.digest, said.by, said.at, said.note) for i in sorted(items, key=_modern_first) if i.key == key]
+        old = keys.get(key)
+        kept = [] if old is None else [replace(old, also=()), *old.also]
+        kept = [one for one in kept if said.beside or one.digest in found.heard.get(key, ())]
+        first, *rest = new
+        keys[key] = replace(first, also=tuple(one for one in (*rest, *kept) if one.digest != first.digest))
+    servers = {**lock.servers, found.server: {key: one for key, one in keys.items() if key not in pruned}}
+    return Lock({server: each for server, each in servers.items() if each})
+
+
+def _modern_first(item: Item) -> bool:
+    return "modern" not in item.eras
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who approves, when and why; `beside`: what was approved before still counts."""
+
+    by: str
+    at: str
+    note: str = ""
+    beside: bool = False

@@ -66,8 +66,10 @@ def target_of(settings: Settings, server: str, environ: Mapping[str, str]) -> Mc
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """All that a server says of itself: its instructions, None where it has none, and the entries of its lists, by method."""
+    """All that a server says of itself in one era: its instructions, None where it has none, and the entries of its lists, by
+    method."""
 
+    legacy: bool
     instructions: Any
     lists: Mapping[str, list[Any]]
 
@@ -84,40 +86,44 @@ async def tools_of(target: McpTarget, settings: Settings) -> dict[str, dict[str,
     return await _spoken_to(target, settings, ask)
 
 
-async def word_of(target: McpTarget, settings: Settings) -> Word:
-    """All that a server says of itself, odd entries too; of prompts and templates what it offers.  As `tools_of` otherwise."""
+async def words_of(target: McpTarget, settings: Settings) -> tuple[Word, ...]:
+    """All that a server says of itself, odd entries too, in each era that it speaks.  As `tools_of` otherwise."""
+    first = await _spoken_to(target, settings, _word)
+    if not first.legacy:
+        return (first,)
+    try:
+        return first, await _spoken_to(target, settings, _word, stateless=True)
+    except UpstreamError:  # as most servers do, that know one era
+        return (first,)
 
-    async def ask(speaker: _Speaker, version: str, offer: Mapping[str, Any]) -> Word:
-        if version in MODERN:
-            with contextlib.suppress(UpstreamError):  # then it says nothing of itself
-                offer = await speaker.ask(DISCOVER, _said(version))
-        offered = offer.get("capabilities")
-        offered = offered if isinstance(offered, dict) else {}
-        lists = {LIST_TOOLS: await _entries(speaker, version, LIST_TOOLS, "tools")}
-        for capability, method, member in (
-            ("prompts", LIST_PROMPTS, "prompts"),
-            ("resources", LIST_TEMPLATES, "resourceTemplates"),
-        ):
-            if capability in offered:
-                lists[method] = await _entries(speaker, version, method, member)
-        return Word(offer.get("instructions"), lists)
 
-    return await _spoken_to(target, settings, ask)
+async def _word(speaker: _Speaker, version: str, offer: Mapping[str, Any]) -> Word:
+    if version in MODERN:
+        offer = await speaker.ask(DISCOVER, _said(version))
+    offered = offer.get("capabilities")
+    offered = offered if isinstance(offered, dict) else {}
+    lists = {LIST_TOOLS: await _entries(speaker, version, LIST_TOOLS, "tools")}
+    for capability, method, member in (("prompts", LIST_PROMPTS, "prompts"), ("resources", LIST_TEMPLATES, "resourceTemplates")):
+        if capability in offered:
+            lists[method] = await _entries(speaker, version, method, member)
+    return Word(version not in MODERN, offer.get("instructions"), lists)
 
 
 T = TypeVar("T")
 _Ask = Callable[["_Speaker", str, Mapping[str, Any]], Awaitable[T]]
 
 
-async def _spoken_to(target: McpTarget, settings: Settings, ask: _Ask[T]) -> T:
+async def _spoken_to(target: McpTarget, settings: Settings, ask: _Ask[T], *, stateless: bool = False) -> T:
     limits = settings.limits
     try:
         async with asyncio.timeout(SECONDS):
             if target.kind == "stdio":
                 async with _child(target, settings) as speaker:
-                    return await ask(speaker, *await _greet(speaker))
+                    return await ask(speaker, *((MODERN[0], {}) if stateless else await _greet(speaker)))
             upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=SECONDS)
             try:
+                if stateless:
+                    return await ask(_Http(target, upstreams, MODERN[0]), MODERN[0], {})
                 return await _over_http(target, upstreams, ask)
             finally:
                 await upstreams.aclose()

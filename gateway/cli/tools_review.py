@@ -103,6 +103,9 @@ def approve(
     *,
     by: Annotated[str, typer.Option("--by", help="Who approves; default: this account.")] = "",
     note: Annotated[str, typer.Option("--note", help="Why; it is kept beside.")] = "",
+    beside: Annotated[
+        bool, typer.Option("--beside", help="What was approved before still counts: for a server under change.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Take out what the server does not have any more.")] = False,
     config: Config = _CONFIG,
     as_json: Json = False,
@@ -112,7 +115,7 @@ def approve(
 
     [bold]Example[/bold]   bailiwick tools approve erp sha256:9f86d0… --by anna --note "new currency field"
     """
-    from gateway.cli.approvals import approving  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.approvals import Approval, approving  # noqa: PLC0415  the command line pays for what it uses
 
     for what, text in (("--by", by), ("--note", note)):
         if len(text) > 1000 or not text.isprintable():
@@ -127,11 +130,10 @@ def approve(
         message = f"{server} says nothing that has the digest {printable(unknown[0][:80]) if unknown else digests[0]}"
         help_ = f"it may have changed since you looked: bailiwick tools review {server}"
         raise AnsweredNoError(Problem("changed-since", message, f"mcp.{server}", help_), message, 1)
-    gone = (
-        [(server, key) for key in looked.bundle.pinning.lock.servers.get(server, {}) if key not in found.heard] if prune else []
-    )
+    gone = [key for key in looked.bundle.pinning.lock.servers.get(server, {}) if key not in found.heard] if prune else []
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    lock = approving(looked.bundle.pinning.lock, items, by=by or getpass.getuser(), at=at, note=note, pruned=gone)
+    said = Approval(by or getpass.getuser(), at, note, beside)
+    lock = approving(looked.bundle.pinning.lock, found, items, said, gone)
     path = _write(looked, lock)
     signed = "manifest.json" in looked.bundle.texts
     left = sum(1 for item in found.items if item.approvable and item not in items)
@@ -142,20 +144,20 @@ def approve(
             {
                 "server": server,
                 "approved": approved,
-                "removed": [key[1] for _, key in gone],
+                "removed": [name for _, name in gone],
                 "held_back": left,
                 "sign_again": signed,
             }
         )
         return
-    said = console(stderr=True)
-    said.print(printable(f"{path}: {len(items)} approved, {len(gone)} taken out"))
+    out = console(stderr=True)
+    out.print(printable(f"{path}: {len(items)} approved, {len(gone)} taken out"))
     if left:
-        said.print(
+        out.print(
             f"{left} more of {server} are held back from now on, as tools.lock names the server: approve them, or say otherwise"
         )
     if signed:
-        said.print("the bundle is signed, and has to be signed again: bailiwick policy sign")
+        out.print("the bundle is signed, and has to be signed again: bailiwick policy sign")
 
 
 def _write(looked: Looked, lock: Any) -> Path:
@@ -197,8 +199,8 @@ def _look(server: str, config: Path, *, seen_first: bool = True) -> Looked:
     bundle = _bundle(settings)
     said, silent = _asked(settings, [server] if server else list(settings.mcp))
     firsts = _firsts(settings, list(said)) if seen_first else {}
-    named = {name: _tool_names(word) for name, word in said.items()}
-    reviews = {name: held_against(name, word, bundle.pinning, firsts.get(name, {}), named) for name, word in said.items()}
+    named = {name: _tool_names(words) for name, words in said.items()}
+    reviews = {name: held_against(name, words, bundle.pinning, firsts.get(name, {}), named) for name, words in said.items()}
     return Looked(settings, bundle, reviews, silent)
 
 
@@ -212,23 +214,23 @@ def _bundle(settings: Settings) -> Bundle:
         raise ProblemError(*findings_as_problems(error.findings, settings.policies)) from None
 
 
-def _tool_names(word: Word) -> list[str]:
+def _tool_names(words: tuple[Word, ...]) -> list[str]:
     from gateway.mcp.methods import LIST_TOOLS  # noqa: PLC0415  the command line pays for what it uses
 
-    tools = word.lists.get(LIST_TOOLS, [])
+    tools = [tool for word in words for tool in word.lists.get(LIST_TOOLS, [])]
     return [tool["name"] for tool in tools if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
 
 
-def _asked(settings: Settings, servers: Iterable[str]) -> tuple[dict[str, Word], dict[str, str]]:
-    from gateway.cli.live_tools import target_of, word_of  # noqa: PLC0415  the command line pays for what it uses
+def _asked(settings: Settings, servers: Iterable[str]) -> tuple[dict[str, tuple[Word, ...]], dict[str, str]]:
+    from gateway.cli.live_tools import target_of, words_of  # noqa: PLC0415  the command line pays for what it uses
     from gateway.model import UpstreamError  # noqa: PLC0415
 
-    said: dict[str, Word] = {}
+    said: dict[str, tuple[Word, ...]] = {}
     silent: dict[str, str] = {}
 
     async def ask(server: str) -> None:
         try:
-            said[server] = await word_of(target_of(settings, server, os.environ), settings)
+            said[server] = await words_of(target_of(settings, server, os.environ), settings)
         except UpstreamError as error:
             silent[server] = str(error)
         except ProblemError as error:  # its secret does not resolve
@@ -244,9 +246,10 @@ def _asked(settings: Settings, servers: Iterable[str]) -> tuple[dict[str, Word],
     return {name: said[name] for name in sorted(said)}, silent
 
 
-def _firsts(settings: Settings, servers: list[str]) -> dict[str, dict[Key, tuple[str, str]]]:
+def _firsts(settings: Settings, servers: list[str]) -> dict[str, dict[tuple[bool, Key], tuple[str, str]]]:
     """What counts because it was seen first; nothing where no gateway has run yet."""
-    from gateway.model import Refused  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.mcp.pins import of_row  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.model import Refused  # noqa: PLC0415
     from gateway.state.store import State  # noqa: PLC0415
     from gateway.stores import state_url_of  # noqa: PLC0415
 
@@ -254,13 +257,20 @@ def _firsts(settings: Settings, servers: list[str]) -> dict[str, dict[Key, tuple
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return {}
 
-    async def read() -> dict[str, dict[Key, tuple[str, str]]]:
+    async def read() -> dict[str, dict[tuple[bool, Key], tuple[str, str]]]:
         state = await asyncio.to_thread(State.open, url)
         try:
             found = {server: await state.definitions.firsts(server) for server in servers}
         finally:
             await state.close()
-        return {server: {key: (each.digest, each.definition) for key, each in rows.items()} for server, rows in found.items()}
+        return {
+            server: {
+                (place.legacy, key): (each.digest, each.definition)
+                for (what, name), each in rows.items()
+                for place, key in [of_row((server, what, name))]
+            }
+            for server, rows in found.items()
+        }
 
     try:
         return asyncio.run(read())
@@ -284,6 +294,7 @@ def as_dict(found: Review) -> dict[str, Any]:
             "state": item.state,
             "waits": item.waits or None,
             "digest": item.digest or None,
+            "eras": list(item.eras),
             "renamed_from": item.renamed or None,
             "looks_like": item.like or None,
             "signs": [{"rule": s.rule, "grade": s.grade, "where": s.where, "message": s.message} for s in item.signs],
@@ -326,7 +337,7 @@ def _show_item(item: Item, *, signs: bool = True) -> None:
     if item.like:
         out(f"  its name looks like {item.like[:300]}")
     if item.digest:
-        out(f"  {item.digest}")
+        out(f"  {item.digest}" + (f"  ({item.eras[0]} era)" if len(item.eras) == 1 else ""))
     for sign in item.signs if signs else ():
         out(f"  {sign.grade}: ", style="bold red" if sign.grade == "high" else "yellow", end="")
         out(shown(f"{sign.message}  [{sign.rule}, at {sign.where}]"))
@@ -339,10 +350,10 @@ def _show_item(item: Item, *, signs: bool = True) -> None:
 
 
 def _show_silent(looked: Looked) -> None:
-    said = console(stderr=True)
+    out = console(stderr=True)
     for name, why in looked.silent.items():
         problem = Problem("silent-server", f"the server '{name}' did not say what it has: {why}", f"mcp.{name}", "start it")
-        said.print(printable(problem.render()))
+        out.print(printable(problem.render()))
 
 
 def _explain(code: str, *, as_json: bool) -> None:

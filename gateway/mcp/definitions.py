@@ -65,6 +65,17 @@ def without(method: str, result: dict[str, Any], kept: list[Any]) -> dict[str, A
     return {**result, member: kept} if isinstance(result.get(member), list) else result
 
 
+_OF_ONE_ERA: Final = frozenset({"_meta", "annotations", "execution", "icons", "outputSchema", "title"})
+
+
+def akin(one: Any, other: Any) -> bool:
+    """Whether two definitions are the same but for members that one era of the protocol does not know, and one of them lacks."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return digest_of(one) == digest_of(other)
+    shared = one.keys() & other.keys()
+    return (one.keys() | other.keys()) - shared <= _OF_ONE_ERA and all(digest_of(one[k]) == digest_of(other[k]) for k in shared)
+
+
 def _name(what: What, entry: Any) -> Any:
     return entry.get(NAMED_BY[what]) if isinstance(entry, dict) else None
 

@@ -19,7 +19,7 @@ from gateway.mcp.definitions import INTRODUCTIONS, LISTS, told, without
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import CALL_TOOL, CAPABILITIES_KEY, COMPLETE, GET_PROMPT, MODERN, VERSION_KEY
 from gateway.mcp.normalise import PROMPT_REF
-from gateway.mcp.pins import Pins
+from gateway.mcp.pins import Pins, Place
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Clock, Intent, Permit, Principal, Refused, Reply, Trace, UpstreamError, new_id, random16
 from gateway.pipeline import Stages, govern
@@ -95,7 +95,7 @@ class Gate:
         if call.target not in self._servers or pinning.mode(call.target) == "off":
             return result
         heard = told(call.method, result)
-        kept = await self._pins.learn(pinning, call.target, heard, call.arrival.id, turn)
+        kept = await self._pins.learn(pinning, _place(call), heard, call.arrival.id, turn)
         return result if len(kept) == len(heard) and not _more(call.method, result, kept) else without(call.method, result, kept)
 
     # --- what is called
@@ -110,7 +110,8 @@ class Gate:
         pinning = self._pinning_of("")
         if server not in self._servers or pinning.mode(server) == "off":
             return False
-        return self._pins.waits(pinning, server, key) or bool(self._pins.verdict(pinning, server, key))
+        places = (Place(server, legacy=True), Place(server, legacy=False))
+        return any(self._pins.waits(pinning, each, key) or self._pins.verdict(pinning, each, key) for each in places)
 
     async def _admit(self, permit: Permit, stages: Stages) -> None:
         """Raise `Refused` unless what is called is what was approved, as far as the server's newest word tells."""
@@ -118,16 +119,16 @@ class Gate:
         key = _called(call)
         if key is None or server not in self._servers:
             return
-        pins, pinning = self._pins, self._pinning_of(permit.principal.workflow)
+        pins, pinning, place = self._pins, self._pinning_of(permit.principal.workflow), _place(call)
         if pinning.mode(server) == "off":
             return
-        if pins.waits(pinning, server, key):
+        if pins.waits(pinning, place, key):
             raise _hidden(permit, "new")
-        if not pins.known(pinning, server, key) and await pins.look_up(pinning, server, key):
+        if not pins.known(pinning, place, key) and await pins.look_up(pinning, place, key):
             await self._ask(permit, key, pinning, stages)
-            if not pins.known(pinning, server, key):
+            if not pins.known(pinning, place, key):
                 raise _hidden(permit, ABSENT)
-        if why := pins.verdict(pinning, server, key):
+        if why := pins.verdict(pinning, place, key):
             raise _hidden(permit, why)
 
     async def _ask(self, permit: Permit, key: Key, pinning: Pinning, stages: Stages) -> None:
@@ -143,7 +144,7 @@ class Gate:
             async with asyncio.timeout(SECONDS), lock:
                 cursor: str | None = None
                 for _ in range(_PAGES):
-                    if self._pins.known(pinning, call.target, key):
+                    if self._pins.known(pinning, _place(call), key):
                         return
                     cursor = await self._page(_LISTS_OF[key[0]], call, cursor, asking)
                     if cursor is None:
@@ -170,6 +171,10 @@ class Gate:
         except Refused as refusal:  # of the list, which has its own record: the call is refused for the same reason
             raise Refused(refusal.code, f"its definition: {refusal.detail}", data=refusal.data) from None
         raise Refused(Code.DEFINITION_UNKNOWN, "the server answered with an error")
+
+
+def _place(call: Call) -> Place:
+    return Place(call.target, legacy=call.version not in MODERN)
 
 
 def _more(method: str, result: dict[str, Any], kept: list[Any]) -> bool:

@@ -13,7 +13,7 @@ from policies.lock import shown_definition
 
 if TYPE_CHECKING:
     from gateway.mcp.definitions import Told
-    from gateway.mcp.pins import Live
+    from gateway.mcp.pins import Live, Place
     from policies.lock import Key
 
 _AT_ONCE: Final = 64
@@ -21,12 +21,13 @@ _AT_ONCE: Final = 64
 _NO_DEFINITION: Final = frozenset({TWICE, UNREADABLE, TOO_LARGE})
 
 
-def seen(server: str, first: Iterable[Told], live: Mapping[Key, Live], call: str, at: int) -> Iterator[Entry]:
+def seen(place: Place, first: Iterable[Told], live: Mapping[Key, Live], call: str, at: int) -> Iterator[Entry]:
     """Definitions that were never seen before, and count from now on because they were seen first."""
     rest = iter(first)
     while some := list(islice(rest, _AT_ONCE)):
         fields: dict[str, object] = {
-            "target": server,
+            "target": place.server,
+            "era": _era(place),
             "call": call,
             "definitions": [
                 {"what": t.key[0], "name": t.key[1], "digest": t.digest, "signs": _signs(live.get(t.key))} for t in some
@@ -37,12 +38,13 @@ def seen(server: str, first: Iterable[Told], live: Mapping[Key, Live], call: str
 
 
 def held(  # noqa: PLR0917  what a record of it says, in its order
-    server: str, told: Told, why: str, before: str, live: Live | None, call: str, at: int, left: int
+    place: Place, told: Told, why: str, before: str, live: Live | None, call: str, at: int, left: int
 ) -> Entry:
     """A definition that is not let through, and why; `before` is the digest of what counts, "" where nothing does."""
     kind = "definition.refused" if why in _NO_DEFINITION else "definition.changed" if before else "definition.quarantined"
     fields: dict[str, object] = {
-        "target": server,
+        "target": place.server,
+        "era": _era(place),
         "call": call,
         "what": told.key[0],
         "name": told.key[1],
@@ -60,6 +62,10 @@ def held(  # noqa: PLR0917  what a record of it says, in its order
 
 
 _MOST_SAID: Final = 512 * 1024
+
+
+def _era(place: Place) -> str:
+    return "legacy" if place.legacy else "modern"
 
 
 def _signs(live: Live | None) -> list[str]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
+
+import orjson
 
 from audit.model import Entry, LedgerUnavailableError
 from gateway.mcp import pin_records as records
 from gateway.mcp.alike import Names
-from gateway.mcp.definitions import MOST_OF_A_LIST, TOO_LARGE, Told
+from gateway.mcp.definitions import MOST_OF_A_LIST, TOO_LARGE, Told, akin
 from gateway.mcp.poison import Sign, Subject, gravest, scan
 from gateway.model import Clock, Refused
 from gateway.reasons import Code
 from gateway.state.definitions import Definitions, First, Seen
-from policies.lock import NOTHING_LOCKED, Key, Lock, shown_definition
+from gateway.state.definitions import Key as Row
+from policies.lock import NOTHING_LOCKED, Key, Lock, What, shown_definition
 from policies.pinning import Grade, Pinning
 
 NEW: Final = "new"
@@ -39,6 +42,7 @@ class Live:
 
     at    when it was heard, in seconds of the monotonic clock.
     turn  how many times servers had said that something changed when it was asked for.
+    strange  in the other era it was pinned otherwise, and not only in what one of the eras does not know.
     """
 
     digest: str
@@ -48,10 +52,18 @@ class Live:
     alike: str = ""
     signs: tuple[Sign, ...] = ()
     grade: Grade | None = None
+    strange: bool = False
 
 
 def _nobody() -> None:
     pass  # there is no other replica that could be told
+
+
+class Place(NamedTuple):
+    """A server in one era of the protocol: what it says in one may lack what only the other knows, and is pinned by itself."""
+
+    server: str
+    legacy: bool
 
 
 class Pins:
@@ -68,9 +80,10 @@ class Pins:
         self._clock = clock
         self._seconds = seconds
         self.now = now
-        self._live: dict[str, dict[Key, Live]] = {}
-        self._first: dict[str, dict[Key, Seen]] = {}
-        self._looked: dict[tuple[str, Key], float] = {}
+        self._live: dict[Place, dict[Key, Live]] = {}
+        self._first: dict[Place, dict[Key, Seen]] = {}
+        self._looked: dict[tuple[Place, Key], float] = {}
+        self._turns: dict[Place, asyncio.Lock] = {}
         self._since: dict[str, int] = {}
         self.turn = 0
         self.announce: Callable[[], None] = _nobody
@@ -81,8 +94,8 @@ class Pins:
 
     async def open(self, servers: Iterable[str]) -> None:
         """Read what was seen of these servers before."""
-        for (server, what, name), seen in (await self._rows.of(servers)).items():
-            self._remember(server, (what, name), seen)
+        for row, seen in (await self._rows.of(servers)).items():
+            self._remember(*of_row(row), seen)
 
     def stale(self, server: str) -> None:
         """The server says that something changed: its word is asked for again before anything is let through."""
@@ -92,103 +105,106 @@ class Pins:
     def forget(self) -> None:
         """Something changed on another replica: every server's word is asked for again."""
         self._looked.clear()
-        for server in self._live:
+        for server in {place.server for place in self._live}:
             self.stale(server)
 
     # --- what may pass
 
-    def verdict(self, pinning: Pinning, server: str, key: Key) -> str:
+    def verdict(self, pinning: Pinning, place: Place, key: Key) -> str:
         """Why a server's thing may not pass; "" where it may, or where nothing of it is known."""
-        live = self._live.get(server, {}).get(key)
-        return "" if live is None else self._judged(pinning, server, key, live.digest, live)
+        live = self._live.get(place, {}).get(key)
+        return "" if live is None else self._judged(pinning, place, key, live.digest, live)
 
-    def known(self, pinning: Pinning, server: str, key: Key) -> bool:
+    def known(self, pinning: Pinning, place: Place, key: Key) -> bool:
         """Whether the server's word about it is new enough to be judged by; where first use is trusted, also one that nobody has
         heard: nothing has been pinned that it could differ from."""
-        live = self._live.get(server, {}).get(key)
+        live = self._live.get(place, {}).get(key)
         if live is not None:
-            return live.at > self.now() - self._seconds and live.turn >= self._since.get(server, 0)
+            return live.at > self.now() - self._seconds and live.turn >= self._since.get(place.server, 0)
         return (
-            not self._pinned(pinning, server, key)
-            and self._looked.get((server, key), -self._seconds) > self.now() - self._seconds
+            not self._pinned(pinning, place, key) and self._looked.get((place, key), -self._seconds) > self.now() - self._seconds
         )
 
-    def waits(self, pinning: Pinning, server: str, key: Key) -> bool:
+    def waits(self, pinning: Pinning, place: Place, key: Key) -> bool:
         """Whether only a person's approval lets this pass: its server need not even be asked."""
-        return pinning.mode(server) == "quarantine" and pinning.lock.approved(server, *key) is None
+        return pinning.mode(place.server) == "quarantine" and pinning.lock.approved(place.server, *key) is None
 
-    def _pinned(self, pinning: Pinning, server: str, key: Key) -> bool:
-        return pinning.lock.approved(server, *key) is not None or key in self._first.get(server, {})
+    def _pinned(self, pinning: Pinning, place: Place, key: Key) -> bool:
+        return pinning.lock.approved(place.server, *key) is not None or key in self._first.get(place, {})
 
-    async def look_up(self, pinning: Pinning, server: str, key: Key) -> bool:
+    async def look_up(self, pinning: Pinning, place: Place, key: Key) -> bool:
         """Whether it was pinned or held back before, on whichever replica."""
-        if not self._pinned(pinning, server, key):
-            if (seen := await self._rows.get((server, *key))) is not None:
-                self._remember(server, key, seen)
+        if not self._pinned(pinning, place, key):
+            if (seen := await self._rows.get(_row(place, key))) is not None:
+                self._remember(place, key, seen)
             elif len(self._looked) < MOST_OF_A_LIST:
-                self._looked[server, key] = self.now()
+                self._looked[place, key] = self.now()
             else:
-                self._looked = {(server, key): self.now()}
-        return self._pinned(pinning, server, key)
+                self._looked = {(place, key): self.now()}
+        return self._pinned(pinning, place, key)
 
-    def _judged(self, pinning: Pinning, server: str, key: Key, digest: str, live: Live) -> str:
+    def _judged(self, pinning: Pinning, place: Place, key: Key, digest: str, live: Live) -> str:
         if live.odd:
             return live.odd
-        if (approved := pinning.lock.approved(server, *key)) is not None:
-            return "" if approved.digest == digest else CHANGED
-        if pinning.mode(server) == "quarantine":
+        if (approved := pinning.lock.approved(place.server, *key)) is not None:
+            return "" if digest in approved.digests else CHANGED
+        if pinning.mode(place.server) == "quarantine":
             return NEW
-        first = self._first.get(server, {}).get(key)
+        first = self._first.get(place, {}).get(key)
         if first is not None and first.digest:
             return "" if first.digest == digest else CHANGED
-        return LOOK_ALIKE if live.alike else SUSPICIOUS if pinning.waits(server, live.grade) else NEW
+        if live.strange:
+            return CHANGED
+        return LOOK_ALIKE if live.alike else SUSPICIOUS if pinning.waits(place.server, live.grade) else NEW
 
     # --- what is heard
 
-    async def learn(self, pinning: Pinning, server: str, heard: list[Told], call: str, turn: int) -> list[Any]:
+    async def learn(self, pinning: Pinning, place: Place, heard: list[Told], call: str, turn: int) -> list[Any]:
         """Take in a server's answer, asked for at this turn; the entries of it that may pass.  Durable and on record on return.
 
         `Refused` where that cannot be: then nothing passes.
         """
-        if all(self._same(pinning, server, told) for told in heard):
+        if all(self._same(pinning, place, told) for told in heard):
             for told in heard:
-                self._again(self._live[server][told.key], turn)
+                self._again(self._live[place][told.key], turn)
             return [told.entry for told in heard]
-        await self._take_in(pinning, server, heard, turn)
-        first = [t for t in heard if not t.odd and self._trusts(pinning, server, t)]
-        if first:
-            await self._pin(server, first, call)
-        reasons = [(told, self._reason(pinning, server, told)) for told in heard]
-        await self._settle(pinning, server, reasons, call)
+        await self._take_in(pinning, place, heard, turn)
+        async with self._turns.setdefault(place, asyncio.Lock()):  # of lists that come at once, one is told of
+            await self._hold_against_other_era(pinning, place, heard)
+            first = [t for t in heard if not t.odd and self._trusts(pinning, place, t)]
+            if first:
+                await self._pin(place, first, call)
+            reasons = [(told, self._reason(pinning, place, told)) for told in heard]
+            await self._settle(pinning, place, reasons, call)
         return [told.entry for told, why in reasons if not why]
 
     def _again(self, live: Live, turn: int) -> None:
         live.at, live.turn = self.now(), max(live.turn, turn)
 
-    def _same(self, pinning: Pinning, server: str, told: Told) -> bool:
-        live = self._live.get(server, {}).get(told.key)
-        held = self._first.get(server, {}).get(told.key, _UNSEEN).held
+    def _same(self, pinning: Pinning, place: Place, told: Told) -> bool:
+        live = self._live.get(place, {}).get(told.key)
+        held = self._first.get(place, {}).get(told.key, _UNSEEN).held
         return (
             live is not None
             and live.digest == told.digest
             and not held
-            and not self._judged(pinning, server, told.key, told.digest, live)
+            and not self._judged(pinning, place, told.key, told.digest, live)
         )
 
-    def _reason(self, pinning: Pinning, server: str, told: Told) -> str:
-        live = self._live.get(server, {}).get(told.key)
+    def _reason(self, pinning: Pinning, place: Place, told: Told) -> str:
+        live = self._live.get(place, {}).get(told.key)
         if told.odd or live is None:
             return told.odd or TOO_LARGE
-        return self._judged(pinning, server, told.key, told.digest, live) or (SUPERSEDED if told.digest != live.digest else "")
+        return self._judged(pinning, place, told.key, told.digest, live) or (SUPERSEDED if told.digest != live.digest else "")
 
-    async def _take_in(self, pinning: Pinning, server: str, heard: list[Told], turn: int) -> None:
+    async def _take_in(self, pinning: Pinning, place: Place, heard: list[Told], turn: int) -> None:
         """What every entry is now, what it looks like, and what is suspicious of it; texts are read in a thread."""
-        live = self._live.setdefault(server, {})
+        live = self._live.setdefault(place, {})
         fresh = [t for t in heard if t.digest and (t.key not in live or live[t.key].digest != t.digest)]
         keys, names = {told.key for told in fresh}, self._of(pinning.lock)
-        elsewhere = self._names.elsewhere(server) | names.elsewhere(server)
-        signs = await asyncio.to_thread(_scanned, server, fresh, elsewhere) if fresh else {}
-        beside = Names((server, t.key[1]) for t in fresh if t.key[0] == "tool" and not self._pinned(pinning, server, t.key))
+        elsewhere = self._names.elsewhere(place.server) | names.elsewhere(place.server)
+        signs = await asyncio.to_thread(_scanned, place.server, fresh, elsewhere) if fresh else {}
+        beside = Names((place.server, t.key[1]) for t in fresh if t.key[0] == "tool" and not self._pinned(pinning, place, t.key))
         for told in heard:
             if told.key not in live and len(live) >= MOST_OF_A_LIST:
                 continue  # and what is not known does not pass
@@ -198,8 +214,24 @@ class Pins:
             found = signs.get(told.digest, ())
             alike = ""
             if told.key[0] == "tool" and not told.odd:
-                alike = next(filter(None, (each.like(server, told.key[1]) for each in (self._names, names, beside))), "")
+                alike = next(filter(None, (each.like(place.server, told.key[1]) for each in (self._names, names, beside))), "")
             live[told.key] = Live(told.digest, self.now(), turn, told.odd, alike, found, gravest(found))
+
+    async def _hold_against_other_era(self, pinning: Pinning, place: Place, heard: list[Told]) -> None:
+        """What was pinned in one era is not seen first in the other: there it may only lack, or have, what one of them knows."""
+        other = place._replace(legacy=not place.legacy)
+        pinned = self._first.get(other, {})
+        for told in heard:
+            if told.odd or not self._trusts(pinning, place, told):
+                continue
+            if told.key not in pinned and (seen := await self._rows.get(_row(other, told.key))) is not None:
+                self._remember(other, told.key, seen)
+                pinned = self._first[other]
+            if pinned.get(told.key, _UNSEEN).digest in {"", told.digest}:
+                continue
+            first = await self._rows.first(_row(other, told.key))
+            if first is not None and not akin(orjson.loads(first.definition), told.entry):
+                self._live[place][told.key].strange = True
 
     def _of(self, lock: Lock) -> Names:
         """Names of the tools that a lock approves; worked out once a lock."""
@@ -207,57 +239,57 @@ class Pins:
             self._locked = lock, Names((server, name) for server, what, name, _ in lock.every() if what == "tool")
         return self._locked[1]
 
-    def _trusts(self, pinning: Pinning, server: str, told: Told) -> bool:
+    def _trusts(self, pinning: Pinning, place: Place, told: Told) -> bool:
         """Whether first use pins it now."""
-        live = self._live[server].get(told.key)
-        if live is None or live.alike or pinning.mode(server) != "trust-on-first-use":
+        live = self._live[place].get(told.key)
+        if live is None or live.alike or live.strange or pinning.mode(place.server) != "trust-on-first-use":
             return False
-        known = self._first.get(server, {})
+        known = self._first.get(place, {})
         if told.key not in known and len(known) >= MOST_OF_A_LIST:
             return False
         return (
             not known.get(told.key, _UNSEEN).digest
-            and pinning.lock.approved(server, *told.key) is None
-            and not pinning.waits(server, live.grade)
+            and pinning.lock.approved(place.server, *told.key) is None
+            and not pinning.waits(place.server, live.grade)
         )
 
-    async def _pin(self, server: str, first: list[Told], call: str) -> None:
+    async def _pin(self, place: Place, first: list[Told], call: str) -> None:
         """Recorded, then durable; whatever another replica wrote before stands."""
         at = self._clock()
-        for entry in records.seen(server, first, self._live[server], call, at):
+        for entry in records.seen(place, first, self._live[place], call, at):
             await self._write(entry)
-        rows = {(server, *t.key): First(t.digest, shown_definition(t.entry), at) for t in first}
-        for (_, what, name), seen in (await self._rows.pin(rows)).items():
-            self._remember(server, (what, name), seen)
+        rows = {_row(place, t.key): First(t.digest, shown_definition(t.entry), at) for t in first}
+        for row, seen in (await self._rows.pin(rows)).items():
+            self._remember(*of_row(row), seen)
 
-    async def _settle(self, pinning: Pinning, server: str, reasons: list[tuple[Told, str]], call: str) -> None:
+    async def _settle(self, pinning: Pinning, place: Place, reasons: list[tuple[Told, str]], call: str) -> None:
         """Note what is held back and what is not any more; what nobody had noted is recorded, as far as a minute's room goes."""
-        known = self._first.get(server, {})
+        known = self._first.get(place, {})
         held = {told.key: (told, why) for told, why in reasons}
         changed = {
-            (server, *key): mark
+            _row(place, key): mark
             for key, (told, why) in held.items()
             if (key[1] or key[0] == "instructions") and why != SUPERSEDED and (key in known or len(known) < MOST_OF_A_LIST)
             if known.get(key, _UNSEEN).held != (mark := (told.digest or why) if why else "")
         }
-        room = self._room(server, len(changed))
+        room = self._room(place.server, len(changed))
         changed = dict(list(changed.items())[:room])
         if not changed:
             return
-        at, left = self._clock(), self._spent[server][2]
-        news = await self._rows.hold(changed, at)
-        if news:
-            self.announce()
-        for (_, what, name), mark in changed.items():
-            key: Key = (what, name)
-            told, why = held[key]
-            if why and (server, *key) in news:
-                before = self._before(pinning, server, key)
-                await self._write(records.held(server, told, why, before, self._live[server].get(key), call, at, left))
+        at, left = self._clock(), self._spent[place.server][2]
+        for row in await self._rows.unnoted(changed):
+            told, why = held[(key := of_row(row)[1])]
+            if why:  # recorded, then noted: what could not be recorded is tried again
+                before = self._before(pinning, place, key)
+                await self._write(records.held(place, told, why, before, self._live[place].get(key), call, at, left))
                 left = 0
-            self._remember(server, key, Seen(known.get(key, _UNSEEN).digest, mark))
-        minute, spent, _ = self._spent[server]
-        self._spent[server] = minute, spent, left
+        await self._rows.hold(changed, at)
+        self.announce()
+        for row, mark in changed.items():
+            _, key = of_row(row)
+            self._remember(place, key, Seen(known.get(key, _UNSEEN).digest, mark))
+        minute, spent, _ = self._spent[place.server]
+        self._spent[place.server] = minute, spent, left
 
     def _room(self, server: str, wanted: int) -> int:
         minute = self._clock() // 60_000_000
@@ -268,14 +300,14 @@ class Pins:
         self._spent[server] = then, spent + room, left + wanted - room
         return room
 
-    def _before(self, pinning: Pinning, server: str, key: Key) -> str:
-        approved = pinning.lock.approved(server, *key)
-        return approved.digest if approved is not None else self._first.get(server, {}).get(key, _UNSEEN).digest
+    def _before(self, pinning: Pinning, place: Place, key: Key) -> str:
+        approved = pinning.lock.approved(place.server, *key)
+        return approved.digest if approved is not None else self._first.get(place, {}).get(key, _UNSEEN).digest
 
-    def _remember(self, server: str, key: Key, seen: Seen) -> None:
-        self._first.setdefault(server, {})[key] = seen
+    def _remember(self, place: Place, key: Key, seen: Seen) -> None:
+        self._first.setdefault(place, {})[key] = seen
         if seen.digest and key[0] == "tool":
-            self._names.add(server, key[1])
+            self._names.add(place.server, key[1])
 
     async def _write(self, entry: Entry) -> None:
         try:
@@ -285,6 +317,18 @@ class Pins:
 
 
 _UNSEEN: Final = Seen("", "")
+_OLD: Final = "@old"
+"""Ends the kind of what was seen in the era of handshakes, in the table of what was seen."""
+
+
+def _row(place: Place, key: Key) -> Row:
+    return place.server, key[0] + (_OLD if place.legacy else ""), key[1]
+
+
+def of_row(row: Row) -> tuple[Place, Key]:
+    """What a row of the table is about."""
+    server, what, name = row
+    return Place(server, what.endswith(_OLD)), (cast("What", what.removesuffix(_OLD)), name)
 
 
 def _scanned(server: str, fresh: list[Told], elsewhere: Mapping[str, str]) -> dict[str, tuple[Sign, ...]]:

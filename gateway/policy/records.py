@@ -61,7 +61,7 @@ def approved(pair: Pair, before: Bundle | None, at: int) -> Iterator[Entry]:
         fields: dict[str, object] = {
             "policy": pair.digest,
             "definitions": [
-                {"target": server, "what": what, "name": name, "digest": one.digest, "by": one.by, "at": one.at}
+                {"target": server, "what": what, "name": name, "digests": list(one.digests), "by": one.by, "at": one.at}
                 for server, what, name, one in some
             ],
         }

@@ -13,7 +13,6 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.state.tables import SeenDefinition
-from policies.lock import What
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.state.worker import Worker
 
 MOST_OF_A_SERVER = 10_000
-Key = tuple[str, What, str]
+Key = tuple[str, str, str]
 """Server, kind, name."""
 
 _SEEN: Table = SeenDefinition.__table__  # type: ignore[attr-defined]  # set by SQLModel at class creation
@@ -75,13 +74,23 @@ class Definitions:
 
         return await self._worker.run(work)
 
-    async def firsts(self, server: str) -> dict[tuple[What, str], First]:
+    async def firsts(self, server: str) -> dict[tuple[str, str], First]:
         """What of a server counts because it was seen first, in full, by kind and name."""
         rows = select(_C.what, _C.name, _C.digest, _C.definition, _C.seen_at).where(_C.server == server, _C.digest != "")
 
-        def work(connection: Connection) -> dict[tuple[What, str], First]:
+        def work(connection: Connection) -> dict[tuple[str, str], First]:
             found = connection.execute(rows.limit(MOST_OF_A_SERVER))
             return {(row.what, row.name): First(row.digest, row.definition, row.seen_at) for row in found}
+
+        return await self._worker.run(work)
+
+    async def first(self, key: Key) -> First | None:
+        """What counts because it was seen first, in full; None where nothing does."""
+        row = select(_C.digest, _C.definition, _C.seen_at).where(*_is(key), _C.digest != "")
+
+        def work(connection: Connection) -> First | None:
+            found = connection.execute(row).one_or_none()
+            return None if found is None else First(*found)
 
         return await self._worker.run(work)
 
@@ -100,19 +109,24 @@ class Definitions:
 
         return await self._worker.run(work)
 
-    async def hold(self, held: Mapping[Key, str], at: int) -> frozenset[Key]:
-        """Note what is held back now ("": nothing any more); those of which nobody had noted it yet."""
+    async def unnoted(self, held: Mapping[Key, str]) -> frozenset[Key]:
+        """Of what is held back now ("": nothing any more) that of which nobody has noted it yet."""
 
         def work(connection: Connection) -> frozenset[Key]:
-            news = set()
-            for key, digest in held.items():
-                _insert(connection, key, {"digest": "", "definition": "", "seen_at": 0, "held": "", "held_at": 0})
-                changed = update(_SEEN).where(*_is(key), _C.held != digest).values(held=digest, held_at=at)
-                if connection.execute(changed).rowcount:
-                    news.add(key)
-            return frozenset(news)
+            rows = {key: connection.execute(select(_C.held).where(*_is(key))).scalar_one_or_none() for key in held}
+            return frozenset(key for key, noted in rows.items() if (noted or "") != held[key])
 
         return await self._worker.run(work)
+
+    async def hold(self, held: Mapping[Key, str], at: int) -> None:
+        """Note it, durably."""
+
+        def work(connection: Connection) -> None:
+            for key, digest in held.items():
+                _insert(connection, key, {"digest": "", "definition": "", "seen_at": 0, "held": "", "held_at": 0})
+                connection.execute(update(_SEEN).where(*_is(key), _C.held != digest).values(held=digest, held_at=at))
+
+        await self._worker.run(work)
 
 
 def _is(key: Key) -> tuple[Any, ...]:

@@ -232,6 +232,51 @@ async def test_another_order_of_members_and_another_form_of_numbers_are_no_chang
     assert watched.records() == []
 
 
+async def legacy(watched: Watched, session: str = "") -> list[str]:
+    """What a client of the era of handshakes is shown."""
+    session = session or await watched.world.handshake("anna", "shop")
+    answer = await watched.world.legacy("anna", "tools/list", server="shop", session=session)
+    return [each["name"] for each in answer.json()["result"]["tools"]]
+
+
+async def test_a_server_that_leaves_out_in_one_era_what_only_the_other_knows_has_not_changed_its_word(watched: Watched) -> None:
+    watched.liar.tools["shop"] = [tool("read")]
+    watched.liar.old["shop"] = [tool("read", execution={"taskSupport": "optional"})]
+    session = await watched.world.handshake("anna", "shop")
+    for _ in range(2):
+        assert await watched.listed() == ["read"]
+        assert await legacy(watched, session) == ["read"]
+        watched.later()
+        assert await watched.passes("read")
+        called = await watched.world.legacy("anna", "tools/call", server="shop", session=session, name="read", arguments={})
+        assert called.json()["result"]["isError"] is False
+    assert {each["kind"] for each in watched.records()} == {"seen"}
+    watched.liar.old["shop"] = [tool("read")]
+    assert await legacy(watched, session) == []  # and each era is held to its own word
+
+
+@pytest.mark.parametrize("more", [{"description": "Reads all books."}, {"x-note": "Reads all books."}, {"inputSchema": {}}])
+async def test_another_word_in_another_era_is_not_first_use(watched: Watched, more: dict[str, Any]) -> None:
+    watched.liar.tools["shop"] = [tool("read"), tool("write")]
+    watched.liar.old["shop"] = [tool("read") | more, tool("write")]
+    assert await watched.listed() == ["read", "write"]
+    assert await legacy(watched) == ["write"]
+    assert [(each["kind"], each.get("why"), each["era"]) for each in watched.records()] == [
+        ("seen", None, "modern"),
+        ("seen", None, "legacy"),
+        ("quarantined", "changed", "legacy"),
+    ]
+
+
+async def test_what_was_approved_beside_counts_as_well(watched: Watched) -> None:
+    one, two = tool("read"), tool("read", "Reads a book, or two.")
+    approved = Approved(one, digest_of(one), "anna", AT, also=(Approved(two, digest_of(two), "anna", AT),))
+    watched.policy[0] = Pinning(lock=Lock({"shop": {("tool", "read"): approved}}))
+    for word, names in ((one, ["read"]), (two, ["read"]), (tool("read", "Reads all."), [])):
+        watched.liar.tools["shop"] = [word]
+        assert await watched.listed() == names
+
+
 # --- what nobody approved
 
 
@@ -413,8 +458,8 @@ async def test_changed_instructions_are_left_out_in_both_eras(watched: Watched) 
     assert await told() == ("Ask before you write.", "Ask before you write.")
     watched.liar.instructions["shop"] = "Never ask before you write."
     assert await told() == (None, None)
-    (change,) = [each for each in watched.records() if each["kind"] == "changed"]
-    assert (change["what"], change["name"]) == ("instructions", "")
+    changes = [(each["what"], each["name"], each["era"]) for each in watched.records() if each["kind"] == "changed"]
+    assert sorted(changes) == [("instructions", "", "legacy"), ("instructions", "", "modern")]
     watched.policy[0] = approving(instructions="Never ask before you write.")
     assert await told() == ("Never ask before you write.",) * 2
     watched.liar.instructions["mail"] = ["no", "text"]

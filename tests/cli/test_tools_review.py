@@ -124,6 +124,35 @@ def test_one_definition_can_be_approved_by_its_own_digest_and_the_rest_is_said_t
     assert [item["name"] for item in desk.review()["items"] if item["waits"]] == ["write_po"]
 
 
+def test_what_a_server_says_otherwise_in_the_other_era_is_approved_beside(desk: Desk) -> None:
+    new, old = tool("read"), tool("read", execution={"taskSupport": "optional"})
+    desk.liar.tools["erp"], desk.liar.old["erp"] = [new], [old]
+    assert sorted((item["digest"], item["eras"]) for item in desk.review()["items"]) == sorted(
+        [(digest_of(new), ["modern"]), (digest_of(old), ["legacy"])]
+    )
+    assert desk.approve_all().code == 0
+    approved = load(desk.folder / "policies").pinning.lock.approved("erp", "tool", "read")
+    assert approved is not None
+    assert approved.digests == (digest_of(new), digest_of(old))
+    assert desk.tools("diff", "erp").code == 0
+    desk.liar.tools["erp"] = [changed := tool("read", "Reads all books.")]
+    assert desk.tools("approve", "erp", digest_of(changed)).code == 0
+    approved = load(desk.folder / "policies").pinning.lock.approved("erp", "tool", "read")
+    assert approved is not None
+    assert approved.digests == (digest_of(changed), digest_of(old))  # what is live in the other era still stands
+
+
+def test_before_a_server_changes_its_next_word_is_approved_beside_the_one_that_it_says(desk: Desk) -> None:
+    now, soon = tool("read"), tool("read", "Reads all books.")
+    desk.liar.tools["erp"] = [now]
+    assert desk.approve_all().code == 0
+    desk.liar.tools["erp"] = [soon]
+    assert desk.tools("approve", "erp", digest_of(soon), "--beside").code == 0
+    for word in (now, soon):
+        desk.liar.tools["erp"] = [word]
+        assert desk.tools("diff", "erp").code == 0
+
+
 def test_what_the_server_has_no_more_stays_approved_until_it_is_pruned(desk: Desk) -> None:
     desk.liar.tools["erp"] = [tool("read"), tool("write_po")]
     assert desk.approve_all().code == 0

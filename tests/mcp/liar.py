@@ -29,6 +29,8 @@ class Liar:
     prompts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     templates: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     instructions: dict[str, Any] = field(default_factory=dict)
+    old: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Tools in the era of handshakes, where they are others."""
     lists: Callable[[str, int], list[dict[str, Any]] | None] | None = None
     heard: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -44,7 +46,7 @@ class Liar:
         """How often a server was asked for a list."""
         return sum(1 for where, what, _ in self.heard if (where, what) == (server, method))
 
-    def result(self, server: str, method: str, params: dict[str, Any]) -> dict[str, Any] | None:
+    def result(self, server: str, method: str, params: dict[str, Any], *, modern: bool) -> dict[str, Any] | None:
         """The result; None where the server gives none."""
         self.heard.append((server, method, str(params.get("name", ""))))
         if method == "initialize":
@@ -56,6 +58,8 @@ class Liar:
             return {"supportedVersions": [MODERN], "capabilities": {"tools": {}}, "resultType": "complete", **said}
         if method == "tools/list":
             tools = self.lists(server, self.asked(server)) if self.lists is not None else self.tools.get(server, [])
+            if not modern and server in self.old:
+                tools = self.old[server]
             return None if tools is None else {"tools": tools}
         if method == "prompts/list":
             return {"prompts": self.prompts.get(server, [])}
@@ -81,7 +85,8 @@ def liar() -> Iterator[Liar]:
             if "id" not in message:
                 self._say(202, b"")
                 return
-            result = world.result(self.path.rpartition("/")[2], message["method"], message.get("params", {}))
+            modern = self.headers.get("MCP-Protocol-Version") == MODERN
+            result = world.result(self.path.rpartition("/")[2], message["method"], message.get("params", {}), modern=modern)
             said = {"error": {"code": -32603, "message": "no"}} if result is None else {"result": result}
             self._say(
                 200, json.dumps({"jsonrpc": "2.0", "id": message["id"], **said}).encode(), message["method"] == "initialize"

@@ -110,6 +110,7 @@ def test_a_lock_reads_as_it_was_written_whatever_a_server_said(value: Any, name:
         ("\\u200b", "\\u200B", "odd-lock"),
         ('"x-vendor": {', '"x-vendor": {},\n            "x-vendor": {', "odd-lock"),
         ("{", "", "not-json"),
+        ('"by": "anna"\n', '"by": "anna"\n        },\n        "also": [],\n        "x": {\n', "odd-lock"),
     ],
 )
 def test_a_lock_that_reads_otherwise_than_it_is_written_is_refused_with_its_line(
@@ -120,6 +121,19 @@ def test_a_lock_that_reads_otherwise_than_it_is_written_is_refused_with_its_line
     assert [each.code for each in found] == [code]
     assert found[0].file == NAME
     assert found[0].help
+
+
+def test_what_is_approved_beside_is_read_as_strictly(findings: Find, write: Write) -> None:
+    other = READ | {"execution": {"taskSupport": "optional"}}
+    also = (Approved(other, digest_of(other), "mia", AT, "the other era"),)
+    text = render(Lock({"erp": {("tool", "read"): Approved(READ, digest_of(READ), "anna", AT, also=also)}}))
+    approved = load(write({NAME: text})).pinning.lock.approved("erp", "tool", "read")
+    assert approved is not None
+    assert approved.digests == (digest_of(READ), digest_of(other))
+    assert findings({NAME: text.replace('"taskSupport": "optional"', '"taskSupport": "required"')})[0].code == "wrong-digest"
+    assert findings({NAME: text.replace('"name": "read"', '"name": "raed"', 1)})[0].code == "odd-lock"
+    twice = Approved(READ, digest_of(READ), "anna", AT, also=(Approved(READ, digest_of(READ), "mia", AT),))
+    assert findings({NAME: render(Lock({"erp": {("tool", "read"): twice}}))})[0].code == "odd-lock"
 
 
 def test_the_lock_is_part_of_the_bundles_digest_and_signature(write: Write) -> None:
@@ -197,6 +211,9 @@ def test_only_an_approved_definition_makes_a_tool_one_that_reads(annotations: An
     assert not reads_only(lock, "erp", "other")
     assert not reads_only(lock, "crm", "read")
     assert not reads_only(Lock(), "erp", "read")
+    also = (approved({"name": "read"}),)  # of what was approved beside, all must say so
+    mixed = Approved({"name": "read", "annotations": {"readOnlyHint": True}}, "", "anna", AT, also=also)
+    assert not reads_only(Lock({"erp": {("tool", "read"): mixed}}), "erp", "read")
 
 
 @pytest.mark.parametrize(
