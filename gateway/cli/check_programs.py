@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.sandbox.program import Command, UnfitError, command_of, exposed, unread
+from gateway.sandbox.user_folders import UserFolders, place_of
 from gateway.settings import Secret
 from gateway.settings_outbound import UNCAGED
 from gateway.upstream.registry import McpTarget
@@ -32,9 +33,12 @@ def programs(configuration: Configuration) -> Iterator[Found]:
     for name, key in exposed(settings):
         text = "the program could read the gateway's own data: it would not be started, and the gateway neither"
         yield Found("error", configuration.problem("data-in-view", text, ("mcp", name, key), "give it a folder of its own"))
+    closed = UserFolders(place_of(settings), b"").unfit()
     for name, server in settings.mcp.items():
         if server.command is None:
             continue
+        if server.folder is not None and closed:
+            yield Found("error", configuration.problem("closed-folders", closed, ("mcp", name, "folder"), "set sandbox.folders"))
         if server.sandbox == UNCAGED:
             text = f"the program of '{name}' runs without a cage, with all rights of the gateway: its files, keys, network"
             yield Found(
@@ -46,6 +50,10 @@ def programs(configuration: Configuration) -> Iterator[Found]:
             help_ = f"there are {', '.join(sorted(profiles))}, and `{UNCAGED}`"
             yield Found("error", configuration.problem("unknown-profile", text, ("mcp", name, "sandbox"), help_))
         else:
+            if server.shared and profiles[server.sandbox].network:
+                text = f"'{name}' is shared and its profile has a network: each connection is decided for somebody"
+                help_ = "leave `shared` out, or name a profile without a network"
+                yield Found("error", configuration.problem("shared-network", text, ("mcp", name, "shared"), help_))
             yield from _of(configuration, name, server, network=bool(profiles[server.sandbox].network))
 
 

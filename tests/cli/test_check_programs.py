@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.interpreter import own_uids
+
 from .conftest import PROCUREMENT, Run
 
 
@@ -71,3 +73,42 @@ def test_what_would_be_fetched_and_what_could_not_be_read_are_warnings(run: Run,
 )
 def test_settings_that_would_do_nothing_or_everything_are_refused(run: Run, tmp_path: Path, server: str) -> None:
     assert "error" in found(run, tmp_path, server).values()
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "    folder: per-user\n    shared: true\n",
+        "    folder: per-user\n    shared: false\n",
+        "    folder: per-user\n    per_session: true\n",
+        "    folder: per-user\n    sandbox: off\n",
+        "    shared: true\n    per_session: true\n",
+        "    folder_bytes: 100000\n",
+        "    env: {X: {env: X}}\n    variables: {X: y}\n",
+        "    variables: {'A=B': y}\n",
+        "    folder: everybody\n",
+    ],
+)
+def test_ways_of_keeping_a_process_that_contradict_each_other_are_no_settings(run: Run, tmp_path: Path, server: str) -> None:
+    (tmp_path / "bailiwick.yaml").write_text(f"tenant: acme\nmcp:\n  it:\n    command: [{sys.executable}, -c, pass]\n{server}")
+    assert run("check", "--config", tmp_path / "bailiwick.yaml").code == 1
+    url = "tenant: acme\nmcp:\n  it:\n    url: https://x.example/mcp\n    folder: per-user\n"
+    (tmp_path / "bailiwick.yaml").write_text(url)
+    assert run("check", "--config", tmp_path / "bailiwick.yaml").code == 1
+
+
+def test_folders_in_a_place_that_programs_cannot_pass_through_are_an_error(run: Run, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    said = found(run, tmp_path, "    folder: per-user\n", f"sandbox: {{folders: {closed / 'folders'}}}\n")
+    assert said == ({"closed-folders": "error"} if own_uids() else {})
+
+
+def test_what_has_a_network_is_not_shared(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    shipped = (PROCUREMENT.parents[2] / "sandbox" / "profiles" / "mcp-stdio.toml").read_text()
+    hosts = shipped.replace("network = false", 'network = ["api.crm.example:443"]').replace('net_none = "hard"\n', "")
+    (tmp_path / "profiles" / "crm.toml").write_text(hosts)
+    more = f"sandbox: {{profiles: {tmp_path / 'profiles'}}}\n"
+    assert found(run, tmp_path, "    sandbox: crm\n    shared: true\n", more) == {"shared-network": "error"}
+    assert found(run, tmp_path, "    sandbox: crm\n", more) == {}

@@ -10,7 +10,7 @@ from sandbox.engine import CagedRunner
 from sandbox.landlock import LandlockRunner
 from sandbox.model import Guarantee, IsolationUnprovenError, Job, Limits, Profile, Strength
 from sandbox.profiles import load_profiles
-from sandbox.runner import Program
+from sandbox.runner import Lasting, Program
 
 
 async def main() -> None:
@@ -27,8 +27,11 @@ async def main() -> None:
             answer = (await runner.probe()).to_dict()
         elif asked.get("serve"):
             profile = load_profiles()["no-network-512mb"]
-            served = await runner.serve(Program("driven", tuple(asked["serve"]), profile))
+            folder = Lasting(Path(asked["folder"]), 1 << 20) if asked.get("folder") else None
+            served = await runner.serve(Program("driven", tuple(asked["serve"]), profile, folder=folder))
             answer = (await served.stdout.readline()).decode()
+            if folder is not None:
+                await served.end()
         else:
             requires = {Guarantee(name): Strength[word.upper()] for name, word in asked["requires"].items()}
             job = Job("driven", asked["code"], Profile("driven", Limits(**asked["limits"]), requires=requires))

@@ -244,3 +244,20 @@ async def test_a_folder_that_is_being_removed_or_used_is_neither_used_nor_remove
         closed.mkdir(0o700)
         with pytest.raises(SandboxFailedError, match="is closed to the user ids of programs"):
             await runner.serve(speaking("", closed / "one"))
+
+
+async def test_of_a_gateway_that_is_a_plain_user_each_folder_is_its_programs_alone_too(plain_box: Any) -> None:
+    """Where all folders are of the gateway's own user id, it is the cage alone that keeps them apart."""
+    with tempfile.TemporaryDirectory(prefix="bailiwick-test-", dir="/var/tmp") as name:
+        os.chown(name, plain_box.uid, plain_box.uid)
+        other, mine = Path(name) / "other", Path(name) / "mine"
+        python = choose(plain_box.uid).path
+        leave = "open('secret', 'w').write('of another'); print('left')"
+        assert await plain_box.ask({"serve": [python, "-c", leave], "folder": str(other)}) == "left\n"
+        code = f"OTHER = {str(other / 'files')!r}\n{ATTACKS}"
+        found = json.loads(await plain_box.ask({"serve": [python, "-c", code], "folder": str(mine)}))
+        assert (len(found), "open" in found.values()) == (17, False), found
+        assert (
+            await plain_box.ask({"serve": [python, "-c", "print(open('secret').read())"], "folder": str(other)}) == "of another\n"
+        )
+        assert os.stat(other).st_mode & 0o777 == 0o700
