@@ -136,6 +136,8 @@ def refused(
     if refusal.code in _RPC:
         code, status = _RPC[refusal.code]
         code = getattr(refusal, "rpc_code", 0) or code
+        if refusal.code is Code.TOO_LARGE and refusal.detail == "headers":
+            status = 431
         status = getattr(refusal, "status", 0) or status or (MODERN_STATUS.get(code, 200) if modern else 200)
         text = getattr(refusal, "text", "") or PROSE[refusal.code]
         body = _error(rpc_id, code, text, refusal.code.value, decision, data=refusal.data)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.mcp import errors
 from gateway.mcp.methods import LEGACY, METHODS
 from tests.mcp.world import DENY, HIDDEN, World, answer_of, gateway, modern_body, modern_headers, reference_server
 
@@ -227,3 +228,11 @@ async def test_the_page_shows_every_row_of_the_table_and_no_other() -> None:
     assert {name: (legacy, modern) for name, legacy, modern in lines} == {
         row.name: (row.legacy.value if row.legacy else "–", row.modern.value if row.modern else "–") for row in METHODS.values()
     }
+
+
+async def test_the_page_has_every_code_that_the_gateway_says_and_no_other() -> None:
+    table = PAGE.read_text().partition("## Errors\n")[2].partition("\n## ")[0]
+    said = {
+        value for value in vars(errors).values() if isinstance(value, int) and not isinstance(value, bool) and value < -30_000
+    }
+    assert {int(code) for code in re.findall(r"^\| `(-\d+)` \|", table, re.MULTILINE)} == said
