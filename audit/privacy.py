@@ -76,6 +76,10 @@ class SubjectKey:
 
     def open(self, record: str, name: str, sealed: bytes, expected: Commitment) -> bytes:
         """The value; `SealBrokenError` unless the opening is the one that the leaf commits to."""
+        return self.open_salted(record, name, sealed, expected)[1]
+
+    def open_salted(self, record: str, name: str, sealed: bytes, expected: Commitment) -> tuple[bytes, bytes]:
+        """The salt and the value: with both, anybody can hold a value against its commitment.  As `open`."""
         if not hmac.compare_digest(opening_id(sealed), expected.op):
             msg = "the stored opening is not the one that the leaf names"
             raise SealBrokenError(msg)
@@ -84,7 +88,7 @@ class SubjectKey:
         if not hmac.compare_digest(commitment(salt, name, value), expected.c) or len(value) != expected.n:
             msg = "the opened value is not the one that the leaf commits to"
             raise SealBrokenError(msg)
-        return value
+        return salt, value
 
     def seal_name(self, subject: str) -> bytes:
         """The subject in clear, sealed under its own key."""

@@ -19,6 +19,7 @@ from audit.model import TamperedError
 from audit.privacy import SealBrokenError, SealKey, SubjectKey, SubjectRow
 from audit.store import StoredLeaf
 from audit.store_read import SqlReader
+from audit.tiles import root_at
 from audit.tree import TILE_HEIGHT, root_of
 
 
@@ -74,6 +75,14 @@ class Shredded:
 
     def __str__(self) -> str:
         return "[erased]"
+
+
+@dataclass(frozen=True, slots=True)
+class Salted:
+    """A value and the salt of its commitment."""
+
+    salt: bytes
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +219,11 @@ class Ledger:
 
         What is returned is what the leaf commits to: `TamperedError` for an opening that is missing, exchanged or changed.
         """
+        found = self.open_salted(record, name)
+        return found.value if isinstance(found, Salted) else found
+
+    def open_salted(self, record: Record, name: str) -> Salted | Shredded | None:
+        """The same with the salt, for whoever is to hold it against the commitment."""
         expected = record.commitment(name)
         if expected is None or self._seal is None:
             return None
@@ -222,7 +236,7 @@ class Ledger:
             msg = f"the opening of {name} in record {record.index} ({record.id}) is missing"
             raise TamperedError(msg)
         try:
-            return key.open(record.id, name, sealed, expected)
+            return Salted(*key.open_salted(record.id, name, sealed, expected))
         except SealBrokenError as error:
             msg = f"{name} in record {record.index} ({record.id}): {error}"
             raise TamperedError(msg) from error
@@ -261,6 +275,15 @@ class Ledger:
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the log of `new` records begins with that of `old` (RFC 9162 §2.1.4)."""
         return proof.consistency(old, new, self._node)
+
+    @property
+    def rows(self) -> SqlReader:
+        """The rows as they are stored."""
+        return self._rows
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree of the first `size` records, from stored hashes; `TamperedError` where one is missing."""
+        return root_at(self._rows.hashes, size)
 
     def close(self) -> None:
         """Let the store go."""

@@ -3,6 +3,7 @@
 
     python verify.py ledger.db --key 'example.org/log+1a2b3c4d+AT…'     the key as its operator published it, not as the file says
     python verify.py ledger.db --key-file key.txt --checkpoint kept.txt --json
+    python verify.py export-folder-or.zip --key … --checkpoint kept.txt
     python verify.py ledger.db --key … --witness 'witness.example/w1+5e6f7a8b+BA…' --quorum 1
 
 What is shown when it finds nothing: every record's bytes are those that were hashed; the hashes are the tree (RFC 9162) whose
@@ -31,12 +32,14 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 MAX_FINDINGS = 1000
@@ -165,6 +168,7 @@ class Report:
     witnesses: dict[str, dict[str, int]] = field(default_factory=dict)  # pinned ones: what each cosigned last, and when
     witnessed: int = 0  # as many of them as were wanted cosigned a log of so many records
     quorum: int = 0
+    export: dict[str, Any] = field(default_factory=dict)  # of an export: what it holds, by its manifest
 
     @property
     def ok(self) -> bool:
@@ -1012,12 +1016,630 @@ def verify_sqlite(
         source.close()
 
 
+# ------------------------------------------------------- an export: each format's row, made from a record and its place alone
+
+
+def said(record: Any, *path: str) -> str:
+    """A text or number somewhere in a record; "" where there is none."""
+    for name in path:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record if isinstance(record, str) else str(record) if type(record) is int else ""
+
+
+def agents_of(record: dict[str, Any]) -> list[str]:
+    """The agents of its chain, origin first."""
+    chain = record.get("chain")
+    links = [link for link in chain if isinstance(link, list) and len(link) == 2] if isinstance(chain, list) else []
+    return [str(name) for kind, name in links if kind == "agent"]
+
+
+def utc(record: dict[str, Any]) -> str:
+    """Its time in ISO 8601, to the microsecond."""
+    ts = record.get("ts")
+    ts = ts if isinstance(ts, int) and 0 <= ts < 253402300800 * 10**6 else 0
+    whole = datetime.fromtimestamp(ts // 10**6, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")  # noqa: UP017
+    return f"{whole}.{ts % 10**6:06d}Z"
+
+
+def outcome_of(record: dict[str, Any]) -> tuple[str, str]:
+    """Whether it was allowed or denied, and why not; both may be ""."""
+    effect, reason = said(record, "decision", "effect"), said(record, "decision", "reason")
+    if isinstance(record.get("refused"), dict):
+        effect, reason = "deny", said(record, "refused", "code")
+    return effect, reason
+
+
+CSV_COLUMNS = (
+    *("seq", "time", "kind", "id", "subject", "agents", "tenant", "action", "resource", "target", "tool", "effect", "reason"),
+    *("outcome", "latency_us", "workflow", "trace", "policy", "log", "leaf"),
+)
+
+
+class Row(NamedTuple):
+    """What a row is made of: the log, the place in it, the leaf hash (hex), the bytes that were hashed, what they say."""
+
+    log: str
+    seq: int
+    leaf: str
+    data: bytes
+    record: dict[str, Any]
+
+
+def csv_cells(row: Row) -> list[str]:
+    """What the columns hold (of Parquet too)."""
+    log, seq, leaf, _, record = row
+    plain = (said(record, name) for name in ("tenant", "action", "resource", "target", "tool"))
+    start = [str(seq), utc(record), *(said(record, name) for name in ("kind", "id", "subject")), " > ".join(agents_of(record))]
+    end = [said(record, "outcome", "status"), said(record, "outcome", "latency_us"), said(record, "workflow")]
+    policy = said(record, "decision", "policy") or said(record, "policy")
+    return [*start, *plain, *outcome_of(record), *end, said(record, "trace"), policy, log, leaf]
+
+
+def csv_cell(text: str) -> str:
+    """One cell on one line.  What a spreadsheet would take for a formula begins with an apostrophe."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if text[:1] in ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'"):
+        text = "'" + text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def row_jsonl(row: Row) -> str:
+    """The record as it was hashed, in its place."""
+    return f'{{"leaf":"{row.leaf}","log":{json.dumps(row.log)},"record":{row.data.decode()},"seq":{row.seq}}}'
+
+
+def row_csv(row: Row) -> str:
+    return ",".join(map(csv_cell, csv_cells(row))) + "\r"
+
+
+def row_cef(row: Row) -> str:
+    """ArcSight CEF:0; the header escapes `|` and `\\`, the extension `=` and `\\`, and nothing breaks a line."""
+    record = row.record
+    effect, reason = outcome_of(record)
+    cells = dict(zip(CSV_COLUMNS, csv_cells(row)))  # noqa: B905  Python 3.9
+    ts = record.get("ts")
+    found = {
+        "rt": str(ts // 1000) if isinstance(ts, int) else "",
+        "externalId": cells["id"],
+        "suser": cells["subject"],
+        "sproc": cells["agents"],
+        "dhost": cells["target"],
+        "request": cells["resource"],
+        "act": effect,
+        "reason": reason,
+        "outcome": cells["outcome"],
+        **{f"cs{n}Label": name for n, name in enumerate(("log", "leaf", "workflow", "policy"), 1)},
+        **{f"cs{n}": cells[name] for n, name in enumerate(("log", "leaf", "workflow", "policy"), 1)},
+        "cn1Label": "seq",
+        "cn1": str(row.seq),
+    }
+
+    def plain(text: str) -> str:
+        return "".join(c if c.isprintable() else " " for c in text).replace("\\", "\\\\")
+
+    extension = " ".join(f"{key}=" + plain(value).replace("=", "\\=") for key, value in found.items() if value)
+    kind = plain(cells["kind"]).replace("|", "\\|")
+    severity = 6 if effect == "deny" else 3
+    return f"CEF:0|Bailiwick|Bailiwick|{said(record, 'v')}|{kind}|{kind}|{severity}|{extension}"
+
+
+def row_otlp(row: Row) -> str:
+    """One ExportLogsServiceRequest a line, as OTLP's file exporter writes them; its body is the record as it was hashed."""
+    log, seq, leaf, data, record = row
+    effect, reason = outcome_of(record)
+    attributes: list[dict[str, Any]] = [{"key": "bailiwick.seq", "value": {"intValue": str(seq)}}]
+    names = {
+        "bailiwick.log": log,
+        "bailiwick.leaf": leaf,
+        "bailiwick.kind": said(record, "kind"),
+        "user.hash": said(record, "subject"),
+    }
+    names |= {"gen_ai.agent.id": " > ".join(agents_of(record)), "gen_ai.tool.name": said(record, "tool")}
+    names |= {"bailiwick.workflow": said(record, "workflow"), "bailiwick.effect": effect, "bailiwick.reason": reason}
+    attributes += [{"key": key, "value": {"stringValue": value}} for key, value in sorted(names.items()) if value]
+    ts, denied = record.get("ts"), effect == "deny"
+    entry: dict[str, Any] = {
+        "timeUnixNano": str(ts * 1000 if isinstance(ts, int) else 0),
+        "severityNumber": 13 if denied else 9,
+        "severityText": "WARN" if denied else "INFO",
+        "eventName": said(record, "kind"),
+        "body": {"stringValue": data.decode()},
+        "attributes": attributes,
+    }
+    if re.fullmatch("[0-9a-f]{32}", said(record, "trace")) and re.fullmatch("[0-9a-f]{16}", said(record, "span")):
+        entry |= {"traceId": record["trace"], "spanId": record["span"]}
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "bailiwick"}}]}
+    scope = {"scope": {"name": "bailiwick.ledger", "version": "1"}, "logRecords": [entry]}
+    return compact({"resourceLogs": [{"resource": resource, "scopeLogs": [scope]}]})
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+OCSF_READS = frozenset({"read", "get", "list", "verify", "export", "review", "ask", "audit.read", "audit.verify", "audit.export"})
+OCSF_ENTITIES = {  # kind → activity of Entity Management
+    **dict.fromkeys(("key.create", "grant.set", "vault.consent", "hold.set", "segment.seal"), 1),
+    **dict.fromkeys(("key.activate", "policy.activate"), 10),
+    **dict.fromkeys(("grant.revoke", "vault.forget", "hold.clear", "key.shred", "erasure.store", "segment.retire"), 4),
+    **dict.fromkeys(("identity.kill",), 12),
+    **dict.fromkeys(("identity.lift",), 13),
+}
+OCSF_OTHER_ENTITIES = ("policy.", "identity.", "grant.", "key.", "vault.", "hold.", "erasure.", "segment.", "log.")
+
+
+def row_ocsf(row: Row) -> str:
+    """OCSF 1.8.0: API Activity (6003), Entity Management (3004), Authentication (3002) or Application Lifecycle (6002)."""
+    log, seq, leaf, _, record = row
+    kind, agents, (effect, reason) = said(record, "kind"), agents_of(record), outcome_of(record)
+    ts, denied = record.get("ts"), effect == "deny"
+    event: dict[str, Any] = {
+        "time": ts // 1000 if isinstance(ts, int) else 0,
+        "severity_id": 3 if denied else 1,
+        "metadata": {
+            "version": "1.8.0",
+            "product": {"name": "Bailiwick", "vendor_name": "Bailiwick"},
+            "log_name": log,
+            "sequence": seq,
+            "uid": said(record, "id") or leaf,
+            "event_code": kind,
+        },
+        "raw_data_hash": {"algorithm": "SHA-256", "algorithm_id": 3, "value": leaf},
+        "unmapped": {"leaf": leaf, "log": log, "seq": seq, "kind": kind, "workflow": said(record, "workflow")},
+    }
+    user = {"uid": said(record, "subject") or "unknown"}
+    if kind in ("writer.start", "writer.stop", "sandbox.probe"):
+        app = {"name": "Bailiwick", "vendor_name": "Bailiwick", "uid": said(record, "writer", "id") or "unknown"}
+        activity = {"writer.start": 3, "writer.stop": 4}.get(kind, 99)
+        event |= {"category_uid": 6, "class_uid": 6002, "activity_id": activity, "app": app}
+    elif kind == "auth.refused":
+        service = {"name": said(record, "target") or "bailiwick"}
+        event |= {"category_uid": 3, "class_uid": 3002, "activity_id": 1, "user": user, "service": service, "status_id": 2}
+    elif kind in OCSF_ENTITIES or kind.startswith(OCSF_OTHER_ENTITIES):
+        named = (said(record, name) for name in ("target", "of", "policy", "kid", "agent", "hold", "wanted", "id"))
+        entity = {"name": next(filter(None, named), "unknown"), "type": kind.partition(".")[0]}
+        event |= {"category_uid": 3, "class_uid": 3004, "activity_id": OCSF_ENTITIES.get(kind, 99), "entity": entity}
+        event["actor"] = {"user": user}
+    else:
+        operation = said(record, "action") or said(record, "method") or kind
+        activity = 2 if operation in OCSF_READS or kind in OCSF_READS else 99
+        api = {
+            "operation": operation,
+            "service": {"name": said(record, "target") or "bailiwick"},
+            "request": {"uid": said(record, "id")},
+        }
+        actor = {"user": user, **({"app_name": agents[-1]} if agents else {})}
+        source = {"name": agents[-1] if agents else said(record, "peer") or "unknown"}
+        event |= {
+            "category_uid": 6,
+            "class_uid": 6003,
+            "activity_id": activity,
+            "actor": actor,
+            "api": api,
+            "src_endpoint": source,
+        }
+        if said(record, "resource"):
+            event["resources"] = [{"name": record["resource"]}]
+    if event["activity_id"] == 99:
+        event["activity_name"] = kind
+    event["type_uid"] = event["class_uid"] * 100 + event["activity_id"]
+    profiles = []
+    if effect:
+        policy = said(record, "decision", "policy")
+        judged = {"decision": effect, **({"policy": {"uid": policy}} if policy else {})}
+        event |= {"action_id": 2 if denied else 1, "disposition_id": 2 if denied else 1, "authorizations": [judged]}
+        event |= {"status_id": 2 if denied else 1, **({"status_detail": reason} if denied and reason else {})}
+        profiles.append("security_control")
+    status = said(record, "outcome", "status")
+    if status:
+        event |= {"status_id": 1 if status == "ok" else 2, "status_code": status}
+    if said(record, "trace") and event["class_uid"] == 6003:
+        event["trace"] = {"uid": record["trace"]}
+        profiles.append("trace")
+    if profiles:
+        event["metadata"]["profiles"] = profiles
+    return compact(event)
+
+
+ROWS = {  # by format: the file, and what makes a row of it
+    "jsonl": ("data/records.jsonl", row_jsonl),
+    "csv": ("data/records.csv", row_csv),
+    "ocsf": ("data/ocsf.jsonl", row_ocsf),
+    "cef": ("data/records.cef", row_cef),
+    "otlp": ("data/otlp.jsonl", row_otlp),
+}
+PARQUET = "data/records.parquet"
+HEADERS = {"csv": ",".join(map(csv_cell, CSV_COLUMNS)) + "\r"}
+
+
+# ------------------------------------------------------------------------------------------------- an export: its checks
+
+MANIFEST = "manifest.dsse.json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+PREDICATE_TYPE = "urn:bailiwick:ledger-export:1"
+
+
+def pae(kind: str, payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    return b"DSSEv1 %d %b %d %b" % (len(kind.encode()), kind.encode(), len(payload), payload)
+
+
+def spans(start: int, stop: int) -> list[tuple[int, int]]:
+    """The whole subtrees (height, index) that make up the leaves [start, stop), in order."""
+    found = []
+    while start < stop:
+        height = (start & -start).bit_length() - 1 if start else stop.bit_length() - 1
+        while start + (1 << height) > stop:
+            height -= 1
+        found.append((height, start >> height))
+        start += 1 << height
+    return found
+
+
+def append_subtree(tree: Tree, current: bytes, height: int) -> None:
+    """A whole subtree at the end of a tree whose size it fits."""
+    size = 1 << height
+    while tree.size >> height & 1:
+        current = hashlib.sha256(b"\x01" + tree.stack.pop() + current).digest()
+        height += 1
+    tree.stack.append(current)
+    tree.size += size
+
+
+def root_by_proof(index: int, size: int, current: bytes, hashes: Sequence[bytes]) -> bytes | None:
+    """RFC 9162 §2.1.3.2: the root that an inclusion proof leads to; None where it is none."""
+    node, last = index, size - 1
+    for each in hashes:
+        if last == 0:
+            return None
+        if node & 1 or node == last:
+            current = hashlib.sha256(b"\x01" + each + current).digest()
+            while node and not node & 1:
+                node, last = node >> 1, last >> 1
+        else:
+            current = hashlib.sha256(b"\x01" + current + each).digest()
+        node, last = node >> 1, last >> 1
+    return current if last == 0 and index < size else None
+
+
+class Bundle:
+    """The files of an export: a folder, or a zip file that nothing is unpacked of."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path
+        self.zip = None if path.is_dir() else zipfile.ZipFile(path)
+
+    def names(self) -> list[str]:
+        if self.zip is not None:
+            return [info.filename for info in self.zip.infolist() if not info.is_dir()]
+        return sorted(each.relative_to(self.folder).as_posix() for each in self.folder.rglob("*") if not each.is_dir())
+
+    def open(self, name: str) -> IO[bytes]:
+        if self.zip is not None:
+            return self.zip.open(name)
+        return (self.folder / name).open("rb")
+
+    def read(self, name: str, most: int = 64 * 2**20) -> bytes:
+        with self.open(name) as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise ValueError(f"{name} is too long")
+        return data
+
+
+def entries(bundle: Bundle, names: Sequence[str]) -> Iterator[bytes]:
+    """Records one after the other, as c2sp.org/tlog-tiles has them: two bytes of length before each."""
+    for name in names:
+        with bundle.open(name) as file:
+            while True:
+                head = file.read(2)
+                if not head:
+                    break
+                data = file.read(int.from_bytes(head, "big"))
+                if len(head) != 2 or len(data) != int.from_bytes(head, "big"):
+                    raise ValueError(f"{name} ends in the middle of a record")
+                yield data
+
+
+class Export:
+    """All checks of an export, in one pass over its records."""
+
+    def __init__(self, bundle: Bundle, trust: Trust) -> None:
+        self.bundle = bundle
+        self.trust = trust
+        self.report = Report(key_given=trust.key is not None, quorum=trust.quorum)
+        self.where: tuple[int | None, str, str] = (None, "", "")
+        self.about: dict[str, Any] = {}
+        self.files: dict[str, str] = {}
+        self.kinds: dict[str, int] = {}
+        self.rows: dict[str, Iterator[bytes]] = {}
+        self.boots: dict[str, tuple[int, str]] = {}
+        self.open: set[str] = set()
+        self.committed: dict[tuple[int, str], tuple[str, str]] = {}  # of openings that are disclosed: whose, what
+        self.disclosed: set[int] = set()
+        self.present: set[str] = set()
+        self.key = trust.key or Key("", b"", b"")  # until the manifest names one
+
+    def found(self, message: str) -> None:
+        if len(self.report.findings) < MAX_FINDINGS:
+            self.report.findings.append(Finding(message, *self.where))
+
+    def run(self) -> Report:
+        try:
+            self.manifest()
+            if self.about:
+                self.hashes()
+                self.check()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            self.found(f"the export cannot be read: {type(error).__name__}: {str(error)[:300]}")
+        return self.report
+
+    def manifest(self) -> None:
+        """Signed by the log's key, in the one spelling that it has."""
+        raw = self.bundle.read(MANIFEST, 2**30)
+        envelope = json.loads(raw)
+        payload, (signature,) = unbase64(envelope["payload"]), envelope["signatures"]
+        statement = json.loads(payload)
+        about = statement["predicate"]
+        files = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
+        if compact(envelope).encode() + b"\n" != raw or compact(statement).encode() != payload:
+            self.found("the manifest is not in its one spelling")
+        types = (envelope["payloadType"], statement["_type"], statement["predicateType"])
+        if types != (PAYLOAD_TYPE, "https://in-toto.io/Statement/v1", PREDICATE_TYPE) or len(files) != len(statement["subject"]):
+            self.found("the manifest is of another kind, or names a file twice")
+        key = self.trust.key or Key.parse(about["vkey"])
+        if self.trust.key is None:
+            self.report.notes.append(
+                "NO KEY WAS GIVEN: the signatures were checked against the key in the export itself, which proves nothing about "
+                "whoever made it.  Get the key from the operator by another way and give it with --key."
+            )
+        self.key, self.report.origin = key, about["log"]
+        if (
+            about["vkey"] != f"{key.name}+{key.id.hex()}+{base64.b64encode(bytes([1]) + key.public).decode()}"
+            or key.name != about["log"]
+        ):
+            self.found("the export is of another log, or names another key than the one it is verified with")
+        signed = ed25519_verify(key.public, pae(PAYLOAD_TYPE, payload), unbase64(signature["sig"]))
+        if (
+            not signed
+            or signature != {"keyid": about["vkey"], "sig": signature["sig"]}
+            or envelope.keys() != {"payload", "payloadType", "signatures"}
+        ):
+            self.found("the manifest is not signed by this key")
+        self.about, self.files = about, files
+
+    def hashes(self) -> None:
+        """Every file is the one that the manifest names; there is no other.  Openings may have been taken away since."""
+        names = self.bundle.names()
+        if len(set(names)) != len(names):
+            self.found("there is a file twice")
+        for name in sorted(set(names) - self.files.keys() - {MANIFEST}):
+            self.found(f"there is a file that the manifest does not name: {name[:200]}")
+        for name, wanted in sorted(self.files.items()):
+            if name not in names:
+                if name.startswith("openings/"):
+                    self.report.notes.append(f"{name} was taken away since: what it disclosed is a commitment again")
+                else:
+                    self.found(f"the file {name[:200]} is missing")
+                continue
+            digest = hashlib.sha256()
+            with self.bundle.open(name) as file:
+                for block in iter(lambda: file.read(2**20), b""):
+                    digest.update(block)
+            if digest.hexdigest() != wanted:
+                self.found(f"the file {name[:200]} is not the one that the manifest names")
+        self.present = set(names)
+
+    def check(self) -> None:
+        about, span = self.about, self.about["range"]
+        note = self.bundle.read("checkpoint").decode()
+        checkpoint = Checkpoint.parse(note)
+        if not checkpoint.signed_by(self.key) or checkpoint.size != span["size"]:
+            self.found("the checkpoint is not signed by this key, or not of the size that the manifest says")
+        else:
+            self.report.signed, self.report.checkpoints = checkpoint.size, 1
+        self.cosigned(checkpoint)
+        self.openings()
+        for name in about["formats"]:
+            if name in ROWS:
+                self.rows[name] = self.lines(ROWS[name][0])
+                if name in HEADERS and next(self.rows[name], b"") != HEADERS[name].encode():
+                    self.found(f"{ROWS[name][0]} does not begin with its columns")
+        if "parquet" in about["formats"]:
+            self.report.notes.append(
+                f"the rows of {PARQUET} were not compared, as this needs pyarrow: `bailiwick audit verify` does, where that is"
+            )
+        if about["scope"] == "complete":
+            self.complete(span, checkpoint)
+        else:
+            self.selection(checkpoint, note)
+        self.where = (None, "", "")
+        for name, lines in self.rows.items():
+            if next(lines, None) is not None:
+                self.found(f"{ROWS[name][0]} has more rows than there are records")
+        if self.kinds != about["kinds"] or sum(self.kinds.values()) != about["records"]:
+            self.found("the manifest counts other records than there are")
+        for index, name in self.committed:
+            self.found(f"a value {name!r} of record {index} is disclosed, which the export does not have")
+        self.report.export = {
+            name: about[name] for name in ("scope", "query", "records", "kinds", "formats", "operator", "reason", "at")
+        }
+        self.report.export["first"], self.report.export["stop"] = span["first"], span["stop"]
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        if name not in self.present:
+            return
+        with self.bundle.open(name) as file:
+            for line in iter(lambda: file.readline(2**20), b""):
+                yield line[:-1] if line.endswith(b"\n") else line + b" (no end of line)"
+
+    def complete(self, span: dict[str, Any], checkpoint: Checkpoint) -> None:
+        """Every record of a range, with the subtrees before and after it: together the tree whose root was signed."""
+        first, stop, size = span["first"], span["stop"], span["size"]
+        left, right = [unbase64(each) for each in span["left"]], [unbase64(each) for each in span["right"]]
+        before, after = spans(0, first), spans(stop, size)
+        if not 0 <= first <= stop <= size or (len(left), len(right)) != (len(before), len(after)):
+            self.found("the range is none, or the subtrees beside it are not as many as they must be")
+            return
+        tree = Tree()
+        for digest, (height, _) in zip(left, before):  # noqa: B905  Python 3.9
+            append_subtree(tree, digest, height)
+        kept = [each for each in self.trust.kept if first <= each.size <= stop]
+        for data in entries(self.bundle, sorted(name for name in self.files if name.startswith(("tile/entries/", "range/")))):
+            self.same_root(tree, kept)
+            index, digest = tree.size, leaf_hash(data)
+            tree.append(digest)
+            self.record(index, digest, data, chained=True)
+        self.same_root(tree, kept)
+        self.where = (None, "", "")
+        if tree.size != stop:
+            self.found(f"the range ends at {stop}, and the records at {tree.size}")
+            return
+        for digest, (height, _) in zip(right, after):  # noqa: B905  Python 3.9
+            append_subtree(tree, digest, height)
+        self.same_root(tree, [each for each in self.trust.kept if each.size == size and each not in kept])
+        self.report.size, self.report.root = tree.size, base64.b64encode(tree.root()).decode()
+        if tree.root() != checkpoint.root:
+            self.found(f"the records are not those that the checkpoint of {size} signs: one was changed, removed or added")
+        for each in self.trust.kept:
+            if not (first <= each.size <= stop or each.size == size):
+                self.report.notes.append(f"the checkpoint of {each.size} that you kept lies outside of the range: not compared")
+        self.report.open_calls = len(self.open)
+        if self.open:
+            self.report.notes.append(f"{len(self.open)} calls that began in the range have no end in it")
+
+    def same_root(self, tree: Tree, kept: Sequence[Checkpoint]) -> None:
+        for each in kept:
+            if each.size == tree.size and (each.root != tree.root() or not each.signed_by(self.key)):
+                self.found(f"the first {each.size} records are not those that the checkpoint that you kept signs")
+
+    def selection(self, checkpoint: Checkpoint, note: str) -> None:
+        """Some records, each with its own proof (c2sp.org/tlog-proof) under the checkpoint; nothing shows that these are all."""
+        self.report.size, self.report.root = checkpoint.size, base64.b64encode(checkpoint.root).decode()
+        self.report.notes.append(
+            "a selection: each record is proven, and nothing shows that there is no other that fits the query"
+        )
+        last = -1
+        for name in sorted(name for name in self.files if name.startswith("proofs/")):
+            head, _, signed = self.bundle.read(name).decode().partition("\n\n")
+            lines = head.split("\n")
+            index = int(lines[2][6:]) if re.fullmatch("index (0|[1-9][0-9]{0,15})", lines[2]) else -1
+            data, hashes = unbase64(lines[1][6:]), [unbase64(line) for line in lines[3:]]
+            self.where = (index, "", "")
+            if signed != note or lines[0] != "c2sp.org/tlog-proof@v1" or lines[1][:6] != "extra " or index <= last:
+                self.found("its proof is not in its one form, or under another checkpoint")
+            if name != proof_name(index) or root_by_proof(index, checkpoint.size, leaf_hash(data), hashes) != checkpoint.root:
+                self.found("its proof does not lead to the checkpoint")
+            last = index
+            self.record(index, leaf_hash(data), data, chained=False)
+        for each in self.trust.kept:
+            same = each.size != checkpoint.size or each.root == checkpoint.root
+            if not same:
+                self.found(f"the checkpoint of {each.size} records that you kept is another")
+            elif each.size != checkpoint.size:
+                self.report.notes.append(f"the checkpoint of {each.size} that you kept cannot be compared with a selection")
+
+    def record(self, index: int, digest: bytes, data: bytes, *, chained: bool) -> None:
+        """One record: its form, its row in every format, its disclosed values, its place among its writer's."""
+        leaf = parse_record(data)
+        kind, writer = str(leaf.get("kind")), leaf.get("writer")
+        self.where = (index, str(leaf.get("id"))[:128], kind[:32])
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if (
+            leaf.get("v") != 1
+            or leaf.get("log") != self.report.origin
+            or kind not in KINDS
+            or not isinstance(leaf.get("ts"), int)
+        ):
+            self.found("the record is of another version or log, of no known kind, or has no time")
+        for name, lines in self.rows.items():
+            file, make = ROWS[name]
+            if next(lines, None) != make(Row(self.report.origin, index, digest.hex(), data, leaf)).encode():
+                self.found(f"its row in {file} is not what its record says")
+        for name, value in leaf.items() if index in self.disclosed else ():
+            if isinstance(value, dict) and {"c", "n", "op"} <= value.keys():
+                opened = self.committed.pop((index, name), None)
+                owner = value.get("of", leaf.get("subject", "log"))
+                if opened is not None and opened != (owner, value["c"]):
+                    self.found(f"the disclosed value {name!r} is not the one that it commits to")
+        if not chained or not isinstance(writer, dict):
+            return
+        boot, sequence = str(writer["boot"]), int(writer["wseq"])
+        if boot in self.boots and self.boots[boot] != (sequence - 1, writer["wprev"]):
+            self.found("the chain of its writer is broken")
+        self.boots[boot] = (sequence, digest.hex())
+        if kind == "call.start":
+            self.open.add(str(leaf.get("id")))
+        elif kind in ("call.end", "call.orphaned"):
+            self.open.discard(str(leaf.get("call")))
+
+    def openings(self) -> None:
+        """What was disclosed, hashed to what it should be committed as."""
+        for file in sorted(name for name in self.files if name.startswith("openings/") and name in self.present):
+            for line in self.lines(file):
+                opened = json.loads(line)
+                salt, value, name = base64.b64decode(opened["salt"]), base64.b64decode(opened["value"]), opened["name"]
+                framed = b"bailiwick/commitment/v1\x00" + salt + bytes([len(name)]) + name.encode() + value
+                if compact(opened).encode() != line or len(salt) != 16 or file != f"openings/{opened['of']}.jsonl":
+                    self.found(f"{file} has a line that is not in its one spelling")
+                self.committed[opened["seq"], name] = (opened["of"], hashlib.sha256(framed).hexdigest())
+                self.disclosed.add(opened["seq"])
+
+    def cosigned(self, checkpoint: Checkpoint) -> None:
+        for witness in self.trust.witnesses:
+            at = next(
+                filter(None, (cosigned_at(witness, checkpoint.text, d) for n, d in checkpoint.signatures if n == witness.name)), 0
+            )
+            self.report.witnesses[witness.name] = {"size": checkpoint.size if at else 0, "at": at}
+        agreed = sum(1 for each in self.report.witnesses.values() if each["at"])
+        if not self.trust.witnesses:
+            self.report.notes.append(
+                "UNWITNESSED: no witness's key was given; whoever holds the signing key can have made all of this."
+            )
+        elif agreed < self.trust.quorum:
+            self.found(f"{agreed} of the witnesses cosigned the checkpoint, {self.trust.quorum} are wanted")
+        else:
+            self.report.witnessed = checkpoint.size
+
+
+def proof_name(index: int) -> str:
+    """Where the proof of a record is: a thousand in a folder, in their order."""
+    return f"proofs/{index // 1000:013d}/{index:016d}.tlog-proof"
+
+
+def verify_export(
+    path: Path,
+    key: str | None = None,
+    kept: str | Sequence[str] | None = None,
+    witnesses: Sequence[str] = (),
+    quorum: int | None = None,
+) -> Report:
+    """Check an export, a folder or a zip file.  `ValueError` where a key or a kept checkpoint is none."""
+    trust = Trust(key, kept, witnesses, quorum)
+    try:
+        return Export(Bundle(path), trust).run()
+    except zipfile.BadZipFile as error:
+        return Report(findings=[Finding(f"the export cannot be read: {error}")], key_given=key is not None)
+
+
+def is_export(path: Path) -> bool:
+    """Whether there is an export, and not a database."""
+    return path.is_dir() or zipfile.is_zipfile(path)
+
+
 def describe(report: Report) -> str:
     """The report for people."""
     lines = [f"{report.origin or 'the log'}: {report.size} records, root {report.root or '?'}"]
     lines += [
         f"  signed up to record {report.signed} ({report.checkpoints} checkpoints)" if report.signed else "  nothing is signed"
     ]
+    if report.export:
+        held = report.export
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(held["kinds"].items()))
+        lines.append(
+            f"  an export ({held['scope']}, records {held['first']} to {held['stop']}): {held['records']} records: {kinds}"
+        )
+        lines.append(f"  made by {held['operator']}: {held['reason']}")
     if report.witnesses:
         there = sum(said["size"] >= report.witnessed > 0 for said in report.witnesses.values())
         lines.append(f"  witnessed by {there} of {len(report.witnesses)} up to record {report.witnessed}")
@@ -1055,7 +1677,9 @@ def kept_in_root(path: Path, key: str | None, origin: str) -> tuple[list[str], l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="verify.py", description="Verify a Bailiwick ledger (a SQLite file).")
+    parser = argparse.ArgumentParser(
+        prog="verify.py", description="Verify a Bailiwick ledger (a SQLite file) or an export of one (a folder or zip)."
+    )
     parser.add_argument("ledger", type=Path)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--key", help="verifier key of the log, got from elsewhere than the file")
@@ -1080,7 +1704,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError("--root needs --key and --root-key")
             notes, wrong = kept_in_root(options.root, options.root_key, Key.parse(key).name)
             kept += notes
-        report = verify_sqlite(options.ledger, key, kept, options.witness, options.quorum)
+        check = verify_export if is_export(options.ledger) else verify_sqlite
+        report = check(options.ledger, key, kept, options.witness, options.quorum)
         report.findings += wrong
     except (OSError, ValueError) as error:
         print(f"verify.py: {error}", file=sys.stderr)

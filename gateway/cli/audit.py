@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gateway.cli import audit_erase
+from gateway.cli.audit_export import export
 from gateway.cli.audit_prove import prove
 from gateway.cli.audit_report import report, review
 from gateway.cli.audit_reproduce import reproduce
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
     group.command("segments")(segments)
     group.command("tiles")(tiles)
     group.command("witness")(witness)
+    group.command("export")(export)
     audit_erase.register(group)
     app.add_typer(group, name="audit")
 
@@ -148,12 +150,15 @@ def verify(  # noqa: PLR0917  Typer reads the signature
 ) -> None:
     """Check every record, the tree, the signatures and the sealed values.  Exits with 1 where anything does not fit.
 
+    --ledger may name an export, too: a folder, or a zip file.
+
     Without --key, the key of the settings' data folder is used: good against everybody but its owner.  --witness pins those who
     cosigned: good against its owner too.
 
     [bold]Example[/bold]   bailiwick audit verify --ledger copy.db --key 'demo.example/acme+1234abcd+AT…'
     """
-    from audit.verify import describe, kept_in  # noqa: PLC0415
+    from audit.export.checking import check  # noqa: PLC0415
+    from audit.verify import describe, is_export, kept_in  # noqa: PLC0415
     from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
@@ -165,7 +170,11 @@ def verify(  # noqa: PLR0917  Typer reads the signature
         if not witness_key and quorum is None:
             witness_key, quorum = [each.key for each in settings.ledger.witnesses], settings.ledger.wanted
     try:
-        report = verify_url(url, vkey or None, kept_in(checkpoint or ()), witness_key or (), quorum)
+        kept = kept_in(checkpoint or ())
+        if ledger is not None and is_export(ledger):
+            report = check(ledger, vkey or None, kept, witness_key or (), quorum)
+        else:
+            report = verify_url(url, vkey or None, kept, witness_key or (), quorum)
     except FileNotFoundError as error:
         named = ledger is not None or str(error.filename) in {str(each) for each in checkpoint or ()}
         help_ = "--ledger and --checkpoint name files that are there" if named else "has the gateway run with these settings?"
