@@ -14,36 +14,18 @@ _FILES: Final = {
     "otlp": ("data/otlp.jsonl", "the same as OTLP logs, a request a line"),
     "parquet": ("data/records.parquet", "the columns of the CSV as Parquet"),
 }
-
-
-def readme(about: Mapping[str, Any]) -> str:
-    """Markdown."""
-    complete, span = about["scope"] == "complete", about["range"]
-    kinds = "\n".join(f"| {kind} | {count} |" for kind, count in sorted(about["kinds"].items()))
-    files = "\n".join(f"- `{_FILES[name][0]}`: {_FILES[name][1]}." for name in about["formats"])
-    scope = (
-        f"**Complete**: every record from number {span['first']} up to (not including) {span['stop']} of a log of {span['size']}. "
-        "That none is left out of the range is proven."
-        if complete
-        else "**A selection**: the records that fit the query below. Each is proven to be in the log; that there is no other which "
-        "fits is the word of whoever made it. Ask for the complete range where that matters."
-    )
-    proofs = (
-        "`tile/` or `range/`: the records' bytes as they were hashed" if complete else "`proofs/`: each record with its proof"
-    )
-    asked = ", ".join(f"{name} {_said(name, value)}" for name, value in about["query"].items() if value)
-    return f"""# Records of {about["log"]}
+_PAGE: Final = """# Records of {log}
 
 {scope}
 
 | | |
 |---|---|
-| log | {about["log"]} |
-| query | {asked or "everything"} |
-| made | {_when(about["at"])} by {_cell(about["operator"])} |
-| reason | {_cell(about["reason"])} |
-| software | {about["software"]} |
-| records | {about["records"]} |
+| log | {log} |
+| query | {asked} |
+| made | {when} by {operator} |
+| reason | {reason} |
+| software | {software} |
+| records | {records} |
 
 | kind | records |
 |---|---|
@@ -57,7 +39,7 @@ erased, say) and everything else stays as it is.
 
 You need Python 3.9 or newer, and nothing else: no network, no installation. Two things must come from elsewhere than this folder:
 
-1. the log's key, as its operator publishes it (here it is `{about["vkey"]}`: compare);
+1. the log's key, as its operator publishes it (here it is `{vkey}`: compare);
 2. `verify.py`: the one in here is for reading. Its copy from the software's release, `audit/verify.py`, must be the same file.
 
 ```sh
@@ -87,6 +69,38 @@ Each row carries `log`, `seq` (the record's number) and `leaf` (its hash), so th
 A call that never went through the gateway; and, against an operator who holds the log's key, anything that no witness, no time-stamping
 authority and no checkpoint of yours saw before.
 """
+
+
+def readme(about: Mapping[str, Any]) -> str:
+    """Markdown."""
+    complete, span = about["scope"] == "complete", about["range"]
+    kinds = "\n".join(f"| {kind} | {count} |" for kind, count in sorted(about["kinds"].items()))
+    files = "\n".join(f"- `{_FILES[name][0]}`: {_FILES[name][1]}." for name in about["formats"])
+    scope = (
+        f"**Complete**: every record from number {span['first']} up to (not including) {span['stop']} of a log of {span['size']}. "
+        "That none is left out of the range is proven."
+        if complete
+        else "**A selection**: the records that fit the query below. Each is proven to be in the log; that there is no other which "
+        "fits is the word of whoever made it. Ask for the complete range where that matters."
+    )
+    proofs = (
+        "`tile/` or `range/`: the records' bytes as they were hashed" if complete else "`proofs/`: each record with its proof"
+    )
+    asked = ", ".join(f"{name} {_said(name, value)}" for name, value in about["query"].items() if value)
+    return _PAGE.format(
+        scope=scope,
+        kinds=kinds,
+        files=files,
+        proofs=proofs,
+        log=about["log"],
+        vkey=about["vkey"],
+        asked=asked or "everything",
+        when=_when(about["at"]),
+        operator=_cell(about["operator"]),
+        reason=_cell(about["reason"]),
+        software=about["software"],
+        records=about["records"],
+    )
 
 
 def _when(at: int) -> str:
