@@ -188,6 +188,7 @@ class App:
         stack.push_async_callback(servers.aclose)
         telemetry.watch(stdio=servers.families)
         pins = await open_pins(parts, targets)
+        telemetry.watch(policy=lambda: chain(families(policy.activation, policy.shadowing), pins.families()))
         self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits), pins)
         self._a2a = open_a2a(parts)
         doors = self._doors(parts, dev)

@@ -43,7 +43,12 @@ def canonical(value: Any) -> bytes:
 
 def digest_of(value: Any) -> str:
     """`sha256:<hex>` of the canonical bytes."""
-    return f"sha256:{hashlib.sha256(canonical(value)).hexdigest()}"
+    return named(canonical(value))
+
+
+def named(data: bytes) -> str:
+    """`sha256:<hex>` of bytes that are canonical."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _settled(value: Any, room: int) -> Any:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.mcp.methods import DISCOVER, INITIALIZE, LIST_PROMPTS, LIST_TEMPLATES, LIST_TOOLS
-from policies.canonical import UncanonicalError, canonical, digest_of
+from policies.canonical import UncanonicalError, canonical, digest_of, named
 from policies.lock import MAX_DEFINITION, MAX_NAME, NAMED_BY, WHOLE, Key, What
 
 LISTS: Final[Mapping[str, tuple[What, str]]] = MappingProxyType(
@@ -23,6 +23,7 @@ LISTS: Final[Mapping[str, tuple[What, str]]] = MappingProxyType(
 INTRODUCTIONS: Final = frozenset({INITIALIZE, DISCOVER})
 """Methods by whose answers a server introduces itself, with its instructions."""
 MOST_OF_A_LIST: Final = 5000
+_READ_AT_ONCE: Final = 200
 
 TWICE: Final = "twice"
 UNREADABLE: Final = "unreadable"
@@ -41,6 +42,12 @@ class Told:
     entry: Any
     digest: str
     odd: str = ""
+
+
+def is_long(method: str, result: Mapping[str, Any]) -> bool:
+    """Whether an answer is so long that reading it would hold up everybody else's calls."""
+    entries = result.get(LISTS[method][1]) if method in LISTS else None
+    return isinstance(entries, list) and len(entries) > _READ_AT_ONCE
 
 
 def told(method: str, result: Mapping[str, Any]) -> list[Told]:
@@ -85,8 +92,7 @@ def _told(what: What, name: Any, entry: Any) -> Told:
     if not usable or not isinstance(entry, str if what == "instructions" else dict):
         return Told((what, name if usable else ""), entry, "", UNREADABLE)
     try:
-        if len(canonical(entry)) > MAX_DEFINITION:
-            return Told((what, name), entry, "", TOO_LARGE)
-        return Told((what, name), entry, digest_of(entry))
+        data = canonical(entry)
+        return Told((what, name), entry, "", TOO_LARGE) if len(data) > MAX_DEFINITION else Told((what, name), entry, named(data))
     except UncanonicalError:
         return Told((what, name), entry, "", UNREADABLE)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.asgi import by_name
-from gateway.mcp.definitions import INTRODUCTIONS, LISTS, told, without
+from gateway.mcp.definitions import INTRODUCTIONS, LISTS, is_long, told, without
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import CALL_TOOL, CAPABILITIES_KEY, COMPLETE, GET_PROMPT, MODERN, VERSION_KEY
 from gateway.mcp.normalise import PROMPT_REF
@@ -94,7 +94,7 @@ class Gate:
         call, pinning = permit.call, self._pinning_of(permit.principal.workflow)
         if call.target not in self._servers or pinning.mode(call.target) == "off":
             return result
-        heard = told(call.method, result)
+        heard = await asyncio.to_thread(told, call.method, result) if is_long(call.method, result) else told(call.method, result)
         kept = await self._pins.learn(pinning, _place(call), heard, call.arrival.id, turn)
         return result if len(kept) == len(heard) and not _more(call.method, result, kept) else without(call.method, result, kept)
 
@@ -120,6 +120,8 @@ class Gate:
         if key is None or server not in self._servers:
             return
         pins, pinning, place = self._pins, self._pinning_of(permit.principal.workflow), _place(call)
+        if pins.passes(pinning, place, key):
+            return
         if pinning.mode(server) == "off":
             return
         if pins.waits(pinning, place, key):

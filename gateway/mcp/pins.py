@@ -6,18 +6,21 @@ The newest word of a server counts at once, from whichever list it came; a word 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
 from audit.model import Entry, LedgerUnavailableError
+from gateway import signals
 from gateway.mcp import pin_records as records
 from gateway.mcp.alike import Names
 from gateway.mcp.definitions import MOST_OF_A_LIST, TOO_LARGE, Told, akin
 from gateway.mcp.poison import Sign, Subject, gravest, scan
 from gateway.model import Clock, Refused
+from gateway.prometheus import Family, Sample
 from gateway.reasons import Code
 from gateway.state.definitions import Definitions, First, Seen
 from gateway.state.definitions import Key as Row
@@ -42,6 +45,7 @@ class Live:
 
     at    when it was heard, in seconds of the monotonic clock.
     turn  how many times servers had said that something changed when it was asked for.
+    passes   the policy under which it was found to pass; whatever could change that makes a new one of these.
     strange  in the other era it was pinned otherwise, and not only in what one of the eras does not know.
     """
 
@@ -53,6 +57,7 @@ class Live:
     signs: tuple[Sign, ...] = ()
     grade: Grade | None = None
     strange: bool = False
+    passes: Pinning | None = None
 
 
 def _nobody() -> None:
@@ -108,19 +113,44 @@ class Pins:
         for server in {place.server for place in self._live}:
             self.stale(server)
 
+    def families(self) -> Iterator[Family]:
+        """How much of each server is held back.  Servers and kinds are closed lists; no server can make a label."""
+        held = Counter(
+            (server, what)
+            for server, what, _ in {
+                (place.server, *key) for place, keys in self._first.items() for key, seen in keys.items() if seen.held
+            }
+        )
+        samples = [Sample({"server": server, "what": what}, count) for (server, what), count in sorted(held.items())]
+        yield Family(
+            signals.DEFINITIONS_HELD, "gauge", "Definitions of servers that nobody has approved, and nobody sees.", samples
+        )
+
     # --- what may pass
+
+    def passes(self, pinning: Pinning, place: Place, key: Key) -> bool:
+        """Whether it was found to pass, and the word by which it was is new enough: what nearly every call asks, and no more."""
+        live = self._live.get(place, {}).get(key)
+        return live is not None and live.passes is pinning and self._is_new(place, live)
 
     def verdict(self, pinning: Pinning, place: Place, key: Key) -> str:
         """Why a server's thing may not pass; "" where it may, or where nothing of it is known."""
         live = self._live.get(place, {}).get(key)
-        return "" if live is None else self._judged(pinning, place, key, live.digest, live)
+        if live is None:
+            return ""
+        why = self._judged(pinning, place, key, live.digest, live)
+        live.passes = None if why else pinning
+        return why
+
+    def _is_new(self, place: Place, live: Live) -> bool:
+        return live.at > self.now() - self._seconds and live.turn >= self._since.get(place.server, 0)
 
     def known(self, pinning: Pinning, place: Place, key: Key) -> bool:
         """Whether the server's word about it is new enough to be judged by; where first use is trusted, also one that nobody has
         heard: nothing has been pinned that it could differ from."""
         live = self._live.get(place, {}).get(key)
         if live is not None:
-            return live.at > self.now() - self._seconds and live.turn >= self._since.get(place.server, 0)
+            return self._is_new(place, live)
         return (
             not self._pinned(pinning, place, key) and self._looked.get((place, key), -self._seconds) > self.now() - self._seconds
         )

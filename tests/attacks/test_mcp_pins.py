@@ -289,6 +289,8 @@ async def test_a_new_tool_waits_where_the_lock_names_the_server(watched: Watched
     assert watched.liar.asked() == asked  # whatever the server says of it: nobody approved it
     (record,) = watched.records()
     assert (record["kind"], record["name"], record["why"]) == ("quarantined", "write", "new")
+    (family,) = watched.pins.families()
+    assert [(sample.labels, sample.value) for sample in family.samples] == [({"server": "shop", "what": "tool"}, 1)]
     watched.policy[0] = approving(tool("read"), tool("write"))
     assert await watched.listed() == ["read", "write"]
     assert await watched.passes("write")

@@ -47,6 +47,8 @@ class Text:
 
     @cached_property
     def plain(self) -> str:
+        if self.text.isascii():
+            return " ".join(self.text.lower().split())
         return " ".join(folded(IGNORABLE.sub("", unicodedata.normalize("NFKC", self.text)).casefold()).split())
 
 
