@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -26,6 +26,7 @@ from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.opening import begin, left_open
 from audit.privacy import SealKey
 from audit.pulse import HEARTBEAT_SECONDS, Pulse
+from audit.receipt import Voucher
 from audit.signer import Signer
 from audit.store import Store, StoreError
 from audit.waiting import Health, Waiting
@@ -79,6 +80,7 @@ class Journal:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.vkey = ""
+        self._voucher: Voucher
 
     @classmethod
     async def open(
@@ -126,7 +128,7 @@ class Journal:
         except OSError as error:  # no descriptors left for the way to the thread
             await asyncio.to_thread(store.close)
             raise LedgerUnavailableError(f"the writer cannot be started: {error.strerror}") from error
-        journal.vkey = str(vkey)
+        journal.vkey, journal._voucher = str(vkey), Voucher(origin, signing_key)
         journal._start(checkpoint_seconds)
         return journal
 
@@ -144,6 +146,10 @@ class Journal:
     def checkpoint(self) -> str | None:
         """The newest signed head of the log (a C2SP signed note) as this process knows it; None before the first."""
         return self._signer.newest
+
+    def vouch(self, receipt: Receipt) -> Mapping[str, object]:
+        """The receipt as the record's caller may keep it (`audit/receipt.py`)."""
+        return self._voucher.vouch(receipt)
 
     async def append(self, entry: Entry) -> Receipt:
         """Write one record: durable when this returns.

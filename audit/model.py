@@ -40,13 +40,34 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     people: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
+class Together:
+    """The records of one commit, from index `first`: their leaf hashes, and (once somebody asked) what was signed over them."""
+
+    __slots__ = ("first", "hashes", "signed")
+
+    def __init__(self, first: int, hashes: list[bytes]) -> None:
+        self.first = first
+        self.hashes = hashes
+        self.signed: tuple[list[list[bytes]], str] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """What was written beside a record makes no difference to where that stands."""
+        return other is None or isinstance(other, Together)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """Durable: where the record stands.  `index` is the leaf's index in the log, `leaf_hash` RFC 9162's."""
+    """Durable: where the record stands.  `index` is the leaf's index in the log, `leaf_hash` RFC 9162's.
+
+    together  what was committed with it; None where it was found in the log.
+    """
 
     log: str
     id: str
     index: int
     leaf_hash: bytes
+    together: Together | None = None
 
 
 class LedgerUnavailableError(Exception):

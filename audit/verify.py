@@ -14,7 +14,8 @@ record.
 What it cannot show: a call that was never offered to the gateway, and a log that its own operator rewrote and signed again; nor,
 without the operator's key, that the newest records were taken away together with their checkpoints, or written anew within the
 minute after the newest checkpoint left.  Against these, keep checkpoints where nobody else can reach them (--checkpoint: a file,
-or a folder of them), or pin witnesses (--witness): what they cosigned nobody can rewrite, not even the operator.
+or a folder of them), or pin witnesses (--witness): what they cosigned nobody can rewrite, not even the operator.  And what a
+caller was told stands in the log, or is missed there (--receipts).
 
 Exit code: 0 nothing found, 1 findings, 2 misuse.
 """
@@ -169,6 +170,7 @@ class Report:
     witnessed: int = 0  # as many of them as were wanted cosigned a log of so many records
     quorum: int = 0
     export: dict[str, Any] = field(default_factory=dict)  # of an export: what it holds, by its manifest
+    receipts: int = 0  # of callers, that were held against the log
 
     @property
     def ok(self) -> bool:
@@ -359,6 +361,60 @@ class Checkpoint:
         return self.origin == key.name and len(ours) == 1 and ed25519_verify(key.public, self.text, ours[0])
 
 
+# ------------------------------------------------------------------------------------------------ receipts of callers
+
+
+def read_receipt(said: Any, key: Key | None) -> tuple[str, int, bytes]:
+    """Record, index and leaf hash; `ValueError` unless the log's key signed it (`bailiwick/receipt` in an answer)."""
+    members = {"log", "record", "index", "leaf", "at", "of", "path", "signature"}
+    if key is None or not isinstance(said, dict) or said.keys() != members or said["log"] != key.name:
+        raise ValueError("not a receipt of this log")
+    index, at, size, path = said["index"], said["at"], said["of"], said["path"]
+    if any(type(each) is not int for each in (index, at, size)) or not 0 <= at < size <= 4096 or at > index:
+        raise ValueError("not the numbers of a receipt")
+    leaf, signature = unbase64(said["leaf"]), unbase64(said["signature"])
+    last, current, place = size - 1, leaf, at
+    for step in path:
+        if last == 0:
+            raise ValueError("its path is too long")
+        if place & 1 or place == last:
+            current = hashlib.sha256(b"\x01" + unbase64(step) + current).digest()
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            current = hashlib.sha256(b"\x01" + current + unbase64(step)).digest()
+        place, last = place >> 1, last >> 1
+    text = f"bailiwick receipt v1\n{key.name}\n{index - at} {size}\n{base64.b64encode(current).decode()}\n"
+    if last or signature[:4] != key.id or not ed25519_verify(key.public, text.encode(), signature[4:]):
+        raise ValueError("the signature does not fit")
+    return str(said["record"]), index, leaf
+
+
+def receipts_in(text: str) -> list[Any]:
+    """From a file: one receipt, a list of them, or one a line; also whole answers that hold one."""
+    try:
+        try:
+            found = json.loads(text)
+            found = found if isinstance(found, list) else [found]
+        except ValueError:
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [within(each) for each in found]
+    except RecursionError:
+        raise ValueError("receipts are not nested so deeply") from None
+
+
+def within(answer: Any) -> Any:
+    """The receipt in an answer (MCP's `_meta`, A2A's `metadata`); what is none is returned as it is."""
+    if isinstance(answer, dict):
+        if "bailiwick/receipt" in answer:
+            return answer["bailiwick/receipt"]
+        for value in answer.values():
+            inner = within(value) if isinstance(value, (dict, list)) else value
+            if inner is not value:
+                return inner
+    return answer
+
+
 # -------------------------------------------------------------------- RFC 8785 in the profile of records: canonical JSON
 
 
@@ -467,8 +523,10 @@ class Trust:
         kept: str | Sequence[str] | None = None,
         witnesses: Sequence[str] = (),
         quorum: int | None = None,
+        receipts: Sequence[Any] = (),
     ) -> None:
-        """`ValueError` where one of them is none."""
+        """`ValueError` where one of them is none.  receipts: as callers were given them."""
+        self.receipts = receipts
         self.key = Key.parse(key) if key is not None else None
         self.kept = [Checkpoint.parse(note) for note in ([kept] if isinstance(kept, str) else kept or ())]
         self.witnesses = [Key.parse(witness, 4) for witness in witnesses]
@@ -503,6 +561,8 @@ class Check:
         for each in trust.kept:
             self.kept.setdefault(each.size, []).append(each)
         self.witnesses = {witness.name: witness for witness in trust.witnesses}
+        self.receipts: dict[int, list[tuple[str, str]]] = {}  # index → id and leaf hash that a caller was told
+        self.told = trust.receipts
         self.cosignatures = Ahead(iter(()))
         self.said: dict[str, deque[tuple[int, bytes, bytes]]] = {}  # by witness: size, text of our tree, signature
         self.tree = Tree()
@@ -542,6 +602,7 @@ class Check:
         if first:
             self.cosignatures = Ahead(row for row in self.source.rows("ledger_cosignatures") if not below(row[0], first))
         self.read_checkpoints()
+        self.read_receipts()
         openings = Ahead(row for row in self.source.rows("ledger_openings") if not below(row[0], first))
         for row in self.source.rows("ledger_leaves"):
             if not below(row[0], first):
@@ -558,6 +619,7 @@ class Check:
             self.erasures()
         self.calls()
         self.silences()
+        self.unmet()
         self.signatures()
         self.cosigned()
         return self.report
@@ -671,6 +733,27 @@ class Check:
         text = f"{self.report.origin}\n{size}\n{base64.b64encode(self.tree.root()).decode()}\n"
         self.said.setdefault(name, deque(maxlen=COSIGNATURES)).append((size, text.encode(), data))
 
+    # -- what callers were told
+
+    def read_receipts(self) -> None:
+        """Each is signed by the log's key, or it is no receipt; where it says that a record stands, one must."""
+        for number, said in enumerate(self.told, 1):
+            try:
+                record, index, leaf = read_receipt(said, self.key)
+            except (ValueError, KeyError, TypeError) as error:
+                self.found(f"receipt {number} was not given by this log: {error}")
+                continue
+            if index < self.report.first:
+                self.report.notes.append(f"the receipt of {record[:128]} is of a retired record: hold it against the archive")
+            else:
+                self.receipts.setdefault(index, []).append((record, leaf.hex()))
+        self.report.receipts = len(self.told)
+
+    def unmet(self) -> None:
+        """Receipts of records that are not there at all."""
+        for index, said in sorted(self.receipts.items()):
+            self.found(f"a receipt was given for {said[0][0][:128]} as record {index}, and there are {self.tree.size}")
+
     # -- each record
 
     def leaf(self, row: tuple[Any, ...], openings: Ahead) -> None:
@@ -687,6 +770,9 @@ class Check:
         if digest != stored:
             self.found("the bytes are not those that were hashed")
         self.tree.append(digest)
+        for told, leaf_told in self.receipts.pop(index, ()):
+            if (told, leaf_told) != (record, digest.hex()):
+                self.found(f"a receipt was given for {told[:128]} as this record, and it is another one")
         sealed = {name: value for _, name, value in openings.of(index)}
         try:
             leaf = parse_record(data)
@@ -996,15 +1082,16 @@ def verify_rows(source: Rows, trust: Trust) -> Report:
         return check.report
 
 
-def verify_sqlite(
+def verify_sqlite(  # noqa: PLR0917  what else it is to be held against
     path: Path,
     key: str | None = None,
     kept: str | Sequence[str] | None = None,
     witnesses: Sequence[str] = (),
     quorum: int | None = None,
+    receipts: Sequence[Any] = (),
 ) -> Report:
     """Check the ledger in a SQLite file.  `ValueError` where a key or a kept checkpoint is none, `OSError` without a file."""
-    trust = Trust(key, kept, witnesses, quorum)
+    trust = Trust(key, kept, witnesses, quorum, receipts)
     path.stat()
     try:
         source = SqliteRows(path)
@@ -1690,6 +1777,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--witness", action="append", default=[], metavar="KEY", help="verifier key of a witness; may be repeated"
     )
     parser.add_argument("--quorum", type=int, help="how many of the witnesses must have cosigned (1)")
+    about = "receipts that callers were given (JSON, one or many, or whole answers): each names a record that must be there"
+    parser.add_argument("--receipts", type=Path, action="append", default=[], help=about)
     parser.add_argument("--root", type=Path, help="a root log: the log must continue each of its checkpoints there; needs --key")
     parser.add_argument("--root-key", help="verifier key of the root log")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -1704,8 +1793,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError("--root needs --key and --root-key")
             notes, wrong = kept_in_root(options.root, options.root_key, Key.parse(key).name)
             kept += notes
-        check = verify_export if is_export(options.ledger) else verify_sqlite
-        report = check(options.ledger, key, kept, options.witness, options.quorum)
+        told = [each for path in options.receipts for each in receipts_in(path.read_text(encoding="utf-8"))]
+        if is_export(options.ledger):
+            if told:
+                raise ValueError("--receipts are held against a ledger, and this is an export")
+            report = verify_export(options.ledger, key, kept, options.witness, options.quorum)
+        else:
+            report = verify_sqlite(options.ledger, key, kept, options.witness, options.quorum, told)
         report.findings += wrong
     except (OSError, ValueError) as error:
         print(f"verify.py: {error}", file=sys.stderr)

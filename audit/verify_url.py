@@ -44,12 +44,13 @@ class _PostgresRows(Rows):
         return [f"the trigger {name} is missing or switched off" for name in wanted if found.get(name) not in {"A", b"A"}]
 
 
-def verify_url(
+def verify_url(  # noqa: PLR0917  what else it is to be held against
     url: str,
     key: str | None = None,
     kept: str | Sequence[str] | None = None,
     witnesses: Sequence[str] = (),
     quorum: int | None = None,
+    receipts: Sequence[Any] = (),
 ) -> Report:
     """Verify the ledger at a URL against the key that its operator published, checkpoints that were kept, and witnesses.
 
@@ -57,9 +58,9 @@ def verify_url(
     """
     path = sqlite_path(parse_url(url))
     if path is not None:
-        return verify_sqlite(path, key, kept, witnesses, quorum)
+        return verify_sqlite(path, key, kept, witnesses, quorum, receipts)
     with rows_of(url) as rows:
-        return verify_rows(rows, Trust(key, kept, witnesses, quorum))
+        return verify_rows(rows, Trust(key, kept, witnesses, quorum, receipts))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Final
 
 from audit import detectors, leaf
 from audit.leaf import Commitment, Kind, Stamp
-from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError
+from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError, Together
 from audit.privacy import LOG, SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
 from audit.store import Batch, ClosedError, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
 from audit.tree import leaf_hash
@@ -208,7 +208,7 @@ class Writer:
 class _Draft:
     """A batch in the making.  Nothing of it counts before its commit."""
 
-    __slots__ = ("_random", "_writer", "batch", "frontier", "keys", "starts", "turn", "wprev", "written", "wseq")
+    __slots__ = ("_random", "_writer", "batch", "frontier", "keys", "starts", "together", "turn", "wprev", "written", "wseq")
 
     def __init__(self, writer: Writer, turn: Turn, values: int) -> None:
         self._writer = writer
@@ -217,6 +217,7 @@ class _Draft:
         self.turn = turn
         self.batch = Batch()
         self.frontier = turn.head.tree()
+        self.together = Together(self.frontier.size, [])
         self.wseq, self.wprev = writer._wseq, writer._wprev
         self.keys: dict[str | None, SubjectKey] = {}
         self.written: dict[str, tuple[int, bytes, str]] = {}
@@ -240,6 +241,7 @@ class _Draft:
         digest = leaf_hash(data)
         self.batch.leaves.append((index, entry.id, digest, data))
         self.batch.nodes += self.frontier.append(digest)
+        self.together.hashes.append(digest)
         self.wseq, self.wprev = self.wseq + 1, digest.hex()
         self.written[entry.id] = (index, digest, str(entry.kind))
         if entry.kind in _OPENING:
@@ -255,7 +257,7 @@ class _Draft:
             hold = str(entry.fields.get("hold"))
             self.batch.held = [held for held in self.batch.held if held[0] != hold]
             self.batch.released.append(hold)
-        return Receipt(writer._origin, entry.id, index, digest)
+        return Receipt(writer._origin, entry.id, index, digest, self.together)
 
     def is_open(self, call: str) -> bool:
         """Whether the call can be closed here."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from audit.model import Receipt
 from policies.model import ALLOW, NOTHING, AccessRequest, Decision
 
 if TYPE_CHECKING:
@@ -256,11 +257,15 @@ _RECORDED = object()
 
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
-    """A permit whose record is durable: the only thing that may be forwarded.  `gateway/record.py` alone makes one."""
+    """A permit whose record is durable: the only thing that may be forwarded.  `gateway/record.py` alone makes one.
+
+    receipt  where the record stands, for the caller to keep.
+    """
 
     permit: Permit
     start_index: int
     seal: object = None
+    receipt: Receipt | None = None
 
     def __post_init__(self) -> None:
         if self.seal is not _RECORDED:
@@ -313,6 +318,8 @@ class Refused(Exception):  # noqa: N818  the word of the house: a call is refuse
 
     challenge: tuple[tuple[str, str], ...] = ()
     """Header lines that tell the caller how to prove itself, where the protocol's own challenge would mislead it."""
+    receipt: Mapping[str, object] | None = None
+    """Where the refusal stands in the ledger, for a caller that is known to keep."""
 
     def __init__(
         self,

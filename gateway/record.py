@@ -27,6 +27,7 @@ _PERSON: Final = ("user", SUBJECT)
 
 Append = Callable[[Entry], Awaitable[Receipt]]
 Submit = Callable[[Entry], Awaitable[Receipt]]
+Vouch = Callable[[Receipt], Mapping[str, object]]
 
 
 class Recorder:
@@ -36,8 +37,11 @@ class Recorder:
     and the count stands in the next one (at `close`, in that of the last of them): no stranger can fill the disk.
     """
 
-    def __init__(self, append: Append, submit: Submit, clock: Clock, *, strangers_per_second: int = 20) -> None:
-        """`append` and `submit` are the journal's."""
+    def __init__(
+        self, append: Append, submit: Submit, clock: Clock, *, strangers_per_second: int = 20, vouch: Vouch | None = None
+    ) -> None:
+        """`append`, `submit` and `vouch` are the journal's; without `vouch` callers get no receipts."""
+        self._vouch = vouch
         self._append = append
         self._submit = submit
         self._clock = clock
@@ -74,7 +78,11 @@ class Recorder:
             receipt = await self._append(entry)
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
-        return Intent(permit, receipt.index, model._RECORDED)
+        return Intent(permit, receipt.index, model._RECORDED, receipt)
+
+    def receipt(self, intent: Intent) -> Mapping[str, object] | None:
+        """What the caller of this call gets to keep."""
+        return self._vouch(intent.receipt) if self._vouch is not None and intent.receipt is not None else None
 
     def outcome(self, intent: Intent, outcome: Outcome) -> Awaitable[Receipt]:
         """Record how the call ended, and what was (or would have been) released: on its way on return, durable when awaited.
@@ -113,7 +121,9 @@ class Recorder:
             fields["decision"] = _decided(decision)
             if request is not None:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
-        await self._write(Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values))
+        receipt = await self._write(Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values))
+        if self._vouch is not None:
+            refusal.receipt = self._vouch(receipt)
 
     async def wish(  # noqa: PLR0917  what a record of it says, in its order
         self, kind: str, arrival: Arrival, principal: Principal, request: AccessRequest, decision: Decision, wanted: str

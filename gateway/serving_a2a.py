@@ -39,6 +39,7 @@ def open_a2a(parts: Parts) -> A2aEndpoint:
         rejected=parts.identity.outbound.rejected,
         onward=parts.identity.hops,
         tokens=PageTokens(Sealed([derived(parts.seal_key, b"a2a pages")])),
+        receipt=parts.recorder.receipt,
     )
 
     async def fulfil(permit: Permit) -> Permit:

@@ -73,6 +73,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         json_depth=limits.json_depth,
         response_bytes=limits.response_bytes,
         rejected=parts.identity.outbound.rejected,
+        receipt=parts.recorder.receipt,
     )
 
     async def fulfil(permit: Permit) -> Permit:

@@ -120,6 +120,8 @@ class Ledger(Group):
     seal_key: Secret | None = None
     """32 random bytes, base64, that seal the openings; defaults to a key made in the data folder on first start."""
     queue: int = Field(10_000, ge=1)
+    receipts: bool = True
+    """Whether known callers get a receipt with every answer: where the call's record stands, signed by the log's key."""
     witnesses: tuple[Witness, ...] = Field((), max_length=14)
     """Whoever is asked to cosign checkpoints."""
     quorum: int | None = Field(None, ge=1)

@@ -13,6 +13,7 @@ import orjson
 
 from gateway.model import Refused, UpstreamError
 from gateway.reasons import Code
+from gateway.receipts import text_of
 from policies.model import NOTHING
 
 PARSE_ERROR: Final = -32700
@@ -206,7 +207,7 @@ def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
         return _error(row, versions)
     code = "not-available" if row is _HIDDEN else refusal.code.value
     link = {"url": refusal.data["url"]} if row is _CONSENT else NOTHING
-    return _error(row, {"code": code, "decisionId": decision, **link})
+    return _error(row, {"code": code, "decisionId": decision, **link, **text_of(refusal)})
 
 
 def task_not_found() -> Mapping[str, Any]:

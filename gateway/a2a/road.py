@@ -28,6 +28,7 @@ from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, result
 from gateway.asgi import WORKFLOW_HEADER, child_traceparent
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, Trace, UpstreamError
 from gateway.reasons import Code
+from gateway.receipts import Receipts, no_receipt, with_metadata
 from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
 from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.registry import AgentTarget
@@ -90,6 +91,7 @@ class A2aRoad:
         rejected: Rejected = no_other,
         onward: Onward | None = None,
         tokens: PageTokens | None = None,
+        receipt: Receipts = no_receipt,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._targets = {agent: _target(peer) for agent, peer in peers.items()}
@@ -101,6 +103,7 @@ class A2aRoad:
         self._rejected = rejected
         self._onward = onward
         self._tokens = tokens or NO_TOKENS
+        self._receipt = receipt
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
@@ -192,9 +195,10 @@ class A2aRoad:
             return replace(reply, headers=headers)
         if isinstance(payload, Card):
             return _released_card(payload, permit.call.arrival, headers)
+        receipt = self._receipt(intent) if reply.is_final else None
         if is_rest(permit.call.arrival.path):
-            return replace(_rest_reply(reply), headers=headers)
-        said = {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": result_of(payload)}
+            return replace(_rest_reply(reply, receipt), headers=headers)
+        said = {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": _result(payload, receipt)}
         body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
         return replace(reply, body=body, headers=headers)
 
@@ -326,12 +330,19 @@ class A2aRoad:
         return reply
 
 
-def _rest_reply(reply: Reply) -> Reply:
+def _result(answer: Any, receipt: Mapping[str, object] | None) -> Any:
+    """The answer's JSON; of the answers that have metadata, with the caller's receipt there."""
+    result = result_of(answer)
+    with_metadata(result, receipt, whole=isinstance(answer, pb.Task | pb.Message))
+    return result
+
+
+def _rest_reply(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
     """The body and status of a reply in HTTP+JSON."""
     if isinstance(reply.payload, AgentSaysNo):
         status = errors.rest_status(reply.payload.error)
         return replace(reply, body=errors.rest_body(reply.payload.error, status), status=status)
-    return replace(reply, body=dump(result_of(reply.payload)))
+    return replace(reply, body=dump(_result(reply.payload, receipt)))
 
 
 def _card_call(arrival: Arrival) -> Call:

@@ -146,6 +146,9 @@ def verify(  # noqa: PLR0917  Typer reads the signature
         list[str] | None, typer.Option("--witness", help="A witness's verifier key; else those of the settings.")
     ] = None,
     quorum: Annotated[int | None, typer.Option("--quorum", min=0, help="How many witnesses must have cosigned.")] = None,
+    receipt: Annotated[
+        list[Path] | None, typer.Option("--receipts", help="A file of callers' receipts: each names a record that must be there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record, the tree, the signatures and the sealed values.  Exits with 1 where anything does not fit.
@@ -158,7 +161,7 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     [bold]Example[/bold]   bailiwick audit verify --ledger copy.db --key 'demo.example/acme+1234abcd+AT…'
     """
     from audit.export.checking import check  # noqa: PLC0415
-    from audit.verify import describe, is_export, kept_in  # noqa: PLC0415
+    from audit.verify import describe, is_export, kept_in, receipts_in  # noqa: PLC0415
     from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
@@ -171,13 +174,20 @@ def verify(  # noqa: PLR0917  Typer reads the signature
             witness_key, quorum = [each.key for each in settings.ledger.witnesses], settings.ledger.wanted
     try:
         kept = kept_in(checkpoint or ())
+        told = [each for path in receipt or () for each in receipts_in(path.read_text(encoding="utf-8"))]
         if ledger is not None and is_export(ledger):
+            if told:
+                misuse("--receipts are held against a ledger, and this is an export")
             report = check(ledger, vkey or None, kept, witness_key or (), quorum)
         else:
-            report = verify_url(url, vkey or None, kept, witness_key or (), quorum)
+            report = verify_url(url, vkey or None, kept, witness_key or (), quorum, told)
     except FileNotFoundError as error:
-        named = ledger is not None or str(error.filename) in {str(each) for each in checkpoint or ()}
-        help_ = "--ledger and --checkpoint name files that are there" if named else "has the gateway run with these settings?"
+        named = ledger is not None or str(error.filename) in {str(each) for each in (*(checkpoint or ()), *(receipt or ()))}
+        help_ = (
+            "--ledger, --checkpoint and --receipts name files that are there"
+            if named
+            else "has the gateway run with these settings?"
+        )
         misuse(f"the ledger cannot be verified: there is no file {error.filename}", help=help_)
     except (OSError, ValueError, StoreError) as error:
         misuse(f"the ledger cannot be verified: {error}")

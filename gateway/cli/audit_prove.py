@@ -13,7 +13,9 @@ from gateway.cli.output import console, misuse, print_json, printable
 
 
 def prove(  # noqa: PLR0917  Typer reads the signature
-    record: Annotated[str, typer.Argument(help="Id of a record; with --check, a file that this verb wrote.")],
+    record: Annotated[
+        str, typer.Argument(help="Id of a record, or a file with a receipt for it; with --check, a file that this verb wrote.")
+    ],
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),
@@ -45,7 +47,12 @@ def prove(  # noqa: PLR0917  Typer reads the signature
     settings = load(config, os.environ)
     try:
         with Ledger.open(ledger_url(settings, ledger)) as log:
+            record, told = _told(record, log.vkey)
             found = log.get(record)
+            if found is not None and told is not None and told != (found.index, found.hash):
+                misuse(f"{record} is not the record that its caller was told of: keep that receipt")
+            if found is None and told is not None:
+                misuse(f"there is no record {record}, and its caller was told that there is: keep that receipt")
             if found is None:
                 misuse(f"there is no record {record}", help="`bailiwick audit tail` lists ids")
             said = seen_by(settings, ledger)
@@ -60,6 +67,25 @@ def prove(  # noqa: PLR0917  Typer reads the signature
         print_json({"record": record, "index": proof.index, "size": size, "proof": str(proof)})
     else:
         sys.stdout.write(str(proof))
+
+
+def _told(given: str, vkey: str) -> tuple[str, tuple[int, bytes] | None]:
+    """The record that is meant; and what a receipt says of it, where a file with one was given."""
+    from audit.checkpoint import Vkey  # noqa: PLC0415
+    from audit.receipt import verify  # noqa: PLC0415
+    from audit.verify import receipts_in  # noqa: PLC0415
+
+    path = Path(given)
+    if not path.is_file():
+        return given, None
+    try:
+        [said] = receipts_in(path.read_text(encoding="utf-8"))
+        record, index, digest = verify(said, Vkey.parse(vkey))
+    except (OSError, ValueError) as error:
+        misuse(
+            f"{given} holds no receipt of this log: {error}", help="a file with one receipt, or with the answer that it came in"
+        )
+    return record, (index, digest)
 
 
 def _check(path: Path, key: str, witnesses: list[str], quorum: int | None, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from gateway.mcp.methods import CALL_TOOL, COMPLETE, GET_PROMPT, MODERN, READ_RE
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Refused, UpstreamError
 from gateway.reasons import PROSE, Code
+from gateway.receipts import of_refusal
 from policies.model import NOTHING
 
 PARSE_ERROR: Final = -32700
@@ -129,10 +130,14 @@ def refused(
     if refusal.code in {Code.NO_CREDENTIAL, Code.INVALID_CREDENTIAL, Code.REVOKED}:
         presented = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
         header = refusal.challenge or (("WWW-Authenticate", challenge + presented),)
-        return Answer(401, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
+        return Answer(
+            401, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision, refusal=refusal), header
+        )
     if refusal.code is Code.SCOPE_REQUIRED:
         header = (("WWW-Authenticate", step(str(refusal.data.get("scope", "")))),)
-        return Answer(403, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision), header)
+        return Answer(
+            403, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision, refusal=refusal), header
+        )
     if refusal.code in _RPC:
         code, status = _RPC[refusal.code]
         code = getattr(refusal, "rpc_code", 0) or code
@@ -140,7 +145,7 @@ def refused(
             status = 431
         status = getattr(refusal, "status", 0) or status or (MODERN_STATUS.get(code, 200) if modern else 200)
         text = getattr(refusal, "text", "") or PROSE[refusal.code]
-        body = _error(rpc_id, code, text, refusal.code.value, decision, data=refusal.data)
+        body = _error(rpc_id, code, text, refusal.code.value, decision, refusal=refusal, data=refusal.data)
         extra = (("Allow", "POST"),) if status == 405 else (("Retry-After", "1"),) if status == 503 else ()
         return Answer(status, body, extra)
     return _denied(refusal, rpc_id, decision, modern=modern, knows=knows)
@@ -150,18 +155,19 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
     call = refusal.call
     hidden = refusal.code is Code.UNKNOWN_TARGET or (refusal.decision is not None and not refusal.decision.visible)
     if not knows or call is None:
-        return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
+        return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision, refusal=refusal))
     if hidden:
         said = _unknown(call, modern=modern)
         if said is None:
-            return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision))
+            return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision, refusal=refusal))
         code, message = said
-        return Answer(_status(code, modern=modern), _error(rpc_id, code, message, NOT_AVAILABLE, decision))
+        return Answer(_status(code, modern=modern), _error(rpc_id, code, message, NOT_AVAILABLE, decision, refusal=refusal))
     if refusal.code is Code.CONSENT_REQUIRED:
         return Answer(200, _consent(refusal, call, decision, modern=modern))
     if call.method != CALL_TOOL:
-        return Answer(200, _error(rpc_id, POLICY, _told(refusal.code, decision), refusal.code.value, decision))
-    return Answer(200, _denied_call(call, refusal.code, decision, modern=modern))
+        told = _told(refusal.code, decision)
+        return Answer(200, _error(rpc_id, POLICY, told, refusal.code.value, decision, refusal=refusal))
+    return Answer(200, _denied_call(call, refusal, decision, modern=modern))
 
 
 def _unknown(call: Call, *, modern: bool) -> tuple[int, str] | None:
@@ -195,12 +201,12 @@ def no_resource(*, modern: bool) -> tuple[int, int]:
     return (INVALID_PARAMS, MODERN_STATUS[INVALID_PARAMS]) if modern else (RESOURCE_NOT_FOUND, 200)
 
 
-def _denied_call(call: Call, code: Code, decision: str, *, modern: bool) -> bytes:
+def _denied_call(call: Call, refusal: Refused, decision: str, *, modern: bool) -> bytes:
     """A result, so that the model reads it instead of its client raising."""
     result: dict[str, Any] = {
-        "content": [{"type": "text", "text": _told(code, decision)}],
+        "content": [{"type": "text", "text": _told(refusal.code, decision)}],
         "isError": True,
-        "_meta": {META_CODE: code.value, META_DECISION: decision},
+        "_meta": {META_CODE: refusal.code.value, META_DECISION: decision, **of_refusal(refusal)},
     }
     if modern:
         result["resultType"] = "complete"
@@ -211,16 +217,16 @@ def _consent(refusal: Refused, call: Call, decision: str, *, modern: bool) -> by
     """The link by which the person consents: as a URL elicitation where the client knows those, else as a text to read."""
     url, said = refusal.data["url"], refusal.data["message"]
     asked = {"mode": "url", "message": said, "url": url}
-    meta = {META_CODE: refusal.code.value, META_DECISION: decision}
+    meta = {META_CODE: refusal.code.value, META_DECISION: decision, **of_refusal(refusal)}
     result: dict[str, Any]
     if call.opens and modern and call.method == CALL_TOOL:  # 2026-07-28: there is no -32042, and no elicitationId
         requests = {"consent": {"method": "elicitation/create", "params": asked}}
         result = {"resultType": "input_required", "inputRequests": requests, "_meta": meta}
     elif call.opens and call.version == URL_SINCE:
         data = {"elicitations": [{**asked, "elicitationId": refusal.data["elicitation"]}]}
-        return _error(call.rpc_id, URL_NEEDED, str(said), refusal.code.value, decision, data=data)
+        return _error(call.rpc_id, URL_NEEDED, str(said), refusal.code.value, decision, refusal=refusal, data=data)
     elif call.method != CALL_TOOL:
-        return _error(call.rpc_id, POLICY, f"{said} {url}", refusal.code.value, decision, data={"url": url})
+        return _error(call.rpc_id, POLICY, f"{said} {url}", refusal.code.value, decision, refusal=refusal, data={"url": url})
     else:
         text = f"{said}\n{url}\nShow this link to the person you work for, and call again once they have consented."
         result = {"content": [{"type": "text", "text": text}], "isError": True, "_meta": meta}
@@ -235,6 +241,15 @@ def failed(error: UpstreamError, decision: str, *, server: str, rpc_id: RpcId) -
     return Answer(200, _error(rpc_id, UPSTREAM, message, f"upstream-{error.kind}", decision))
 
 
-def _error(rpc_id: RpcId, code: int, message: str, ours: str, decision: str, *, data: Mapping[str, object] = NOTHING) -> bytes:
-    error = {"code": code, "message": message, "data": {**data, "code": ours, "decision": decision}}
-    return dumps({"jsonrpc": "2.0", "id": rpc_id, "error": error})
+def _error(
+    rpc_id: RpcId,
+    code: int,
+    message: str,
+    ours: str,
+    decision: str,
+    *,
+    refusal: Refused | None = None,
+    data: Mapping[str, object] = NOTHING,
+) -> bytes:
+    said = {**data, "code": ours, "decision": decision, **of_refusal(refusal)}
+    return dumps({"jsonrpc": "2.0", "id": rpc_id, "error": {"code": code, "message": message, "data": said}})

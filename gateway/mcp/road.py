@@ -35,6 +35,7 @@ from gateway.mcp.strict import dumps
 from gateway.mcp.wire import declaring, read
 from gateway.model import Arrival, Call, Intent, Principal, Refused, Reply
 from gateway.reasons import Code
+from gateway.receipts import Receipts, no_receipt, with_receipt
 from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.registry import McpTarget
@@ -79,6 +80,7 @@ class McpRoad:
         json_depth: int = 64,
         response_bytes: int = 32 * 1024 * 1024,
         rejected: Rejected = no_other,
+        receipt: Receipts = no_receipt,
     ) -> None:
         """ValueError for a target that nothing here can speak to."""
         self._targets = dict(targets)
@@ -87,6 +89,7 @@ class McpRoad:
         self._could = could
         self._repeats = repeats
         self._redact = redact
+        self._receipt = receipt
         self._others = dict(others or {})
         self._json_depth = json_depth
         self._hop = HttpHop(self._targets, upstreams, response_bytes, rejected)
@@ -158,7 +161,7 @@ class McpRoad:
                 headers += ((name, self._sessions.seal(value, server=call.target, principal=permit.principal, opens=call.opens)),)
         if reply.is_final:
             if "result" in payload:
-                reply = self._narrowed(reply, intent)
+                reply = with_receipt(self._narrowed(reply, intent), self._receipt(intent))
             elif permit.redact:
                 said = {"code": payload["error"]["code"], "message": WITHHELD}
                 reply = replace(reply, payload={**payload, "error": said})

@@ -12,10 +12,10 @@ import itertools
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -30,6 +30,7 @@ from audit.journal import Journal
 from audit.model import Entry, Receipt, Value
 from audit.privacy import SealKey
 from audit.pulse import Pulse
+from audit.receipt import Voucher
 from audit.signer import Signer
 from audit.store_sql import SqlStore
 from audit.tree import Frontier, leaf_hash, root_of
@@ -58,7 +59,7 @@ class Outside:
 
     kept: str  # an auditor's checkpoint, of some time ago
     witness: str  # the newest that the witness cosigned
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ class Scene:
     path: Path
     backup: Path
     outside: Outside
+
+    @property
+    def unkept(self) -> Mapping[str, Any]:
+        """A receipt, signed by the log's key, for a record at the place of the newest, and of another content."""
+        index = len(leaves_of(self.path)) - 1
+        return Voucher(ORIGIN, KEY).vouch(Receipt(ORIGIN, "never-stored", index, leaf_hash(b"never stored")))
 
 
 # ------------------------------------------------------------------------------------------------------- the honest log
@@ -111,7 +118,8 @@ async def honest_log(folder: Path) -> Outside:
         connection.execute(
             "INSERT INTO ledger_cosignatures VALUES (?, ?, ?)", (notes.parse(note)[0].size, WITNESS.name, said.line)
         )
-    return Outside(kept, attach(note, [said]), tuple(receipts))
+    voucher = Voucher(ORIGIN, KEY)
+    return Outside(kept, attach(note, [said]), tuple(map(voucher.vouch, receipts)))
 
 
 def idle_writer(path: Path, receipts: list[Receipt]) -> str:
@@ -263,6 +271,11 @@ def clock_back(leaves: list[Leaf]) -> list[Leaf]:
     return [*leaves[:-1], changed(leaves[-1], writer=last["writer"] | {"mono": 0})]
 
 
+def unkept(leaves: list[Leaf]) -> list[Leaf]:
+    """A record that its caller was told of is never stored: another stands where it was to."""
+    return leaves
+
+
 class Attack(NamedTuple):
     """What is changed, with which keys, and (from A to E) where it is noticed.
 
@@ -290,10 +303,10 @@ ATTACKS = (
     Attack("a record is made up where nobody has a receipt", "insider", invent, "D"),
     Attack("a heartbeat is left out, and everything made to fit", "insider", drop("beat-1"), "BDE"),
     Attack("an older backup is put in place", "insider", None, "DE"),
+    Attack("a call is left out that its caller has a receipt for", "new", unkept, "E"),
     Attack("the clock is turned back in a new record", "new", clock_back, "B"),
 )
 WAITING = {  # attacks on what does not exist yet: the part that has to come, and the level that will notice
-    "a caller's receipt for a call is missing from the log": ("receipts in the answers of calls", "E"),
     "a row of an export is changed": ("export", "A"),
     "a row is left out of an export that says it is complete": ("export", "A"),
     "the manifest of an export is exchanged": ("export", "A"),
@@ -378,13 +391,9 @@ def witnesses(scene: Scene) -> bool:
 
 
 def receipts(scene: Scene) -> bool:
-    """E: what callers were told when their records were durable."""
-    leaves = leaves_of(scene.path)
-    found = [
-        receipt.index >= len(leaves) or leaf_hash(leaves[receipt.index].data) != receipt.leaf_hash
-        for receipt in scene.outside.receipts
-    ]
-    return any(found)
+    """E: what callers were told when their records were durable, held against the log by its verifier."""
+    report = verify_sqlite(scene.path, str(VKEY), receipts=scene.outside.receipts)
+    return any("a receipt was given" in str(finding) for finding in report.findings)
 
 
 LEVELS: dict[str, Callable[[Scene], bool]] = {
@@ -404,7 +413,10 @@ def as_new(scene: Scene, attack: Attack) -> Scene:
     leaves = leaves_of(scene.path)
     head = Checkpoint(ORIGIN, len(leaves) - 1, root_at(leaves, len(leaves) - 1) or b"")
     said = cosign(head, WITNESS.name, WITNESS_KEY, NOON // 1_000_000)
-    return replace(scene, outside=replace(scene.outside, witness=attach(notes.sign(head, KEY), [said])))
+    told = scene.outside.receipts
+    if attack.change is unkept:
+        told = (*told, scene.unkept)
+    return replace(scene, outside=replace(scene.outside, witness=attach(notes.sign(head, KEY), [said]), receipts=told))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -424,7 +436,8 @@ def test_the_verifier_itself_notices_with_the_key_what_a_and_b_do_and_with_a_wit
     alone = verify_sqlite(scene.path, str(VKEY))
     assert alone.ok == (not {"A", "B"} & set(attack.noticed)), [str(each) for each in alone.findings]
     outside = as_new(scene, attack).outside
-    assert not verify_sqlite(scene.path, str(VKEY), [outside.kept, outside.witness], [str(WITNESS)], 1).ok
+    kept = [outside.kept, outside.witness]
+    assert not verify_sqlite(scene.path, str(VKEY), kept, [str(WITNESS)], 1, outside.receipts).ok
 
 
 def test_the_documentation_shows_this_table() -> None:

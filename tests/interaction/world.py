@@ -85,6 +85,12 @@ def done(text: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": text}], "isError": False}
 
 
+def plain(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without the caller's receipt, which is another each time (and has tests of its own)."""
+    meta = {name: value for name, value in result.get("_meta", {}).items() if name != "bailiwick/receipt"}
+    return {name: value for name, value in result.items() if name != "_meta"} | ({"_meta": meta} if meta else {})
+
+
 @dataclass
 class Peers:
     """MCP servers at `/mcp/<name>` and A2A agents at `/agents/<name>`, all in this process.

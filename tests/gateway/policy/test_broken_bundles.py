@@ -15,7 +15,7 @@ import pytest
 from policies.bundle import load_texts
 from policies.reading import MAX_CSV_BYTES
 from tests.gateway.policy.live import ASKED_ONLY, live, texts, write
-from tests.interaction.world import Peers, done
+from tests.interaction.world import Peers, done, plain
 
 GOOD = texts()
 CSVS = ("grants/people.csv", "grants/agents.csv", "grants/guardrails.csv", "grants/admin.csv")
@@ -199,7 +199,7 @@ def test_a_hundred_broken_bundles_are_refused_with_their_place_while_calls_go_on
     assert min(Counter(kinds).values()) >= 3
     assert Counter(record.kind for record in records)["policy.reject"] == 100
     assert len(calls) > 20
-    assert {str(result) for tool, result in calls if tool == "desk.read"} == {str(done("done"))}
+    assert {str(plain(result)) for tool, result in calls if tool == "desk.read"} == {str(done("done"))}
     assert {result for tool, result in calls if tool == "desk.seal"} == {None}
     decided = {record.leaf["decision"]["policy"] for record in records if "decision" in record.leaf}
     assert decided == {good}

@@ -1,0 +1,113 @@
+"""A caller's receipt: the log's key says, once a record is durable, where it stands.  It is the caller's to keep: a log that has
+another record there, or none, is shown wrong by it, whoever rewrote and signed the log anew.
+
+One signature does for all records of a commit: it is over the root of their little tree, and each receipt brings its path there.
+No clock, no I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from audit.checkpoint import CheckpointError, Vkey, canonical_bytes
+from audit.model import Receipt, Together
+from audit.proof import inclusion
+from audit.tree import node_hash, range_root
+
+MEMBERS: Final = frozenset({"log", "record", "index", "leaf", "at", "of", "path", "signature"})
+_MOST: Final = 4096  # records of one commit
+_b64 = base64.b64encode
+
+
+class ReceiptError(ValueError):
+    """Not a receipt, or not one that this log's key signed."""
+
+
+class Voucher:
+    """Makes receipts for one log."""
+
+    def __init__(self, origin: str, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self._vkey = Vkey.of(origin, key)
+
+    def vouch(self, receipt: Receipt) -> Mapping[str, Any]:
+        """The receipt as JSON.  The first of a commit costs a signature, the others a few hashes."""
+        together, index = receipt.together, receipt.index
+        if together is None or not together.first <= index < together.first + len(together.hashes):
+            together = Together(index, [receipt.leaf_hash])  # of a record that was found in the log: alone
+        levels, signature = together.signed or self._sign(together)
+        at, size = index - together.first, len(together.hashes)
+        return {
+            "log": receipt.log,
+            "record": receipt.id,
+            "index": index,
+            "leaf": _b64(receipt.leaf_hash).decode(),
+            "at": at,
+            "of": size,
+            "path": [_b64(each).decode() for each in inclusion(at, size, lambda height, number: levels[height][number])],
+            "signature": signature,
+        }
+
+    def _sign(self, together: Together) -> tuple[list[list[bytes]], str]:
+        levels = [together.hashes]
+        while len(levels[-1]) > 1:
+            below = levels[-1]
+            levels.append([node_hash(below[n], below[n + 1]) for n in range(0, len(below) - 1, 2)])
+        size = len(together.hashes)
+        root = range_root(0, size, lambda height, number: levels[height][number])
+        text = _text(self._vkey.name, together.first, size, root)
+        signed = levels, _b64(self._vkey.key_id + self._key.sign(text)).decode()
+        together.signed = signed
+        return signed
+
+
+def _text(origin: str, first: int, size: int, root: bytes) -> bytes:
+    """What is signed.  No checkpoint is spelled so: its first line is an origin, which has no space."""
+    return f"bailiwick receipt v1\n{origin}\n{first} {size}\n{_b64(root).decode()}\n".encode()
+
+
+def verify(said: object, vkey: Vkey) -> tuple[str, int, bytes]:
+    """Record, index and leaf hash of a receipt that the log's key signed; `ReceiptError` for anything else."""
+    if not isinstance(said, Mapping) or said.keys() != MEMBERS or said["log"] != vkey.name:
+        msg = "not a receipt of this log"
+        raise ReceiptError(msg)
+    index, at, size, path = said["index"], said["at"], said["of"], said["path"]
+    if any(type(number) is not int for number in (index, at, size)) or not 0 <= at < size <= _MOST or index < at:
+        msg = "not the numbers of a receipt"
+        raise ReceiptError(msg)
+    if not isinstance(path, list) or len(path) > 16 or not isinstance(said["record"], str):
+        msg = "not the members of a receipt"
+        raise ReceiptError(msg)
+    try:
+        leaf, signature = canonical_bytes(str(said["leaf"]), "the leaf"), canonical_bytes(str(said["signature"]), "the signature")
+        steps = [canonical_bytes(str(each), "the path") for each in path]
+        root = _root(at, size, leaf, steps)
+        if len(leaf) != 32 or signature[:4] != vkey.key_id or root is None:
+            msg = "it is of another key, or its path does not fit"
+            raise ReceiptError(msg)
+        text = _text(vkey.name, index - at, size, root)
+        Ed25519PublicKey.from_public_bytes(vkey.public).verify(signature[4:], text)
+    except (CheckpointError, InvalidSignature) as error:
+        raise ReceiptError(str(error) or "the signature does not fit") from None
+    return said["record"], index, leaf
+
+
+def _root(at: int, size: int, leaf: bytes, path: list[bytes]) -> bytes | None:
+    """The root that a path leads to; None where it is too long or too short for so many records."""
+    last, current = size - 1, leaf
+    for step in path:
+        if last == 0:
+            return None
+        if at & 1 or at == last:
+            current = node_hash(step, current)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            current = node_hash(current, step)
+        at, last = at >> 1, last >> 1
+    return current if last == 0 else None
