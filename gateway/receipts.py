@@ -35,7 +35,7 @@ def with_receipt(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
 
 
 def with_metadata(result: Any, receipt: Mapping[str, object] | None, *, whole: bool) -> None:
-    """The same in A2A: into the task, message or event that is in the result; `whole`: that is the result.  Others have no place."""
+    """The same in A2A: into the task, message or event in the result; `whole`: it is the result.  Others have no place for it."""
     holder = result if whole else next((result[name] for name in _HOLDERS if isinstance(result.get(name), dict)), None)
     if holder is None:
         return
