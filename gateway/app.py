@@ -171,8 +171,7 @@ class App:
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
-        vouch = journal.vouch if settings.ledger.receipts else None
-        recorder = Recorder(journal.append, journal.submit, clock, vouch=vouch)
+        recorder = Recorder(journal.append, journal.submit, clock, vouch=ledger.vouch)
         stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
         parts = Parts(

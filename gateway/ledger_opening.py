@@ -23,6 +23,7 @@ from gateway.identity.keyfiles import ledger_key
 from gateway.ledger_tiles import LOG, ROOT, Served, TileSource
 from gateway.model import Clock
 from gateway.prometheus import Family, Sample
+from gateway.record import Vouch
 from gateway.settings import Settings
 from gateway.stores import ledger_url_of, signed_head_of
 from gateway.upstream.client import Upstreams, Url
@@ -39,6 +40,8 @@ class Opened:
     served: Mapping[str, Served]
     witnessing: Witnessing
     anchoring: Anchoring
+    vouch: Vouch | None
+    """Makes callers' receipts; None where they get none."""
 
     def remembered(self) -> tuple[str, Mapping[str, str]]:
         """Who outside remembers the log; and, by part, what is wrong with that."""
@@ -113,7 +116,7 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
     if settings.ledger.anchors:
         _beside(anchoring.run(), "anchors", stack)
-    return Opened(journal, served, witnessing, anchoring)
+    return Opened(journal, served, witnessing, anchoring, journal.vouch if settings.ledger.receipts else None)
 
 
 def _alarm(reason: str) -> None:
