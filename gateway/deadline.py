@@ -7,8 +7,16 @@ touch a set, and the timer, set for whichever limit ends first, looks again when
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
+
+
+class _Limit(Protocol):
+    ends: float
+
+    def expire(self) -> None:
+        """Its time is over."""
 
 
 class _Book:
@@ -18,11 +26,11 @@ class _Book:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.running: set[Within] = set()
+        self.running: set[_Limit] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
-    def add(self, limit: Within) -> None:
+    def add(self, limit: _Limit) -> None:
         self.running.add(limit)
         if self._timer is None or limit.ends < self._due:
             self._set(limit.ends)
@@ -43,6 +51,13 @@ class _Book:
             self._set(min(limit.ends for limit in self.running))
 
 
+def _book_of(loop: asyncio.AbstractEventLoop) -> _Book:
+    global _book  # noqa: PLW0603  see there
+    if _book is None or _book.loop is not loop:
+        _book = _Book(loop)
+    return _book
+
+
 _book: _Book | None = None  # of the loop that was seen last: a process runs one, and whoever entered an earlier one holds it
 
 
@@ -57,15 +72,12 @@ class Within:
         self.ends = 0.0
 
     def __enter__(self) -> Self:
-        global _book  # noqa: PLW0603  see there
         task = asyncio.current_task()
         if task is None:
             msg = "a time limit needs a running task"
             raise RuntimeError(msg)
         loop = task.get_loop()
-        if _book is None or _book.loop is not loop:
-            _book = _Book(loop)
-        self._book = _book
+        self._book = _book_of(loop)
         self._task = task
         self._cancelling = task.cancelling()
         self.ends = loop.time() + self._seconds
@@ -82,3 +94,28 @@ class Within:
         """Its time is over: what runs inside is cancelled."""
         self._expired = True
         self._task.cancel()
+
+
+class After:
+    """`with After(seconds, call):` calls `call`, once, where its body takes longer."""
+
+    __slots__ = ("_book", "_call", "_seconds", "ends")
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._call = call
+        self.ends = 0.0
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._book = _book_of(loop)
+        self.ends = loop.time() + self._seconds
+        self._book.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._book.running.discard(self)
+
+    def expire(self) -> None:
+        """Its time is over."""
+        self._call()

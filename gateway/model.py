@@ -187,11 +187,13 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     opens      whether the client said that it can have its person open a URL (MCP's URL elicitation).
     direction  who asks whom: "" the client its upstream; `question` the upstream the client; `answer` what the client says to
                that; `resume` the client, for the rest of an answer that it was asked for before.
-    declared   what the client said that it may be asked (MCP): `sampling`, `elicitation.form`, `elicitation.url`, `roots`.
+    declared   what the client said that it may be asked (MCP): `sampling`, `elicitation.form`, `elicitation.url`, `roots`,
+               and of its calls that they may become `tasks`.
     about      ids of the records that this goes back to: the call during which is asked, the questions that are answered.
-    said       what is answered to which question: its id ("" for one that nobody asked), its method, and what the person did.
+    said       what is answered to which question: its id ("" for one that nobody asked), its kind, and what the person did.
     resumes    upstream's id of the event after which a stream goes on (MCP, legacy); "" where it begins.
     withhold   fields that are blanked in the result, as was decided when the call was made that this one comes back to.
+    kept       what else the protocol's own stages keep of it, from one to the next.
     """
 
     arrival: Arrival
@@ -210,6 +212,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     about: tuple[str, ...] = ()
     said: tuple[tuple[str, str, str], ...] = ()
     resumes: str = ""
+    kept: Any = None
     withhold: frozenset[str] = frozenset()
     declares: Any = None
     repeated: tuple[tuple[str, str], ...] = ()

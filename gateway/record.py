@@ -233,7 +233,7 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         if call.about:
             fields["about"] = list(call.about)
         if call.said:
-            fields["said"] = [{"question": asked, "method": method, "action": did} for asked, method, did in call.said]
+            fields["said"] = [{"question": asked, "kind": kind, "action": did} for asked, kind, did in call.said]
     if request is not None:
         fields["action"], fields["resource"] = request.action, request.resource
     return fields

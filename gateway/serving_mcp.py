@@ -5,28 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gateway import obligations
 from gateway.identity.keyfiles import travel_keys
 from gateway.mcp.aggregate.endpoint import Aggregate
+from gateway.mcp.asking import Asking
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.gate import Gate
 from gateway.mcp.lists import Could
 from gateway.mcp.pins import Pins
+from gateway.mcp.questions import Rules
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
+from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Permit, random16
 from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
 from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
 from gateway.policy.judging import could_by, decided_by, repeats_by
+from gateway.policy.listed import listed
 from gateway.protected import scopes_of
 from gateway.sandbox.server import SandboxServer
 from gateway.state.notices import Notices
 from gateway.stores import state_url_of
+from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import McpTarget
+
+BESIDE: Final = 64
+"""Connections to each server beside those of standing streams: for answers, notices and ends, which wait behind no call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +72,16 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
     if parts.sandboxed is not None:
         others["sandbox"] = SandboxServer(parts.sandboxed)
     could, sealed = could_by(parts.policy.in_force.current, parts.clock), _sealed(parts)
+    asking, standing, terms = _streams(parts, could)
     road = McpRoad(
         targets=targets,
         upstreams=parts.upstreams,
         sealed=sealed,
         could=could,
         redact=redact,
+        asking=asking,
+        standing=standing,
+        streams=terms,
         others=others,
         json_depth=limits.json_depth,
         response_bytes=limits.response_bytes,
@@ -78,14 +91,17 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     async def fulfil(permit: Permit) -> Permit:
         permit = obligations.fulfil(permit)
-        permit = permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit)
+        permit = road.further(permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit))
         return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
 
     stages = parts.stages(road, fulfil)
+    asking.by(stages)
+    before = parts.policy.in_force.current
     faces = _faces(parts, targets, stages, could, sealed)
     pinned = frozenset(name for name, target in targets.items() if target.kind != "builtin")
 
     def enforce(policy: Policy) -> None:
+        nonlocal before
         could = could_by(policy, parts.clock)
         mine = road.judged_by(could, repeats_by(policy))
         judged = replace(stages, parse=mine.parse, forward=mine.forward, filter=mine.filter)
@@ -93,6 +109,8 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         decided = gate.over(decided_by(policy, judged, parts.policy.shadowing))
         faces.mounts.enforce(decided, could)
         faces.aggregate.enforce(decided, could)
+        standing.enforce(could, listed((before, policy)))
+        before = policy
 
     parts.policy.in_force.follow(enforce)
     return faces
@@ -124,6 +142,34 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         clock=parts.clock,
     )
     return McpFaces(mounts, aggregate)
+
+
+def _streams(parts: Parts, could: Could) -> tuple[Asking, Standing, StreamTerms]:
+    """What is more than one request and one answer."""
+    settings, limits = parts.settings, parts.settings.limits
+    questions = {name: server.questions for name, server in settings.mcp.items()}
+    asking = Asking(
+        judge=parts.judge_of,
+        rules={name: Rules(said.max_tokens, frozenset(said.url_hosts)) for name, said in questions.items()},
+        clock=parts.clock,
+        duties=obligations.fulfil,
+    )
+    standing = Standing(parts.judge_of, could)
+    parts.stack.push_async_callback(standing.close)
+    # such a stream may be silent for as long as it may stand; that the machine behind it is gone shows all the same
+    beside = Upstreams(
+        connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.stream_seconds,
+        connections=limits.concurrent_streams + BESIDE, probe=True,
+    )  # fmt: skip
+    parts.stack.push_async_callback(beside.aclose)
+    terms = StreamTerms(
+        upstreams=beside,
+        seconds=limits.stream_seconds,
+        clock=parts.clock,
+        levels={name: server.log_level for name, server in settings.mcp.items()},
+        strict=frozenset(name for name, said in questions.items() if said.unasked == "drop"),
+    )
+    return asking, standing, terms
 
 
 def _sealed(parts: Parts) -> Sealed:

@@ -150,7 +150,7 @@ KINDS: Final = (
     Kind("roots", "roots:", "`roots:<server>`", ("`roots:*`",),
          {"read": "MCP `roots/list`: a server's question for the client's folders"}, _slug, _all),
     Kind("task", "task:", "`task:<server>`", ("`task:*`",),
-         {"read": "MCP `tasks/get`, `tasks/result`, `tasks/list`, of one's own tasks", "update": "MCP `tasks/update`",
+         {"read": "MCP `tasks/get`, of one's own tasks", "update": "MCP `tasks/update`",
           "cancel": "MCP `tasks/cancel`"}, _slug, _all),
     Kind("agent", "a2a:", "`a2a:<agent>`", ("`a2a:*`",),
          {"send": "A2A `SendMessage`, `SendStreamingMessage`, `GetTask` and the other operations on tasks, the agent card"},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS, POLICY
 from gateway.mcp.methods import CALL_TOOL, GET_PROMPT, MODERN, READ_RESOURCE
 from gateway.mcp.strict import UnreadableError, loads_answer
 from gateway.model import Call, Reply, UpstreamError
+from gateway.upstream.events import Event
 
-_RELAYED = frozenset({"notifications/progress", "notifications/message"})
 _UNREAD_IDS = (None, "server-error")  # what servers say instead of an id that they did not read
 ASKING = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE})
 """Methods whose answer may be a question of the server's."""
@@ -17,23 +19,27 @@ _LONGEST_MESSAGE = 4096
 _LEGACY_NOT_FOUND = -32002
 
 
-def event_reply(data: bytes, call: Call) -> Reply | None:
-    """One event of a stream; None for what is not passed on.  The answer to this call is final."""
-    if not data:
-        return None  # opens a stream and carries an id to resume at
-    message = _message(data)
+def event_reply(event: Event, call: Call) -> Reply | None:
+    """One event of a stream; None for what says nothing.  The answer to this call is final; all else is yet to be judged."""
+    if not event.data:  # opens a stream, with an id to resume at
+        return Reply(None, is_final=False, event=event.id or "", retry=event.retry) if event.id else None
+    message = _message(event.data)
     if "method" not in message:
-        return final_reply(message, call, 200)
-    if "id" in message:
-        raise UpstreamError("protocol", "the server asks, which no client of this gateway has offered to answer")
-    return notice(message)
+        reply = final_reply(message, call, 200)
+    else:
+        found = notice(message)
+        if found is None:
+            return None
+        reply = found
+    return replace(reply, event=event.id or "", retry=event.retry) if event.id else reply
 
 
 def notice(message: dict[str, Any]) -> Reply | None:
-    """A notification that belongs to this call; None for one that is not passed on."""
-    if message["method"] not in _RELAYED or not isinstance(message.get("params"), dict):
+    """A notification, or a question of the server's, as `gateway/mcp/conversation.py` judges them."""
+    if not isinstance(message["method"], str) or not isinstance(message.get("params", {}), dict | None):
         return None
-    return Reply({"jsonrpc": "2.0", "method": message["method"], "params": message["params"]}, is_final=False)
+    kept = {key: message[key] for key in ("jsonrpc", "id", "method", "params") if key in message}
+    return Reply(kept, is_final=False)
 
 
 def body_reply(data: bytes, call: Call, status: int) -> Reply:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,10 +19,12 @@ from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, Reply, new_id
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
+from gateway.scope import within
 from policies.model import NOTHING, AccessRequest, Decision
 
 MOST_AT_ONCE: Final = 32
 """Questions of one result."""
+_REMEMBERED: Final = 1024
 Judge = Callable[[Principal], Callable[[AccessRequest], Decision]]
 
 
@@ -30,6 +33,7 @@ class Asking:
 
     judge  who decides for a principal now: a question that comes late is decided by the policy of its own time.
     rules  by server; the strictest for one that is not there.
+    duties fulfils what a decision demands.
     """
 
     def __init__(
@@ -38,14 +42,15 @@ class Asking:
         judge: Judge,
         rules: Mapping[str, Rules],
         clock: Clock,
-        fulfil: Callable[[Permit], Permit],
+        duties: Callable[[Permit], Permit],
         stages: Stages | None = None,
     ) -> None:
-        self._judge = judge
+        self.judge = judge
         self._rules = dict(rules)
         self._clock = clock
-        self._fulfil = fulfil
+        self.duties = duties
         self._stages = stages
+        self._lately: dict[bytes, tuple[dict[str, Any], str]] = {}
 
     def by(self, stages: Stages) -> None:
         """Record, watch and observe by these."""
@@ -59,13 +64,13 @@ class Asking:
         now = self._clock()
         body = dumps({"method": found.method, "params": found.params})
         arrival = msgspec.structs.replace(parent.arrival, id=new_id(now), at=now, body=body, headers=(), found={})
-        road = _Road(found, parent, self._rules.get(parent.target, Rules()))
+        road = _Road(found, parent, self._rules.get(parent.target, Rules()), blind=bool(intent.permit.redact))
         stages = replace(
             self._stages,
             authenticate=_known(principal),
             parse=road.parse,
             normalise=road.normalise,
-            decide=self._judge(principal),
+            decide=self.judge(principal),
             fulfil=self._duties,
             forward=road.forward,
             filter=road.filter,
@@ -76,8 +81,23 @@ class Asking:
                 params: dict[str, Any] = reply.payload
         return params, arrival.id
 
+    async def again(self, which: tuple[str, str], found: Question, intent: Intent) -> tuple[dict[str, Any], str]:
+        """The same for a question that is shown at every look: decided every time, on record once for a while."""
+        call, principal = intent.permit.call, intent.permit.principal
+        about = [*which, call.target, principal.tenant, principal.subject, *principal.actors, found.method]
+        key = hashlib.sha256(dumps([about, found.params])).digest()
+        lately = self._lately.get(key)
+        if lately is not None:
+            request = asked(call, principal, *found.asked(call.target))
+            if self.judge(principal)(request).allowed and within(principal.scope, request.resource):
+                return lately
+        self._lately[key] = put = await self.put(found, intent)
+        while len(self._lately) > _REMEMBERED:
+            del self._lately[next(iter(self._lately))]
+        return put
+
     async def _duties(self, permit: Permit) -> Permit:
-        permit = self._fulfil(permit)
+        permit = self.duties(permit)
         if permit.redact:
             raise Refused(Code.DUTY_FAILED, "a question cannot be searched for what must not be seen")
         return permit
@@ -86,7 +106,8 @@ class Asking:
 class _Road:
     """The stages that are one question's own."""
 
-    def __init__(self, found: Question, parent: Call, rules: Rules) -> None:
+    def __init__(self, found: Question, parent: Call, rules: Rules, *, blind: bool) -> None:
+        self._blind = blind
         self._found = found
         self._parent = parent
         self._rules = rules
@@ -95,6 +116,8 @@ class _Road:
         found, parent = self._found, self._parent
         if found.needs not in parent.declared:
             raise Refused(Code.QUESTION_REFUSED, f"{found.needs}: not declared by the client, or not allowed to this server")
+        if self._blind:
+            raise Refused(Code.DUTY_FAILED, "a question of this call cannot be searched for what must not be seen")
         return Call(
             arrival=arrival,
             method=found.method,

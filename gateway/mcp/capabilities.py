@@ -13,15 +13,15 @@ from gateway.mcp.methods import TASKS
 from gateway.model import Principal
 from policies import names
 
-QUESTIONS: Final[frozenset[str]] = frozenset()
+QUESTIONS: Final[frozenset[str]] = frozenset({"sampling", "elicitation", "roots"})
 """Of `sampling`, `elicitation` and `roots` those whose questions are carried to the client; the others are never declared."""
-EXTENSIONS_HELD: Final[frozenset[str]] = frozenset({TASKS})
-"""Extensions that add messages which are not carried yet."""
+STATELESS: Final[frozenset[str]] = frozenset({TASKS})
+"""Extensions that exist in the stateless era alone."""
 
 _OFFERED: Final[Mapping[str, frozenset[str]]] = {
-    "tools": frozenset(),
-    "resources": frozenset(),
-    "prompts": frozenset(),
+    "tools": frozenset({"listChanged"}),
+    "resources": frozenset({"listChanged", "subscribe"}),
+    "prompts": frozenset({"listChanged"}),
     "completions": frozenset(),
     "logging": frozenset(),
 }
@@ -29,7 +29,7 @@ _OFFERED: Final[Mapping[str, frozenset[str]]] = {
 _OBJECTS: Final[Mapping[str, str]] = {"tools": "{}.*", "resources": "res:{}/*", "prompts": "prompt:{}/*"}
 
 
-def allowed(declared: object, principal: Principal, server: str, could: Could) -> dict[str, Any]:
+def allowed(declared: object, principal: Principal, server: str, could: Could, *, modern: bool = True) -> dict[str, Any]:
     """Of a client's declared capabilities those that this server may use for this principal; nothing where nothing is granted.
 
     `sampling:<server>` create, `elicitation:<server>` form and url, `roots:<server>` read, `extension:<server>/<id>` use, and
@@ -45,7 +45,7 @@ def allowed(declared: object, principal: Principal, server: str, could: Could) -
         asks = _elicitation(declared["elicitation"], principal, server, could)
         if asks is not None:
             kept["elicitation"] = asks
-    extensions = _extensions(declared.get("extensions"), principal, server, could)
+    extensions = _extensions(declared.get("extensions"), principal, server, could, modern=modern)
     if extensions:
         kept["extensions"] = extensions
     return kept
@@ -60,13 +60,14 @@ def _elicitation(declared: Mapping[str, Any], principal: Principal, server: str,
     return {} if not declared else left
 
 
-def _extensions(declared: object, principal: Principal, server: str, could: Could) -> dict[str, Any]:
+def _extensions(declared: object, principal: Principal, server: str, could: Could, *, modern: bool) -> dict[str, Any]:
+    """Tasks are of the stateless era alone (SEP-2663)."""
     if not isinstance(declared, dict):
         return {}
     return {
         name: said
         for name, said in list(declared.items())[:64]
-        if name not in EXTENSIONS_HELD and _granted(name, principal, server, could)
+        if (modern or name not in STATELESS) and _granted(name, principal, server, could)
     }
 
 
@@ -75,7 +76,7 @@ def _granted(name: str, principal: Principal, server: str, could: Could) -> bool
     return names.kind_of(found) is not None and could(principal, found)
 
 
-def offered(said: object, principal: Principal, server: str, could: Could) -> dict[str, Any]:
+def offered(said: object, principal: Principal, server: str, could: Could, *, modern: bool = True) -> dict[str, Any]:
     """Of a server's capabilities those that are served here and of which this caller could use anything."""
     if not isinstance(said, dict):
         return {}
@@ -85,7 +86,7 @@ def offered(said: object, principal: Principal, server: str, could: Could) -> di
             kept[name] = {part: value for part, value in said[name].items() if part in parts}
     if "completions" in kept and not kept.keys() & {"prompts", "resources"}:
         del kept["completions"]  # it completes nothing that this caller could use
-    extensions = _extensions(said.get("extensions"), principal, server, could)
+    extensions = _extensions(said.get("extensions"), principal, server, could, modern=modern)
     if extensions:
         kept["extensions"] = extensions
     return kept

@@ -28,12 +28,14 @@ from gateway.asgi import (
     turned_away,
 )
 from gateway.bodies import Bodies
-from gateway.deadline import Within
+from gateway.deadline import After, Within
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
+from gateway.mcp.methods import LISTEN
+from gateway.mcp.streams import STREAM
 from gateway.mcp.wire import peek_id
 from gateway.model import Arrival, Clock, Principal, Refused, Reply, UpstreamError, wall_clock
 from gateway.pipeline import Stages, govern
@@ -45,6 +47,8 @@ ROOT = "/mcp/"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
+_ENDS_ITSELF = 60.0
+"""Seconds that a stream for notices has to end by itself, in good order, before it is cut."""
 _WATCH_AFTER = 0.02
 """Seconds: most calls are over before anybody needs to watch whether their client is still there."""
 _LATE = frozenset({Code.LEDGER_UNAVAILABLE, Code.INTERNAL_ERROR})  # may befall a call that was sent, and carry nothing of it
@@ -55,7 +59,8 @@ class McpEndpoint:
 
     `scopes` are what tokens must have, for the challenge that strangers get.
 
-    In the stateless era a client that hangs up cancels its call; in the era of handshakes the call goes on to its end.
+    In the stateless era a client that hangs up cancels its call; in the era of handshakes the call goes on to its end.  A call
+    that is silent for longer than `heartbeat` is answered by an event stream, which is not.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class McpEndpoint:
         self._public_url = public_url
         self._scopes = scopes
         self._slots = slots or Slots(limits.concurrent_calls)
+        self._streams = Slots(limits.concurrent_streams)
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
@@ -92,9 +98,10 @@ class McpEndpoint:
             return
         try:
             arrival = await self._arrive(scope, receive)
-            with self._slots:
-                if errors.is_modern(arrival):
-                    await Disconnect().guard(receive, self._serve(arrival, send), _WATCH_AFTER)
+            standing = _standing(arrival)
+            with self._streams if standing else self._slots:
+                if standing or errors.is_modern(arrival):
+                    await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
                 else:
                     await self._serve(arrival, send)
         except Refused as refusal:
@@ -117,8 +124,10 @@ class McpEndpoint:
         stages, could = self._in_force
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
+            limits = self._limits
+            seconds = limits.stream_seconds + _ENDS_ITSELF if _standing(arrival) else limits.call_seconds
             try:
-                with Within(self._limits.call_seconds):
+                with Within(seconds), After(self._heartbeat if _may_wait(arrival) else seconds, partial(_begin, stream, arrival)):
                     replies = govern(arrival, stages)
                     try:
                         async for reply in replies:
@@ -134,6 +143,8 @@ class McpEndpoint:
             except TimeoutError:
                 answer = self._failed(UpstreamError("timeout"), arrival)
             if stream.started:
+                if arrival.http_method == STREAM:
+                    return  # no request of theirs is open: the stream ends, and its record says why
                 await stream.event(answer.body, event="message")
             else:
                 await _say(send, answer, arrival.id, workflow)
@@ -182,12 +193,32 @@ class McpEndpoint:
 async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
     """One message to the client: a whole answer, or an event of a stream, which begins with the first that is not final."""
     headers = ((DECISION_HEADER, arrival.id), *reply.headers)
+    if reply.is_final and not stream.started and not reply.goes_on:
+        await send_json(send, reply.status, reply.body or b"", headers)
+        return
     if not stream.started:
-        if reply.is_final:
-            await send_json(send, reply.status, reply.body or b"", headers)
-            return
         await stream.start(headers)
-    await stream.event(reply.body or b"", event="message")
+        if reply.body is None and not reply.event:
+            await stream.comment()  # whoever waits for a stream sees that it stands
+    if reply.body is not None:
+        await stream.event(reply.body, event="message", id=reply.event, retry=reply.retry)
+    elif reply.event or reply.retry:
+        await stream.event(b"", id=reply.event, retry=reply.retry)
+
+
+def _standing(arrival: Arrival) -> bool:
+    """Whether a stream for notices is asked for, which stands beside the calls; the header must say what the body says."""
+    return arrival.http_method == STREAM or (errors.is_modern(arrival) and arrival.header("mcp-method") == LISTEN)
+
+
+def _may_wait(arrival: Arrival) -> bool:
+    """Whether the answer may begin before it is there: it takes a stream, and its head has nothing more to say."""
+    accepts = "text/event-stream" in (arrival.header("accept") or "")
+    return accepts and (errors.is_modern(arrival) or arrival.header("mcp-session-id") is not None)
+
+
+def _begin(stream: EventStream, arrival: Arrival) -> None:
+    stream.begin(((DECISION_HEADER, arrival.id),))
 
 
 async def _say(send: Send, answer: Answer, decision: str, workflow: str = "") -> None:

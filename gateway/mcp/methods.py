@@ -96,7 +96,7 @@ class Method:
 
 _INPUT: Final = ("inputResponses", "requestState")
 _TASK: Final = ("task",)  # 2025-11-25 only, where nobody is offered tasks; a receiver without them ignores it
-_HELD: Final = frozenset((*_INPUT, *_TASK))
+_HELD: Final = frozenset(_TASK)
 
 METHODS: Final = {
     row.name: row
@@ -108,19 +108,19 @@ METHODS: Final = {
         Method(CALL_TOOL, Act.CHECK, Act.CHECK, ("name", "arguments", *_INPUT, *_TASK), withheld=_HELD, named="name"),
         Method(LIST_RESOURCES, Act.FILTER, Act.FILTER, ("cursor",), again=True),
         Method(LIST_TEMPLATES, Act.FILTER, Act.FILTER, ("cursor",), again=True),
-        Method(READ_RESOURCE, Act.CHECK, Act.CHECK, ("uri", *_INPUT), withheld=_HELD, named="uri", again=True),
+        Method(READ_RESOURCE, Act.CHECK, Act.CHECK, ("uri", *_INPUT), named="uri", again=True),
         Method(SUBSCRIBE, Act.CHECK, None, ("uri",)),
         Method(UNSUBSCRIBE, Act.CHECK, None, ("uri",)),
-        Method(LISTEN, None, Act.REFUSE, ("notifications",)),
+        Method(LISTEN, None, Act.CHECK, ("notifications",)),
         Method(LIST_PROMPTS, Act.FILTER, Act.FILTER, ("cursor",), again=True),
-        Method(GET_PROMPT, Act.CHECK, Act.CHECK, ("name", "arguments", *_INPUT), withheld=_HELD, named="name", again=True),
+        Method(GET_PROMPT, Act.CHECK, Act.CHECK, ("name", "arguments", *_INPUT), named="name", again=True),
         Method(COMPLETE, Act.CHECK, Act.CHECK, ("ref", "argument", "context"), again=True),
         Method(SET_LEVEL, Act.FORWARD, None, ("level",), again=True),
-        Method(GET_TASK, Act.REFUSE, Act.REFUSE, ("taskId",), named="taskId"),
+        Method(GET_TASK, Act.REFUSE, Act.CHECK, ("taskId",), named="taskId"),
         Method(TASK_RESULT, Act.REFUSE, None, ("taskId",)),
         Method(LIST_TASKS, Act.REFUSE, None, ("cursor",)),
-        Method(UPDATE_TASK, None, Act.REFUSE, ("taskId", "inputResponses"), named="taskId"),
-        Method(CANCEL_TASK, Act.REFUSE, Act.REFUSE, ("taskId",), named="taskId"),
+        Method(UPDATE_TASK, None, Act.CHECK, ("taskId", "inputResponses"), named="taskId"),
+        Method(CANCEL_TASK, Act.REFUSE, Act.CHECK, ("taskId",), named="taskId"),
         Method(INITIALIZED, Act.FORWARD, None, notification=True),
         Method(CANCELLED, Act.FORWARD, Act.DROP, ("requestId", "reason"), notification=True),
         Method(PROGRESS, Act.FORWARD, None, ("progressToken", "progress", "total", "message"), notification=True),

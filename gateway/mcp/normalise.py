@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.mcp.methods import CALL_TOOL, COMPLETE, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE
+from gateway.mcp.methods import (
+    CALL_TOOL,
+    CANCEL_TASK,
+    COMPLETE,
+    GET_PROMPT,
+    GET_TASK,
+    READ_RESOURCE,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    UPDATE_TASK,
+)
+from gateway.mcp.questions import object_of
 from gateway.model import Call, Principal
 from policies import names
 from policies.model import NOTHING, AccessRequest
 
 _RESOURCES = {READ_RESOURCE: "read", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "subscribe"}
+TASK_ACTIONS = {GET_TASK: "read", UPDATE_TASK: "update", CANCEL_TASK: "cancel"}
 PROMPT_REF = "ref/prompt"
 
 
 def normalise(call: Call, principal: Principal) -> AccessRequest:
-    """A tool call asks for `call` on `<server>.<tool>` with its arguments; see `asked` for the rest."""
+    """A tool call asks for `call` on `<server>.<tool>` with its arguments (not known where an answer is resumed); see `asked`."""
     tool = call.method == CALL_TOOL
-    action, resource = ("call", f"{call.target}.{call.name}") if tool else asked(call)
+    if call.direction == "answer":
+        action, resource = object_of(call.said[0][1], call.target)
+    else:
+        action, resource = ("call", f"{call.target}.{call.name}") if tool else asked(call)
     return AccessRequest(
         subject=principal.subject,
         actors=principal.actors,
@@ -37,6 +52,8 @@ def asked(call: Call) -> tuple[str, str]:
     What can stand in no rule is nobody's.
     """
     method, server = call.method, call.target
+    if method in TASK_ACTIONS:
+        return TASK_ACTIONS[method], f"task:{server}"
     params: dict[str, Any] = call.message["params"]
     if method in _RESOURCES:
         return _RESOURCES[method], names.resource(server, params["uri"]) or ""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.mcp.methods import TASKS
 from gateway.model import Refused
 from gateway.reasons import Code
 
@@ -24,12 +25,15 @@ ROOTS: Final = "roots/list"
 METHODS: Final = frozenset({SAMPLE, ELICIT, ROOTS})
 SAMPLING, FORM, URL, FOLDERS = "sampling", "elicitation.form", "elicitation.url", "roots"
 """What a client declares, in the words of `Call.declared`."""
+LATER: Final = "tasks"
+"""That it may get a task instead of a result."""
 _OBJECTS: Final = {
     SAMPLING: ("create", "sampling:{}"),
     FORM: ("form", "elicitation:{}"),
     URL: ("url", "elicitation:{}"),
     FOLDERS: ("read", "roots:{}"),
 }
+METHOD_OF: Final = {SAMPLING: SAMPLE, FORM: ELICIT, URL: ELICIT, FOLDERS: ROOTS}
 _ACTIONS: Final = frozenset({"accept", "decline", "cancel"})
 _LONGEST_URL: Final = 2048
 _LONGEST_MESSAGE: Final = 4096
@@ -55,8 +59,13 @@ class Question(msgspec.Struct, frozen=True, gc=False):
 
     def asked(self, server: str) -> tuple[str, str]:
         """(action, object) that policy is asked about."""
-        action, form = _OBJECTS[self.needs]
-        return action, form.format(server)
+        return object_of(self.needs, server)
+
+
+def object_of(needs: str, server: str) -> tuple[str, str]:
+    """(action, object) of one kind of question."""
+    action, form = _OBJECTS[needs]
+    return action, form.format(server)
 
 
 def question(method: object, params: object) -> Question:
@@ -175,6 +184,9 @@ def declared(capabilities: object) -> frozenset[str]:
             found.add(FORM)  # an empty object is how older clients say it
         if isinstance(ways.get("url"), dict):
             found.add(URL)
+    extensions = capabilities.get("extensions")
+    if isinstance(extensions, dict) and TASKS in extensions:
+        found.add(LATER)
     return frozenset(found)
 
 

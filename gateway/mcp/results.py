@@ -80,7 +80,9 @@ def _discovered(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
 
 
 def _offered(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
-    return capabilities.offered(result.get("capabilities"), reader.principal, reader.call.target, reader.could)
+    return capabilities.offered(
+        result.get("capabilities"), reader.principal, reader.call.target, reader.could, modern=reader.modern
+    )
 
 
 def _read(result: dict[str, Any], reader: Reader) -> dict[str, Any]:

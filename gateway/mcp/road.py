@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -10,30 +11,35 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from gateway.asgi import WORKFLOW_HEADER
-from gateway.mcp import capabilities, lists
-from gateway.mcp.answers import not_asked_for
+from gateway.mcp import capabilities, lists, opaque, streams, subscriptions, tasks
+from gateway.mcp.asking import Asking
+from gateway.mcp.conversation import Conversation, Means
 from gateway.mcp.errors import RpcRefused
+from gateway.mcp.further import Further
 from gateway.mcp.hop import SESSION_HEADER, HttpHop
 from gateway.mcp.methods import (
     CALL_TOOL,
     INITIALIZE,
+    LISTEN,
     METHODS,
     MODERN,
     READ_RESOURCE,
     ROOTS_CHANGED,
     SUBSCRIBE,
+    SUBSCRIPTION_KEY,
     UNSUBSCRIBE,
     Act,
 )  # fmt: skip
-from gateway.mcp.normalise import normalise
-from gateway.mcp.opaque import with_opened, with_sealed
+from gateway.mcp.normalise import TASK_ACTIONS, normalise
+from gateway.mcp.questions import declared
 from gateway.mcp.repeated import Wanted, held, nothing_approved
 from gateway.mcp.results import CUTS, Reader
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
+from gateway.mcp.standing import Standing, StreamTerms
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import declaring, read
-from gateway.model import Arrival, Call, Intent, Principal, Refused, Reply
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply
 from gateway.reasons import Code
 from gateway.receipts import Receipts, no_receipt, with_receipt
 from gateway.upstream.client import Upstreams
@@ -47,19 +53,26 @@ Redact = Callable[[Any, frozenset[str]], Any]
 
 WITHHELD = "[withheld by policy]"
 _ADDRESSED = frozenset({READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE})
+_STREAMED = frozenset({streams.STREAM, streams.END})
+_NONE = dict.fromkeys(_STREAMED, 405)
 
 
 class Upstream(Protocol):
     """A server that is not spoken to by HTTP: a child process, or the gateway itself."""
 
     def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        """Messages for this call, the last one final; `headers` of a reply may hold the upstream's raw session id."""
+        """Messages for this call, the last one final; `headers` of a reply may hold the upstream's raw session id.
+
+        Notices and questions of the server's are messages on the way, as they came; an answer to such a question is a call with
+        the direction `answer`, whose message is the response.
+        """
 
 
 class McpRoad:
     """Fills `Stages` for MCP: `parse`, `normalise`, `forward`, `filter`.
 
     sealed    seals what travels with clients: session ids, cursors and the like.
+    asking    puts servers' questions; `standing` keeps streams that stand open; `streams` says how long, and more.
     others    by server id: those that are not HTTP.
     could     decides what a list shows (`lists.asking`).
     repeats   which arguments of a tool headers repeat, by its approved definition (server, tool).
@@ -75,6 +88,9 @@ class McpRoad:
         sealed: Sealed,
         could: lists.Could,
         redact: Redact,
+        asking: Asking,
+        standing: Standing,
+        streams: StreamTerms = StreamTerms(),  # noqa: B008  frozen
         repeats: Wanted = nothing_approved,
         others: Mapping[str, Upstream] | None = None,
         json_depth: int = 64,
@@ -92,7 +108,11 @@ class McpRoad:
         self._receipt = receipt
         self._others = dict(others or {})
         self._json_depth = json_depth
-        self._hop = HttpHop(self._targets, upstreams, response_bytes, rejected)
+        self._hop = HttpHop(self._targets, upstreams, response_bytes, rejected, streams.upstreams)
+        self._means = Means(asking, sealed, streams.levels)
+        self._further = Further(asking.judge, asking.duties)
+        self._standing = standing
+        self._streams = streams
         for target in self._targets.values():
             if target.url is None and target.id not in self._others:
                 raise ValueError(f"mcp.{target.id}: nothing here speaks to it")
@@ -105,7 +125,7 @@ class McpRoad:
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:
         """One strictly read call, its session unsealed; `RpcRefused` otherwise, last of all for a server that is not there."""
-        call = read(arrival, self._json_depth)
+        call = read(arrival, self._json_depth) if arrival.http_method == "POST" else streams.read(arrival)
         sealed = arrival.header("mcp-session-id")
         if sealed is not None and call.version not in MODERN and call.method != INITIALIZE:
             try:
@@ -113,18 +133,39 @@ class McpRoad:
             except RpcRefused as refusal:
                 refusal.rpc_id = call.rpc_id
                 raise
-            call = replace(call, session=session.upstream, opens=session.opens)
-        if arrival.target not in self._targets:
+            call = replace(call, session=session.upstream, opens=session.opens, declared=session.declared)
+        target = self._targets.get(arrival.target)
+        if target is None:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
-        call = with_opened(call, principal, self._sealed)
+        if target.kind != "http" and (call.method in {*_STREAMED, LISTEN} or call.direction):
+            raise RpcRefused(Code.UNKNOWN_METHOD, call.method or "response", rpc_id=call.rpc_id, status=_NONE.get(call.method, 0))
         wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
         if wanted or call.repeated:
             call = replace(call, repeated=held(wanted, call.repeated, call.arguments or {}, call.rpc_id))
         if call.declares:
-            served = capabilities.allowed(call.declares, principal, call.target, self._could)
+            modern = call.version in MODERN
+            served = capabilities.allowed(call.declares, principal, call.target, self._could, modern=modern)
+            call = replace(call, declared=declared(served))
             if served:
                 call = declaring(call, served)
+        call = self._carried(call, principal)
         return _with_uri(call) if call.method in _ADDRESSED else call
+
+    def _carried(self, call: Call, principal: Principal) -> Call:
+        """The call with everything opened that was sealed for this caller, in its direction."""
+        if call.direction == "answer":
+            return opaque.answering(call, principal, self._sealed)
+        if call.method in _STREAMED:
+            return streams.resuming(call, principal, self._sealed)
+        if call.method in TASK_ACTIONS:
+            return tasks.with_task(call, principal, self._sealed)
+        if call.method == LISTEN:
+            return subscriptions.with_filter(call, principal, self._sealed)
+        return opaque.with_opened(call, principal, self._sealed, unasked=call.target not in self._streams.strict)
+
+    def further(self, permit: Permit) -> Permit:
+        """What else policy is asked for this call: narrowed by it, or `Refused`."""
+        return self._further.of(permit)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
         """The question that policy is asked."""
@@ -140,14 +181,43 @@ class McpRoad:
             yield here
             return
         other = self._others.get(call.target)
-        replies = self._hop.forward(intent.permit) if other is None else other.forward(intent)
+        tell = self._tell if other is None else None
+        conversation = Conversation(self._means, intent, self._could, tell)
+        replies = self._said(intent) if other is None else other.forward(intent)
         try:
             async with aclosing(replies):
-                async for reply in replies:
-                    if reply.is_final or not intent.permit.redact:
-                        yield reply  # what is said on the way cannot be searched for the fields that must not be seen
+                async for raw in replies:
+                    reply = await conversation.heard(raw)
+                    if reply is not None:
+                        yield reply
         except Refused as refusal:
             raise _whose(refusal, intent) from None
+
+    async def _said(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+        """What a server says that is spoken to by HTTP."""
+        permit, call = intent.permit, intent.permit.call
+        if call.direction == "answer":
+            await self._hop.tell(permit, call.message)
+            yield _taken()
+            return
+        if call.method == streams.END:
+            yield await self._hop.end(permit)
+            return
+        if call.method in {streams.STREAM, LISTEN}:
+            until = asyncio.get_running_loop().time() + self._streams.lasting(permit.principal)
+            replies = self._standing.merged(intent, self._hop.stream(permit), until)
+        else:
+            replies = self._hop.stream(permit) if call.direction == "resume" else self._hop.forward(permit)
+        final = False
+        async with aclosing(replies):
+            async for reply in replies:
+                final = final or reply.is_final
+                yield reply
+        if not final:
+            yield _over(call)  # its time is over, and it ends in good order
+
+    async def _tell(self, intent: Intent, message: dict[str, Any]) -> None:
+        await self._hop.tell(intent.permit, message)
 
     def filter(self, reply: Reply, intent: Intent) -> Reply:
         """The bytes that are released.  Lists and capabilities shrink, results lose what a duty takes from them."""
@@ -155,34 +225,38 @@ class McpRoad:
         call, payload = permit.call, reply.payload
         headers: tuple[tuple[str, str], ...] = ((WORKFLOW_HEADER, permit.principal.workflow),)
         if payload is None:
-            return replace(reply, headers=headers)
+            return replace(reply, headers=(*headers, *(pair for pair in reply.headers if pair[0] == "Allow")))
         for name, value in reply.headers:
             if name == SESSION_HEADER and call.method == INITIALIZE:
-                headers += ((name, self._sessions.seal(value, server=call.target, principal=permit.principal, opens=call.opens)),)
+                headers += ((name, self._session(value, permit)),)
         if reply.is_final:
             if "result" in payload:
                 reply = with_receipt(self._narrowed(reply, intent), self._receipt(intent))
             elif permit.redact:
                 said = {"code": payload["error"]["code"], "message": WITHHELD}
                 reply = replace(reply, payload={**payload, "error": said})
-        return Reply(reply.payload, reply.is_final, dumps(reply.payload), reply.status, headers, reply.failed)
+        return replace(reply, body=dumps(reply.payload), headers=headers)
+
+    def _session(self, upstream: str, permit: Permit) -> str:
+        call = permit.call
+        return self._sessions.seal(
+            upstream, server=call.target, principal=permit.principal, opens=call.opens, declared=call.declared
+        )
 
     def _narrowed(self, reply: Reply, intent: Intent) -> Reply:
         """What is released of a result: cut by its method's line, and blanked where a duty says so."""
         permit = intent.permit
         call = permit.call
-        reply = not_asked_for(reply, call)
-        result = reply.payload.get("result")
-        if result is None:
-            return reply
+        result = reply.payload["result"]
         cut = CUTS.get(call.method)
-        if cut is not None:
-            result = with_sealed(cut(result, Reader(call, permit.principal, self._could)), permit, self._sealed)
+        unfinished = call.method in TASK_ACTIONS or result.get("resultType", "complete") != "complete"
+        if cut is not None and not unfinished:
+            result = opaque.with_sealed(cut(result, Reader(call, permit.principal, self._could)), permit, self._sealed)
         if permit.redact:
             try:
-                if call.method != CALL_TOOL:
+                if call.method != CALL_TOOL and not isinstance(call.kept, tasks.Task):
                     raise Refused(Code.DUTY_FAILED, "only a tool's result can be searched for what must not be seen")
-                result = self._redact(result, permit.redact)
+                result = tasks.blanked(result, permit, self._redact) if unfinished else self._redact(result, permit.redact)
             except Refused as refusal:
                 raise _whose(refusal, intent) from None
         return reply if result is reply.payload["result"] else replace(reply, payload={**reply.payload, "result": result})
@@ -197,10 +271,19 @@ def _whose(refusal: Refused, intent: Intent) -> Refused:
 
 def answered_here(call: Call) -> Reply | None:
     """The answer to what goes no further than this hop: `ping`, and notices that concern nobody behind it."""
-    act = METHODS[call.method].act(modern=call.version in MODERN)
+    row = METHODS.get(call.method)
+    act = None if row is None or call.direction else row.act(modern=call.version in MODERN)
     if act is Act.ANSWER:
         return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)
     return _taken() if act is Act.DROP else None
+
+
+def _over(call: Call) -> Reply:
+    """A graceful end: of `subscriptions/listen` its result, of a stream of the other era nothing."""
+    if call.method != LISTEN:
+        return Reply(None, is_final=True)
+    result = {"resultType": "complete", "_meta": {SUBSCRIPTION_KEY: call.rpc_id}}
+    return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": result}, is_final=True)
 
 
 def _taken() -> Reply:

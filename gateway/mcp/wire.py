@@ -66,11 +66,15 @@ def read(arrival: Arrival, depth: int) -> Call:
         raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405)
     _media(headers)
     body = _json(arrival.body, depth)
+    version = headers.get("mcp-protocol-version")
+    modern = version in MODERN
+    if not modern and isinstance(body, dict) and "method" not in body and ("result" in body or "error" in body):
+        if twice:
+            raise RpcRefused(Code.HEADER_MISMATCH, f"{twice} is repeated")
+        return _response(arrival, headers, version, body)
     rpc_id, name, params = _envelope(body)
     if twice:
         raise RpcRefused(Code.HEADER_MISMATCH, f"{twice} is repeated", rpc_id=rpc_id)
-    version = headers.get("mcp-protocol-version")
-    modern = version in MODERN
     meta = _meta(params, rpc_id)
     if modern:
         _modern(headers, name, params, meta, rpc_id)
@@ -156,6 +160,22 @@ def _envelope(body: Any) -> tuple[RpcId, str, dict[str, Any]]:
     if not isinstance(method, str) or not isinstance(params, dict):
         raise RpcRefused(Code.MALFORMED, "method or params", rpc_id=rpc_id)
     return rpc_id, method, params
+
+
+def _response(arrival: Arrival, headers: Mapping[str, str], version: str | None, body: dict[str, Any]) -> Call:
+    """What a client of the era of handshakes says to a server's question; whose question it was is yet to be found out."""
+    rpc_id, error = body.get("id"), body.get("error")
+    said = isinstance(error, dict) and isinstance(error.get("code"), int) and isinstance(error.get("message"), str)
+    if disguised(body, _ENVELOPE) or body.get("jsonrpc") != "2.0" or not isinstance(rpc_id, str) or "params" in body:
+        raise RpcRefused(Code.MALFORMED, "not a JSON-RPC 2.0 response")
+    if ("result" in body) == ("error" in body) or (not said and "error" in body):
+        raise RpcRefused(Code.MALFORMED, "a response has one result or one error")
+    _legacy(headers, version, "", {}, None)
+    kept = {key: body[key] for key in ("jsonrpc", "id", "result", "error") if key in body}
+    return Call(
+        arrival=arrival, method="", target=arrival.target, message=kept, trace=arrival.trace, version=version or ASSUMED,
+        direction="answer",
+    )  # fmt: skip
 
 
 def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:

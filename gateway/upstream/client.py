@@ -29,6 +29,7 @@ class Upstreams:
     idle_seconds     longest silence while an answer is awaited or comes.
     connections      per origin; `waiting` calls may queue for one, the next is refused.
     keep_seconds     how long an unused connection is kept.
+    probe            whether the peer's machine is asked now and then if it is still there (TCP keep-alive): for long silences.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Upstreams:
         connections: int = 512,
         waiting: int = 1024,
         keep_seconds: float = 30.0,
+        probe: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.connect_seconds = connect_seconds
@@ -46,6 +48,7 @@ class Upstreams:
         self.connections = connections
         self.waiting = waiting
         self.keep_seconds = keep_seconds
+        self.probe = probe
         self._tls = tls
         self._pools: dict[tuple[str, str, int, bool], _Pool] = {}
         self._closed = False
@@ -254,6 +257,8 @@ class _Pool:
                 last = type(error).__name__
                 continue
             self._all.add(connection)
+            if self._owner.probe:
+                connection.probe()
             return connection
         raise UpstreamError("connect", last)
 

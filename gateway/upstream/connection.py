@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import Callable
 from itertools import chain
 from typing import cast
@@ -71,6 +72,17 @@ class Connection(asyncio.Protocol):
     def silent(self) -> bool:
         """Whether not one byte has come since the request was sent."""
         return self._wire_bytes == 0
+
+    def probe(self) -> None:
+        """Have the kernel notice within a minute or so that the peer's machine is gone, however silent the peer may be."""
+        if self._transport is None:
+            return
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
+                if hasattr(socket, name):  # as the platform has it
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def send(self, data: bytes) -> HttpResponse:
         """Send one request; the answer's head is still to come."""

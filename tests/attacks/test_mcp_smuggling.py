@@ -230,13 +230,14 @@ async def test_what_is_judged_is_what_is_sent(watched: tuple[World, Upstream]) -
 
 async def test_nothing_of_the_callers_that_was_not_checked_is_sent_on(watched: tuple[World, Upstream]) -> None:
     world, there = watched
+    for forbidden in ("sampling:ref", "elicitation:ref", "roots:ref", "extension:ref/x"):
+        world.verdicts["*", forbidden] = DENY
     body = modern_body(
         "tools/call",
         name="safe",
         arguments={"amount": 1},
         task={"ttl": 1},
         inputResponses={"x": {}},
-        requestState="forged",
         extra="x",
         meta={
             "baggage": "user=root",

@@ -28,11 +28,14 @@ from gateway.identity.devissuer import DevIssuer
 from gateway.listener.listener import Bounds, Listener
 from gateway.mcp import lists
 from gateway.mcp.aggregate.endpoint import PATHS, Aggregate
+from gateway.mcp.asking import Asking
 from gateway.mcp.endpoint import McpEndpoint
+from gateway.mcp.questions import Rules
 from gateway.mcp.repeated import nothing_approved
 from gateway.mcp.road import McpRoad
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
+from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.obligations.redact import redact
@@ -234,7 +237,8 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
 
     options: `issuer` (changes of its settings), `others`, `limits`, `heartbeat`, `patience`, `sealed`,
     `credentials` (header lines towards every HTTP server),
-    `repeats` (by approved definitions), `upstreams`, `further` (what follows the duties), `public_url`."""
+    `repeats` (by approved definitions), `upstreams`, `further` (what follows the duties), `public_url`,
+    `rules` (of questions), `streams`."""
     sock = socket.create_server(("127.0.0.1", 0))
     own = f"http://127.0.0.1:{sock.getsockname()[1]}"
     url = options.get("public_url", own)  # another gateway's, where both are replicas of one
@@ -265,13 +269,19 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     further = options.get("further", lambda permit: permit)
 
     async def fulfil(permit: Any) -> Any:
-        return further(duties(permit))
+        return further(road.further(duties(permit)))
 
     async with httpx.AsyncClient(base_url=own, timeout=30, trust_env=False, verify=False) as client:
         world = World(url, issuer, ledger, client, upstreams)
         could = lists.asking(world.decide, wall_clock)
         sealed = options.get("sealed") or Sealed([secrets.token_bytes(32)])
+        rules = {name: options.get("rules", Rules()) for name in targets}
+        asking = Asking(judge=lambda _: world.decide, rules=rules, clock=wall_clock, duties=duties)
+        standing = world.standing = Standing(lambda _: world.decide, could)
         road = McpRoad(
+            asking=asking,
+            standing=standing,
+            streams=options.get("streams", StreamTerms()),
             targets=targets,
             upstreams=upstreams,
             sealed=sealed,
@@ -295,6 +305,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             record_refusal=recorder.refusal,
             observe=observe,
         )
+        asking.by(stages)
         heartbeat = options.get("heartbeat", 15.0)
         stages = options.get("over", lambda made: made)(stages)
         scopes = scopes_of([trusted.required_scope])
