@@ -90,6 +90,17 @@ async def test_official_clients_of_either_era_are_served_by_a_server_that_speaks
         assert peers.server.running() == 2  # an era is a process's, for as long as it runs
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("speaks", ["modern", "legacy"])
+async def test_the_aggregate_bridges_a_client_of_either_era_to_a_server_of_either(tmp_path: Path, mode: str, speaks: str) -> None:
+    async with peer(tmp_path, speaks) as peers, connected(peers.world, mode, server="") as client:
+        assert client.protocol_version == (MODERN if mode == "auto" else "2025-11-25")
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["ref__who"]
+        said = [json.loads((await client.call_tool("ref__who", {})).content[0].text) for _ in range(2)]
+        assert {each["era"] for each in said} == {speaks}
+        assert len({each["pid"] for each in said}) == 1
+
+
 @pytest.mark.parametrize("word", ["polite", "dies", "silent"])
 async def test_a_server_of_handshakes_is_known_after_one_look_and_clients_fall_back(tmp_path: Path, word: str) -> None:
     async with peer(tmp_path, "legacy", word, start_seconds=0.5 if word == "silent" else 30.0) as peers:
