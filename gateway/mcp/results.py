@@ -9,6 +9,7 @@ from typing import Any, Final
 from gateway.mcp import capabilities, lists
 from gateway.mcp.methods import (
     DISCOVER,
+    GET_PROMPT,
     INITIALIZE,
     LEGACY,
     LIST_PROMPTS,
@@ -42,6 +43,7 @@ class Reader:
         return found is not None and self.could(self.principal, found)
 
 
+WITHHELD: Final = "[withheld by policy]"
 Cut = Callable[[dict[str, Any], Reader], dict[str, Any]]
 
 
@@ -100,6 +102,26 @@ def _read(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
     return lists.cached(result, modern=reader.modern)
 
 
+def _got(result: dict[str, Any], reader: Reader) -> dict[str, Any]:
+    """A prompt's messages, in which a resource that the caller may not read leaves only the word that it is withheld."""
+    messages = result.get("messages")
+    if not isinstance(messages, list):
+        raise UpstreamError("protocol", "a prompt without messages")
+    seen = [_seen(message, reader) for message in messages]
+    return result if all(new is old for new, old in zip(seen, messages, strict=True)) else {**result, "messages": seen}
+
+
+def _seen(message: Any, reader: Reader) -> Any:
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, dict) or content.get("type") != "resource":
+        return message
+    resource = content.get("resource")
+    uri = resource.get("uri") if isinstance(resource, dict) else None
+    if isinstance(uri, str) and reader.may_read(uri):
+        return message
+    return {**message, "content": {"type": "text", "text": WITHHELD}}
+
+
 CUTS: Final[Mapping[str, Cut]] = {
     INITIALIZE: _initialized,
     DISCOVER: _discovered,
@@ -107,5 +129,6 @@ CUTS: Final[Mapping[str, Cut]] = {
     LIST_PROMPTS: _listed("prompts", lists.prompt_object),
     LIST_RESOURCES: _listed("resources", lists.resource_object),
     LIST_TEMPLATES: _listed("resourceTemplates", lists.template_object),
+    GET_PROMPT: _got,
     READ_RESOURCE: _read,
 }

@@ -33,7 +33,7 @@ from gateway.mcp.methods import (
 from gateway.mcp.normalise import TASK_ACTIONS, normalise
 from gateway.mcp.questions import declared
 from gateway.mcp.repeated import Wanted, held, nothing_approved
-from gateway.mcp.results import CUTS, Reader
+from gateway.mcp.results import CUTS, WITHHELD, Reader
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
 from gateway.mcp.standing import Standing, StreamTerms
@@ -51,7 +51,6 @@ from policies.model import AccessRequest
 Redact = Callable[[Any, frozenset[str]], Any]
 """A tool's result without the values of these fields; raises `Refused` where that cannot be done."""
 
-WITHHELD = "[withheld by policy]"
 _ADDRESSED = frozenset({READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE})
 _STREAMED = frozenset({streams.STREAM, streams.END})
 _NONE = dict.fromkeys(_STREAMED, 405)

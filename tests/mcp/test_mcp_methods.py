@@ -182,6 +182,18 @@ async def test_a_denial_that_may_be_known_is_an_error_with_a_reason_and_a_senten
     assert error["data"]["decision"] in error["message"]
 
 
+async def test_a_resource_inside_of_a_prompt_is_for_whom_may_read_it(leg: Leg, shared: World) -> None:
+    asked = {"name": "test_prompt_with_embedded_resource", "arguments": {"resourceUri": "test://inside"}}
+    before = (await leg("prompts/get", **asked))["result"]["messages"]
+    shared.verdicts["*", "res:ref/test://inside"] = HIDDEN
+    after = (await leg("prompts/get", **asked))["result"]["messages"]
+    assert [message["content"]["type"] for message in before].count("resource") == 1
+    assert [message["role"] for message in after] == [message["role"] for message in before]
+    withheld = {"type": "text", "text": "[withheld by policy]"}
+    for message, was in zip(after, before, strict=True):
+        assert message["content"] == (withheld if was["content"]["type"] == "resource" else was["content"])
+
+
 async def test_the_log_level_reaches_the_server_and_is_one_of_the_protocols(leg: Leg) -> None:
     if leg.modern:
         assert (await leg.send("logging/setLevel", level="info")).status_code == 404

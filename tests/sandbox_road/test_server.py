@@ -195,6 +195,15 @@ async def test_clients_that_ask_for_templates_hear_that_there_are_none(caged: Sc
         assert (await client.list_resources()).resources == []
 
 
+@pytest.mark.parametrize("method", ["prompts/list", "completion/complete", "logging/setLevel"])
+async def test_what_it_does_not_offer_is_an_unknown_method(caged: Scene, method: str) -> None:
+    ref = {"type": "ref/resource", "uri": "sandbox://runs/{run}"}
+    params = {"ref": ref, "argument": {"name": "run", "value": ""}, "level": "info"}
+    for ask in (caged.world.modern, caged.world.legacy):
+        answer = answer_of(await ask("anna", method, server="sandbox", **params))
+        assert answer["error"]["code"] == -32601
+
+
 async def test_anothers_file_is_as_one_that_is_not_there(caged: Scene) -> None:
     async def leaves(job: Any, _hooks: Any) -> Any:
         return ended(job, files=left(a__txt=b"secret"))
