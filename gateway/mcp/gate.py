@@ -61,7 +61,9 @@ class Gate:
 
         def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
             replies = stages.forward(intent)
-            return replies if intent.permit.call.method == CALL_TOOL else self._heard(replies, intent)
+            call = intent.permit.call
+            # A call's own stream says what else changed in the era of handshakes alone; the other one has a stream for that.
+            return replies if call.method == CALL_TOOL and call.version in MODERN else self._heard(replies, intent)
 
         def decide(request: AccessRequest) -> Decision:
             decision = stages.decide(request)

@@ -24,7 +24,7 @@ def find(ground: Ground) -> Iterator[Hit]:
         if pinning.mode(server) == "off":
             place = ground.key("tools.yaml", "servers", server if server in pinning.servers else "*")
             yield Hit(place, f"definitions of '{server}' were approved, and nothing is compared with them", "write quarantine")
-        elif server not in known:
+        elif server not in known and all(what == "tool" for what, _ in pinning.lock.servers[server]):
             yield Hit(
                 (NAME, 0, 0), f"definitions of '{server}' were approved, and no tool of it is registered", "correct the name"
             )

@@ -354,6 +354,12 @@ def test_a_lock_that_nothing_is_compared_with_is_told() -> None:
     assert found(lint(bundle(approving({}, server="erpp"))), "idle-lock") == [("tools.lock", 0, 0)]
 
 
+def test_a_misspelt_server_whose_definitions_should_wait_is_told() -> None:
+    entries = 'servers:\n  "*": {definitions: quarantine}\n  erpp: {definitions: quarantine}\n  mail: {suspicious: low}\n'
+    result = lint(bundle({"tools.yaml": BASE["tools.yaml"] + entries}), Facts(servers=frozenset({"erp", "mail"})))
+    assert found(result, "unknown-server") == [("tools.yaml", 10, 3)]
+
+
 def test_every_rule_has_a_planted_mistake_here() -> None:
     text = Path(__file__).read_text()
     assert [code for code in RULES if f'"{code}"' not in text] == []
