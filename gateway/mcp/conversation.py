@@ -16,14 +16,13 @@ from gateway.mcp.answers import ASKING, not_asked_for
 from gateway.mcp.asking import MOST_AT_ONCE, Asking
 from gateway.mcp.errors import INVALID_REQUEST, METHOD_NOT_FOUND, POLICY, RpcId
 from gateway.mcp.lists import Could
-from gateway.mcp.methods import CALL_TOOL, CANCELLED, GET_TASK, LEVELS, LISTEN, MODERN, PING, PROGRESS, SUBSCRIPTION_KEY
+from gateway.mcp.methods import CALL_TOOL, CANCELLED, GET_TASK, LEVELS, LISTEN, MESSAGE, MODERN, PING, PROGRESS, SUBSCRIPTION_KEY
 from gateway.mcp.questions import ELICIT, LATER, METHODS, URL, question
 from gateway.mcp.sealed import Purpose, Sealed
 from gateway.mcp.subscriptions import ACKNOWLEDGED, CHANGED, TASKS, UPDATED, Filter
 from gateway.model import Intent, Refused, Reply, UpstreamError
 from policies import names
 
-MESSAGE: Final = "notifications/message"
 COMPLETED: Final = "notifications/elicitation/complete"
 URL_NEEDED: Final = -32042
 _MOST_OPEN: Final = 64
@@ -41,9 +40,9 @@ class Means:
 
 
 class Conversation:
-    """One call's.  `could` decides what may still be heard; `tell` is None where the upstream cannot be told."""
+    """One call's.  `could` decides what may still be heard; `tell` brings the upstream what is said in the client's place."""
 
-    def __init__(self, means: Means, intent: Intent, could: Could, tell: Tell | None) -> None:
+    def __init__(self, means: Means, intent: Intent, could: Could, tell: Tell) -> None:
         self._means = means
         self._intent = intent
         self._call = intent.permit.call
@@ -178,8 +177,6 @@ class Conversation:
         return {"jsonrpc": "2.0", "id": known, "method": method, "params": params}
 
     async def _say(self, rpc_id: RpcId, said: dict[str, Any]) -> None:
-        if self._tell is None:
-            raise UpstreamError("protocol", "a question of a server that cannot be answered")
         await self._tell(self._intent, {"jsonrpc": "2.0", "id": rpc_id, **said})
 
     def _taken_back(self, said: dict[str, Any]) -> dict[str, Any] | None:

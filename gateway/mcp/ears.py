@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 from gateway.mcp.crew import Member, Owner, Sharing
-from gateway.mcp.methods import CHANGED_LISTS, MESSAGE, UPDATED
+from gateway.mcp.methods import MESSAGE
+from gateway.mcp.subscriptions import CHANGED, UPDATED
 
 _NOTICES: Final = 256
 
@@ -69,11 +70,11 @@ def heard(member: Member, sessions: Mapping[str, Session], message: dict[str, An
     sharing, method = Sharing(member.key[1]), message["method"]
     mine = [sessions[session] for session in member.sessions if session in sessions]
     if sharing is Sharing.SESSION:
-        first = method not in CHANGED_LISTS and method != UPDATED
+        first = method not in CHANGED and method != UPDATED
         return sum(_first(each, message, answers=first) for each in mine) > 0
     if "id" in message:
         return False
-    if method in CHANGED_LISTS:
+    if method in CHANGED:
         return sum(each.hear(message, with_answers=False) for each in mine) > 0
     if method == UPDATED:
         uri = message.get("params", {}).get("uri")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 from gateway.mcp.answers import final_reply, notice
 from gateway.mcp.child import Child
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import MODERN
+from gateway.mcp.streams import END, STREAM
 from gateway.mcp.wire import onward
 from gateway.model import Call, Reply
-
-ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 
 
 async def exchange(child: Child, call: Call, whose: str = "") -> AsyncGenerator[Reply, None]:
@@ -68,7 +67,10 @@ def unsupported(call: Call, versions: tuple[str, ...]) -> Reply:
 
 def no_session(call: Call) -> Reply:
     """Unknown to this process, or none at all: either way the client starts anew."""
-    return _error(call, INVALID_REQUEST, "Session not found", 404 if call.session else 400)
+    status = 404 if call.session else 400
+    if call.method in {STREAM, END}:
+        return Reply(None, is_final=True, status=status, failed=True)
+    return _error(call, INVALID_REQUEST, "Session not found", status)
 
 
 def _error(call: Call, code: int, message: str, status: int, data: dict[str, Any] | None = None) -> Reply:

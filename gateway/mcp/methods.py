@@ -48,8 +48,6 @@ LIST_TASKS: Final = "tasks/list"
 UPDATE_TASK: Final = "tasks/update"
 CANCEL_TASK: Final = "tasks/cancel"
 MESSAGE: Final = "notifications/message"
-UPDATED: Final = "notifications/resources/updated"
-CHANGED_LISTS: Final = frozenset(f"notifications/{kind}/list_changed" for kind in ("tools", "prompts", "resources"))
 
 
 class Act(StrEnum):

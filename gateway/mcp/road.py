@@ -62,9 +62,11 @@ class Upstream(Protocol):
     def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """Messages for this call, the last one final; `headers` of a reply may hold the upstream's raw session id.
 
-        Notices and questions of the server's are messages on the way, as they came; an answer to such a question is a call with
-        the direction `answer`, whose message is the response.
+        Notices and questions of the server's are messages on the way, as they came.
         """
+
+    async def tell(self, intent: Intent, message: dict[str, Any]) -> None:
+        """Bring the server a response: the client's, or the gateway's own to a question that it did not put."""
 
 
 class McpRoad:
@@ -136,7 +138,7 @@ class McpRoad:
         target = self._targets.get(arrival.target)
         if target is None:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
-        if target.kind != "http" and (call.method in {*_STREAMED, LISTEN} or call.direction):
+        if target.kind == "builtin" and (call.method in {*_STREAMED, LISTEN} or call.direction):
             raise RpcRefused(Code.UNKNOWN_METHOD, call.method or "response", rpc_id=call.rpc_id, status=_NONE.get(call.method, 0))
         wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
         if wanted or call.repeated:
@@ -179,10 +181,8 @@ class McpRoad:
         if here is not None:
             yield here
             return
-        other = self._others.get(call.target)
-        tell = self._tell if other is None else None
-        conversation = Conversation(self._means, intent, self._could, tell)
-        replies = self._said(intent) if other is None else other.forward(intent)
+        conversation = Conversation(self._means, intent, self._could, self._tell)
+        replies = self._said(intent)
         try:
             async with aclosing(replies):
                 async for raw in replies:
@@ -193,20 +193,24 @@ class McpRoad:
             raise _whose(refusal, intent) from None
 
     async def _said(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        """What a server says that is spoken to by HTTP."""
+        """What a server says, however it is spoken to."""
         permit, call = intent.permit, intent.permit.call
+        other = self._others.get(call.target)
         if call.direction == "answer":
-            await self._hop.tell(permit, call.message)
+            await self._tell(intent, call.message)
             yield _taken()
             return
-        if call.method == streams.END:
+        if call.method == streams.END and other is None:
             yield await self._hop.end(permit)
             return
-        if call.method in {streams.STREAM, LISTEN}:
-            until = asyncio.get_running_loop().time() + self._streams.lasting(permit.principal)
-            replies = self._standing.merged(intent, self._hop.stream(permit), until)
+        stands = call.method in {streams.STREAM, LISTEN}
+        if other is not None:
+            replies = other.forward(intent)
         else:
-            replies = self._hop.stream(permit) if call.direction == "resume" else self._hop.forward(permit)
+            replies = self._hop.stream(permit) if stands or call.direction == "resume" else self._hop.forward(permit)
+        if stands:
+            until = asyncio.get_running_loop().time() + self._streams.lasting(permit.principal)
+            replies = self._standing.merged(intent, replies, until)
         final = False
         async with aclosing(replies):
             async for reply in replies:
@@ -216,7 +220,8 @@ class McpRoad:
             yield _over(call)  # its time is over, and it ends in good order
 
     async def _tell(self, intent: Intent, message: dict[str, Any]) -> None:
-        await self._hop.tell(intent.permit, message)
+        other = self._others.get(intent.permit.call.target)
+        await (self._hop.tell(intent.permit, message) if other is None else other.tell(intent, message))
 
     def filter(self, reply: Reply, intent: Intent) -> Reply:
         """The bytes that are released.  Lists and capabilities shrink, results lose what a duty takes from them."""

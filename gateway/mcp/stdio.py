@@ -19,14 +19,15 @@ from gateway.mcp.child import Child
 from gateway.mcp.crew import Crew, Key, Member, Owner, Sharing, Start, Terms, key_of, owner_of, personal
 from gateway.mcp.ears import Ear, Session, heard
 from gateway.mcp.eras import OURS, OtherEraError, discovered, initialized
-from gateway.mcp.exchange import ACKNOWLEDGED, exchange, missed, no_session, opened_as, relayed, unsupported
+from gateway.mcp.exchange import exchange, missed, no_session, opened_as, relayed, unsupported
 from gateway.mcp.methods import INITIALIZE, INITIALIZED, LEGACY, LISTEN, MODERN, SUBSCRIBE, UNSUBSCRIBE
+from gateway.mcp.streams import END, STREAM
+from gateway.mcp.subscriptions import ACKNOWLEDGED
 from gateway.mcp.wire import onward
 from gateway.model import Call, Intent, Reply, UpstreamError
 
 log = logging.getLogger("gateway.mcp")
 
-STREAM, END = "GET", "DELETE"
 _TRIES: Final = 8
 _SESSIONS: Final = 4096
 """Most sessions of one server; whoever has been longest unused goes."""
@@ -77,6 +78,12 @@ class StdioServer:
         async with aclosing(replies):
             async for reply in replies:
                 yield reply
+
+    async def tell(self, intent: Intent, message: dict[str, Any]) -> None:
+        """An answer to a question of the server's, for the session that it asked; to nobody where that has gone."""
+        held = self._sessions.get(intent.permit.call.session or "")
+        if held is not None and held.owner == owner_of(intent.permit.principal) and held.member.child.alive:
+            held.member.child.answer(message)
 
     # -- the stateless era -----------------------------------------------------------------------------------------------------
 
@@ -251,10 +258,6 @@ class StdioServer:
             replies = self._stand(held)
         elif call.method == END:
             replies = self._over(held)
-        elif call.direction == "answer":
-            held.member.child.answer(call.message)
-            yield Reply(None, is_final=True, status=202)
-            return
         else:
             replies = self._asked(call, held)
         async with aclosing(replies):

@@ -22,7 +22,7 @@ from gateway.mcp.methods import (
     MODERN,
     READ_RESOURCE,
 )  # fmt: skip
-from gateway.model import Call, Intent, Principal, Reply
+from gateway.model import Call, Intent, Principal, Reply, UpstreamError
 from gateway.sandbox.asked import ENVIRONMENTS, RUNS, WrongError, definitions, read
 from gateway.sandbox.kept import owner_of
 from gateway.sandbox.progress import Progress, gone
@@ -60,6 +60,10 @@ class SandboxServer:
                     yield reply
         else:
             yield await self._said(intent)
+
+    async def tell(self, intent: Intent, message: dict[str, Any]) -> None:  # noqa: ARG002  there is no use for them
+        """It asks nothing, and so is told nothing."""
+        raise UpstreamError("protocol", "a response to nothing that was asked")
 
     async def _said(self, intent: Intent) -> Reply:
         """What needs no cage."""

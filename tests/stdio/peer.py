@@ -12,7 +12,8 @@ import time
 
 WORDS = set(sys.argv[1:])
 VERSION, KEY = "2026-07-28", "io.modelcontextprotocol/"
-seen, listening, era = [], [], ""
+FORM = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}}}
+seen, listening, era, asked = [], [], "", {}
 lock = threading.Lock()
 
 
@@ -35,6 +36,14 @@ def tool(message):
         os._exit(3)
     if name == "slow":
         return None  # until it is cancelled
+    if name == "ask":  # answered when the answer has come
+        number = arguments.get("as", len(asked) + 1)
+        asked[number] = message["id"]
+        say({"id": number, "method": arguments.get("method", "elicitation/create"), "params": arguments.get("params", FORM)})
+        return None
+    if name == "tell":
+        for method, params in arguments["said"]:
+            say({"method": "notifications/" + method, "params": params})
     if name == "progress":
         token = message["params"]["_meta"]["progressToken"]
         say({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
@@ -72,6 +81,9 @@ for line in sys.stdin:
     seen.append([method, message.get("params", {}).get("requestId")])
     if method == "notifications/cancelled":
         say({"id": message["params"]["requestId"], "error": {"code": -32800, "message": "cancelled"}})
+    if "method" not in message and message.get("id") in asked:
+        text = json.dumps({"answer": message, "pid": os.getpid()})
+        say({"id": asked.pop(message["id"]), "result": {"content": [{"type": "text", "text": text}]}})
     if "id" not in message or "method" not in message:
         continue
     if method == "server/discover" and "modern" in WORDS and era != "legacy":
@@ -81,7 +93,11 @@ for line in sys.stdin:
         era = "legacy"
         result = {
             "protocolVersion": message["params"]["protocolVersion"],
-            "capabilities": {"tools": {}, "logging": {}},
+            "capabilities": {
+                "tools": {"listChanged": True},
+                "logging": {},
+                "resources": {"subscribe": True, "listChanged": True},
+            },
             "serverInfo": {"name": "peer", "version": "1", "pid": os.getpid()},
             "instructions": json.dumps(message["params"]),
         }
@@ -94,6 +110,8 @@ for line in sys.stdin:
         meta = {KEY + "subscriptionId": message["id"]}
         say({"method": "notifications/subscriptions/acknowledged", "params": {"notifications": asked, "_meta": meta}})
         continue
+    elif method in ("resources/subscribe", "resources/unsubscribe") and era == "legacy":
+        result = {}
     elif method == "tools/list":
         result = {"tools": [{"name": "who", "inputSchema": {"type": "object"}}]}
         result |= {"resultType": "complete", "ttlMs": 0, "cacheScope": "public"} if era == "modern" else {}
