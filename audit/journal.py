@@ -171,7 +171,7 @@ class Journal:
     def submit(self, entry: Entry) -> Kept:
         """As `append`, for who waits to the end whatever comes: the entry is on its way, and its result will be in the future.
 
-        Not for `call.start`, whose waiter must be known to be there.
+        For `call.start` only where whoever sends the call waits for the record before it lets anything of the answer out.
         """
         future = Kept(loop=self._loop)
         self._submit(entry, future)

@@ -51,7 +51,7 @@ PLANTS: Final = {
 Tell = Callable[..., None]
 
 
-def play(url: str, writer: str, fault: Fault | None, pipe: int, plant: str = "") -> int:
+def play(url: str, writer: str, fault: Fault | None, pipe: int, plant: str = "", *, overlap: bool = False) -> int:
     """The round; returns how it ended where the process is still there then.  Runs in a forked process of its own."""
     gc.disable()
     store = "sqlite" if url.startswith("sqlite") else "postgresql"
@@ -64,10 +64,10 @@ def play(url: str, writer: str, fault: Fault | None, pipe: int, plant: str = "")
     def tell(*words: object) -> None:
         os.write(pipe, (" ".join(map(str, words)) + "\n").encode())
 
-    return asyncio.run(_round(url, writer, tell, plant, points))
+    return asyncio.run(_round(url, writer, tell, plant, points, overlap=overlap))
 
 
-async def _round(url: str, writer: str, tell: Tell, plant: str, points: Points) -> int:
+async def _round(url: str, writer: str, tell: Tell, plant: str, points: Points, *, overlap: bool) -> int:
     clock = model.wall_clock
     try:
         journal = await Journal.open(
@@ -77,7 +77,7 @@ async def _round(url: str, writer: str, tell: Tell, plant: str, points: Points) 
     except LedgerUnavailableError as error:
         tell("n", error.detail)
         return NOT_OPENED
-    stages = _stages(journal, tell, plant)
+    stages = _stages(journal, tell, plant, overlap=overlap)
     await asyncio.gather(*(_caller(stages, number, tell) for number in range(CALLERS)))
     await journal.close()
     tell("p", points.passed)
@@ -97,7 +97,7 @@ async def _caller(stages: Stages, number: int, tell: Tell) -> None:
                 tell("d", arrival.id)
 
 
-def _stages(journal: Journal, tell: Tell, plant: str) -> Stages:
+def _stages(journal: Journal, tell: Tell, plant: str, *, overlap: bool) -> Stages:
     """The road's own records and order; what comes before a decision is of no matter here."""
 
     def heard(future: asyncio.Future[Receipt]) -> None:
@@ -115,7 +115,7 @@ def _stages(journal: Journal, tell: Tell, plant: str) -> Stages:
         future.add_done_callback(heard)
         return future
 
-    recorder = Recorder(append, submit, model.wall_clock)
+    recorder = Recorder(append, submit, model.wall_clock, overlaps=lambda _: overlap)
     record_intent: Callable[[Permit], Awaitable[Intent]] = recorder.intent
     record_outcome: Callable[[Intent, Outcome], Awaitable[object]] = recorder.outcome
     if plant == "sent before the intent is durable":
@@ -130,7 +130,7 @@ def _stages(journal: Journal, tell: Tell, plant: str) -> Stages:
         return permit
 
     async def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
-        tell("x", intent.permit.call.arrival.id)
+        tell("o" if overlap else "x", intent.permit.call.arrival.id)
         await asyncio.sleep(0)
         yield Reply({"progress": 1}, is_final=False)
         yield Reply({"done": True}, is_final=True)
@@ -149,6 +149,7 @@ def _stages(journal: Journal, tell: Tell, plant: str) -> Stages:
         record_outcome=record_outcome,
         record_refusal=recorder.refusal,
         observe=lambda *_: None,
+        settled=recorder.settled,
     )
 
 

@@ -49,6 +49,7 @@ class Seen:
     """What outlived a round, told by its process while it lived."""
 
     executed: list[str] = field(default_factory=list)
+    overlapping: list[str] = field(default_factory=list)  # executed while their record was being written
     released: list[str] = field(default_factory=list)
     denied: list[str] = field(default_factory=list)
     acknowledged: list[tuple[int, str, str]] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Seen:
     def read(cls, told: bytes) -> Seen:
         """From the pipe."""
         seen = cls()
-        plain = {"x": seen.executed, "r": seen.released, "d": seen.denied}
+        plain = {"x": seen.executed, "o": seen.overlapping, "r": seen.released, "d": seen.denied}
         for line in told.decode().splitlines():
             kind, _, rest = line.partition(" ")
             if kind in plain:
@@ -103,6 +104,7 @@ class Ledger:
         kinds = self._kinds
         found += [f"executed without a durable start: {call}" for call in seen.executed if kinds.get(call) != "call.start"]
         found += [f"released without a durable end: {call}" for call in seen.released if f"{call} call.end" not in self._ended]
+        found += [f"released without a durable start: {call}" for call in seen.released if kinds.get(call) != "call.start"]
         found += [f"denied without a durable record: {call}" for call in seen.denied if kinds.get(call) != "decision.deny"]
         lost = [each for each in self.acknowledged if self._ids.get(each[1]) != (each[0], each[2])]
         return found + [f"acknowledged and lost: {record}" for _, record, _ in lost]
@@ -206,6 +208,7 @@ class Tally:
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     executed: int = 0
+    overlapping: int = 0
     released: int = 0
     acknowledged: int = 0
     amiss: list[str] = field(default_factory=list)
@@ -222,12 +225,14 @@ class Tally:
 def one_round(ledger: Ledger, number: int, fault: Fault | None, tally: Tally, plant: str = "") -> Seen:
     """Play it, and hold the ledger against what was seen."""
     writer = f"gw-{number % _WRITERS}"
-    told, status = forked(lambda pipe: play(ledger.url, writer, fault, pipe, plant))
+    overlap = number % 5 == 4 and not plant
+    told, status = forked(lambda pipe: play(ledger.url, writer, fault, pipe, plant, overlap=overlap))
     seen = Seen.read(told)
     tally.rounds += 1
     tally.ends[_end(status)] += 1
     tally.faults[fault.name if fault is not None else "none"] += 1
     tally.executed += len(seen.executed)
+    tally.overlapping += len(seen.overlapping)
     tally.released += len(seen.released)
     tally.acknowledged += len(seen.acknowledged)
     found = ledger.amiss(seen)

@@ -34,6 +34,7 @@ from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import seal_key
 from gateway.identity.opening import Means
 from gateway.identity.opening import opened as opened_identity
+from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.ledger_opening import opened as opened_ledger
 from gateway.ledger_tiles import TileDoor
 from gateway.ledger_tiles import register as register_tiles
@@ -43,6 +44,7 @@ from gateway.model import Arrival, Clock, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
 from gateway.oauth.routes import register as register_oauth
 from gateway.obligations import fulfil as duties
+from gateway.overlap import overlapping
 from gateway.parts import Parts, derived
 from gateway.policy.metrics import families
 from gateway.policy.opening import Opened, opened, prepared
@@ -171,9 +173,7 @@ class App:
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
-        recorder = Recorder(journal.append, journal.submit, clock, vouch=ledger.vouch)
-        stack.push_async_callback(recorder.close)
-        self._record = recorder.refusal
+        recorder = self._open_recorder(ledger, policy)
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
             self._guard, Slots(limits.concurrent_calls), seal,
@@ -197,6 +197,13 @@ class App:
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         _add_ledger(self._api, parts, doors.policy.administration, servers.erase)
         self._policy = policy
+
+    def _open_recorder(self, ledger: OpenedLedger, policy: Opened) -> Recorder:
+        journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)
+        recorder = Recorder(journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps)
+        self._stack.push_async_callback(recorder.close)
+        self._record = recorder.refusal
+        return recorder
 
     def _dev_issuer(self) -> DevIssuer | None:
         chosen = next((issuer for issuer in self._settings.issuers if issuer.development), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -263,12 +263,15 @@ class Intent(msgspec.Struct, frozen=True, gc=False):
     """A permit whose record is durable: the only thing that may be forwarded.  `gateway/record.py` alone makes one.
 
     receipt  where the record stands, for the caller to keep.
+    pending  the same while the record is still being written: for tools that change nothing, where settings say so.  Nothing of
+             an answer is released before it is there.
     """
 
     permit: Permit
     start_index: int
     seal: object = None
     receipt: Receipt | None = None
+    pending: Awaitable[Receipt] | None = None
 
     def __post_init__(self) -> None:
         if self.seal is not _RECORDED:

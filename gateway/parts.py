@@ -91,6 +91,7 @@ class Parts:
             record_refusal=recorder.refusal,
             observe=observe,
             watch=self.identity.kills.watch,
+            settled=recorder.settled,
         )
 
 

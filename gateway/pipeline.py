@@ -24,6 +24,10 @@ def _unwatched(_intent: Intent) -> AbstractContextManager[None]:
     return nullcontext()  # for a road on which nobody is ever killed
 
 
+async def _durable(intent: Intent) -> Intent:
+    return intent  # for a road whose calls all wait for their records
+
+
 @dataclass(frozen=True, slots=True)
 class Stages:
     """The stages of one protocol's road, filled in `gateway/parts.py` alone.  A test replaces one field.
@@ -39,6 +43,7 @@ class Stages:
     record_outcome  under way when called, durable when awaited, or it raises.
     record_refusal  durable on return, or it raises.
     observe         metrics and spans, off the hot path; must not raise or block.
+    settled         the intent once its record is durable, or it raises: where a call is sent while that is written.
     watch           what a call runs within once it is sent: raises `Refused` where its authority is over, or as soon as it is.
     """
 
@@ -54,6 +59,7 @@ class Stages:
     record_refusal: Callable[[Arrival, Refused], Awaitable[None]]
     observe: Callable[[Arrival, Intent | Refused, Outcome | None], None]
     watch: Callable[[Intent], AbstractContextManager[None]] = _unwatched
+    settled: Callable[[Intent], Awaitable[Intent]] = _durable
 
 
 class _Bearings:
@@ -89,6 +95,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
             replies = stages.forward(intent)
             try:
                 async for raw in replies:
+                    intent = await stages.settled(intent)  # nothing of an answer is released before the record
                     reply = stages.filter(raw, intent)
                     tally.count(reply)
                     if held is not None:  # what looked final was not: the stream goes on

@@ -38,10 +38,21 @@ class Recorder:
     """
 
     def __init__(
-        self, append: Append, submit: Submit, clock: Clock, *, strangers_per_second: int = 20, vouch: Vouch | None = None
+        self,
+        append: Append,
+        submit: Submit,
+        clock: Clock,
+        *,
+        strangers_per_second: int = 20,
+        vouch: Vouch | None = None,
+        overlaps: Callable[[Permit], bool] | None = None,
     ) -> None:
-        """`append`, `submit` and `vouch` are the journal's; without `vouch` callers get no receipts."""
+        """`append`, `submit` and `vouch` are the journal's; without `vouch` callers get no receipts.
+
+        overlaps  whether a call may be sent while its record is being written.
+        """
         self._vouch = vouch
+        self._overlaps = overlaps
         self._append = append
         self._submit = submit
         self._clock = clock
@@ -75,10 +86,22 @@ class Recorder:
         kind = "question.ask" if call.direction == "question" else "call.start"
         entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, _facts(call, request))
         try:
+            if self._overlaps is not None and self._overlaps(permit):
+                return Intent(permit, -1, model._RECORDED, None, self._submit(entry))
             receipt = await self._append(entry)
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
         return Intent(permit, receipt.index, model._RECORDED, receipt)
+
+    async def settled(self, intent: Intent) -> Intent:
+        """The intent once its record is durable, or `Refused(LEDGER_UNAVAILABLE)`; before that nothing is released."""
+        if intent.pending is None:
+            return intent
+        try:
+            receipt = await intent.pending
+        except LedgerUnavailableError as error:
+            raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
+        return Intent(intent.permit, receipt.index, model._RECORDED, receipt)
 
     def receipt(self, intent: Intent) -> Mapping[str, object] | None:
         """What the caller of this call gets to keep."""
@@ -89,6 +112,8 @@ class Recorder:
 
         `LedgerUnavailableError`, at once or when awaited, where it is not.
         """
+        if intent.pending is not None:
+            return self._settled_outcome(intent, outcome)
         permit = intent.permit
         arrival, principal = permit.call.arrival, permit.principal
         now = self._clock()
@@ -107,6 +132,10 @@ class Recorder:
         }
         values = (Value("response", outcome.body),) if outcome.body else ()
         return self._submit(Entry("call.end", new_id(now), now, principal.subject, fields, values))
+
+    async def _settled_outcome(self, intent: Intent, outcome: Outcome) -> Receipt:
+        """An end is written after its start, and not without."""
+        return await self.outcome(await self.settled(intent), outcome)
 
     async def refusal(self, arrival: Arrival, refusal: Refused) -> None:
         """Record a call that was not made, and why."""

@@ -150,6 +150,8 @@ class Mcp(Group):
     children_per_caller: int = Field(8, ge=1, le=1024)
     headers: dict[HeaderName, Secret] = Field(default_factory=dict)
     credentials: Credentials | None = None
+    ledger: Literal["strict", "overlap"] = "strict"
+    """`overlap`: calls of tools that were approved as read-only are sent while their record is written; answers wait for it."""
     era: Era = "auto"
     """How `/mcp` speaks to it: statelessly (`modern`, 2026-07-28), in sessions (`legacy`), or as it turns out to understand."""
     allow_private: bool = True

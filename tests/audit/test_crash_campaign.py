@@ -59,6 +59,7 @@ def test_whatever_a_writer_dies_of_the_ledger_says_what_was_executed_released_an
     assert filters(), "writes and syncs are made to fail by a filter of system calls"
     assert set(run["faults"]) == set(names(store))
     assert min(run["executed"], run["released"]) > rounds
+    assert run["overlapping"] > rounds // 10
     assert run["verified"] == rounds // 25
 
 
