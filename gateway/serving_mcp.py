@@ -33,6 +33,7 @@ from gateway.state.notices import Notices
 from gateway.stores import state_url_of
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import McpTarget
+from policies import approvals
 
 BESIDE: Final = 64
 """Connections to each server beside those of standing streams: for answers, notices and ends, which wait behind no call."""
@@ -96,6 +97,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     stages = parts.stages(road, fulfil)
     asking.by(stages)
+    pins.tell = standing.changed
     before = parts.policy.in_force.current
     faces = _faces(parts, targets, stages, could, sealed)
     pinned = frozenset(name for name, target in targets.items() if target.kind != "builtin")
@@ -110,6 +112,8 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         faces.mounts.enforce(decided, could)
         faces.aggregate.enforce(decided, could)
         standing.enforce(could, listed((before, policy)))
+        for server in approvals.differing(before.active.bundle.pinning, policy.active.bundle.pinning):
+            standing.changed(server, ("tools", "prompts", "resources"))
         before = policy
 
     parts.policy.in_force.follow(enforce)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from policies.changes import Named
 from policies.lock import Approved, Lock, What
-from policies.pinning import GRADES, MODES, NEVER, Pinning
+from policies.pinning import EVERY, GRADES, MODES, NEVER, Pinning
 from policies.unseen import shown
 
 
@@ -16,6 +16,17 @@ def newly(before: Lock, after: Lock) -> Iterator[tuple[str, What, str, Approved]
         then = before.approved(server, what, name)
         if then is None or then.digests != approved.digests:
             yield server, what, name, approved
+
+
+def differing(before: Pinning, after: Pinning) -> Iterator[str]:
+    """Servers of which another definition counts, or may count, than before."""
+    for server in {*before.servers, *after.servers, *before.lock.servers, *after.lock.servers} - {EVERY}:
+        rules = [
+            (side.mode(server), [side.waits(server, grade) for grade in GRADES], side.lock.servers.get(server))
+            for side in (before, after)
+        ]
+        if rules[0] != rules[1]:
+            yield server
 
 
 def compared(before: Pinning, after: Pinning) -> tuple[Named, bool]:

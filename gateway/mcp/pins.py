@@ -64,6 +64,10 @@ def _nobody() -> None:
     pass  # there is no other replica that could be told
 
 
+def _nobody_here(_server: str, _kinds: Iterable[str]) -> None:
+    pass  # nobody listens
+
+
 class Place(NamedTuple):
     """A server in one era of the protocol: what it says in one may lack what only the other knows, and is pinned by itself."""
 
@@ -93,6 +97,8 @@ class Pins:
         self.turn = 0
         self.announce: Callable[[], None] = _nobody
         """Tells other replicas that something changed."""
+        self.tell: Callable[[str, Iterable[str]], None] = _nobody_here
+        """Tells whoever listens to a server that its lists (`tools`, `prompts`, `resources`) hold something else now."""
         self._names = Names()
         self._locked = NOTHING_LOCKED, Names()
         self._spent: dict[str, tuple[int, int, int]] = {}  # minute, records in it, what was not recorded since
@@ -112,6 +118,7 @@ class Pins:
         self._looked.clear()
         for server in {place.server for place in self._live}:
             self.stale(server)
+            self.tell(server, _LISTED.values())
 
     def families(self) -> Iterator[Family]:
         """How much of each server is held back.  Servers and kinds are closed lists; no server can make a label."""
@@ -315,6 +322,8 @@ class Pins:
                 left = 0
         await self._rows.hold(changed, at)
         self.announce()
+        if kinds := {_LISTED[key[0]] for _, key in map(of_row, changed) if key[0] in _LISTED}:
+            self.tell(place.server, kinds)
         for row, mark in changed.items():
             _, key = of_row(row)
             self._remember(place, key, Seen(known.get(key, _UNSEEN).digest, mark))
@@ -347,6 +356,8 @@ class Pins:
 
 
 _UNSEEN: Final = Seen("", "")
+_LISTED: Final[Mapping[What, str]] = {"tool": "tools", "prompt": "prompts", "template": "resources"}
+"""In which list a thing stands."""
 _OLD: Final = "@old"
 """Ends the kind of what was seen in the era of handshakes, in the table of what was seen."""
 

@@ -29,7 +29,7 @@ from policies.manifest import sign
 from policies.model import Source
 from policies.pinning import Pinning, ServerRules
 from tests.mcp.liar import Liar, liar, tool
-from tests.mcp.world import DENY, HIDDEN, World, gateway
+from tests.mcp.world import DENY, HIDDEN, World, gateway, modern_body, modern_headers
 
 SERVERS = ("shop", "mail", "builtin")
 AT = "2026-11-22T18:00:00Z"
@@ -165,14 +165,46 @@ async def test_a_change_that_anybodys_list_shows_counts_for_everybody_at_once(wa
     assert await watched.passes("read")
 
 
+@asynccontextmanager
+async def listening(watched: Watched) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    """A client's stream of notices of the shop; each message as it comes."""
+    sent = {"notifications": {"toolsListChanged": True}}
+    headers = {"accept": "application/json, text/event-stream", **watched.world.token("anna")}
+    headers |= modern_headers("subscriptions/listen", **sent)
+    body = modern_body("subscriptions/listen", 9, None, **sent)
+    async with watched.world.client.stream("POST", "/mcp/shop", json=body, headers=headers) as stream:
+
+        async def messages() -> AsyncIterator[dict[str, Any]]:
+            async for line in stream.aiter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+        yield messages()
+
+
 async def test_a_server_that_says_that_its_tools_changed_is_asked_before_the_next_call(watched: Watched) -> None:
+    watched.liar.tools["shop"] = [tool("read"), tool("write")]
+    await watched.listed()
+    async with listening(watched) as messages:
+        assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
+        watched.liar.tools["shop"] = [tool("read", "Reads more."), tool("write")]
+        assert await watched.passes("read")  # nobody has heard of it yet
+        watched.liar.changed.set()
+        assert (await anext(messages))["method"] == "notifications/tools/list_changed"
+        assert not await watched.passes("read")
+        assert await watched.passes("write")
+
+
+async def test_whoever_listens_is_told_when_something_is_held_back(watched: Watched) -> None:
+    watched.pins.tell = watched.world.standing.changed
     watched.liar.tools["shop"] = [tool("read")]
     await watched.listed()
-    watched.liar.tools["shop"] = [tool("read", "Reads more.")]
-    watched.later(1)
-    watched.pins.stale("shop")
-    watched.later(1)
-    assert not await watched.passes("read")
+    async with listening(watched) as messages:
+        assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
+        watched.liar.tools["shop"] = [tool("read", "Reads more.")]
+        await watched.listed(person="boris")
+        assert (await anext(messages))["method"] == "notifications/tools/list_changed"
+    watched.liar.changed.set()
 
 
 async def test_a_change_while_the_gateway_was_down_is_noticed_at_the_first_call(tmp_path: Path, upstream: Liar) -> None:

@@ -33,6 +33,8 @@ class Liar:
     """Tools in the era of handshakes, where they are others."""
     lists: Callable[[str, int], list[dict[str, Any]] | None] | None = None
     heard: list[tuple[str, str, str]] = field(default_factory=list)
+    changed: threading.Event = field(default_factory=threading.Event)
+    """Once it is set, those who listen are told that the tools changed."""
 
     def forget(self) -> None:
         """As new."""
@@ -85,12 +87,29 @@ def liar() -> Iterator[Liar]:
             if "id" not in message:
                 self._say(202, b"")
                 return
+            if message["method"] == "subscriptions/listen":
+                self._listen(message["id"])
+                return
             modern = self.headers.get("MCP-Protocol-Version") == MODERN
             result = world.result(self.path.rpartition("/")[2], message["method"], message.get("params", {}), modern=modern)
             said = {"error": {"code": -32603, "message": "no"}} if result is None else {"result": result}
             self._say(
                 200, json.dumps({"jsonrpc": "2.0", "id": message["id"], **said}).encode(), message["method"] == "initialize"
             )
+
+        def _listen(self, rpc_id: Any) -> None:
+            meta = {"_meta": {"io.modelcontextprotocol/subscriptionId": rpc_id}}
+            asked = {"notifications": {"toolsListChanged": True}}
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            for method, more in (("subscriptions/acknowledged", asked), ("tools/list_changed", {})):
+                message = {"jsonrpc": "2.0", "method": f"notifications/{method}", "params": {**meta, **more}}
+                self.wfile.write(f"event: message\ndata: {json.dumps(message)}\n\n".encode())
+                self.wfile.flush()
+                world.changed.wait(30)
+            self.close_connection = True
 
         def _say(self, status: int, body: bytes, opens: bool = False) -> None:
             self.send_response(status)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.approvals import differing
 from policies.bundle import Finding, load
 from policies.canonical import UncanonicalError, canonical, digest_of
 from policies.diff import diff
@@ -160,6 +161,9 @@ def test_a_change_of_the_lock_stands_in_the_comparison_of_two_bundles(write: Wri
     assert diff(before, opened).definitions.changed == ("erp: quarantine → off",)
     assert diff(before, opened).grants
     assert not diff(opened, before).grants
+    assert set(differing(before.pinning, opened.pinning)) == {"erp"}
+    assert set(differing(before.pinning, after.pinning)) == {"erp"}
+    assert set(differing(before.pinning, before.pinning)) == set()
 
 
 def test_what_a_server_may_say_unapproved_is_chosen_by_name_by_the_lock_and_by_default(write: Write, findings: Find) -> None:
