@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -92,7 +93,7 @@ def plain_server(*arguments: str) -> Iterator[str]:
 
 def control(url: str, **said: Any) -> dict[str, Any]:
     """Tell a plain server what to do; what it has heard since the last time."""
-    query = "&".join(f"{name}={json.dumps(value)}" for name, value in said.items())
+    query = urllib.parse.urlencode({name: json.dumps(value) for name, value in said.items()})
     with urllib.request.urlopen(f"{url.removesuffix('/mcp')}/control?{query}", timeout=10) as answer:
         found: dict[str, Any] = json.loads(answer.read())
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,8 @@ class World:
         self.go_on = threading.Event()
         self.waiting = threading.Event()
         self.cancelled: list[Any] = []
+        self.streams: list[queue.Queue[Any]] = []
+        self.subscribed: list[str] = []
         self.page = options.page
         self.circle = options.circle
         self.uris: list[str] = options.uri
@@ -55,6 +58,8 @@ class World:
             return {"messages": [{"role": "user", "content": {"type": "text", "text": f"{params['name']} of {self.name}"}}]}
         if method == "completion/complete":
             return {"completion": {"values": [json.dumps(params["ref"])]}}
+        if method == "resources/subscribe":
+            self.subscribed.append(params["uri"])
         if method in {"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"}:
             return {}
         if method == "tools/call":
@@ -107,16 +112,31 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self.path.startswith("/control"):
-            self._say(405, None)
+            if self.world.era == "legacy" and self.headers.get("mcp-session-id") in self.world.sessions:
+                self._stream(None)
+            else:
+                self._say(405, None)
             return
         said = {name: json.loads(values[0]) for name, values in parse_qs(urlsplit(self.path).query).items()}
         if said.pop("waiting", False):
             self.world.waiting.wait(30)
+        for stream in list(self.world.streams):
+            for one in [*said.get("say", []), *([None] if said.get("cut") else [])]:
+                stream.put(one)
+        said = {name: value for name, value in said.items() if name not in {"say", "cut"}}
         for name, value in said.items():
             setattr(self.world, name, value)
         if said.get("hang") is False:
             self.world.go_on.set()
-        self._say(200, {"heard": self.world.heard, "sessions": len(self.world.sessions)})
+        self._say(
+            200,
+            {
+                "heard": self.world.heard,
+                "sessions": len(self.world.sessions),
+                "streams": len(self.world.streams),
+                "subscribed": self.world.subscribed,
+            },
+        )
         self.world.heard = []
 
     def do_POST(self) -> None:
@@ -147,6 +167,9 @@ class Handler(BaseHTTPRequestHandler):
             named and headers.get("mcp-name") != params[named] and "=?base64?" not in headers.get("mcp-name", "")
         ):
             self._error(400, message, -32020, "Header mismatch")
+            return
+        if message["method"] == "subscriptions/listen":
+            self._stream(message)
             return
         if message["method"] == "server/discover":
             result: Any = {
@@ -192,6 +215,46 @@ class Handler(BaseHTTPRequestHandler):
             "completions": {},
             "experimental": {"x": {}},
         }
+
+    def do_DELETE(self) -> None:
+        self.world.sessions.pop(self.headers.get("mcp-session-id", ""), None)
+        self._say(204, None)
+
+    def _stream(self, listen: dict[str, Any] | None) -> None:
+        """A stream for notices, until /control cuts it, or nobody reads it any more."""
+        waiting: queue.Queue[Any] = queue.Queue()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        meta: dict[str, Any] = {}
+        if listen is not None:
+            meta = {"_meta": {"io.modelcontextprotocol/subscriptionId": listen["id"]}}
+            asked = listen["params"]["notifications"]
+            self._event({"method": "notifications/subscriptions/acknowledged", "params": {"notifications": asked, **meta}})
+        self.world.streams.append(waiting)
+        try:
+            while True:
+                try:
+                    said = waiting.get(timeout=0.5)
+                except queue.Empty:
+                    self.wfile.write(b":\n\n")
+                    self.wfile.flush()
+                    continue
+                if said is None:
+                    break
+                self._event({**said, "params": {**said.get("params", {}), **meta}})
+            if listen is not None:
+                self._event({"id": listen["id"], "result": {"resultType": "complete", **meta}})
+        except OSError:
+            pass
+        finally:
+            self.world.streams.remove(waiting)
+
+    def _event(self, said: dict[str, Any]) -> None:
+        self.wfile.write(b"event: message\ndata: " + json.dumps({"jsonrpc": "2.0", **said}).encode() + b"\n\n")
+        self.wfile.flush()
 
     def _progress(self, message: dict[str, Any]) -> None:
         token = message["params"].get("_meta", {}).get("progressToken")

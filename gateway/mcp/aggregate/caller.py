@@ -15,6 +15,7 @@ from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id,
 from gateway.pipeline import Stages, govern
 
 _ERA = "io.modelcontextprotocol/"
+_ASKED = frozenset({"inputResponses", "requestState"})
 _MEDIA = (("accept", "application/json, text/event-stream"), ("content-type", "application/json"))
 
 
@@ -75,15 +76,26 @@ def sent(  # noqa: PLR0917  what a message is, in its order
     """One message down the road; `rpc_id` None is a notification.  Replies and exceptions are those of `govern`."""
     params, headers = _modern(caller, way, method, params) if way.modern else _legacy(way, params)
     message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if rpc_id is None else {"id": rpc_id})
+    return _down(caller, leg, headers, dumps(message), "POST")
+
+
+def without_body(caller: Caller, leg: Leg, way: Way, verb: str) -> AsyncGenerator[Reply, None]:
+    """What is no message: the stream for a session's notices (GET), and its end (DELETE)."""
+    _, headers = _legacy(way, {})
+    return _down(caller, leg, headers, b"", verb)
+
+
+def _down(caller: Caller, leg: Leg, headers: tuple[tuple[str, str], ...], body: bytes, verb: str) -> AsyncGenerator[Reply, None]:
     origin, at = caller.call.arrival, caller.clock()
     arrival = Arrival(
         id=new_id(at),
         protocol="mcp",
         target=leg.server,
         headers=headers,
-        body=dumps(message),
+        body=body,
         at=at,
         trace=_beneath(caller.call.trace),
+        http_method=verb,
         peer=origin.peer,
         found=by_name(headers),
         url_path=f"/mcp/{leg.server}",
@@ -97,9 +109,10 @@ def _modern(
 ) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
     """Everything that a stateless request says of itself; the routing headers are made of this very message."""
     said = params.get("_meta", {})
-    if not caller.modern:  # a handshake's client says nothing of this kind in its messages
+    if not caller.modern:  # a handshake's client says nothing of this kind in its messages, and is asked nothing
         said = {key: value for key, value in said.items() if not key.startswith(_ERA)}
-    meta = {CAPABILITIES_KEY: {}, **said, VERSION_KEY: way.version}
+    declared = caller.call.declares if caller.modern and isinstance(caller.call.declares, dict) else {}
+    meta = {**said, CAPABILITIES_KEY: declared, VERSION_KEY: way.version}
     headers = [*_MEDIA, ("mcp-protocol-version", way.version), ("mcp-method", method)]
     named = METHODS[method].named
     if named and isinstance(params.get(named), str):
@@ -115,7 +128,7 @@ def _legacy(way: Way, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tup
     headers = [*_MEDIA, ("mcp-protocol-version", way.version)] if way.version else [*_MEDIA]
     if way.session:
         headers.append(("mcp-session-id", way.session))
-    bare = {key: value for key, value in params.items() if key != "_meta"}
+    bare = {key: value for key, value in params.items() if key != "_meta" and key not in _ASKED}
     return bare | ({"_meta": meta} if meta else {}), tuple(headers)
 
 

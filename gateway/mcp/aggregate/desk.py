@@ -13,10 +13,10 @@ from typing import Any, Final
 from gateway.mcp.aggregate import bridge, merge
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
 from gateway.mcp.aggregate.fan import Fan
-from gateway.mcp.aggregate.links import Links
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.running import Cancelled, Running
-from gateway.mcp.aggregate.standing import Standings, final
+from gateway.mcp.aggregate.standing import STATELESS, Standings, final
+from gateway.mcp.aggregate.streams import Streams
 from gateway.mcp.aggregate.where import ROUTED, Place, Where
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import (
@@ -28,6 +28,7 @@ from gateway.mcp.methods import (
     LIST_RESOURCES,
     LIST_TEMPLATES,
     LIST_TOOLS,
+    LISTEN,
     METHODS,
     MODERN,
     PING,
@@ -35,6 +36,7 @@ from gateway.mcp.methods import (
     SUBSCRIBE,
     UNSUBSCRIBE,
 )  # fmt: skip
+from gateway.mcp.streams import STREAM
 from gateway.model import Call, Refused, Reply, UpstreamError
 from gateway.reasons import Code
 
@@ -47,8 +49,7 @@ LISTS: Final[Mapping[str, tuple[str, str]]] = {
     LIST_TEMPLATES: ("resourceTemplates", "uriTemplate"),
 }
 """Member and key of every list."""
-_CARRIED: Final = ROUTED - {SUBSCRIBE, UNSUBSCRIBE}
-_STATELESS: Final = Way(modern=True, version=MODERN[0])
+_CARRIED: Final = ROUTED - {SUBSCRIBE, UNSUBSCRIBE}  # a subscription would be one replica's alone: `subscriptions/listen` is not
 _CANCELLED_CODE: Final = -32800
 
 
@@ -64,13 +65,12 @@ class Said:
 class Desk:
     """Serves one request after another, many at once."""
 
-    def __init__(self, standings: Standings, fan: Fan, names: Names, mounts: str) -> None:
-        """`mounts`: what the servers' own URLs begin with."""
+    def __init__(self, standings: Standings, fan: Fan, names: Names, where: Where, streams: Streams) -> None:
         self._standings = standings
         self._fan = fan
         self._names = names
-        self._links = Links()
-        self._where = Where(fan, names, self._links, mounts)
+        self._where = where
+        self._streams = streams
         self._running = Running()
         self._here: Mapping[str, Callable[[Caller], Awaitable[dict[str, Any]]]] = {
             INITIALIZE: self._initialized,
@@ -82,7 +82,11 @@ class Desk:
 
     def check(self, call: Call) -> None:
         """`RpcRefused` for what is not served here, before anybody is asked anything."""
-        known = METHODS[call.method].notification if call.rpc_id is None else call.method in self._here or call.method in _CARRIED
+        row = METHODS.get(call.method)
+        if call.rpc_id is None:
+            known = call.method == STREAM or (row is not None and row.notification)
+        else:
+            known = call.method in self._here or call.method in _CARRIED or call.method == LISTEN
         if not known:
             raise RpcRefused(Code.UNKNOWN_METHOD, call.method, rpc_id=call.rpc_id)
         if call.method in LISTS and "cursor" in call.message["params"]:  # every list is one page: it is none of ours
@@ -91,6 +95,13 @@ class Desk:
     async def serve(self, caller: Caller, leg: Leg) -> AsyncGenerator[Said, None]:
         """Every message to the client, the last one final.  `leg` is where a refusal or a failure happened."""
         call = caller.call
+        if call.method in {LISTEN, STREAM}:
+            async with aclosing(self._streams.open(caller)) as messages:
+                async for message in messages:
+                    yield Said(message, is_final=message is not None and "result" in message)
+            if call.method == STREAM:
+                yield Said(None)
+            return
         if call.rpc_id is None:
             if call.method == CANCELLED:
                 await self._cancel(caller)
@@ -134,7 +145,7 @@ class Desk:
         async with aclosing(self._replies(caller, leg, place)) as replies:
             async for reply, way in replies:
                 if reply.is_final:
-                    self._links.note(caller.whose, place.server, reply.payload.get("result", {}))
+                    self._where.links.note(caller.whose, place.server, reply.payload.get("result", {}))
                     message, status = bridge.answered(reply.payload, call, modern=caller.modern, upstream_modern=way.modern)
                     yield Said(message, status=status)
                 elif bridge.passes(reply.payload, call, modern=caller.modern):
@@ -164,9 +175,9 @@ class Desk:
 
 
 async def _unasked(caller: Caller, leg: Leg, params: Mapping[str, Any]) -> AsyncGenerator[tuple[Reply, Way], None]:
-    async with aclosing(sent(caller, leg, _STATELESS, caller.call.method, params, caller.call.rpc_id)) as replies:
+    async with aclosing(sent(caller, leg, STATELESS, caller.call.method, params, caller.call.rpc_id)) as replies:
         async for reply in replies:
-            yield reply, _STATELESS
+            yield reply, STATELESS
 
 
 async def _nothing(_caller: Caller) -> dict[str, Any]:

@@ -37,12 +37,16 @@ from gateway.mcp.aggregate.desk import Desk, Said
 from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.standing import Standings
-from gateway.mcp.aggregate.where import UnroutedError
+from gateway.mcp.aggregate.streams import Streams
+from gateway.mcp.aggregate.where import UnroutedError, Where
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import INITIALIZE
+from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
+from gateway.mcp.streams import STREAM
+from gateway.mcp.streams import read as read_stream
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import read
 from gateway.model import Arrival, Call, Clock, Principal, Refused, UpstreamError, wall_clock
@@ -71,7 +75,7 @@ _OURS = ""
 
 
 class Aggregate:
-    """The endpoint.  `stages` and `could` are the mounts' own, and `sessions` seals as theirs does.
+    """The endpoint.  `stages`, `could` and `sealed` are the mounts' own.
 
     eras      by server: every one that may be in it, and how it is spoken to.
     patience  seconds that a server has for its part of a list.
@@ -86,7 +90,7 @@ class Aggregate:
         limits: Limits,
         public_url: str,
         could: Could,
-        sessions: Sessions,
+        sealed: Sealed,
         scopes: tuple[str, ...] = (),
         slots: Slots | None = None,
         clock: Clock = wall_clock,
@@ -97,20 +101,25 @@ class Aggregate:
         self._in_force = stages, could
         self._guard = guard
         self._limits = limits
-        self._sessions = sessions
+        self._sessions = Sessions(sealed)
         self._slots = slots or Slots(limits.concurrent_calls)
+        self._streams = Slots(limits.concurrent_streams)
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
         self._challenge = challenge(public_url, "/mcp", scopes)
         self._step = partial(step_up, public_url, "/mcp")
         self._standings = Standings(eras)
-        self._desk = Desk(self._standings, Fan(self._standings, eras, patience), Names(eras), f"{public_url.rstrip('/')}/mcp/")
+        fan, names = Fan(self._standings, eras, patience), Names(eras)
+        where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
+        self._open = Streams(self._standings, fan, where, seconds=limits.stream_seconds, patience=patience)
+        self._desk = Desk(self._standings, fan, names, where, self._open)
 
     def enforce(self, stages: Stages, could: Could) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
         self._in_force = stages, could
         self._standings.forget_offers()
+        self._open.enforce(stages, could)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request; what is refused before it is a call (host, size) is on record without its contents."""
@@ -125,9 +134,10 @@ class Aggregate:
             arrival = make_arrival(
                 scope, body, protocol="mcp", target="", path="", clock=self._clock, headers=headers, found=found
             )  # fmt: skip
-            with self._slots:
-                if errors.is_modern(arrival):
-                    await Disconnect().guard(receive, self._serve(arrival, send), _WATCH_AFTER)
+            standing = is_standing(arrival)
+            with self._streams if standing else self._slots:
+                if standing or errors.is_modern(arrival):
+                    await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
                 else:
                     await self._serve(arrival, send)
         except Refused as refusal:
@@ -138,7 +148,7 @@ class Aggregate:
             return
 
     async def _serve(self, arrival: Arrival, send: Send) -> None:
-        stages, could = self._in_force
+        (stages, could), limits = self._in_force, self._limits
         try:
             caller = await self._admitted(arrival, stages, could)
         except Refused as refusal:
@@ -149,7 +159,7 @@ class Aggregate:
         leg = Leg("")
         async with EventStream(send, self._heartbeat) as stream:
             try:
-                with Within(self._limits.call_seconds):
+                with Within(limits.stream_seconds + ENDS_ITSELF if is_standing(arrival) else limits.call_seconds):
                     await self._answer(caller, leg, stream, send)
                 return
             except UnroutedError as refusal:
@@ -164,6 +174,8 @@ class Aggregate:
             except TimeoutError:
                 answer = errors.failed(UpstreamError("timeout"), leg.id, server=leg.server, rpc_id=caller.call.rpc_id)
             if stream.started:
+                if arrival.http_method == STREAM:
+                    return  # no request of theirs is open: the stream ends, and its record says why
                 await stream.event(answer.body, event="message")
             else:
                 await _say(send, answer, leg.id, caller.principal.workflow)
@@ -188,7 +200,10 @@ class Aggregate:
         return Caller(call, principal, inner, could, self._clock, errors.is_modern(arrival))
 
     def _read(self, arrival: Arrival, principal: Principal) -> Call:
-        call = read(arrival, self._limits.json_depth)
+        if arrival.http_method == STREAM:
+            call = read_stream(arrival)
+        else:
+            call = read(arrival, self._limits.json_depth)
         sealed = arrival.header("mcp-session-id")
         if sealed is None or errors.is_modern(arrival) or call.method == INITIALIZE:
             return call
@@ -234,7 +249,10 @@ async def _release(said: Said, headers: list[tuple[str, str]], stream: EventStre
             await send_json(send, said.status, body, headers)
             return
         await stream.start(headers)
-    await stream.event(body, event="message")
+    if said.message is not None:
+        await stream.event(body, event="message")
+    elif not said.is_final:
+        await stream.comment()  # whoever waits for a stream sees that it stands
 
 
 async def _say(send: Send, answer: Answer, decision: str, workflow: str = "") -> None:

@@ -30,7 +30,8 @@ STANDINGS = 4096
 _NOT_TAKEN = frozenset({"400", "404", "405", "406", "415"})
 """What a server of handshakes says in HTTP to a stateless request, where it says nothing in JSON-RPC."""
 _US = {"name": "bailiwick", "version": "1"}
-_MODERN = Way(modern=True, version=MODERN[0])
+STATELESS = Way(modern=True, version=MODERN[0])
+"""How every server of the stateless era is spoken to."""
 
 
 class _Standing:
@@ -66,6 +67,14 @@ class Standings:
         """How many are kept, for metrics."""
         return len(self._held)
 
+    async def stateless(self, caller: Caller, leg: Leg) -> bool:
+        """Whether the server speaks the stateless era."""
+        return (await self._way(caller, leg))[0].modern
+
+    async def session(self, caller: Caller, leg: Leg) -> Way:
+        """A session that is nobody else's: whoever asked for it ends it."""
+        return await self._initialized(caller, leg, _Standing())
+
     async def offer(self, caller: Caller, leg: Leg) -> Mapping[str, Any]:
         """What the server says of itself: the result of its `server/discover` or `initialize`, for this caller."""
         return (await self._stand(caller, leg)).offer or {}
@@ -95,7 +104,7 @@ class Standings:
         found = self._fixed.get(leg.server) == "modern" or self._found.get(leg.server, (False, 0.0))[0]
         own: str | int = caller.call.rpc_id if caller.call.rpc_id is not None else 0
         if found:
-            return _MODERN, own
+            return STATELESS, own
         way = await self._stand(caller, leg)
         return way, own if way.modern else next(self._standing(caller, leg.server).numbers)
 
@@ -121,7 +130,7 @@ class Standings:
 
     def _drop(self, caller: Caller, server: str, way: Way) -> None:
         standing = self._standing(caller, server)
-        if standing.way is way or way is _MODERN:  # else somebody opened another meanwhile
+        if standing.way is way or way is STATELESS:  # else somebody opened another meanwhile
             standing.way = None
 
     async def _opened(self, caller: Caller, leg: Leg, standing: _Standing) -> Way:
@@ -144,7 +153,7 @@ class Standings:
     async def _discovered(self, caller: Caller, leg: Leg) -> Mapping[str, Any] | None:
         """What the server offers statelessly; None where it does not know what it is asked."""
         try:
-            reply = await final(sent(caller, leg, _MODERN, DISCOVER, {}, 0))
+            reply = await final(sent(caller, leg, STATELESS, DISCOVER, {}, 0))
         except UpstreamError as error:
             if error.kind == "protocol" or (error.kind == "status" and error.detail in _NOT_TAKEN):
                 return None  # some answer anything with something

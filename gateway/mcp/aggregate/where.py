@@ -26,15 +26,17 @@ from gateway.mcp.methods import (
     LIST_TOOLS,
     READ_RESOURCE,
     SUBSCRIBE,
+    TASK_ACTIONS,
     UNSUBSCRIBE,
 )  # fmt: skip
 from gateway.mcp.normalise import PROMPT_REF, prompt
+from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
 from gateway.model import UpstreamError
 from gateway.reasons import Code
 from policies import names
 from policies import uri as uris
 
-ROUTED: Final = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE, COMPLETE})
+ROUTED: Final = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE, COMPLETE, *TASK_ACTIONS})
 _ACTION: Final = {READ_RESOURCE: "read", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "subscribe", COMPLETE: "read"}
 
 
@@ -69,10 +71,11 @@ class _Claims:
 class Where:
     """Finds the server of a request; `mounts` is what the servers' own URLs begin with."""
 
-    def __init__(self, fan: Fan, names_: Names, links: Links, mounts: str) -> None:
+    def __init__(self, fan: Fan, names_: Names, sealed: Sealed, mounts: str) -> None:
+        self.links = Links()
         self._fan = fan
         self._names = names_
-        self._links = links
+        self._sealed = sealed
         self._mounts = mounts
 
     async def of(self, caller: Caller, leg: Leg) -> Place:
@@ -90,9 +93,34 @@ class Where:
                 if server
                 else Place("", params)
             )
+        if call.method in TASK_ACTIONS:
+            server = self.of_task(caller, params.get("taskId"))
+            return Place(server, params, may=bool(server))
         if call.method == COMPLETE:
             return await self._completed(caller, leg, params)
         return await self._addressed(caller, leg, params)
+
+    def of_task(self, caller: Caller, text: object) -> str:
+        """The server of this caller's task; "" for anybody else's, and for what is none."""
+        try:
+            return self._sealed.routed(Purpose.TASK, text, principal=caller.principal)[0]
+        except UnknownValueError:
+            return ""
+
+    async def of_all(self, caller: Caller, addresses: Iterable[str]) -> dict[str, list[str]]:
+        """Of these addresses those that one server alone has, by server, as they were spelled."""
+        forms = {uri: form for uri in addresses if (form := uris.canonical(uri)) is not None}
+        said = await self._fan.every(caller, lambda each: self._claims(caller, each))
+        found: dict[str, list[str]] = {}
+        for uri, form in forms.items():
+            having = [
+                server
+                for server, claims in said.found.items()
+                if claims.resource(form) and caller.could(caller.principal, names.resource(server, form) or "", "read")
+            ]
+            if len(having) == 1:
+                found.setdefault(having[0], []).append(uri)
+        return found
 
     async def _named(self, caller: Caller, leg: Leg, shown: str, method: str, member: str) -> tuple[str, str]:
         """(server, own name) of what is shown so; ("", "") where nothing is."""
@@ -120,7 +148,7 @@ class Where:
         if form is None:
             raise UnroutedError(Code.INVALID_PARAMS, "uri", rpc_id=caller.call.rpc_id)
         objects = {server: names.resource(server, form) for server in self._fan.reachable(caller)}
-        linked = self._links.of(caller.whose, form)
+        linked = self.links.of(caller.whose, form)
         server = await self._claimed(caller, leg, objects, lambda claims, it: it in linked or claims.resource(form))
         return Place(server, {**params, "uri": form}, may=bool(server))
 
