@@ -237,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             while True:
                 try:
-                    said = waiting.get(timeout=0.5)
+                    said = waiting.get(timeout=0.1)
                 except queue.Empty:
                     self.wfile.write(b":\n\n")
                     self.wfile.flush()

@@ -130,7 +130,8 @@ class Desk:
         return {"supportedVersions": list(SERVED), **await self._offered(caller)}
 
     async def _offered(self, caller: Caller) -> dict[str, Any]:
-        return merge.offered(await self._fan.every(caller, lambda leg: self._standings.offer(caller, leg)))
+        gathered = await self._fan.every(caller, lambda leg: self._standings.offer(caller, leg))
+        return merge.offered(gathered, modern=caller.modern)
 
     async def _listed(self, caller: Caller) -> dict[str, Any]:
         member, key = LISTS[caller.call.method]

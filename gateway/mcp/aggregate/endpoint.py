@@ -42,7 +42,7 @@ from gateway.mcp.aggregate.where import UnroutedError, Where
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
-from gateway.mcp.methods import INITIALIZE
+from gateway.mcp.methods import INITIALIZE, LISTEN
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
 from gateway.mcp.streams import STREAM
@@ -58,6 +58,8 @@ from gateway.settings_outbound import Era
 
 PATHS = frozenset({"/mcp", "/mcp/"})
 _WATCH_AFTER = 0.02
+_ENDS_ITSELF = 60.0
+"""Seconds that a stream for notices has to end by itself, in good order, before it is cut."""
 _WHOEVER_ASKS = frozenset(
     {
         Code.NO_CREDENTIAL,
@@ -134,7 +136,7 @@ class Aggregate:
             arrival = make_arrival(
                 scope, body, protocol="mcp", target="", path="", clock=self._clock, headers=headers, found=found
             )  # fmt: skip
-            standing = is_standing(arrival)
+            standing = _standing(arrival)
             with self._streams if standing else self._slots:
                 if standing or errors.is_modern(arrival):
                     await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
@@ -159,7 +161,7 @@ class Aggregate:
         leg = Leg("")
         async with EventStream(send, self._heartbeat) as stream:
             try:
-                with Within(limits.stream_seconds + ENDS_ITSELF if is_standing(arrival) else limits.call_seconds):
+                with Within(limits.stream_seconds + _ENDS_ITSELF if _standing(arrival) else limits.call_seconds):
                     await self._answer(caller, leg, stream, send)
                 return
             except UnroutedError as refusal:
@@ -200,10 +202,7 @@ class Aggregate:
         return Caller(call, principal, inner, could, self._clock, errors.is_modern(arrival))
 
     def _read(self, arrival: Arrival, principal: Principal) -> Call:
-        if arrival.http_method == STREAM:
-            call = read_stream(arrival)
-        else:
-            call = read(arrival, self._limits.json_depth)
+        call = read_stream(arrival) if arrival.http_method == STREAM else read(arrival, self._limits.json_depth)
         sealed = arrival.header("mcp-session-id")
         if sealed is None or errors.is_modern(arrival) or call.method == INITIALIZE:
             return call
@@ -235,6 +234,11 @@ class Aggregate:
         return errors.refused(
             refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge, step=self._step
         )
+
+
+def _standing(arrival: Arrival) -> bool:
+    """Whether a stream for notices is asked for, which stands beside the calls; the header must say what the body says."""
+    return arrival.http_method == STREAM or (errors.is_modern(arrival) and arrival.header("mcp-method") == LISTEN)
 
 
 async def _recorded(arrival: Arrival, refusal: Refused, stages: Stages) -> None:

@@ -1,7 +1,7 @@
 """One stream of notices for a client, made of one at each server: what changed there, and what policy changed.
 
-A server that falls silent takes nothing from the others; when it is back, its lists count as changed.  Notices that wait for a slow
-client are kept once each, so that they are bounded by what was asked for.
+A server that falls silent takes nothing from the others; when it is back, its lists count as changed.  Notices that wait for a
+slow client are kept once each, so that they are bounded by what was asked for.
 """
 
 from __future__ import annotations

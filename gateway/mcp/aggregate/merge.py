@@ -9,12 +9,14 @@ from gateway.mcp.aggregate.bridge import SERVER_KEY, complete
 from gateway.mcp.aggregate.fan import Gathered, Listed
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.lists import TTL_CAP_MS
+from gateway.mcp.methods import TASKS
 
 SERVER_INFO: Final = {"name": "bailiwick", "title": "Bailiwick", "version": "1"}
 META_MISSING: Final = "bailiwick/unavailable"
 """Which servers' part is missing, and the code that says why."""
-CAPABILITIES: Final = ("completions", "logging", "prompts", "resources", "tools")
-"""What the aggregate serves, where a server behind it does."""
+CAPABILITIES: Final = frozenset({"completions", "logging", "prompts", "resources", "tools"})
+"""What the aggregate serves, where a server behind it does; of extensions the one for tasks, in the stateless era."""
+_CHANGING: Final = frozenset({"prompts", "resources", "tools"})  # by policy, whatever the servers say
 _OF_ONE, _OF_ALL = 2_000, 20_000
 """Characters of instructions."""
 
@@ -43,16 +45,28 @@ def said(missing: Mapping[str, str]) -> dict[str, Any]:
     return {"_meta": {META_MISSING: dict(missing)}} if missing else {}
 
 
-def offered(gathered: Gathered[Mapping[str, Any]]) -> dict[str, Any]:
+def offered(gathered: Gathered[Mapping[str, Any]], *, modern: bool) -> dict[str, Any]:
     """Capabilities and instructions of all.  Tools are offered also while no server answers: they may come."""
-    capabilities: dict[str, Any] = {"tools": {}}
+    capabilities: dict[str, Any] = {"tools": {"listChanged": True}}
     for offer in gathered.found.values():
         theirs = offer.get("capabilities")
-        capabilities |= {name: {} for name in CAPABILITIES if isinstance(theirs, dict) and name in theirs}
+        theirs = theirs if isinstance(theirs, dict) else {}
+        for name in CAPABILITIES & theirs.keys():
+            capabilities.setdefault(name, {"listChanged": True} if name in _CHANGING else {})
+        if modern and _subscribes(theirs):
+            capabilities["resources"]["subscribe"] = True
+        extensions = theirs.get("extensions")
+        if modern and isinstance(extensions, dict) and TASKS in extensions:
+            capabilities["extensions"] = {TASKS: {}}
     text = instructions({server: offer.get("instructions") for server, offer in gathered.found.items()})
     return (
         {"capabilities": dict(sorted(capabilities.items()))} | ({"instructions": text} if text else {}) | said(gathered.missing)
     )
+
+
+def _subscribes(capabilities: Mapping[str, Any]) -> bool:
+    resources = capabilities.get("resources")
+    return isinstance(resources, dict) and resources.get("subscribe") is True
 
 
 def instructions(said_by: Mapping[str, object]) -> str:

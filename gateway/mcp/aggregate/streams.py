@@ -85,7 +85,9 @@ class Streams:
             if server:
                 mine.setdefault(server, []).append(text)
         found = await self._where.of_all(caller, uris) if uris else {}
-        return Wanted(kinds, {server: tuple(each) for server, each in found.items()}, {s: tuple(each) for s, each in mine.items()})
+        return Wanted(
+            kinds, {server: tuple(each) for server, each in found.items()}, {s: tuple(each) for s, each in mine.items()}
+        )
 
 
 def _marked(message: Mapping[str, Any], rpc_id: str | int | None) -> dict[str, Any]:

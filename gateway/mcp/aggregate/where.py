@@ -26,10 +26,9 @@ from gateway.mcp.methods import (
     LIST_TOOLS,
     READ_RESOURCE,
     SUBSCRIBE,
-    TASK_ACTIONS,
     UNSUBSCRIBE,
 )  # fmt: skip
-from gateway.mcp.normalise import PROMPT_REF, prompt
+from gateway.mcp.normalise import PROMPT_REF, TASK_ACTIONS, prompt
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
 from gateway.model import UpstreamError
 from gateway.reasons import Code
