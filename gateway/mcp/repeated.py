@@ -124,6 +124,12 @@ def _exactly(wanted: Repeats, sent: Mapping[str, str], arguments: Mapping[str, o
     return tuple(made)
 
 
+def written(wanted: Repeats, arguments: Mapping[str, object]) -> Lines:
+    """The lines for a client that writes none: one of the era of handshakes, which knows no such headers."""
+    values = [(header, _text(value)) for path, header, _ in wanted if (value := _at(arguments, path)) is not None]
+    return tuple((header, encoded(text)) for header, text in values if text is not None)
+
+
 def _at(arguments: object, path: tuple[str, ...]) -> object:
     for name in path:
         arguments = arguments.get(name) if isinstance(arguments, Mapping) else None

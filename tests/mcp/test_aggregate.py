@@ -11,9 +11,22 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.repeated import decoded
 from gateway.mcp.sealed import Sealed
 from tests.mcp.aggregate_world import DEAD, asked, called, tool_names, upstreams
-from tests.mcp.world import DENY, HIDDEN, MODERN, World, answer_of, connected, control, gateway, plain_server
+from tests.mcp.world import (
+    DENY,
+    HIDDEN,
+    MODERN,
+    World,
+    answer_of,
+    connected,
+    control,
+    gateway,
+    modern_body,
+    modern_headers,
+    plain_server,
+)
 from tests.upstreams.mcp_plain import LONG, ODD
 
 ERAS = ["modern", "legacy"]
@@ -57,7 +70,25 @@ async def test_the_server_hears_its_own_name_of_the_tool_and_its_own_era(world: 
         assert server not in json.dumps(said["params"])
         assert ("mcp-session-id" in said["headers"]) is (server == "old")
         assert said["headers"]["mcp-protocol-version"] == (MODERN if server == "new" else "2025-11-25")
+        assert decoded(said["headers"].get("mcp-name")) == (name if server == "new" else None)
         assert ("io.modelcontextprotocol/clientCapabilities" in said["params"].get("_meta", {})) is (server == "new")
+
+
+async def test_headers_that_repeat_arguments_go_on_and_are_written_for_clients_that_know_none(
+    world: World, servers: dict[str, str]
+) -> None:
+    call = {"name": "new__headed", "arguments": {"region": "eu", "n": 1}}
+    headers = modern_headers("tools/call", **call) | {"mcp-param-region": "eu"}
+    for answer in (
+        await world.post("anna", modern_body("tools/call", **call), server="", headers=headers),
+        await world.legacy("anna", "tools/call", server="", **call),
+        await world.legacy("anna", "tools/call", server="", **call),
+    ):
+        assert answer_of(answer)["result"]["structuredContent"]["headers"]["mcp-param-region"] == "eu"
+    asked = [heard["method"] for heard in control(servers["new"])["heard"]]
+    assert asked.count("tools/list") == 1  # it was learned once
+    lied = await world.post("anna", modern_body("tools/call", **call), server="", headers=headers | {"mcp-param-region": "us"})
+    assert lied.json()["error"]["code"] == -32020
 
 
 @pytest.mark.parametrize("rpc_id", [0, "0", "listen:0", 7])

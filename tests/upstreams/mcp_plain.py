@@ -19,6 +19,10 @@ LONG = "a_tool_whose_name_is_as_long_as_a_name_may_be_in_most_of_the_apis"[:64]
 ODD = "naïve.name/with spaces"
 
 
+PLAIN: dict[str, Any] = {"type": "object"}
+HEADED = {"headed": {**PLAIN, "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}}
+
+
 class World:
     """What the server knows; `hang` makes it silent, `sessions` holds what each of them remembers."""
 
@@ -36,14 +40,17 @@ class World:
         self.page = options.page
         self.circle = options.circle
         self.uris: list[str] = options.uri
-        names = ["echo", "remember", "recall", "progress", "wait", "link", "ask", "forget", LONG, ODD, *options.tool]
+        names = ["echo", "remember", "recall", "progress", "wait", "link", "headed", "ask", "forget", LONG, ODD, *options.tool]
         self.tools = [*names, *(f"tool_{n:04}" for n in range(options.tools))]
 
     def result(self, method: str, params: dict[str, Any], session: dict[str, Any], headers: dict[str, str]) -> Any:
         if method == "tools/list":
             return self._paged(
                 "tools",
-                [{"name": name, "inputSchema": {"type": "object"}, "x-mine": {"of": self.name}} for name in self.tools],
+                [
+                    {"name": name, "inputSchema": HEADED if name == "headed" else {"type": "object"}, "x-mine": {"of": self.name}}
+                    for name in self.tools
+                ],
                 params,
             )
         if method == "resources/list":
@@ -166,6 +173,9 @@ class Handler(BaseHTTPRequestHandler):
         if headers.get("mcp-method") != message["method"] or (
             named and headers.get("mcp-name") != params[named] and "=?base64?" not in headers.get("mcp-name", "")
         ):
+            self._error(400, message, -32020, "Header mismatch")
+            return
+        if named and params[named] == "headed" and headers.get("mcp-param-region") != params["arguments"]["region"]:
             self._error(400, message, -32020, "Header mismatch")
             return
         if message["method"] == "subscriptions/listen":

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.asgi import by_name
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import CAPABILITIES_KEY, METHODS, VERSION_KEY
-from gateway.mcp.repeated import PARAM_PREFIX, encoded
+from gateway.mcp.repeated import PARAM_PREFIX, Lines, encoded
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id, random16
 from gateway.pipeline import Stages, govern
@@ -59,22 +59,24 @@ class Leg:
     """The sub-calls to one server for one request; `id` is that of the last one, which its records have.
 
     way, rpc_id  how and under which id the request itself is under way there, once it is.
+    lines        headers by which a tool has its arguments repeated, for a client that knows none.
     """
 
-    __slots__ = ("id", "rpc_id", "server", "way")
+    __slots__ = ("id", "lines", "rpc_id", "server", "way")
 
     def __init__(self, server: str) -> None:
         self.server = server
         self.id = ""
         self.way: Way | None = None
         self.rpc_id: str | int | None = None
+        self.lines: Lines = ()
 
 
 def sent(  # noqa: PLR0917  what a message is, in its order
     caller: Caller, leg: Leg, way: Way, method: str, params: Mapping[str, Any], rpc_id: str | int | None
 ) -> AsyncGenerator[Reply, None]:
     """One message down the road; `rpc_id` None is a notification.  Replies and exceptions are those of `govern`."""
-    params, headers = _modern(caller, way, method, params) if way.modern else _legacy(way, params)
+    params, headers = _modern(caller, leg, way, method, params) if way.modern else _legacy(way, params)
     message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if rpc_id is None else {"id": rpc_id})
     return _down(caller, leg, headers, dumps(message), "POST")
 
@@ -105,7 +107,7 @@ def _down(caller: Caller, leg: Leg, headers: tuple[tuple[str, str], ...], body: 
 
 
 def _modern(
-    caller: Caller, way: Way, method: str, params: Mapping[str, Any]
+    caller: Caller, leg: Leg, way: Way, method: str, params: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
     """Everything that a stateless request says of itself; the routing headers are made of this very message."""
     said = params.get("_meta", {})
@@ -117,8 +119,9 @@ def _modern(
     named = METHODS[method].named
     if named and isinstance(params.get(named), str):
         headers.append(("mcp-name", encoded(params[named])))
-    if caller.modern and method == caller.call.method:
-        headers += [line for line in caller.call.arrival.headers if line[0].startswith(PARAM_PREFIX)]
+    if method == caller.call.method:
+        own = [line for line in caller.call.arrival.headers if line[0].startswith(PARAM_PREFIX)]
+        headers += own if caller.modern else leg.lines
     return {**params, "_meta": meta}, tuple(headers)
 
 

@@ -14,12 +14,14 @@ from gateway.mcp.aggregate import bridge, merge
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
 from gateway.mcp.aggregate.fan import Fan
 from gateway.mcp.aggregate.naming import Names
+from gateway.mcp.aggregate.repeated import Repeated
 from gateway.mcp.aggregate.running import Cancelled, Running
 from gateway.mcp.aggregate.standing import STATELESS, Standings, final
 from gateway.mcp.aggregate.streams import Streams
 from gateway.mcp.aggregate.where import ROUTED, Place, Where
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import (
+    CALL_TOOL,
     CANCELLED,
     DISCOVER,
     INITIALIZE,
@@ -72,6 +74,7 @@ class Desk:
         self._where = where
         self._streams = streams
         self._running = Running()
+        self._repeated = Repeated(standings, fan)
         self._here: Mapping[str, Callable[[Caller], Awaitable[dict[str, Any]]]] = {
             INITIALIZE: self._initialized,
             DISCOVER: self._discovered,
@@ -158,6 +161,8 @@ class Desk:
         What the caller could never do is refused there before the server is asked even how it speaks: so nobody learns of
         a server, by its faults or by its pace, who may not know of it.
         """
+        if place.may and caller.call.method == CALL_TOOL and not caller.modern:
+            return self._repeated.carry(caller, leg, place)
         if place.may:
             return self._standings.carry(caller, leg, caller.call.method, place.params)
         return _unasked(caller, leg, place.params)
