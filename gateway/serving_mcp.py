@@ -18,7 +18,6 @@ from gateway.mcp.pins import Pins
 from gateway.mcp.questions import Rules
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.sealed import Sealed
-from gateway.mcp.session import Sessions
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Permit, random16
 from gateway.obligations.redact import redact
@@ -141,7 +140,7 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         public_url=public_url,
         could=could,
         scopes=scopes,
-        sessions=Sessions(sealed),
+        sealed=sealed,
         slots=parts.slots,
         clock=parts.clock,
     )

@@ -47,7 +47,7 @@ ROOT = "/mcp/"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-_ENDS_ITSELF = 60.0
+ENDS_ITSELF = 60.0
 """Seconds that a stream for notices has to end by itself, in good order, before it is cut."""
 _WATCH_AFTER = 0.02
 """Seconds: most calls are over before anybody needs to watch whether their client is still there."""
@@ -98,7 +98,7 @@ class McpEndpoint:
             return
         try:
             arrival = await self._arrive(scope, receive)
-            standing = _standing(arrival)
+            standing = is_standing(arrival)
             with self._streams if standing else self._slots:
                 if standing or errors.is_modern(arrival):
                     await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
@@ -125,9 +125,9 @@ class McpEndpoint:
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             limits = self._limits
-            seconds = limits.stream_seconds + _ENDS_ITSELF if _standing(arrival) else limits.call_seconds
+            seconds = limits.stream_seconds + ENDS_ITSELF if is_standing(arrival) else limits.call_seconds
             try:
-                with Within(seconds), After(self._heartbeat if _may_wait(arrival) else seconds, partial(_begin, stream, arrival)):
+                with Within(seconds), After(self._heartbeat if may_wait(arrival) else seconds, partial(_begin, stream, arrival)):
                     replies = govern(arrival, stages)
                     try:
                         async for reply in replies:
@@ -206,12 +206,12 @@ async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Se
         await stream.event(b"", id=reply.event, retry=reply.retry)
 
 
-def _standing(arrival: Arrival) -> bool:
+def is_standing(arrival: Arrival) -> bool:
     """Whether a stream for notices is asked for, which stands beside the calls; the header must say what the body says."""
     return arrival.http_method == STREAM or (errors.is_modern(arrival) and arrival.header("mcp-method") == LISTEN)
 
 
-def _may_wait(arrival: Arrival) -> bool:
+def may_wait(arrival: Arrival) -> bool:
     """Whether the answer may begin before it is there: it takes a stream, and its head has nothing more to say."""
     accepts = "text/event-stream" in (arrival.header("accept") or "")
     return accepts and (errors.is_modern(arrival) or arrival.header("mcp-session-id") is not None)

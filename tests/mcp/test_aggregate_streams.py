@@ -230,3 +230,18 @@ async def test_a_task_is_its_callers_and_is_found_at_its_server(tmp_path: Path, 
         assert found["result"]["taskId"] == task
         for person, other in (("bert", task), ("anna", task[:-2] + "AA"), ("anna", "t-1")):
             assert (await got(person, other))["error"]["code"] == -32602
+
+
+async def test_an_answer_that_takes_long_begins_as_a_stream_that_is_never_silent(tmp_path: Path, servers: dict[str, str]) -> None:
+    async with gateway(tmp_path, servers, heartbeat=0.05) as world:
+        headers = (
+            modern_headers("tools/call", name="new__wait")
+            | world.token("anna")
+            | {"accept": "application/json, text/event-stream"}
+        )
+        body = modern_body("tools/call", "w", name="new__wait", arguments={})
+        async with asyncio.timeout(20), world.client.stream("POST", "/mcp", json=body, headers=headers) as response:
+            heard = Heard(response)
+            assert await heard.line() == ":"
+            await told(servers, "new", hang=False)
+            assert (await heard.next())["id"] == "w"

@@ -35,7 +35,6 @@ from gateway.mcp.questions import Rules
 from gateway.mcp.repeated import nothing_approved
 from gateway.mcp.road import McpRoad
 from gateway.mcp.sealed import Sealed
-from gateway.mcp.session import Sessions
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
@@ -151,6 +150,7 @@ class World:
     client: httpx.AsyncClient
     upstreams: Upstreams
     aggregate: Aggregate = field(init=False)
+    stages: Stages = field(init=False)
     verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
     asked: list[AccessRequest] = field(default_factory=list)
     judge: Callable[[AccessRequest], Decision] | None = None
@@ -163,6 +163,12 @@ class World:
             if key in self.verdicts:
                 return self.verdicts[key]
         return ALLOW
+
+    def enforce(self) -> None:
+        """Policy has changed: the verdicts count for what stands open, too."""
+        could = lists.asking(self.decide, wall_clock)
+        self.standing.enforce(could, lambda _: ())
+        self.aggregate.enforce(self.stages, could)
 
     def forget(self) -> None:
         """As if nothing had been asked yet."""
@@ -313,6 +319,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
         endpoint = McpEndpoint(
             stages, guard=HostGuard(url), limits=limits, public_url=url, could=could, scopes=scopes, heartbeat=heartbeat
         )
+        world.stages = stages
         world.aggregate = Aggregate(
             stages,
             eras={name: target.era for name, target in targets.items()},
@@ -320,7 +327,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             limits=limits,
             public_url=url,
             could=could,
-            sessions=Sessions(sealed),
+            sealed=sealed,
             heartbeat=heartbeat,
             patience=options.get("patience", 5.0),
         )

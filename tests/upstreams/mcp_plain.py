@@ -47,10 +47,7 @@ class World:
         if method == "tools/list":
             return self._paged(
                 "tools",
-                [
-                    {"name": name, "inputSchema": HEADED if name == "headed" else {"type": "object"}, "x-mine": {"of": self.name}}
-                    for name in self.tools
-                ],
+                [{"name": name, "inputSchema": HEADED.get(name, PLAIN), "x-mine": {"of": self.name}} for name in self.tools],
                 params,
             )
         if method == "resources/list":
@@ -156,7 +153,6 @@ class Handler(BaseHTTPRequestHandler):
             world.go_on.wait(60)
         if message["method"] == "notifications/cancelled":
             world.cancelled.append(message["params"]["requestId"])
-            world.go_on.set()
         if "id" not in message:
             self._say(202, None)
         elif world.era == "modern":

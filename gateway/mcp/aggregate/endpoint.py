@@ -29,7 +29,7 @@ from gateway.asgi import (
     turned_away,
 )
 from gateway.bodies import Bodies
-from gateway.deadline import Within
+from gateway.deadline import After, Within
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.aggregate.caller import Caller, Leg
@@ -39,10 +39,11 @@ from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.aggregate.streams import Streams
 from gateway.mcp.aggregate.where import UnroutedError, Where
+from gateway.mcp.endpoint import ENDS_ITSELF, is_standing, may_wait
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
-from gateway.mcp.methods import INITIALIZE, LISTEN
+from gateway.mcp.methods import INITIALIZE
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
 from gateway.mcp.streams import STREAM
@@ -58,8 +59,6 @@ from gateway.settings_outbound import Era
 
 PATHS = frozenset({"/mcp", "/mcp/"})
 _WATCH_AFTER = 0.02
-_ENDS_ITSELF = 60.0
-"""Seconds that a stream for notices has to end by itself, in good order, before it is cut."""
 _WHOEVER_ASKS = frozenset(
     {
         Code.NO_CREDENTIAL,
@@ -136,7 +135,7 @@ class Aggregate:
             arrival = make_arrival(
                 scope, body, protocol="mcp", target="", path="", clock=self._clock, headers=headers, found=found
             )  # fmt: skip
-            standing = _standing(arrival)
+            standing = is_standing(arrival)
             with self._streams if standing else self._slots:
                 if standing or errors.is_modern(arrival):
                     await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
@@ -159,9 +158,11 @@ class Aggregate:
             await _say(send, answer, arrival.id, workflow)
             return
         leg = Leg("")
+        seconds = limits.stream_seconds + ENDS_ITSELF if is_standing(arrival) else limits.call_seconds
         async with EventStream(send, self._heartbeat) as stream:
+            begin = partial(stream.begin, ((WORKFLOW_HEADER, caller.principal.workflow),))
             try:
-                with Within(limits.stream_seconds + _ENDS_ITSELF if _standing(arrival) else limits.call_seconds):
+                with Within(seconds), After(self._heartbeat if may_wait(arrival) else seconds, begin):
                     await self._answer(caller, leg, stream, send)
                 return
             except UnroutedError as refusal:
@@ -234,11 +235,6 @@ class Aggregate:
         return errors.refused(
             refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge, step=self._step
         )
-
-
-def _standing(arrival: Arrival) -> bool:
-    """Whether a stream for notices is asked for, which stands beside the calls; the header must say what the body says."""
-    return arrival.http_method == STREAM or (errors.is_modern(arrival) and arrival.header("mcp-method") == LISTEN)
 
 
 async def _recorded(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
