@@ -100,6 +100,7 @@ class Kind(StrEnum):
     AUDIT_VERIFY = "audit.verify"
     AUDIT_EXPORT = "audit.export"
     AUDIT_REVIEW = "audit.review"
+    FORWARD_GAP = "forward.gap"
     LOG_CHECKPOINT = "log.checkpoint"
 
 

@@ -60,7 +60,7 @@ KINDS = frozenset(
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *("writer.start", "writer.heartbeat", "writer.stop", "clock.step", "key.create", "key.shred", "erasure.ask"),
         *("erasure.store", "erasure.approve", "hold.set", "hold.clear", "segment.seal", "segment.retire"),
-        *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint"),
+        *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint", "forward.gap"),
     }
 )
 TABLES = {  # columns and order in which rows are read
@@ -1526,6 +1526,7 @@ class Export:
         else:
             self.report.signed, self.report.checkpoints = checkpoint.size, 1
         self.cosigned(checkpoint)
+        self.policies()
         self.openings()
         for name in about["formats"]:
             if name in ROWS:
@@ -1671,6 +1672,22 @@ class Export:
                     self.found(f"{file} has a line that is not in its one spelling")
                 self.committed[opened["seq"], name] = (opened["of"], hashlib.sha256(framed).hexdigest())
                 self.disclosed.add(opened["seq"])
+
+    def policies(self) -> None:
+        """A bundle of policy that is included hashes to the digest that decisions name."""
+        for digest, how in self.about["policies"].items():
+            folder = f"policy/{digest[7:]}/"
+            state = hashlib.sha256(b"bailiwick-bundle-v1\n")
+            for name in sorted(name for name in self.files if how == "included" and name.startswith(folder)):
+                if not name[len(folder) :].startswith("tests/") and name[len(folder) :] not in ("manifest.json", "manifest.jws"):
+                    data = self.bundle.read(name)
+                    state.update(f"{name[len(folder) :]}\n{len(data)}\n".encode() + data)
+            if how == "included" and digest != f"sha256:{state.hexdigest()}":
+                self.found(f"the files in {folder[:90]} are not the bundle {digest[:80]}")
+            elif how != "included":
+                self.report.notes.append(
+                    f"the policy bundle {digest[:80]} was not at hand: what it says must come from elsewhere"
+                )
 
     def cosigned(self, checkpoint: Checkpoint) -> None:
         for witness in self.trust.witnesses:

@@ -39,12 +39,14 @@ from audit.export.query import Query
 from audit.journal import Journal
 from audit.model import Entry, Value
 from audit.reader import Ledger
+from policies.bundle import digest_of
 
 OUT: Final = Path(__file__).parent / "out"
 ORIGIN: Final = "bench.invalid/flips"
 KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(32))
 VKEY: Final = str(Vkey.of(ORIGIN, KEY))
 AT: Final = 1_788_955_200_000_000
+POLICY: Final = {"roles.csv": "g, a, b\n"}
 _BLOCK: Final = 500
 
 
@@ -78,7 +80,7 @@ async def fill(url: str) -> None:
         await journal.append(Entry("call.start", f"c{n}", AT, f"user:corp/p{n % 2}", said, (Value("request", b"ask %d" % n),)))
         ended = {"call": f"c{n}", "outcome": {"status": "ok", "latency_us": 9}}
         await journal.append(Entry("call.end", f"e{n}", AT, f"user:corp/p{n % 2}", ended))
-    judged = {"effect": "deny", "reason": "user-lacks-right", "policy": f"sha256:{'ab' * 32}"}
+    judged = {"effect": "deny", "reason": "user-lacks-right", "policy": digest_of(POLICY)}
     await journal.append(Entry("decision.deny", "d1", AT, "user:corp/p0", {"decision": judged}))
     await journal.close()
 
@@ -93,7 +95,7 @@ def exported(selection: bool) -> dict[str, bytes]:
             note = str(log.checkpoint())
             size = int(note.split("\n")[1])
             wish = Plan(query, tuple(verify.ROWS), note, size, 0, 0, "os:bench", "flips", AT, ("all",))
-            means = Means(KEY, ORIGIN, lambda _: {"roles.csv": b"g, a, b\n"}, (), "bench")
+            means = Means(KEY, ORIGIN, lambda _: {"roles.csv": POLICY["roles.csv"].encode()}, (), "bench")
             make(log, planned(log, wish), out, means, lambda *_: None)
         return {each.relative_to(out).as_posix(): each.read_bytes() for each in out.rglob("*") if each.is_file()}
 

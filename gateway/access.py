@@ -380,10 +380,9 @@ def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: D
         "question": asked.said, "subject": request.subject, "actors": request.actors, "groups": sorted(request.groups),
         "context": request.context, "at": request.at,
     }  # fmt: skip
-    values = (
-        Value("question", orjson.dumps(_exact(said), option=orjson.OPT_SORT_KEYS)),
-        Value("explanation", explain(request, decision).encode()),
-    )
+    whose = request.subject if asked.foreign and request.subject != principal.subject else None  # it goes when they are erased
+    question = orjson.dumps(_exact(said), option=orjson.OPT_SORT_KEYS)
+    values = Value("question", question, whose), Value("explanation", explain(request, decision).encode(), whose)
     return Entry("decision.evaluate", record, at, principal.subject, fields, values)
 
 

@@ -19,6 +19,8 @@ from audit.store_proofs import ProofStore
 from gateway import signals
 from gateway.anchors.anchoring import Anchoring
 from gateway.anchors.opening import anchors_of
+from gateway.forwarding.forwarding import Forwarding
+from gateway.forwarding.opening import forwarders_of
 from gateway.identity.keyfiles import ledger_key
 from gateway.ledger_tiles import LOG, ROOT, Served, TileSource
 from gateway.model import Clock
@@ -40,6 +42,7 @@ class Opened:
     served: Mapping[str, Served]
     witnessing: Witnessing
     anchoring: Anchoring
+    forwarding: Forwarding
     vouch: Vouch | None
     """Makes callers' receipts; None where they get none."""
 
@@ -50,6 +53,7 @@ class Opened:
         wrong = {
             "witnesses": "; ".join(self.witnessing.faults.values()),
             "anchors": "; ".join(f"{name} {why}" for name, why in sorted(self.anchoring.faults.items())),
+            "forwarders": "; ".join(f"{name}: {why}" for name, why in self.forwarding.faults.items()),
         }
         return "; ".join(said), {part: why for part, why in wrong.items() if why}
 
@@ -69,6 +73,15 @@ class Opened:
         yield Family(signals.LEDGER_ANCHORED_SIZE, "gauge", "Records of the newest checkpoint that an anchor took.", sizes)
         yield Family(signals.LEDGER_ANCHORED_AT, "gauge", "When it took it.", times)
         yield Family(signals.LEDGER_ANCHOR_FAILING, "gauge", "1 while an anchor does not take checkpoints.", failing)
+        posts = sorted(self.forwarding.posts.items())
+        lags = [Sample({"forwarder": name}, post.lag) for name, post in posts]
+        dropped = [Sample({"forwarder": name}, post.dropped) for name, post in posts]
+        stuck = [Sample({"forwarder": name}, int(bool(post.fault))) for name, post in posts]
+        yield Family(signals.LEDGER_FORWARD_LAG, "gauge", "Records that a forwarder has not handed on yet.", lags)
+        yield Family(
+            signals.LEDGER_FORWARD_DROPPED, "counter", "Records that a receiver refused; each gap is on record.", dropped
+        )
+        yield Family(signals.LEDGER_FORWARD_FAILING, "gauge", "1 while a forwarder does not get on.", stuck)
 
 
 async def opened(  # noqa: PLR0917  the parts that it is made of
@@ -116,7 +129,10 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
     if settings.ledger.anchors:
         _beside(anchoring.run(), "anchors", stack)
-    return Opened(journal, served, witnessing, anchoring, journal.vouch if settings.ledger.receipts else None)
+    forwarding = forwarders_of(settings, environ, url, proofs, upstreams.send, journal.append, clock)
+    if forwarding.posts:
+        _beside(forwarding.run(), "forwarders", stack)
+    return Opened(journal, served, witnessing, anchoring, forwarding, journal.vouch if settings.ledger.receipts else None)
 
 
 def _alarm(reason: str) -> None:

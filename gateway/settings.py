@@ -25,15 +25,28 @@ from gateway.settings_identity import (
     Terminator,
     TrustDomain,
 )
-from gateway.settings_ledger import Anchor, Bucket, Git, Ledger, Retention, Root, Timestamp, Witness
+from gateway.settings_ledger import (
+    Anchor,
+    Bucket,
+    Endpoint,
+    Forwarder,
+    Git,
+    Ledger,
+    Retention,
+    Root,
+    Syslog,
+    Timestamp,
+    Witness,
+)
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 from gateway.settings_streams import Questions
 
 __all__ = [
     "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
-    "Egress", "Events", "Exemption", "Git", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp",
-    "Policy", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox", "Secret", "Server", "Settings",
-    "Slug", "State", "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
+    "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "HeaderName", "Introspection", "Issuer", "Keys",
+    "Ledger", "Limits", "Mcp", "Policy", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox",
+    "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain",
+    "Witness",
 ]  # fmt: skip
 
 

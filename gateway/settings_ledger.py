@@ -109,6 +109,55 @@ class Retention(Group):
         return self
 
 
+class Syslog(Group):
+    """A syslog receiver over TLS (RFC 5425)."""
+
+    host: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
+    port: int = Field(6514, ge=1, le=65535)
+    roots: Path | None = None
+    """Certificates (PEM) that the receiver's must lead to; else the system's."""
+    certificate: Path | None = None
+    key: Path | None = None
+    """The gateway's own (PEM), where the receiver asks for one."""
+    lenient: bool = False
+    """For a receiver that closes connections without TLS's own end: what it did not read is then not known."""
+
+
+class Endpoint(Group):
+    """An HTTP receiver."""
+
+    url: HttpUrl
+    headers: dict[str, Secret] = Field(default_factory=dict)
+
+
+class Forwarder(Group):
+    """A place that gets a copy of every record: exactly one of `syslog`, `otlp`, `webhook` and `file`."""
+
+    syslog: Syslog | None = None
+    otlp: Endpoint | None = None
+    """An OTLP/HTTP endpoint for logs, with its path."""
+    webhook: Endpoint | None = None
+    """Gets JSON lines."""
+    file: Path | None = None
+    format: Literal["jsonl", "csv", "ocsf", "cef"] | None = None
+    """Of a row; defaults to `cef` for syslog, `ocsf` for a webhook, `jsonl` for a file."""
+    begin: Literal["first", "now"] = "now"
+    """Where a forwarder begins that has never run."""
+    batch: int = Field(500, ge=1, le=5000)
+    seconds: float = Field(1.0, ge=0.05, le=3600)
+    """How often new records are looked for."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Forwarder:
+        if sum(each is not None for each in (self.syslog, self.otlp, self.webhook, self.file)) != 1:
+            msg = "give exactly one of syslog, otlp, webhook and file"
+            raise ValueError(msg)
+        if self.otlp is not None and self.format is not None:
+            msg = "OTLP has a form of its own"
+            raise ValueError(msg)
+        return self
+
+
 class Ledger(Group):
     """The audit log."""
 
@@ -132,6 +181,9 @@ class Ledger(Group):
     """Where else checkpoints are pushed to."""
     retention: Retention | None = None
     """Where old records go; without it none does."""
+
+    forwarders: dict[Slug, Forwarder] = Field(default_factory=dict)
+    """Who gets a copy of every record."""
 
     @property
     def wanted(self) -> int:

@@ -110,7 +110,7 @@ class Anchoring:
         return not fault
 
     async def _push(self, name: str) -> None:
-        self.anchored = await asyncio.to_thread(self._store.anchored)
+        self.anchored = await self._held()
         if not await asyncio.to_thread(self._store.lease, LEASE):
             return
         note = await asyncio.to_thread(self._store.newest)
@@ -128,4 +128,9 @@ class Anchoring:
             head = notes.verify(newer, self._own)  # another replica pushed meanwhile what is newer than what we had read
             await self._posts[name].anchor.put(head, newer)
         await asyncio.to_thread(self._store.anchor, name, head.size, self._clock())
-        self.anchored = await asyncio.to_thread(self._store.anchored)
+        self.anchored = await self._held()
+
+    async def _held(self) -> Mapping[str, Anchored]:
+        """How far each anchor has come; forwarders keep their places in the same table."""
+        found = await asyncio.to_thread(self._store.anchored)
+        return {name: held for name, held in found.items() if ":" not in name}

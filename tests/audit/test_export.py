@@ -38,11 +38,13 @@ from audit.model import Entry, Value
 from audit.reader import Ledger
 from audit.tlog_proof import TlogProof
 from audit.verify import MANIFEST, ROWS, Row, verify_export
+from policies.bundle import digest_of
 
 from . import ocsf
 from .conftest import NOON, ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, end, start
 
 EVERYTHING = Query()
+POLICY = {"roles.csv": "g, a, b\n", "tests/t.yaml": "[]\n"}
 ALL = ("jsonl", "csv", "ocsf", "cef", "otlp", "parquet")
 HOSTILE = "=cmd|' /C calc'!A0,\"x\"\r\n|\\ =\u202e\uff1d"
 
@@ -62,7 +64,7 @@ class World:
             url=self.url, origin=ORIGIN, signing_key=SIGNING_KEY, seal_key=SEAL_KEY, writer="gw", clock=lambda: next(clock),
             checkpoint_seconds=3600.0,
         )  # fmt: skip
-        judged = {"effect": "deny", "reason": "user-lacks-right", "policy": f"sha256:{'ab' * 32}"}
+        judged = {"effect": "deny", "reason": "user-lacks-right", "policy": digest_of(POLICY)}
         for n in range(3):
             whose = {"workflow": f"wf-{n % 2}", "resource": HOSTILE, "action": "call", "trace": "0" * 31 + "1", "span": "1" * 16}
             await journal.append(start(f"c{n}", f"user:corp/p{n}", Value("request", b"ask %d" % n), **whose))
@@ -98,7 +100,8 @@ class World:
         return replace(made, **wish)
 
     def means(self, key: Ed25519PrivateKey = SIGNING_KEY) -> Means:
-        return Means(key, ORIGIN, lambda digest: {"roles.csv": b"g, a, b\n"} if "ab" in digest else None, (), "bailiwick test")
+        files = {name: text.encode() for name, text in POLICY.items()}
+        return Means(key, ORIGIN, lambda digest: files if digest == digest_of(POLICY) else None, (), "bailiwick test")
 
     def record(self, digest: str, _plan: Plan, _progress: Progress) -> None:
         self.records.append(digest)
@@ -460,6 +463,7 @@ def drop_record(files: dict[str, bytes]) -> None:
         (swap("data/otlp.jsonl", b'"severityNumber":13', b'"severityNumber":9'), r"its row in data/otlp.jsonl"),
         *((drop_last_line(ROWS[name][0]), r"its row in " + ROWS[name][0]) for name in ROWS),
         (lambda files: files.__setitem__("data/records.csv", files["data/records.csv"] + b"x\n"), "has more rows"),
+        (swap(f"policy/{digest_of(POLICY)[7:]}/roles.csv", b"g, a, b", b"g, a, c"), "are not the bundle sha256"),
         (drop_record, "its row in|cannot be read|are not those"),
         (swap("checkpoint", b"\n", b"x\n"), "cannot be read|not signed"),
         (swap("@predicate", b'"scope": "complete"', b'"scope": "selection"'), "counts other records"),
