@@ -17,7 +17,9 @@ from typing import Final
 from fastapi import FastAPI, Request
 
 from audit.model import LedgerUnavailableError
+from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.push import PATH as CALLBACKS
 from gateway.a2a.wire import params_of
 from gateway.access import Access, add_access
 from gateway.administration import Administration
@@ -86,6 +88,7 @@ class App:
         self._guard = HostGuard(settings.public_url, settings.server.allowed_hosts, settings.server.allowed_origins)
         self._mcp: McpFaces | None = None
         self._a2a: A2aEndpoint | None = None
+        self._callbacks: CallbackEndpoint | None = None
         self._api: FastAPI | None = None
         self._policy: Opened | None = None
         self._forget: list[Callable[[], None]] = []  # what else relies on what was proven once
@@ -103,6 +106,8 @@ class App:
             await self._mcp.mounts(scope, receive, send)
         elif self._a2a is not None and path.startswith(A2A_PATH):
             await self._a2a(scope, receive, send)
+        elif self._callbacks is not None and path.startswith(CALLBACKS):
+            await self._callbacks(scope, receive, send)
         elif self._api is not None and scope["type"] == "http":
             await self._rest(self._api, scope, receive, send)
         elif scope["type"] == "websocket":
@@ -190,7 +195,7 @@ class App:
         pins = await open_pins(parts, targets)
         telemetry.watch(policy=lambda: chain(families(policy.activation, policy.shadowing), pins.families()))
         self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits), pins)
-        self._a2a = open_a2a(parts)
+        self._a2a, self._callbacks = open_a2a(parts)
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from gateway import obligations
+from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards
+from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.listing import Place
 from gateway.a2a.operations import CARD
+from gateway.a2a.push import Push
 from gateway.a2a.road import A2aRoad, Bounds, Peer
 from gateway.a2a.tasks import Ownership
+from gateway.a2a.webhook import Allowed
 from gateway.mcp.sealed import Purpose, Sealed
 from gateway.model import Permit, Principal
 from gateway.parts import Parts, derived
 from gateway.policy.judging import decided_by
+from gateway.state.sealing import Sealer
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import agent_targets
 
 
-def open_a2a(parts: Parts) -> A2aEndpoint:
-    """`/a2a/{agent}` for every agent that the settings give a URL."""
+def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
+    """`/a2a/{agent}` for every agent that the settings give a URL, and where agents bring news of tasks."""
     settings, limits = parts.settings, parts.settings.limits
     peers = {
         name: Peer(name, agent.url, agent.headers, agent.delegation_header, agent.max_groups)
@@ -27,8 +32,11 @@ def open_a2a(parts: Parts) -> A2aEndpoint:
     # an agent may work in silence for as long as a call may take at all
     patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
     parts.stack.push_async_callback(patient.aclose)
-    cards = Cards(settings.public_url, parts.clock)
+    allowed = Allowed(settings.push.hosts, settings.push.private)
+    cards = Cards(settings.public_url, parts.clock, push=bool(allowed))
     parts.stack.push_async_callback(cards.aclose)
+    seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
+    push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)
     road = A2aRoad(
         peers=peers,
         upstreams=patient,
@@ -40,6 +48,7 @@ def open_a2a(parts: Parts) -> A2aEndpoint:
         onward=parts.identity.hops,
         tokens=PageTokens(Sealed([derived(parts.seal_key, b"a2a pages")])),
         receipt=parts.recorder.receipt,
+        push=push if allowed else None,
     )
 
     async def fulfil(permit: Permit) -> Permit:
@@ -49,7 +58,11 @@ def open_a2a(parts: Parts) -> A2aEndpoint:
     stages = parts.stages(road, fulfil)
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
     parts.policy.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing)))
-    return endpoint
+    webhooks = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=ATTEMPT_SECONDS)
+    parts.stack.push_async_callback(webhooks.aclose)
+    deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed)
+    parts.stack.push_async_callback(deliveries.aclose)
+    return endpoint, CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
 
 
 class PageTokens:

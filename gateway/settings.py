@@ -39,14 +39,14 @@ from gateway.settings_ledger import (
     Witness,
 )
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
-from gateway.settings_streams import Questions
+from gateway.settings_streams import Push, Questions
 
 __all__ = [
     "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
     "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "HeaderName", "Introspection", "Issuer", "Keys",
-    "Ledger", "Limits", "Mcp", "Policy", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox",
-    "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain",
-    "Witness",
+    "Ledger", "Limits", "Mcp", "Policy", "Push", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls",
+    "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
+    "TrustDomain", "Witness",
 ]  # fmt: skip
 
 
@@ -174,6 +174,7 @@ class Settings(Group):
     agents: dict[Slug, Agent] = Field(default_factory=dict)
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()
+    push: Push = Push()
 
     @model_validator(mode="after")
     def _sandbox_is_an_agent(self) -> Settings:

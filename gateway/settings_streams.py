@@ -12,6 +12,19 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251
 Level = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
 
 
+class Push(Group):
+    """Whose webhooks get news of tasks (A2A push notifications); none, where neither names any."""
+
+    hosts: tuple[Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)$")], ...] = Field(
+        (), max_length=256
+    )
+    """Hosts on the Internet, by https: a name, `*.` and a domain, or `*` for any."""
+    private: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")], ...] = Field(
+        (), max_length=256
+    )
+    """`host:port` of those that may have a private address, and speak http."""
+
+
 class Questions(Group):
     """What a server may ask clients, where policy grants that it may ask at all."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from a2a.types import a2a_pb2 as pb
+from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobuf ships no stubs
 
 from gateway.a2a.errors import ERROR_INFO, TASK_NOT_FOUND, task_not_found
 from gateway.a2a.operations import Named, Operation, named_in_answer
@@ -23,6 +24,7 @@ _TERMINAL = frozenset(
         pb.TaskState.TASK_STATE_REJECTED,
     }
 )
+_CONFIGS = (pb.TaskPushNotificationConfig, pb.ListTaskPushNotificationConfigsResponse, empty_pb2.Empty)
 _FAILED = frozenset({pb.TaskState.TASK_STATE_FAILED, pb.TaskState.TASK_STATE_REJECTED})
 _INTERRUPTED = frozenset({pb.TaskState.TASK_STATE_INPUT_REQUIRED, pb.TaskState.TASK_STATE_AUTH_REQUIRED})
 
@@ -49,7 +51,8 @@ def read_answer(data: bytes, call: Call, operation: Operation, *, depth: int, no
             raise UnreadableError("an answer to another request")
         if "error" in value:
             return AgentSaysNo(_error(value["error"]))
-        answer = to_proto(value["result"], operation.answer())
+        result = value["result"]
+        answer = to_proto({} if result is None and operation.answer is empty_pb2.Empty else result, operation.answer())
         _check(answer, call, operation)
     except UnreadableError as error:
         raise UpstreamError("protocol", str(error)) from None
@@ -70,6 +73,8 @@ def says_failed(answer: Any) -> bool:
 
 
 def _state(answer: Any) -> int:
+    if isinstance(answer, (*_CONFIGS, pb.ListTasksResponse)):
+        return 0
     chosen = answer.WhichOneof("payload") if not isinstance(answer, pb.Task) else None
     if chosen in {"task", "status_update"}:
         answer = getattr(answer, chosen)
@@ -80,6 +85,8 @@ def _state(answer: Any) -> int:
 
 
 def _check(answer: Any, call: Call, operation: Operation) -> None:
+    if isinstance(answer, _CONFIGS):
+        return
     if isinstance(answer, pb.ListTasksResponse):
         for task in answer.tasks:
             if not identifier(task.id) or (task.context_id and not identifier(task.context_id)):

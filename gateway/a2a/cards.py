@@ -17,7 +17,7 @@ from a2a.types import a2a_pb2 as pb
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.rest import PREFIX
 from gateway.a2a.wire import UnreadableError, dump, load, to_json, to_proto
-from gateway.model import Clock, UpstreamError
+from gateway.model import Arrival, Clock, Reply, UpstreamError
 
 CARD_SECONDS = 60
 RETRY_SECONDS = 5
@@ -42,10 +42,11 @@ def public_url(base: str, agent: str) -> str:
     return f"{base}/a2a/{agent}/"
 
 
-def rebuild(raw: bytes, agent: str, base: str, hidden: tuple[str, ...] = ()) -> Card:
+def rebuild(raw: bytes, agent: str, base: str, hidden: tuple[str, ...] = (), *, push: bool = False) -> Card:
     """The upstream's card as the gateway's own.
 
     base    public URL of the gateway, without a trailing slash.
+    push    whether notifications are relayed.
     hidden  authorities (`host:port`) that must not stand in any text, beside those of the card's own interfaces.
     Raises `UpstreamError("protocol")` for what is no card, and for one that demands an extension which is not served.
     """
@@ -60,11 +61,11 @@ def rebuild(raw: bytes, agent: str, base: str, hidden: tuple[str, ...] = ()) -> 
     here = public_url(base, agent)
     authorities = {*hidden, *(urlsplit(interface.url).netloc for interface in card.supported_interfaces)}
     clean = _Scrub(frozenset(authority.lower() for authority in authorities if authority), here)
-    body = dump(to_json(_published(card, clean, here, base)))
+    body = dump(to_json(_published(card, clean, here, base, push=push)))
     return Card(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-def _published(card: pb.AgentCard, clean: _Scrub, here: str, base: str) -> pb.AgentCard:
+def _published(card: pb.AgentCard, clean: _Scrub, here: str, base: str, *, push: bool) -> pb.AgentCard:
     """The allow-list.  `provider.url` is a required member; it says the gateway's address, as the provider's own is withheld."""
     published = pb.AgentCard(
         name=clean(card.name),
@@ -75,7 +76,9 @@ def _published(card: pb.AgentCard, clean: _Scrub, here: str, base: str) -> pb.Ag
             for binding, url in (("JSONRPC", here), ("HTTP+JSON", here.rstrip("/") + PREFIX))
         ],
         capabilities=pb.AgentCapabilities(
-            streaming=card.capabilities.streaming, push_notifications=False, extended_agent_card=False
+            streaming=card.capabilities.streaming,
+            push_notifications=push and card.capabilities.push_notifications,
+            extended_agent_card=False,
         ),
         default_input_modes=[clean(mode) for mode in card.default_input_modes],
         default_output_modes=[clean(mode) for mode in card.default_output_modes],
@@ -99,6 +102,15 @@ def _skill(skill: pb.AgentSkill, clean: _Scrub) -> pb.AgentSkill:
         input_modes=[clean(mode) for mode in skill.input_modes],
         output_modes=[clean(mode) for mode in skill.output_modes],
     )
+
+
+def released(card: Card, arrival: Arrival, headers: tuple[tuple[str, str], ...]) -> Reply:
+    """The card as it is sent, or that the caller has it already."""
+    headers = (*headers, ("ETag", card.etag), ("Cache-Control", "private, max-age=60"), ("Vary", "Authorization"))
+    wanted = arrival.header("if-none-match") or ""
+    if card.etag in (tag.strip().removeprefix("W/") for tag in wanted.split(",")):
+        return Reply(card, is_final=True, body=b"", status=304, headers=headers)
+    return Reply(card, is_final=True, body=card.body, headers=headers)
 
 
 class _Scrub:
@@ -131,8 +143,9 @@ class Cards:
     While the agent does not answer, the last good card serves for an hour.
     """
 
-    def __init__(self, base: str, clock: Clock) -> None:
+    def __init__(self, base: str, clock: Clock, *, push: bool = False) -> None:
         self._base = base
+        self._push = push
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self._flights: dict[str, asyncio.Task[Card]] = {}
@@ -161,7 +174,7 @@ class Cards:
 
     async def _renew(self, agent: str, fetch: Fetch, hidden: tuple[str, ...]) -> Card:
         try:
-            card = rebuild(await fetch(), agent, self._base, hidden)
+            card = rebuild(await fetch(), agent, self._base, hidden, push=self._push)
         except UpstreamError:
             kept, now = self._kept.get(agent), self._clock()
             if kept is None or now - kept.fetched > LAST_GOOD_SECONDS * _MICRO:

@@ -64,6 +64,11 @@ class A2aEndpoint:
         self._clock = clock
         self._heartbeat = heartbeat
 
+    @property
+    def stages(self) -> Stages:
+        """Those by which calls are served now."""
+        return self._stages
+
     def enforce(self, stages: Stages) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
         self._stages = stages

@@ -10,7 +10,7 @@ from typing import Any, Final
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobuf ships no stubs
 
-from gateway.a2a.errors import EXTENDED_CARD_NOT_CONFIGURED, PUSH_NOT_SUPPORTED, RpcRefused
+from gateway.a2a.errors import EXTENDED_CARD_NOT_CONFIGURED, RpcRefused
 from gateway.a2a.wire import identifier
 from gateway.reasons import Code
 
@@ -67,7 +67,10 @@ def _prepare_send(request: Any) -> None:
     if not all(identifier(text) for text in message.reference_task_ids):
         raise RpcRefused(Code.INVALID_PARAMS, "referenceTaskIds")
     if request.configuration.HasField("task_push_notification_config"):
-        raise RpcRefused(Code.INVALID_PARAMS, "push configuration", rpc_code=PUSH_NOT_SUPPORTED)
+        config = request.configuration.task_push_notification_config
+        config.tenant, config.task_id = "", ""
+        if not config.url or (config.id and not identifier(config.id)):
+            raise RpcRefused(Code.INVALID_PARAMS, "push configuration")
     del message.extensions[:]  # no extension is on the published card, so none is activated
     for metadata in (request.metadata, message.metadata, *(part.metadata for part in message.parts)):
         _strip(metadata)
@@ -105,8 +108,16 @@ def _prepare_cancel(request: Any) -> None:
     _strip(request.metadata)
 
 
-def _prepare_push(_request: Any) -> None:
-    raise RpcRefused(Code.INVALID_PARAMS, "push notifications", rpc_code=PUSH_NOT_SUPPORTED)
+def _prepare_config(request: Any) -> None:
+    request.tenant = ""
+    if not identifier(request.task_id) or not request.url or (request.id and not identifier(request.id)):
+        raise RpcRefused(Code.INVALID_PARAMS, "taskId, url or id")
+
+
+def _prepare_configs(request: Any) -> None:
+    request.tenant = ""
+    if not identifier(request.task_id) or not identifier(getattr(request, "id", "all")):
+        raise RpcRefused(Code.INVALID_PARAMS, "taskId or id")
 
 
 def _prepare_extended(_request: Any) -> None:
@@ -123,12 +134,25 @@ def _named_by_id(request: Any) -> Named:
     return Named((request.id,))
 
 
+def _named_by_task(request: Any) -> Named:
+    return Named((request.task_id,))
+
+
 def _nothing(_request: Any) -> Named:
     return Named()
 
 
 def _id_of(request: Any) -> str:
     return str(request.id)
+
+
+def webhook_in(request: Any) -> pb.TaskPushNotificationConfig | None:
+    """The push notification configuration that a request carries, itself or beside a message."""
+    if isinstance(request, pb.TaskPushNotificationConfig):
+        return request
+    if isinstance(request, pb.SendMessageRequest) and request.configuration.HasField("task_push_notification_config"):
+        return request.configuration.task_push_notification_config
+    return None
 
 
 def named_in_answer(answer: Any) -> Named:
@@ -164,18 +188,35 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
                 about=_id_of,
                 reads=True,
             ),
-            *(
-                Operation(method, request, answer, _prepare_push, _nothing)
-                for method, request, answer in (
-                    ("CreateTaskPushNotificationConfig", pb.TaskPushNotificationConfig, pb.TaskPushNotificationConfig),
-                    ("GetTaskPushNotificationConfig", pb.GetTaskPushNotificationConfigRequest, pb.TaskPushNotificationConfig),
-                    (
-                        "ListTaskPushNotificationConfigs",
-                        pb.ListTaskPushNotificationConfigsRequest,
-                        pb.ListTaskPushNotificationConfigsResponse,
-                    ),
-                    ("DeleteTaskPushNotificationConfig", pb.DeleteTaskPushNotificationConfigRequest, empty_pb2.Empty),
-                )
+            Operation(
+                "CreateTaskPushNotificationConfig",
+                pb.TaskPushNotificationConfig,
+                pb.TaskPushNotificationConfig,
+                _prepare_config,
+                _named_by_task,
+            ),
+            Operation(
+                "GetTaskPushNotificationConfig",
+                pb.GetTaskPushNotificationConfigRequest,
+                pb.TaskPushNotificationConfig,
+                _prepare_configs,
+                _named_by_task,
+                reads=True,
+            ),
+            Operation(
+                "ListTaskPushNotificationConfigs",
+                pb.ListTaskPushNotificationConfigsRequest,
+                pb.ListTaskPushNotificationConfigsResponse,
+                _prepare_configs,
+                _named_by_task,
+                reads=True,
+            ),
+            Operation(
+                "DeleteTaskPushNotificationConfig",
+                pb.DeleteTaskPushNotificationConfigRequest,
+                empty_pb2.Empty,
+                _prepare_configs,
+                _named_by_task,
             ),
             Operation("GetExtendedAgentCard", pb.GetExtendedAgentCardRequest, pb.AgentCard, _prepare_extended, _nothing),
         )

@@ -14,13 +14,15 @@ from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
 
 from gateway.a2a import errors
+from gateway.a2a import push as pushing
 from gateway.a2a.answers import AgentSaysNo, pause_of, read_answer, says_failed
-from gateway.a2a.cards import Card, Cards
+from gateway.a2a.cards import Card, Cards, released
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, EventReader
 from gateway.a2a.listing import NO_TOKENS, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
-from gateway.a2a.operations import CARD, CARD_PATH, LIST_TASKS, OPERATIONS, Operation, named_in_answer
+from gateway.a2a.operations import CARD, CARD_PATH, LIST_TASKS, OPERATIONS, Named, Operation, named_in_answer, webhook_in
+from gateway.a2a.push import Push
 from gateway.a2a.rest import is_rest
 from gateway.a2a.rest import read as read_rest
 from gateway.a2a.tasks import Ownership
@@ -92,6 +94,7 @@ class A2aRoad:
         onward: Onward | None = None,
         tokens: PageTokens | None = None,
         receipt: Receipts = no_receipt,
+        push: Push | None = None,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._targets = {agent: _target(peer) for agent, peer in peers.items()}
@@ -104,6 +107,7 @@ class A2aRoad:
         self._onward = onward
         self._tokens = tokens or NO_TOKENS
         self._receipt = receipt
+        self._push = push
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
@@ -159,7 +163,23 @@ class A2aRoad:
             await self._ownership.enter(permit, named.context)
         if self._onward is not None:
             await self._onward.hand(call, token)
-        return replace(permit, delegation=token)
+        return replace(permit, call=await self._relayed(permit), delegation=token)
+
+    async def _relayed(self, permit: Permit) -> Call:
+        """The call with a callback of ours in place of the client's webhook, where it has one."""
+        call = permit.call
+        if webhook_in(call.message) is None:
+            return call
+        if self._push is None:
+            raise RpcRefused(Code.INVALID_PARAMS, "no push", rpc_code=errors.PUSH_NOT_SUPPORTED, rpc_id=call.rpc_id)
+        message = type(call.message)()
+        message.CopyFrom(call.message)
+        try:
+            await self._push.taken(permit, cast("pb.TaskPushNotificationConfig", webhook_in(message)))
+        except RpcRefused as refusal:
+            refusal.rpc_id = call.rpc_id
+            raise
+        return replace(call, message=message)
 
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """The hop to the agent.  Every task and context is written down as the caller's before the reply that names it."""
@@ -194,7 +214,7 @@ class A2aRoad:
         if payload is None:  # a stream that ended in good order after its last event
             return replace(reply, headers=headers)
         if isinstance(payload, Card):
-            return _released_card(payload, permit.call.arrival, headers)
+            return released(payload, permit.call.arrival, headers)
         receipt = self._receipt(intent) if reply.is_final else None
         if is_rest(permit.call.arrival.path):
             return replace(_rest_reply(reply, receipt), headers=headers)
@@ -325,9 +345,21 @@ class A2aRoad:
         return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload))
 
     async def _owned(self, reply: Reply, intent: Intent) -> Reply:
-        if not isinstance(reply.payload, AgentSaysNo):
-            await self._ownership.learn(intent.permit, named_in_answer(reply.payload))
-        return reply
+        permit, payload = intent.permit, reply.payload
+        named = Named() if isinstance(payload, AgentSaysNo) else named_in_answer(payload)
+        await self._ownership.learn(permit, named)
+        if self._push is None:
+            return reply
+        config = webhook_in(permit.call.message)
+        if isinstance(payload, AgentSaysNo):
+            if config is not None:
+                await self._push.drop(self._push.callback_of(config.url))
+            return reply
+        if config is not None and named.tasks:
+            await self._push.bind(self._push.callback_of(config.url), named.tasks[0])
+        if permit.call.method == pushing.DELETE:
+            await self._push.forget(permit.call.target, permit.call.message.task_id, permit.call.message.id)
+        return replace(reply, payload=await self._push.told(payload, permit))
 
 
 def _result(answer: Any, receipt: Mapping[str, object] | None) -> Any:
@@ -349,14 +381,6 @@ def _card_call(arrival: Arrival) -> Call:
     if arrival.http_method != "GET":
         raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
     return Call(arrival, CARD, arrival.target, None, arrival.trace, version=errors.SUPPORTED_VERSIONS[0])
-
-
-def _released_card(card: Card, arrival: Arrival, headers: tuple[tuple[str, str], ...]) -> Reply:
-    headers = (*headers, ("ETag", card.etag), ("Cache-Control", "private, max-age=60"), ("Vary", "Authorization"))
-    wanted = arrival.header("if-none-match") or ""
-    if card.etag in (tag.strip().removeprefix("W/") for tag in wanted.split(",")):
-        return Reply(card, is_final=True, body=b"", status=304, headers=headers)
-    return Reply(card, is_final=True, body=card.body, headers=headers)
 
 
 def _target(peer: Peer) -> _Target:

@@ -174,6 +174,8 @@ def to_json(message: Message) -> dict[str, Any]:
 def result_of(message: Message) -> dict[str, Any]:
     """An answer as ProtoJSON, with the members that A2A wants to stand there also where they are empty."""
     said = to_json(message)
+    if message.DESCRIPTOR.full_name == "google.protobuf.Empty":
+        return {}
     empty = {field.json_name: [] if field.is_repeated else field.default_value for field in _wanted(message)}
     return empty | said
 

@@ -10,17 +10,18 @@ from typing import Final
 from sqlalchemy import Connection, Table, delete
 from sqlalchemy.sql.elements import ColumnElement
 
-from gateway.state.tables import ContextOwner, Kill, StandingGrant, TaskOwner, VaultToken
+from gateway.state.tables import ContextOwner, Kill, PushConfig, StandingGrant, TaskOwner, VaultToken
 from gateway.state.worker import Worker
 
 _TABLES: Final[dict[str, tuple[Table, ...]]] = {
     "vault": (VaultToken.__table__,),  # type: ignore[attr-defined]  # set by SQLModel at class creation
     "grants": (StandingGrant.__table__,),  # type: ignore[attr-defined]  # as above
-    "tasks": (TaskOwner.__table__, ContextOwner.__table__),  # type: ignore[attr-defined]  # as above
+    "tasks": (TaskOwner.__table__, ContextOwner.__table__, PushConfig.__table__),  # type: ignore[attr-defined]  # as above
     "kills": (Kill.__table__,),  # type: ignore[attr-defined]  # as above
 }
 STORES: Final = tuple(_TABLES)
-"""vault: credentials for upstreams.  grants: standing ones.  tasks: whose an agent's tasks are.  kills: those that were lifted;
+"""vault: credentials for upstreams.  grants: standing ones.  tasks: whose an agent's tasks are,
+and where their news goes.  kills: those that were lifted;
 one in force keeps somebody out, and stays."""
 
 

@@ -10,6 +10,7 @@ from gateway.state.grants import Grants
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
 from gateway.state.ownership import Contexts, Tasks
+from gateway.state.push import PushRows
 from gateway.state.subject_tokens import SubjectTokens
 from gateway.state.used import Once
 from gateway.state.vault import Tickets, Vaulted
@@ -34,6 +35,7 @@ class State:
         self.vaulted = Vaulted(worker)
         self.tickets = Tickets(worker)
         self.definitions = Definitions(worker)
+        self.push = PushRows(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

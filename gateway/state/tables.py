@@ -83,6 +83,21 @@ class HandedHop(Table, table=True):
     until: int = Field(index=True, sa_type=BigInteger)
 
 
+class PushConfig(Table, table=True):
+    """Where a client wants news of a task, by the SHA-256 (hex) of the callback that its agent was given; sealed."""
+
+    __tablename__ = "push_configs"
+
+    callback: str = Field(primary_key=True, sa_type=String(64))
+    agent: str = Field(sa_type=String(63))
+    task_id: str = Field(sa_type=String(ID_CHARS))
+    config_id: str = Field(sa_type=String(ID_CHARS))
+    tenant: str = Field(sa_type=String(63))
+    subject: str = Field(index=True, sa_type=String(SUBJECT_CHARS))
+    sealed: bytes
+    until: int = Field(index=True, sa_type=BigInteger)
+
+
 class SubjectToken(Table, table=True):
     """A person's access token, kept sealed while their workflow may need it for an exchange at their IdP."""
 

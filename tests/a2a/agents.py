@@ -70,6 +70,15 @@ class Agent:
     script: Answering
     requests: list[Request] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def got(self, count: int) -> list[Request]:
+        """The requests, once there are so many."""
+        async with asyncio.timeout(20):
+            while len(self.requests) < count:
+                self.grown.clear()
+                await self.grown.wait()
+        return self.requests
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = b""
@@ -81,6 +90,7 @@ class Agent:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         request = Request(headers, body, scope["path"], send, receive)
         self.requests.append(request)
+        self.grown.set()
         await self.script(request)
 
 

@@ -18,10 +18,15 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
+from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards
+from gateway.a2a.deliveries import Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.push import PATH as CALLBACKS
+from gateway.a2a.push import Push
 from gateway.a2a.road import A2aRoad, Peer
 from gateway.a2a.tasks import Ownership
+from gateway.a2a.webhook import Allowed
 from gateway.asgi import HostGuard
 from gateway.identity.agents import new_secret
 from gateway.identity.authenticate import Authenticator
@@ -35,6 +40,7 @@ from gateway.pipeline import Stages
 from gateway.record import Recorder
 from gateway.serving_a2a import PageTokens
 from gateway.settings import Agent, AgentAuth, Limits
+from gateway.state.sealing import Sealer
 from gateway.state.store import State
 from gateway.upstream.client import Upstreams, Url
 from policies.model import AccessRequest, Decision, Effect, Reason
@@ -91,6 +97,13 @@ class Ledger:
         while len(self.entries) < count:
             self.grown.clear()
             await self.grown.wait()
+
+    async def when(self, true: Callable[[list[Entry]], bool]) -> None:
+        """Return when that is so."""
+        async with asyncio.timeout(20):
+            while not true(self.entries):
+                self.grown.clear()
+                await self.grown.wait()
 
     def kinds(self) -> list[str]:
         return [entry.kind for entry in self.entries]
@@ -164,11 +177,16 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         )
         for agent, where in agents.items()
     }
-    cards = Cards(url, wall_clock)
+    allowed = options.get("allowed", Allowed())
+    cards = Cards(url, wall_clock, push=bool(allowed))
+    sealer = Sealer(bytes(32), "push")
+    push = Push(state.push, sealer, url, allowed, lambda: wall_clock() // 1_000_000) if allowed else None
     limits = options.get("limits", Limits())
     tokens = PageTokens(Sealed([bytes(32)]))
     ownership = Ownership(state.tasks, state.contexts)
-    road = A2aRoad(peers=peers, upstreams=upstreams, ownership=ownership, mint=delegations.mint, cards=cards, tokens=tokens)
+    road = A2aRoad(
+        peers=peers, upstreams=upstreams, ownership=ownership, mint=delegations.mint, cards=cards, tokens=tokens, push=push
+    )
 
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
         pass
@@ -190,10 +208,18 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         )
         heartbeat = options.get("heartbeat", 15.0)
         endpoint = A2aEndpoint(stages, guard=HostGuard(url), limits=limits, heartbeat=heartbeat)
+        deliveries = Deliveries(lambda: endpoint.stages, upstreams, allowed, options.get("pauses", (0.01, 0.01)))
+        callbacks = CallbackEndpoint(push, deliveries, HostGuard(url), limits, stages, wall_clock) if push else None
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            place = callbacks if callbacks is not None and scope.get("path", "").startswith(CALLBACKS) else endpoint
+            await place(scope, receive, send)
+
         try:
-            async with serving(endpoint, sock):
+            async with serving(app, sock):
                 yield world
         finally:
+            await deliveries.aclose()
             await cards.aclose()
             await upstreams.aclose()
             await state.close()
