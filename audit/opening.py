@@ -41,7 +41,13 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
         signer = Signer(store, vkey.name, key, SignedFile(kept) if kept is not None else None)
         signer.sign()
         at = clock()
-        start = Entry(Kind.WRITER_START, record_id(at), at, None, {"vkey": str(vkey), "detectors": detectors.LIST, **promise})
+        guards = store.guards()
+        if guards.wrong:
+            raise LedgerUnavailableError(
+                f"the database lacks what keeps records from being changed: {', '.join(guards.wrong[:8])}"
+            )
+        said = {"vkey": str(vkey), "detectors": detectors.LIST, "guards": "removable" if guards.removable else "kept", **promise}
+        start = Entry(Kind.WRITER_START, record_id(at), at, None, said)
         writer.write([start, *left_open(store, writer, at)])
         signer.sign()  # no log without a checkpoint, however short its life
     except BaseException as error:

@@ -14,6 +14,7 @@ from typing import Protocol
 from audit import leaf
 from audit.model import TamperedError
 from audit.privacy import SubjectRow
+from audit.store_guards import Guards
 from audit.tree import Frontier, TileNode, leaf_hash
 
 
@@ -159,6 +160,9 @@ class Store(Protocol):
 
     def free(self, writer: str) -> bool:
         """Whether no process holds the name of the writer."""
+
+    def guards(self) -> Guards:
+        """Whether the database still refuses to change what was written."""
 
     def open_calls(self) -> list[OpenCall]:
         """Calls without an end, in order."""

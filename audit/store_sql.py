@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from audit.store import Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
 from audit.store_connect import MIGRATING, create_file, engine, parse_url, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
+from audit.store_guards import Guards, guards
 from audit.store_turn import HEAD, Cursor, SqlTurn, Words
 
 REVISION: Final = "l0005"
@@ -120,6 +121,11 @@ class SqlStore:
         """See `Store`."""
         with self._use("turn") as connection:
             return self._beside.free(connection, writer)
+
+    def guards(self) -> Guards:
+        """See `Store`."""
+        with self._use("turn") as connection:
+            return guards(connection, sqlite=self._words.sqlite)
 
     def open_calls(self) -> list[OpenCall]:
         """See `Store`."""

@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +96,8 @@ class Ledger:
                 found.append(f"record {index} stands where {self._size} was to, or is not what was hashed")
             self._size = index + 1
             said = orjson.loads(bytes(data))
+            if record in self._ids:
+                found.append(f"record {index} has the id of record {self._ids[record][0]}")
             self._ids[record] = index, bytes(digest).hex()
             self._kinds[record] = said["kind"]
             if said["kind"] in {"call.end", "call.orphaned"}:
@@ -176,8 +178,8 @@ class Postgres:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def forked(work: Callable[[int], object]) -> tuple[bytes, int]:
-    """Do it in a process of its own, which may die; what it told, and its status as `os.waitpid` has it."""
+def started(work: Callable[[int], object]) -> tuple[int, int]:
+    """A process of its own that does it, and may die: its id, and the pipe by which it tells."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
@@ -191,11 +193,21 @@ def forked(work: Callable[[int], object]) -> tuple[bytes, int]:
         finally:
             os._exit(status)
     os.close(writing)
+    return child, reading
+
+
+def ended(child: int, reading: int) -> tuple[bytes, int]:
+    """What a process told until its end, and its status as `os.waitpid` has it."""
     told = b""
     while data := os.read(reading, 65536):
         told += data
     os.close(reading)
     return told, os.waitpid(child, 0)[1]
+
+
+def forked(work: Callable[[int], object]) -> tuple[bytes, int]:
+    """Both."""
+    return ended(*started(work))
 
 
 @dataclass
@@ -222,24 +234,35 @@ class Tally:
         return self.__dict__ | {"ends": dict(self.ends), "faults": dict(self.faults)}
 
 
-def one_round(ledger: Ledger, number: int, fault: Fault | None, tally: Tally, plant: str = "") -> Seen:
-    """Play it, and hold the ledger against what was seen."""
-    writer = f"gw-{number % _WRITERS}"
+def one_round(ledger: Ledger, number: int, faults: Sequence[Fault | None], tally: Tally, plant: str = "") -> Seen:
+    """Play it, with a writer for each fault, all at once, and hold the ledger against what was seen; of the last writer."""
     overlap = number % 5 == 4 and not plant
-    told, status = forked(lambda pipe: play(ledger.url, writer, fault, pipe, plant, overlap=overlap))
-    seen = Seen.read(told)
+    going = []
+    for place, fault in enumerate(faults):
+        writer = f"gw-{place}-{number % _WRITERS}"
+
+        def work(pipe: int, writer: str = writer, fault: Fault | None = fault) -> int:
+            return play(ledger.url, writer, fault, pipe, plant, overlap=overlap)
+
+        going.append(started(work))
+    ends = [ended(*each) for each in going]
+    whole = Seen()
+    for (told, status), fault in zip(ends, faults, strict=True):
+        seen = Seen.read(told)
+        for name in ("executed", "overlapping", "released", "denied", "acknowledged"):
+            getattr(whole, name).extend(getattr(seen, name))
+        whole.points = seen.points
+        tally.ends[_end(status)] += 1
+        tally.faults[fault.name if fault is not None else "none"] += 1
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in {CLEAN, NOT_OPENED}:
+            tally.note(["the process broke in a way that nobody meant"], f"{tally.store}, round {number}, {fault}")
     tally.rounds += 1
-    tally.ends[_end(status)] += 1
-    tally.faults[fault.name if fault is not None else "none"] += 1
-    tally.executed += len(seen.executed)
-    tally.overlapping += len(seen.overlapping)
-    tally.released += len(seen.released)
-    tally.acknowledged += len(seen.acknowledged)
-    found = ledger.amiss(seen)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in {CLEAN, NOT_OPENED}:
-        found.append("the process broke in a way that nobody meant")
-    tally.note(found, f"{tally.store}, round {number}, {fault}")
-    return seen
+    tally.executed += len(whole.executed)
+    tally.overlapping += len(whole.overlapping)
+    tally.released += len(whole.released)
+    tally.acknowledged += len(whole.acknowledged)
+    tally.note(ledger.amiss(whole), f"{tally.store}, round {number}, {', '.join(map(str, faults))}")
+    return whole
 
 
 def _end(status: int) -> str:
@@ -248,19 +271,24 @@ def _end(status: int) -> str:
     return {CLEAN: "went on to its end", NOT_OPENED: "did not open"}.get(os.WEXITSTATUS(status), "broke")
 
 
-def campaign(store: Sqlite | Postgres, rounds: int, seed: int, plant: str = "", *, until: bool = False) -> Tally:
+def campaign(
+    store: Sqlite | Postgres, rounds: int, seed: int, plant: str = "", writers: int = 1, *, until: bool = False
+) -> Tally:
     """So many rounds with a fault each; with `until`, no more than it takes to notice something."""
     chance, tally = random.Random(seed), Tally(store.name)
     points = 60
     while tally.rounds < rounds and not (until and tally.amiss):
         with store.ledger() as ledger:
             for number in range(min(ROUNDS_A_LEDGER, rounds - tally.rounds)):
-                one_round(ledger, number, draw(chance, store.name, points), tally, plant)
+                faults = [
+                    draw(chance, store.name, points) if chance.random() < 2 / (writers + 1) else None for _ in range(writers)
+                ]
+                one_round(ledger, number, faults, tally, plant)
                 if until and tally.amiss:
                     return tally
             whole = Tally(store.name)
             for number in range(10 * _WRITERS):  # until nobody who died holds a name any more, and nothing is open
-                seen = one_round(ledger, number, None, whole, plant)
+                seen = one_round(ledger, number, [None] * writers, whole, plant)
                 if not ledger.open_calls() and seen.points:
                     points = seen.points
                     break
@@ -291,11 +319,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10_000, help="with a fault each, over all stores")
     parser.add_argument("--store", choices=("both", "sqlite", "postgresql"), default="both")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    parser.add_argument("--writers", type=int, default=1, help="at once, in each round")
     parser.add_argument("--plants", action="store_true", help="the planted bugs alone: each must be noticed")
     parser.add_argument("--json", type=Path, default=OUT / "crashes.json")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds is 1 or more")
+    if options.rounds < 1 or not 1 <= options.writers <= 64:
+        parser.error("--rounds is 1 or more, --writers 1 to 64")
     gc.disable()  # and its objects stay the parent's: a child copies less
     gc.freeze()
     began, said = time.monotonic(), []
@@ -307,7 +336,7 @@ def main() -> int:
             share = -(-options.rounds // len(chosen))
             runs = [(plant, True) for plant in PLANTS] if options.plants else [("", False)]
             for plant, until in runs:
-                tally = campaign(store, share, options.seed, plant, until=until)
+                tally = campaign(store, share, options.seed, plant, options.writers, until=until)
                 said.append(tally.to_dict() | {"plant": plant, "ok": bool(tally.amiss) == until})
                 print(line(tally, plant), flush=True)
     facts = {"at": datetime.now(UTC).isoformat(), "kernel": platform.release(), "seed": options.seed, "runs": said}

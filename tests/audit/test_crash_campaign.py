@@ -63,6 +63,17 @@ def test_whatever_a_writer_dies_of_the_ledger_says_what_was_executed_released_an
     assert run["verified"] == rounds // 25
 
 
+@pytest.mark.postgres
+def test_eight_writers_of_one_log_some_of_whom_are_killed_leave_no_gap_and_write_nothing_twice(tmp_path: Path) -> None:
+    found = campaign(tmp_path, "postgresql", "--writers", "8", "--rounds", "12")
+    [run] = found["runs"]
+    assert run["amiss"] == []
+    assert sum(run["ends"].values()) == 8 * 12
+    assert run["ends"]["killed"] >= 6
+    assert run["ends"]["went on to its end"] > 40
+    assert run["acknowledged"] > 500
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_the_campaign_notices_each_planted_bug(tmp_path: Path, store: str) -> None:
     found = campaign(tmp_path, store, "--plants", "--rounds", "100")
