@@ -22,9 +22,12 @@ def no_receipt(_intent: Intent) -> None:
 
 
 def with_receipt(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
-    """MCP's result with the receipt in its `_meta`; without one, also without what the upstream wrote there."""
+    """MCP's result with the receipt in its `_meta`; without one, also without what the upstream wrote there.
+
+    A result that is empty stays so: it is defined to be, and clients compare it.
+    """
     result = reply.payload.get("result")
-    if not isinstance(result, dict):
+    if not isinstance(result, dict) or not result:
         return reply
     meta = result.get("_meta")
     meta = meta if isinstance(meta, dict) else {}

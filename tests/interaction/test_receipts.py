@@ -42,6 +42,12 @@ def test_what_an_upstream_writes_there_is_not_passed_on(gateway: Gateway, peers:
     assert recorded(gateway, meta["bailiwick/receipt"], answer.headers["bailiwick-decision"]) == "call.start"
 
 
+def test_an_answer_that_is_empty_by_its_definition_stays_so(gateway: Gateway) -> None:
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    answer = gateway.http.post("/mcp/desk", json=ping, headers={"Authorization": f"Bearer {gateway.token()}"})
+    assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
 def test_a_stranger_gets_none(gateway: Gateway) -> None:
     answer = gateway.call("desk.read", "nonsense")
     assert answer.status_code == 401
