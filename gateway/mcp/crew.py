@@ -106,10 +106,11 @@ class Backoff:
 class Member:
     """One child and who uses it.
 
+    streams   how many stand open for notices; somebody is there then.
     sessions  of the era of handshakes, by id; hello: what the server answered to the one handshake that it had, in `version`.
     """
 
-    __slots__ = ("announced", "born", "child", "hello", "key", "opening", "owner", "sessions", "version")
+    __slots__ = ("announced", "born", "child", "hello", "key", "opening", "owner", "sessions", "streams", "version")
 
     def __init__(self, child: Child, key: Key, owner: Owner | None, born: float) -> None:
         self.child = child
@@ -117,6 +118,7 @@ class Member:
         self.owner = owner
         self.born = born
         self.sessions: set[str] = set()
+        self.streams = 0
         self.hello: dict[str, Any] | None = None
         self.version = ""
         self.announced = False
@@ -294,7 +296,7 @@ class Crew:
         now = _now()
         for member in self:
             child = member.child
-            if not child.alive or (not child.busy and now - child.last_used > self._terms.keep_seconds):
+            if not child.alive or (not child.busy and not member.streams and now - child.last_used > self._terms.keep_seconds):
                 self.end(member)
 
     def _sweep_on(self) -> None:

@@ -67,7 +67,7 @@ def _reaped(child: int) -> tuple[bool, int | None]:
 
 def _end_all(child: int, wake: int) -> int | None:
     """Kill what is there and what comes of it meanwhile, until nothing is left: how the server ended, if seen here."""
-    status = None
+    status, pause = None, 0.005
     while True:
         for pid in _below(os.getpid()):
             with suppress(OSError):
@@ -76,7 +76,8 @@ def _end_all(child: int, wake: int) -> int | None:
         status = how if how is not None else status
         if nobody:
             return status
-        select.select([wake], [], [], 0.01)
+        pause = min(2 * pause, 1.0)  # what has gained other rights than the keeper's cannot be killed, only waited for
+        select.select([wake], [], [], pause)
         with suppress(BlockingIOError):
             os.read(wake, 512)
 

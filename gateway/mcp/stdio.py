@@ -291,6 +291,7 @@ class StdioServer:
         if held.ear is not None:
             held.ear.close()
         ear = held.ear = Ear()
+        held.member.streams += 1
         try:
             yield Reply(None, is_final=False)
             async with aclosing(ear.messages()) as messages:
@@ -299,6 +300,7 @@ class StdioServer:
                     if reply is not None:
                         yield reply
         finally:
+            held.member.streams -= 1
             if held.ear is ear:
                 held.ear = None
         yield Reply(None, is_final=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.sandbox")
 
 PROGRAMS: Final = 128
-"""Most children in cages at once, of all servers together."""
+"""Most children in cages at once, of all servers together; where one server may have more, so many."""
 _DETAIL: Final = 500
 
 
@@ -238,7 +238,8 @@ def opened(
         raise ValueError(f"mcp.{name}.{setting}: the program could read the gateway's own data")
     folders = _folders(settings, key)
     wanted = settings.sandbox.backend if settings.sandbox.runner is None else None
-    runners = [runner for runner in shipped(programs=PROGRAMS) if wanted in {None, runner.name}]
+    most = max(PROGRAMS, *(server.children for server in settings.mcp.values()), 0)
+    runners = [runner for runner in shipped(programs=most) if wanted in {None, runner.name}]
     return Servers(profiles, runners, Ledger(append, clock), network, folders)
 
 
