@@ -79,6 +79,7 @@ _RUN: Final = b"x" * 15  # every form of a secret but a named one has so many ch
 _RUNS_OF: Final = re.compile(rb"[A-Za-z0-9_.~+/=-]{15,}")
 _DIGIT: Final = re.compile(rb"[0-9]")
 _PIECE: Final = 64 * 1024
+_SMALL: Final = bytes(range(256)).lower()
 _NAMED: Final = frozenset(NAMES)
 
 
@@ -116,12 +117,10 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _redacted(data: bytes) -> tuple[bytes, int]:
-    low = data.lower()
-    named = _by_name(low)
-    shaped = _by_shape(data)
-    if not named and not shaped:
+    named = _by_name(data)
+    if not named and not _by_shape(data):
         return data, 0
-    count = 0
+    low, count = data.lower(), 0
     for detector, pattern in _COMPILED:
         if any(mark in low for mark in detector.marks) if detector.marks else named:
             data, times = pattern.subn(_instead(detector.name.encode()), data)
@@ -129,20 +128,19 @@ def _redacted(data: bytes) -> tuple[bytes, int]:
     return data, count
 
 
-def _by_name(low: bytes) -> bool:
+def _by_name(data: bytes) -> bool:
     """Whether a member may be named as a secret.  As the next: a few quick looks, for it runs for every record."""
-    return not _NAMED.isdisjoint(_members(low)) or b'" :' in low or b'"\n' in low or b'"\t' in low
+    parts = data.translate(_SMALL, b" \t\r\n").split(b'":')
+    return len(parts) > 1 and not _NAMED.isdisjoint([part[part.rfind(b'"') + 1 :] for part in parts])
 
 
 def _by_shape(data: bytes) -> bool:
+    """Whether there may be a token: letters and digits in a row, or a password in a URL."""
     if b"@" in data and b"://" in data:
         return True
-    return _RUN in data.translate(_RUNS) and any(map(_DIGIT.search, _RUNS_OF.findall(data)))
-
-
-def _members(low: bytes) -> list[bytes]:
-    """What stands in quotes before a colon."""
-    return [part[part.rfind(b'"') + 1 :] for part in low.split(b'":')]
+    return _RUN in data.translate(_RUNS) and any(
+        not run.isdigit() and _DIGIT.search(run) is not None for run in _RUNS_OF.findall(data)
+    )
 
 
 def _instead(name: bytes) -> Callable[[re.Match[bytes]], bytes]:
