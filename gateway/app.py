@@ -27,6 +27,7 @@ from gateway.api import Doors, make_api
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
 from gateway.audit_routes import INDEX_FILE, AuditDoor
 from gateway.audit_routes import register as register_audit
+from gateway.audit_values import register as register_values
 from gateway.cannotstart import as_problem
 from gateway.egress.opening import WayOut
 from gateway.erasure.erasing import Eraser
@@ -271,6 +272,7 @@ def _add_ledger(api: FastAPI, parts: Parts, office: Administration, folders: Era
     settings = parts.settings
     index = settings.data / INDEX_FILE
     register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))
+    register_values(api, ledger_url_of(settings), parts.seal_key, office, parts.journal.append, parts.clock)
     register_tiles(api, TileDoor(parts.ledger.served, office))
     register_erasure(api, opened_erasing(parts, folders), office, settings.tenant)
 

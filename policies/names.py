@@ -169,7 +169,8 @@ KINDS: Final = (
     Kind("console", "console:", "`console:<screen>`", ("`console:*`",),
          {"read": "a page of the console, and its JSON twin"}, partial(_one_of, SCREENS), _all),
     Kind("audit", "audit:", "`audit:<log>`", ("`audit:*`",),
-         {"read": "reading records", "export": "taking records out", "verify": "proofs, and checks of the whole log",
+         {"read": "reading records", "open": "opening what they carried, which is sealed",
+          "export": "taking records out", "verify": "proofs, and checks of the whole log",
           "review": "saying on record that a period was looked at"},
          partial(_one_of, LOGS), _all),
 )  # fmt: skip

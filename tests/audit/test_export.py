@@ -578,6 +578,53 @@ def test_an_export_that_is_cut_off_anywhere_is_gone_on_with_to_the_same_bytes(
         assert messages(out) == ""
 
 
+KILLED = """
+import sys
+from pathlib import Path
+import audit.export.collecting as collecting
+from audit.export.making import make, planned
+from tests.audit.test_export import World
+from audit.export.query import Query
+from audit.reader import Ledger
+collecting.CHUNK = 4
+real = collecting.Files.mark
+def mark(self):
+    real(self)
+    print("marked", flush=True)
+    sys.stdin.readline()
+collecting.Files.mark = mark
+world = World(Path(sys.argv[1]))
+world.make(Query(), name="killed", formats=("jsonl", "csv"))
+"""
+
+
+def test_an_export_whose_process_is_killed_is_ended_by_the_next(world: World, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", KILLED, str(world.folder)]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        for _ in range(3):
+            assert child.stdout.readline() == "marked\n"
+            child.stdin.write("go on\n")
+            child.stdin.flush()
+        child.kill()
+    assert Progress.load(begun(world.folder / "killed"), 0).next >= 12
+    out = world.make(name="killed", formats=("jsonl", "csv"))
+    assert messages(out) == ""
+    assert (out / "data/records.csv").read_bytes() == (world.make(formats=("jsonl", "csv")) / "data/records.csv").read_bytes()
+
+
+@pytest.mark.postgres
+async def test_a_log_in_postgresql_is_exported_the_same(postgres_url: str, tmp_path: Path) -> None:
+    made = World(tmp_path)
+    made.url = postgres_url
+    await made.fill()
+    for query in (Query(), Query(workflows=("wf-1",)), Query(since=NOON + 7, until=NOON + 9)):
+        out = made.make(query, formats=("jsonl", "csv"))
+        assert messages(out) == ""
+
+
 def test_what_was_begun_is_ended_as_it_was_wished(world: World) -> None:
     with Ledger.open(world.url, SEAL_KEY) as log:
         plan = planned(log, world.plan(log, Query()))

@@ -22,6 +22,7 @@ p, role:keeper,  acme, admin:erasure, change,  allow, -, -, ERA-1
 p, role:keeper,  acme, admin:erasure, approve, allow, -, -, ERA-2
 p, role:keeper,  acme, admin:holds,   *,       allow, -, -, ERA-3
 p, role:second,  acme, admin:erasure, approve, allow, -, -, ERA-4
+p, role:keeper,  acme, audit:ledger,  open,    allow, -, -, ERA-5
 """
 SECRET = "paul's kestrel order 4711-0815"
 
@@ -93,6 +94,22 @@ def test_nothing_sealed_is_shown_before_who_reads_it_and_why_is_on_record(gatewa
         assert found.index < read.index
 
 
+def test_over_the_api_too_what_a_record_carried_is_opened_for_a_reason_by_whom_policy_lets(gateway: Gateway) -> None:
+    decision = gateway.call("desk.read", gateway.token("mia"), arguments={"text": "told to none"}).headers["bailiwick-decision"]
+    path = f"/api/audit/records/{decision}/values"
+    assert ask(gateway, "POST", path, "paul", {"reason": "curious"})[0] == 403
+    assert ask(gateway, "POST", path, "fiona", {})[0] == 422
+    before = kinds(gateway).count("audit.read")
+    status, opened = ask(gateway, "POST", path, "fiona", {"reason": "ticket 9"})
+    assert (status, opened["subject"]) == (200, "user:dev/mia")
+    assert "told to none" in str(opened["values"])
+    with gateway.ledger() as log:
+        wish, read = [record for record in log.records() if record.kind == "audit.read"][before:]
+        assert (read.leaf["request"], log.open_value(read, "reason")) == (wish.id, b"ticket 9")
+        assert log.subject_name(str(read.subject)) == "user:dev/fiona"
+    assert ask(gateway, "POST", "/api/audit/records/nothing/values", "fiona", {"reason": "x"})[0] == 404
+
+
 def test_values_stay_closed_where_reading_them_cannot_be_recorded(gateway: Gateway) -> None:
     decision = gateway.call("desk.read", gateway.token("paul"), arguments={"text": "seen by nobody"}).headers[
         "bailiwick-decision"
@@ -118,6 +135,8 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
         state.execute("INSERT INTO task_owners VALUES ('clerk', 't1', 'c1', 'acme', 'user:dev/paul', 'wf-1', 0)")
         state.commit()
     assert any(b"user:dev/paul" in file.read_bytes() for file in data.glob("state.db*"))  # the search finds what is there
+    assert audit(gateway, "search", "subject:user:dev/paul").returncode == 0  # which makes an index
+    assert (data / "ledger-index.db").exists()
     fiona, mia = gateway.token("fiona"), gateway.token("mia")
     asked = audit(gateway, "erase", "dev/paul", "--reason", "asked to", "--json", token=fiona)
     assert asked.returncode == 0, asked.stderr
