@@ -286,6 +286,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     failed   the tool or the protocol said no (a result with `isError`, a JSON-RPC error).
     event    id at which the stream can be resumed after this message, and `retry` the milliseconds to wait before (MCP, legacy).
     goes_on  final for this hop alone: the upstream closed the stream, and says the rest to whoever resumes it.
+    streamed final and alone in its stream, which it is for the client too (MCP, legacy).
     """
 
     payload: Any
@@ -297,6 +298,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     event: str = ""
     retry: int = 0
     goes_on: bool = False
+    streamed: bool = False
 
 
 class OutcomeStatus(StrEnum):

@@ -191,9 +191,12 @@ class McpEndpoint:
 
 
 async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
-    """One message to the client: a whole answer, or an event of a stream, which begins with the first that is not final."""
+    """One message to the client: a whole answer, or an event of a stream, which begins with the first that is not final.
+
+    In the era of handshakes an answer that the upstream gave in a stream is one here too: clients can tell.
+    """
     headers = ((DECISION_HEADER, arrival.id), *reply.headers)
-    if reply.is_final and not stream.started and not reply.goes_on:
+    if reply.is_final and not stream.started and not reply.goes_on and not (reply.streamed and reply.status == 200):
         await send_json(send, reply.status, reply.body or b"", headers)
         return
     if not stream.started:

@@ -126,7 +126,8 @@ class HttpHop:
                             continue
                         if reply.is_final:
                             response.leave()
-                            yield _with_session(reply, response)
+                            reply = _with_session(reply, response)
+                            yield replace(reply, streamed=True) if call.version in LEGACY else reply
                             return
                         resumable = resumable or bool(reply.event)
                         yield reply

@@ -29,6 +29,7 @@ ADDRESS = "tests/upstream/test_addresses_and_messages.py::"
 FAILURES: Mapping[str, tuple[str, ...]] = {
     "Streams that are buffered": (
         ENDPOINT + "test_events_are_passed_on_as_they_come_and_the_last_waits_for_its_record",
+        KNOWN + "test_an_answer_alone_in_its_stream_is_one_here_too_for_clients_of_handshakes",
         "tests/conformance/test_same_as_direct.py::test_the_suite_says_the_same_of_the_gateway_as_of_the_server",
     ),
     "Idle streams that end, dead servers that are waited for": (
@@ -55,6 +56,7 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
     "Members that are dropped": (
         ENDPOINT + "test_definitions_pass_untouched",
         METHODS + "test_an_answer_is_the_servers_own",
+        KNOWN + "test_an_empty_result_stays_empty_for_clients_that_expect_nothing_else",
         "tests/mcp/test_mcp_numbers.py::test_structured_content_keeps_every_number_and_every_unknown_member",
         AGGREGATE + "test_definitions_pass_untouched_but_for_their_name",
         CLIENTS + "test_a_real_client_gets_structured_content_equal_to_the_servers",

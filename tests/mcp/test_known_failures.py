@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.model import Reply
+from gateway.receipts import RECEIPT, with_receipt
 from gateway.settings import Limits
 from gateway.upstream.client import Upstreams
 from tests.mcp.world import answer_of, connected, gateway, plain_server
@@ -58,3 +61,31 @@ async def test_a_long_tool_that_reports_progress_outlives_every_timer_of_silence
 def test_no_timer_ends_a_tool_within_minutes_unless_somebody_configures_it() -> None:
     assert Limits().upstream_idle_seconds >= 300
     assert Limits().call_seconds >= 3600
+
+
+@pytest.mark.parametrize("mode", ["initialize", "tools/call"])
+async def test_an_answer_alone_in_its_stream_is_one_here_too_for_clients_of_handshakes(
+    tmp_path: Path, server_url: str, mode: str
+) -> None:
+    """Such clients may open several streams at once, and tell a server that streams from one that does not."""
+    async with gateway(tmp_path, {"ref": server_url}) as world:
+        session = await world.handshake("anna")
+        params: dict[str, Any] = {"name": "test_simple_text", "arguments": {}}
+        if mode == "initialize":
+            session, params = (
+                "",
+                {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}},
+            )
+        answer = await world.legacy("anna", mode, session=session, **params)
+        modern = await world.modern("anna", "tools/call", name="test_simple_text", arguments={})
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert "result" in answer_of(answer)
+    assert ("mcp-session-id" in answer.headers) == (mode == "initialize")
+    assert modern.headers["content-type"] == "application/json"
+
+
+def test_an_empty_result_stays_empty_for_clients_that_expect_nothing_else() -> None:
+    receipt = {"log": "example.org/log"}
+    for result, told in (({}, {}), ({"tools": []}, {"tools": [], "_meta": {RECEIPT: receipt}})):
+        reply = Reply({"jsonrpc": "2.0", "id": 1, "result": result}, is_final=True)
+        assert with_receipt(reply, receipt).payload["result"] == told
