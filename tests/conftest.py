@@ -18,6 +18,17 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sample"))
 
 
+CAGES = frozenset({"sandbox", "sandbox_road", "stdio", "egress", "deploy", "examples"})
+"""Folders whose tests look at what runs on the machine, in cages above all: of two workers one runs all of these."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two workers share the tests, a file stays whole: what it starts once is started once."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group("cages" if place.parts[0] in CAGES else str(place)))
+
+
 @pytest.fixture(scope="session")
 def npm_servers() -> Iterator[Path]:
     """`@modelcontextprotocol` as npm delivers it, where every user can read it: servers of the lock in `tests/upstreams/npm`."""
