@@ -218,7 +218,7 @@ def reached(cell: str, action: str) -> tuple[Kind, ...]:
 
 def resource(server: str, address: str) -> str | None:
     """The object of a resource as a client names it; None where its URI has no one form, or cannot stand in a rule."""
-    form = uri.canonical(address)
+    form = uri.form_of(address)
     return None if form is None or SLUG.fullmatch(server) is None else f"res:{server}/{form}"
 
 

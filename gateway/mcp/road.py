@@ -296,10 +296,11 @@ def _taken() -> Reply:
 
 
 def _with_uri(call: Call) -> Call:
-    """The call with the resource's one form, which is also what policy is asked about."""
+    """The call with an address that means what policy is asked about, to whoever reads it."""
     uri = call.message["params"]["uri"]
-    form = uri if uris.is_canonical(uri) else uris.canonical(uri)
-    if form is None:
+    sent = uris.onward(uri)
+    if sent is None:
         raise RpcRefused(Code.INVALID_PARAMS, "uri", rpc_id=call.rpc_id)
-    message = {**call.message, "params": {**call.message["params"], "uri": form}}
-    return replace(call, message=message, name=form)
+    if sent == uri:
+        return call
+    return replace(call, message={**call.message, "params": {**call.message["params"], "uri": sent}}, name=sent)

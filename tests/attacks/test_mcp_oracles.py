@@ -214,7 +214,7 @@ async def test_a_server_of_which_only_a_prompt_may_be_used_is_there_and_offers_p
         "file:///open/../closed/b", "file:///open/%2e%2e/closed/b", "file:///open/%252e%252e/closed/b", "file:///open//closed",
         "file:///open/..%2fclosed/b", "file:///open\\..\\closed\\b", "file:///open/a#/../../closed", "FILE:///closed/b",
         "file://localhost/closed/b", "file:///closed/b?x", "file:///open/.../b", "file:///open/a\u0000", "//open/a", "open/a",
-        "file:///open/*", "file:///open/\u202eb", "file:///open/%c0%ae%c0%ae/closed",
+        "file:///open/\u202eb", "file:///open/%c0%ae%c0%ae/closed",
     ],
 )  # fmt: skip
 async def test_a_path_that_climbs_out_of_what_is_granted_reaches_no_server(
