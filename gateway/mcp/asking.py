@@ -112,22 +112,31 @@ class _Road:
         self._parent = parent
         self._rules = rules
 
-    def parse(self, arrival: Arrival, _: Principal) -> Call:
+    def parse(self, arrival: Arrival, principal: Principal) -> Call:
         found, parent = self._found, self._parent
-        if found.needs not in parent.declared:
-            raise Refused(Code.QUESTION_REFUSED, f"{found.needs}: not declared by the client, or not allowed to this server")
-        if self._blind:
-            raise Refused(Code.DUTY_FAILED, "a question of this call cannot be searched for what must not be seen")
-        return Call(
+        call = Call(
             arrival=arrival,
             method=found.method,
             target=parent.target,
-            message=kept(found, self._rules, parent.target),
+            message=found.params,
             trace=parent.trace,
             version=parent.version,
             direction="question",
             about=(parent.arrival.id,),
         )
+        try:
+            return msgspec.structs.replace(call, message=self._kept())
+        except Refused as refusal:  # on record with what was asked
+            refusal.call, refusal.request = call, self.normalise(call, principal)
+            raise
+
+    def _kept(self) -> dict[str, Any]:
+        found, parent = self._found, self._parent
+        if found.needs not in parent.declared:
+            raise Refused(Code.QUESTION_REFUSED, f"{found.needs}: not declared by the client, or not allowed to this server")
+        if self._blind:
+            raise Refused(Code.DUTY_FAILED, "a question of this call cannot be searched for what must not be seen")
+        return kept(found, self._rules, parent.target)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
         action, resource = self._found.asked(call.target)

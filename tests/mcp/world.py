@@ -205,11 +205,11 @@ class World:
         body = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if rpc_id is None else {"id": rpc_id})
         return await self.post(person, body, server=server, headers=headers)
 
-    async def handshake(self, person: str, server: str = "ref") -> str:
+    async def handshake(self, person: str, server: str = "ref", *, capabilities: Any = None) -> str:
         """A legacy session's id."""
         info = {"name": "test", "version": "1"}
         answer = await self.legacy(
-            person, "initialize", server=server, protocolVersion="2025-11-25", capabilities={}, clientInfo=info
+            person, "initialize", server=server, protocolVersion="2025-11-25", capabilities=capabilities or {}, clientInfo=info
         )
         assert answer.status_code == 200, answer.text
         session = answer.headers.get("mcp-session-id", "")
