@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from gateway.obligations.redact import redact
 from gateway.pipeline import Stages
 from gateway.protected import scopes_of
 from gateway.record import Recorder
+from gateway.running import Running
 from gateway.settings import Limits
 from gateway.upstream.client import Upstreams, Url
 from gateway.upstream.credentials import block
@@ -152,16 +154,26 @@ class World:
     aggregate: Aggregate = field(init=False)
     stages: Stages = field(init=False)
     verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
+    standing: Any = None
     asked: list[AccessRequest] = field(default_factory=list)
     judge: Callable[[AccessRequest], Decision] | None = None
 
     def decide(self, request: AccessRequest) -> Decision:
         self.asked.append(request)
-        if self.judge is not None:
-            return self.judge(request)
+        return self._by(self.verdicts, request) if self.judge is None else self.judge(request)
+
+    def enforce(self, verdicts: Mapping[tuple[str, str], Decision], listed: list[tuple[str, str]]) -> None:
+        """Another policy comes into force, which knows of these objects in lists; streams are held against it."""
+        for verdict, objects in ((self.verdicts, []), ({**self.verdicts, **verdicts}, listed)):
+            self.standing.enforce(lists.asking(partial(self._by, verdict), wall_clock), partial(_objects, objects))
+        self.verdicts = {**self.verdicts, **verdicts}
+
+    @staticmethod
+    def _by(verdicts: Mapping[tuple[str, str], Decision], request: AccessRequest) -> Decision:
         for key in ((request.subject, request.resource), ("*", request.resource)):
-            if key in self.verdicts:
-                return self.verdicts[key]
+            if key in verdicts:
+                return verdicts[key]
         return ALLOW
 
     def enforce(self) -> None:
@@ -215,6 +227,10 @@ class World:
         session = answer.headers.get("mcp-session-id", "")
         await self.legacy(person, "notifications/initialized", server=server, rpc_id=None, session=session)
         return str(session)
+
+
+def _objects(listed: list[tuple[str, str]], _server: str) -> list[tuple[str, str]]:
+    return listed
 
 
 def modern_body(method: str, rpc_id: Any = 1, meta: Any = None, **params: Any) -> dict[str, Any]:
@@ -311,6 +327,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             record_outcome=recorder.outcome,
             record_refusal=recorder.refusal,
             observe=observe,
+            watch=lambda intent: world.running.watch(intent.permit.principal),
         )
         asking.by(stages)
         heartbeat = options.get("heartbeat", 15.0)
