@@ -201,7 +201,7 @@ async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Se
         return
     if not stream.started:
         await stream.start(headers)
-        if _standing(arrival):
+        if is_standing(arrival):
             await stream.comment()  # whoever waits for a stream sees that it stands
     if reply.body is not None:
         await stream.event(reply.body, event="message", id=reply.event, retry=reply.retry)

@@ -51,8 +51,6 @@ class HttpHop:
         if call.rpc_id is None or response.status != 200 or kind != b"text/event-stream":
             yield await self._whole(response, kind, call)
             return
-        if call.version in LEGACY and call.method != INITIALIZE:  # whose answer's head has the session's id
-            yield Reply(None, is_final=False)
         async with aclosing(self._events(response, call)) as replies:
             async for reply in replies:
                 yield reply

@@ -132,9 +132,9 @@ async def test_a_change_of_policy_is_told_to_those_whose_lists_it_changed_and_to
     async with stream("anna", sessions["anna"]) as annas, stream("ben", sessions["ben"]) as bens:
         for lines in (annas, bens):
             await (next_comment(lines) if era == "legacy" else next_message(lines))
-        world.enforce({("user:dev/anna", "ref.gw_big"): DENY}, [("tools", "ref.gw_big"), ("tools", "ref.gw_echo")])
+        world.change_policy({("user:dev/anna", "ref.gw_big"): DENY}, [("tools", "ref.gw_big"), ("tools", "ref.gw_echo")])
         assert (await next_message(annas))["method"] == CHANGED
-        world.enforce({("*", "ref.gw_echo"): DENY}, [("tools", "ref.gw_echo")])
+        world.change_policy({("*", "ref.gw_echo"): DENY}, [("tools", "ref.gw_echo")])
         assert [(await next_message(lines))["method"] for lines in (annas, bens)] == [CHANGED] * 2  # ben's first
 
 
@@ -144,7 +144,7 @@ async def test_a_stream_ends_where_policy_no_longer_lets_it_stand(world: World, 
     stream = opened(world, "GET", "anna", get(session)) if session else listening(world, toolsListChanged=True)
     async with stream as lines:
         await (next_comment(lines) if session else next_message(lines))
-        world.enforce({("user:dev/anna", "ref"): DENY}, [])
+        world.change_policy({("user:dev/anna", "ref"): DENY}, [])
         assert await ended(lines)
     over = [entry for entry in world.ledger.entries if entry.kind == "call.end" and "policy" in str(entry.fields["outcome"])]
     assert [entry.fields["outcome"]["status"] for entry in over] == ["interrupted"]  # type: ignore[index, call-overload]
@@ -281,7 +281,7 @@ async def test_a_cancellation_reaches_the_server_while_its_request_is_open(tmp_p
                 cancelled.set()
             writer.write(simple(body))
 
-    async with upstream(script) as there, gateway(tmp_path, {"ref": where(there)}) as world:
+    async with upstream(script) as there, gateway(tmp_path, {"ref": where(there)}, heartbeat=0.05) as world:
         session = await world.handshake("anna")
         async with streamed(world, session, "tools/call", name="t", arguments={}) as lines:
             if when == "mid-stream":

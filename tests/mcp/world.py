@@ -163,7 +163,7 @@ class World:
         self.asked.append(request)
         return self._by(self.verdicts, request) if self.judge is None else self.judge(request)
 
-    def enforce(self, verdicts: Mapping[tuple[str, str], Decision], listed: list[tuple[str, str]]) -> None:
+    def change_policy(self, verdicts: Mapping[tuple[str, str], Decision], listed: list[tuple[str, str]]) -> None:
         """Another policy comes into force, which knows of these objects in lists; streams are held against it."""
         for verdict, objects in ((self.verdicts, []), ({**self.verdicts, **verdicts}, listed)):
             self.standing.enforce(lists.asking(partial(self._by, verdict), wall_clock), partial(_objects, objects))
