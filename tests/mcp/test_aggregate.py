@@ -91,6 +91,21 @@ async def test_headers_that_repeat_arguments_go_on_and_are_written_for_clients_t
     assert lied.json()["error"]["code"] == -32020
 
 
+ANYTHING = {
+    "numbers": [0, -1, 2**63 - 1, 0.1, 1e300, -0.0, 1.5e-7], "texts": ["", "\0", "ü\u2028\ufeff", "=?base64?eA==?=", "a" * 5000],
+    "name": "evil__pay", "arguments": {"name": {"_meta": {"progressToken": 1}}}, "_meta": [None, True, {}], "": {"": [[[[]]]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("server", BOTH)
+async def test_arguments_of_any_shape_arrive_as_they_were_decided_on(world: World, era: str, server: str) -> None:
+    said = (await called(world, f"{server}__echo", era=era, arguments=ANYTHING))["structuredContent"]["params"]
+    assert (said["name"], said["arguments"]) == ("echo", {"arguments": ANYTHING})
+    decided = [request for request in world.asked if request.resource == f"{server}.echo" and request.arguments is not None]
+    assert json.loads(json.dumps(decided[-1].arguments, default=float)) == {"arguments": ANYTHING}
+
+
 @pytest.mark.parametrize("rpc_id", [0, "0", "listen:0", 7])
 @pytest.mark.parametrize("server", BOTH)
 async def test_an_answer_has_the_id_of_its_question(world: World, rpc_id: Any, server: str) -> None:
@@ -121,6 +136,7 @@ async def test_a_server_that_is_down_is_left_out_and_named_and_a_call_to_it_says
     assert {tool["name"].split("__")[0] for tool in listed["tools"]} == set(BOTH)
     error = await called(world, "dead__echo", era=era)
     assert error["code"] == -31502
+    assert error["data"]["decision"] in {entry.id for entry in world.ledger.entries}
     assert "dead" in error["message"]
     failed = [entry for entry in world.ledger.entries if entry.kind == "call.end" and entry.fields["outcome"]["status"] != "ok"]  # type: ignore[index]
     assert failed
@@ -270,12 +286,17 @@ async def test_many_clients_with_the_same_ids_share_an_upstreams_session_and_get
 async def test_all_pages_are_one_list_and_pages_that_go_round_in_circles_are_a_failure(
     tmp_path: Path, servers: dict[str, str]
 ) -> None:
-    with plain_server("--era", "modern", "--page", "3", "--tools", "20") as paged, plain_server("--circle") as round_and_round:
-        async with gateway(tmp_path, {"paged": paged, "round": round_and_round}) as world:
+    with (
+        plain_server("--era", "modern", "--page", "3", "--tools", "20") as paged,
+        plain_server("--era", "modern", "--tools", "2100") as long,
+        plain_server("--circle") as round_and_round,
+    ):
+        async with gateway(tmp_path, {"long": long, "paged": paged, "round": round_and_round}) as world:
             listed = (await asked(world, "tools/list"))["result"]
             answer = await asked(world, "tools/list", cursor="any")
     assert len([tool for tool in listed["tools"] if tool["name"].startswith("paged__tool_")]) == 20
-    assert listed["_meta"]["bailiwick/unavailable"] == {"round": "upstream-protocol"}
+    assert len([tool for tool in listed["tools"] if tool["name"].startswith("long__")]) == 2000
+    assert listed["_meta"]["bailiwick/unavailable"] == {"long": "more-than-2000", "round": "upstream-protocol"}
     assert "nextCursor" not in listed
     assert answer["error"]["code"] == -32602
 

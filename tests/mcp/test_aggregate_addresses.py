@@ -147,12 +147,28 @@ async def test_a_resource_that_may_be_a_dead_servers_is_told_as_that(tmp_path: P
     async with gateway(tmp_path, {**servers, "dead": DEAD}) as world:
         error = (await asked(world, "resources/read", uri="file:///nowhere.txt"))["error"]
         assert (error["code"], "dead" in error["message"]) == (-31502, True)
+        assert error["data"]["decision"] in {entry.id for entry in world.ledger.entries}
         assert (await asked(world, "resources/read", uri="file:///new.txt"))["result"]["contents"][0]["text"] == "of new"
 
 
-async def test_log_levels_and_notices_of_the_era_of_handshakes_are_taken(world: World) -> None:
+async def test_a_log_level_of_the_era_of_handshakes_counts_in_its_session_for_servers_of_both(world: World) -> None:
+    quiet, loud = await world.handshake("anna", ""), await world.handshake("anna", "")
+    answer = answer_of(await world.legacy("anna", "logging/setLevel", server="", session=quiet, level="error"))
+    assert answer["result"] == {}
+    for session in (quiet, loud):
+        call = {"name": "old__progress", "arguments": {}, "_meta": {"progressToken": 1}}
+        said = (await world.legacy("anna", "tools/call", server="", session=session, **call)).text
+        assert "notifications/progress" in said
+        assert ("notifications/message" in said) is (session == loud)
+        new = answer_of(await world.legacy("anna", "tools/call", server="", session=session, name="new__echo", arguments={}))
+        meta = new["result"]["structuredContent"]["params"]["_meta"]
+        assert meta.get("io.modelcontextprotocol/logLevel") == ("error" if session == quiet else None)
+    wrong = await world.legacy("anna", "logging/setLevel", server="", session=quiet, level="ERROR")
+    assert answer_of(wrong)["error"]["code"] == -32602
+
+
+async def test_notices_of_the_era_of_handshakes_are_taken(world: World) -> None:
     session = await world.handshake("anna", "")
-    assert answer_of(await world.legacy("anna", "logging/setLevel", server="", session=session, level="error"))["result"] == {}
     for method, params in (
         ("notifications/roots/list_changed", {}),
         ("notifications/progress", {"progressToken": 1, "progress": 1}),

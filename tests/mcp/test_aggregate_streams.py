@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.mcp.sealed import Sealed
 from tests.mcp.aggregate_world import SHARED, asked, upstreams
 from tests.mcp.world import HIDDEN, World, answer_of, control, gateway, modern_body, modern_headers
 
@@ -192,8 +194,21 @@ def declaring(capabilities: dict[str, Any]) -> dict[str, Any]:
     return {"io.modelcontextprotocol/clientCapabilities": capabilities}
 
 
-async def test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answer_back(tmp_path: Path, server_url: str) -> None:
-    async with gateway(tmp_path, {"ref": server_url, "other": server_url}) as world:
+@asynccontextmanager
+async def replicas(folder: Path, server_url: str) -> AsyncIterator[tuple[World, World]]:
+    """Two gateways that share their keys alone."""
+    servers, sealed = {"ref": server_url, "other": server_url}, Sealed([secrets.token_bytes(32)])
+    async with (
+        gateway(folder, servers, sealed=sealed) as first,
+        gateway(folder, servers, sealed=sealed, public_url=first.url) as second,
+    ):
+        yield first, second
+
+
+async def test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answer_back_by_any_replica(
+    tmp_path: Path, server_url: str
+) -> None:
+    async with replicas(tmp_path, server_url) as (world, second):
         name, meta = "ref__test_input_required_result_elicitation", declaring(FORMS)
         asking = (await asked(world, "tools/call", meta=meta, name=name, arguments={}))["result"]
         assert asking["resultType"] == "input_required"
@@ -201,7 +216,7 @@ async def test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answe
         assert asking["inputRequests"][key]["params"]["message"].startswith("ref asks: ")
         answer = {key: {"action": "accept", "content": {"name": "Ada"}}}
         again = {"arguments": {}, "inputResponses": answer, "requestState": asking["requestState"]}
-        done = (await asked(world, "tools/call", meta=meta, name=name, **again))["result"]
+        done = (await asked(second, "tools/call", meta=meta, name=name, **again))["result"]
         assert done["resultType"] == "complete"
         assert "Ada" in json.dumps(done["content"])
         for person, other in (("anna", "other__test_input_required_result_elicitation"), ("anna", "ref__greet"), ("bert", name)):
@@ -210,8 +225,8 @@ async def test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answe
             assert refused.get("error", {}).get("code") == -32602, (person, other)
 
 
-async def test_a_task_is_its_callers_and_is_found_at_its_server(tmp_path: Path, server_url: str) -> None:
-    async with gateway(tmp_path, {"ref": server_url, "other": server_url}) as world:
+async def test_a_task_is_its_callers_and_is_found_at_its_server_by_any_replica(tmp_path: Path, server_url: str) -> None:
+    async with replicas(tmp_path, server_url) as (world, second):
         meta = declaring(TASKS)
         assert "io.modelcontextprotocol/tasks" in (await asked(world, "server/discover"))["result"]["capabilities"]["extensions"]
         made = (await asked(world, "tools/call", meta=meta, name="ref__slow_compute", arguments={"seconds": 0}))["result"]
@@ -220,7 +235,7 @@ async def test_a_task_is_its_callers_and_is_found_at_its_server(tmp_path: Path, 
 
         async def got(person: str, task: str) -> dict[str, Any]:
             headers = modern_headers("tasks/get") | {"mcp-name": task}
-            answer = await world.post(person, modern_body("tasks/get", 1, meta, taskId=task), server="", headers=headers)
+            answer = await second.post(person, modern_body("tasks/get", 1, meta, taskId=task), server="", headers=headers)
             return answer_of(answer)
 
         async with asyncio.timeout(20):

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.asgi import by_name
 from gateway.mcp.lists import Could
-from gateway.mcp.methods import CAPABILITIES_KEY, METHODS, VERSION_KEY
+from gateway.mcp.methods import CAPABILITIES_KEY, LEVEL_KEY, METHODS, VERSION_KEY
 from gateway.mcp.repeated import PARAM_PREFIX, Lines, encoded
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id, random16
@@ -40,6 +40,12 @@ class Caller:
         """Who may share what an upstream keeps: nobody but the same person through the same agents."""
         return self.principal.tenant, self.principal.subject, self.principal.actors
 
+    @property
+    def session(self) -> tuple[object, ...] | None:
+        """The client's own session, and whose it is; None where it has none."""
+        sealed = None if self.modern else self.call.arrival.header("mcp-session-id")
+        return None if sealed is None else (self.whose, sealed)
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -60,9 +66,10 @@ class Leg:
 
     way, rpc_id  how and under which id the request itself is under way there, once it is.
     lines        headers by which a tool has its arguments repeated, for a client that knows none.
+    level        the log level of a client that does not say it in each request; "" where it has set none.
     """
 
-    __slots__ = ("id", "lines", "rpc_id", "server", "way")
+    __slots__ = ("id", "level", "lines", "rpc_id", "server", "way")
 
     def __init__(self, server: str) -> None:
         self.server = server
@@ -70,6 +77,7 @@ class Leg:
         self.way: Way | None = None
         self.rpc_id: str | int | None = None
         self.lines: Lines = ()
+        self.level = ""
 
 
 def sent(  # noqa: PLR0917  what a message is, in its order
@@ -113,6 +121,7 @@ def _modern(
     said = params.get("_meta", {})
     if not caller.modern:  # a handshake's client says nothing of this kind in its messages, and is asked nothing
         said = {key: value for key, value in said.items() if not key.startswith(_ERA)}
+        said |= {LEVEL_KEY: leg.level} if leg.level else {}
     declared = caller.call.declares if caller.modern and isinstance(caller.call.declares, dict) else {}
     meta = {**said, CAPABILITIES_KEY: declared, VERSION_KEY: way.version}
     headers = [*_MEDIA, ("mcp-protocol-version", way.version), ("mcp-method", method)]

@@ -13,6 +13,7 @@ from typing import Any, Final
 from gateway.mcp.aggregate import bridge, merge
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
 from gateway.mcp.aggregate.fan import Fan
+from gateway.mcp.aggregate.levels import Levels
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.repeated import Repeated
 from gateway.mcp.aggregate.running import Cancelled, Running
@@ -75,11 +76,12 @@ class Desk:
         self._streams = streams
         self._running = Running()
         self._repeated = Repeated(standings, fan)
+        self._levels = Levels()
         self._here: Mapping[str, Callable[[Caller], Awaitable[dict[str, Any]]]] = {
             INITIALIZE: self._initialized,
             DISCOVER: self._discovered,
             PING: _nothing,
-            SET_LEVEL: _nothing,
+            SET_LEVEL: self._levelled,
             **dict.fromkeys(LISTS, self._listed),
         }
 
@@ -136,6 +138,10 @@ class Desk:
         gathered = await self._fan.every(caller, lambda leg: self._standings.offer(caller, leg))
         return merge.offered(gathered, modern=caller.modern)
 
+    async def _levelled(self, caller: Caller) -> dict[str, Any]:
+        self._levels.set(caller, caller.call.message["params"]["level"])
+        return {}
+
     async def _listed(self, caller: Caller) -> dict[str, Any]:
         member, key = LISTS[caller.call.method]
         gathered = await self._fan.lists(caller, caller.call.method, member, key)
@@ -145,14 +151,14 @@ class Desk:
         """What the one server says, in the client's era and under the client's id."""
         call = caller.call
         place = await self._where.of(caller, leg)
-        leg.server = place.server
+        leg.server, leg.level = place.server, self._levels.of(caller)
         async with aclosing(self._replies(caller, leg, place)) as replies:
             async for reply, way in replies:
                 if reply.is_final:
                     self._where.links.note(caller.whose, place.server, reply.payload.get("result", {}))
                     message, status = bridge.answered(reply.payload, call, modern=caller.modern, upstream_modern=way.modern)
                     yield Said(message, status=status)
-                elif bridge.passes(reply.payload, call, modern=caller.modern):
+                elif bridge.passes(reply.payload, call, modern=caller.modern) and self._levels.passes(caller, reply.payload):
                     yield Said(reply.payload, is_final=False)
 
     def _replies(self, caller: Caller, leg: Leg, place: Place) -> AsyncGenerator[tuple[Reply, Way], None]:

@@ -36,18 +36,23 @@ log = logging.getLogger("gateway.mcp")
 
 @dataclass(slots=True)
 class Gathered(Generic[T]):
-    """What came of a question, by server in the order of their names; `missing` says why a server's part is not there."""
+    """What came of a question, by server in the order of their names; `missing` says why a server's part is not there.
+
+    legs  by server, with the id of the last sub-call.
+    """
 
     found: dict[str, T] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    legs: dict[str, Leg] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One server's list, all pages of it; `ttl` in milliseconds, the shortest of its pages'."""
+    """One server's list, all pages of it; `ttl` in milliseconds, the shortest of its pages'; `cut`: there is more of it."""
 
     items: tuple[dict[str, Any], ...] = ()
     ttl: int = 0
+    cut: bool = False
 
 
 class Fan:
@@ -70,11 +75,12 @@ class Fan:
         """What `ask` gives for each of `servers` (all that are reachable); a refusal that concerns every call is raised."""
         asked = self.reachable(caller) if servers is None else tuple(servers)
         slots, ends = asyncio.Semaphore(_AT_ONCE), dict[str, T | UpstreamError | Refused]()
+        gathered: Gathered[T] = Gathered(legs={server: Leg(server) for server in asked})
 
         async def one(server: str) -> None:
             async with slots:
                 try:
-                    ends[server] = await self._in_time(server, ask)
+                    ends[server] = await self._in_time(gathered.legs[server], ask)
                 except (UpstreamError, Refused) as error:
                     ends[server] = error
 
@@ -84,7 +90,6 @@ class Fan:
             async with asyncio.TaskGroup() as group:
                 for server in asked:
                     group.create_task(one(server))
-        gathered: Gathered[T] = Gathered()
         for server in asked:
             end = ends[server]
             self._told(server, end)
@@ -107,12 +112,12 @@ class Fan:
             self._out.discard(server)
             log.info("the server %s is in /mcp again", server)
 
-    async def _in_time(self, server: str, ask: Callable[[Leg], Awaitable[T]]) -> T:
-        loop = asyncio.get_running_loop()
+    async def _in_time(self, leg: Leg, ask: Callable[[Leg], Awaitable[T]]) -> T:
+        loop, server = asyncio.get_running_loop(), leg.server
         late = self._late.get(server, 0.0) > loop.time()
         try:
             async with asyncio.timeout(min(IMPATIENCE, self._patience) if late else self._patience):
-                answer = await ask(Leg(server))
+                answer = await ask(leg)
         except TimeoutError:
             if not late:
                 self._late[server] = loop.time() + _LATE_SECONDS
@@ -126,9 +131,9 @@ class Fan:
         """Every server's list: `member` of the results of `method`, whose items are told apart by `key`."""
         return await self.every(caller, lambda leg: self.drained(caller, leg, method, member, key), servers)
 
-    async def one_list(self, caller: Caller, server: str, method: str, member: str, key: str) -> Listed:
+    async def one_list(self, caller: Caller, leg: Leg, method: str, member: str, key: str) -> Listed:
         """One server's list, or the exception that kept it away."""
-        return await self._in_time(server, lambda leg: self.drained(caller, leg, method, member, key))
+        return await self._in_time(leg, lambda own: self.drained(caller, own, method, member, key))
 
     async def drained(self, caller: Caller, leg: Leg, method: str, member: str, key: str) -> Listed:
         """All pages of one server's list, in as much time as they take."""
@@ -149,7 +154,8 @@ class Fan:
             ttl, cursor = result.get("ttlMs"), result.get("nextCursor")
             ttls.append(ttl if isinstance(ttl, int) else 0)
             if cursor is None or len(found) >= ITEMS:
-                return Listed(tuple(found.values())[:ITEMS], min(ttls))
+                cut = len(found) > ITEMS or cursor is not None
+                return Listed(tuple(found.values())[:ITEMS], min(ttls), cut)
             if not isinstance(cursor, str) or (page and len(found) == before):
                 raise UpstreamError("protocol", "the pages go round in circles")
         raise UpstreamError("protocol", "too many pages")

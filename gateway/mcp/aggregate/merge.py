@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.mcp.aggregate.bridge import SERVER_KEY, complete
-from gateway.mcp.aggregate.fan import Gathered, Listed
+from gateway.mcp.aggregate.fan import ITEMS, Gathered, Listed
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.lists import TTL_CAP_MS
 from gateway.mcp.methods import TASKS
@@ -17,6 +17,7 @@ META_MISSING: Final = "bailiwick/unavailable"
 CAPABILITIES: Final = frozenset({"completions", "logging", "prompts", "resources", "tools"})
 """What the aggregate serves, where a server behind it does; of extensions the one for tasks, in the stateless era."""
 _CHANGING: Final = frozenset({"prompts", "resources", "tools"})  # by policy, whatever the servers say
+CUT: Final = f"more-than-{ITEMS}"
 _OF_ONE, _OF_ALL = 2_000, 20_000
 """Characters of instructions."""
 
@@ -37,7 +38,8 @@ def plain(gathered: Gathered[Listed], member: str) -> dict[str, Any]:
 
 def _listing(gathered: Gathered[Listed], member: str, items: list[dict[str, Any]]) -> dict[str, Any]:
     ttl = 0 if gathered.missing else min((listed.ttl for listed in gathered.found.values()), default=0)
-    return {member: items, "ttlMs": min(ttl, TTL_CAP_MS)} | said(gathered.missing)
+    cut = {server: CUT for server, listed in gathered.found.items() if listed.cut}
+    return {member: items, "ttlMs": min(ttl, TTL_CAP_MS)} | said({**gathered.missing, **cut})
 
 
 def said(missing: Mapping[str, str]) -> dict[str, Any]:

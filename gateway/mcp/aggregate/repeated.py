@@ -49,7 +49,7 @@ class Repeated:
             await self._learn(caller, key)
 
     async def _learn(self, caller: Caller, key: tuple[str, str]) -> None:
-        listed = await self._fan.one_list(caller, key[0], LIST_TOOLS, "tools", "name")
+        listed = await self._fan.one_list(caller, Leg(key[0]), LIST_TOOLS, "tools", "name")
         schemas = [tool.get("inputSchema") for tool in listed.items if tool["name"] == key[1]]
         if len(self._known) >= self._most:
             self._known.clear()

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from gateway.mcp.aggregate.caller import Caller, Leg
 from gateway.model import Call
 
-_SESSION = "mcp-session-id"
-
 
 class Cancelled(Exception):  # noqa: N818  what befell the request, not a fault
     """The client has cancelled the request that is being served."""
@@ -45,7 +43,7 @@ class Running:
     @contextmanager
     def entered(self, caller: Caller, leg: Leg) -> Iterator[None]:
         """While it is served; raises `Cancelled` where it ends because the client has said so."""
-        key = None if caller.modern else _key(caller, caller.call.rpc_id)
+        key = _key(caller, caller.call.rpc_id)
         if key is None or key in self._requests:
             yield
             return
@@ -69,5 +67,4 @@ class Running:
 
 
 def _key(caller: Caller, rpc_id: str | int | None) -> tuple[object, ...] | None:
-    session = caller.call.arrival.header(_SESSION)
-    return None if session is None or rpc_id is None else (caller.whose, session, rpc_id.__class__, rpc_id)
+    return None if caller.session is None or rpc_id is None else (*caller.session, rpc_id.__class__, rpc_id)

@@ -127,7 +127,7 @@ class Where:
         if own or not self._names.digested(shown) or not caller.could(caller.principal, server):
             return (server, own) if own else ("", "")
         leg.server = server
-        listed = await self._fan.one_list(caller, server, method, member, "name")
+        listed = await self._fan.one_list(caller, leg, method, member, "name")
         own = self._names.of(server, (item["name"] for item in listed.items)).get(shown, "")
         return (server, own) if own else ("", "")
 
@@ -167,6 +167,7 @@ class Where:
             raise self._ambiguous(caller, claiming)
         if not claiming and said.missing:  # one of those that do not answer may have it
             leg.server = next(iter(said.missing))
+            leg.id = said.legs[leg.server].id
             raise UpstreamError("connect", said.missing[leg.server])
         return claiming[0] if claiming else ""
 
