@@ -35,13 +35,14 @@ class Told:
     """One entry of an answer.
 
     entry   as it came.
-    digest  of its canonical form; "" where `odd` says why it is no definition.
+    digest  of its canonical form, and size of that in bytes; "" where `odd` says why it is no definition.
     """
 
     key: Key
     entry: Any
     digest: str
     odd: str = ""
+    size: int = 0
 
 
 def is_long(method: str, result: Mapping[str, Any]) -> bool:
@@ -93,6 +94,8 @@ def _told(what: What, name: Any, entry: Any) -> Told:
         return Told((what, name if usable else ""), entry, "", UNREADABLE)
     try:
         data = canonical(entry)
-        return Told((what, name), entry, "", TOO_LARGE) if len(data) > MAX_DEFINITION else Told((what, name), entry, named(data))
+        if len(data) > MAX_DEFINITION:
+            return Told((what, name), entry, "", TOO_LARGE)
+        return Told((what, name), entry, named(data), size=len(data))
     except UncanonicalError:
         return Told((what, name), entry, "", UNREADABLE)

@@ -31,8 +31,12 @@ NEW: Final = "new"
 CHANGED: Final = "changed"
 LOOK_ALIKE: Final = "look-alike"
 SUSPICIOUS: Final = "suspicious"
+UNREAD: Final = "unread"
+"""The server changes more than is looked through in a minute."""
 SUPERSEDED: Final = "superseded"
 """The server has said something else since: it does not pass, and is not told."""
+READ_A_MINUTE: Final = 8_000_000
+"""Bytes of one server's definitions that are looked through for signs; what is beyond them waits for the next minute."""
 MOST_A_MINUTE: Final = 200
 """Records about one server's definitions; beyond them it is still held back, and counted in the next record."""
 
@@ -101,6 +105,7 @@ class Pins:
         """Tells whoever listens to a server that its lists (`tools`, `prompts`, `resources`) hold something else now."""
         self._names = Names()
         self._locked = NOTHING_LOCKED, Names()
+        self._read: dict[str, tuple[int, int]] = {}  # minute, bytes of definitions that were looked through in it
         self._spent: dict[str, tuple[int, int, int]] = {}  # minute, records in it, what was not recorded since
 
     async def open(self, servers: Iterable[str]) -> None:
@@ -237,7 +242,9 @@ class Pins:
     async def _take_in(self, pinning: Pinning, place: Place, heard: list[Told], turn: int) -> None:
         """What every entry is now, what it looks like, and what is suspicious of it; texts are read in a thread."""
         live = self._live.setdefault(place, {})
-        fresh = [t for t in heard if t.digest and (t.key not in live or live[t.key].digest != t.digest)]
+        fresh = self._readable(
+            place.server, [t for t in heard if t.digest and (t.key not in live or live[t.key].digest != t.digest)]
+        )
         keys, names = {told.key for told in fresh}, self._of(pinning.lock)
         elsewhere = self._names.elsewhere(place.server) | names.elsewhere(place.server)
         signs = await asyncio.to_thread(_scanned, place.server, fresh, elsewhere) if fresh else {}
@@ -246,7 +253,10 @@ class Pins:
             if told.key not in live and len(live) >= MOST_OF_A_LIST:
                 continue  # and what is not known does not pass
             if told.key not in keys and not told.odd:
-                self._again(live[told.key], turn)
+                if told.key in live and live[told.key].digest == told.digest:
+                    self._again(live[told.key], turn)
+                else:
+                    live[told.key] = Live("", self.now(), turn, UNREAD)
                 continue
             found = signs.get(told.digest, ())
             alike = ""
@@ -269,6 +279,20 @@ class Pins:
             first = await self._rows.first(_row(other, told.key))
             if first is not None and not akin(orjson.loads(first.definition), told.entry):
                 self._live[place][told.key].strange = True
+
+    def _readable(self, server: str, fresh: list[Told]) -> list[Told]:
+        """Of these, as many as a minute's room goes: a server must not keep the gateway reading."""
+        minute = self._clock() // 60_000_000
+        then, spent = self._read.get(server, (minute, 0))
+        spent = spent if then == minute else 0
+        found = []
+        for told in fresh:
+            if spent + told.size > READ_A_MINUTE:
+                break
+            spent += told.size
+            found.append(told)
+        self._read[server] = minute, spent
+        return found
 
     def _of(self, lock: Lock) -> Names:
         """Names of the tools that a lock approves; worked out once a lock."""

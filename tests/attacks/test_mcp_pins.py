@@ -23,7 +23,7 @@ from gateway.model import wall_clock
 from gateway.policy.checks import Checks, RefusedBundleError
 from gateway.state import State
 from policies.bundle import load
-from policies.canonical import digest_of
+from policies.canonical import canonical, digest_of
 from policies.lock import NAME, Approved, Key, Lock, render
 from policies.manifest import sign
 from policies.model import Source
@@ -464,6 +464,21 @@ async def test_a_server_that_says_something_else_each_time_cannot_fill_the_ledge
     records = watched.records()
     assert len(records) <= 2 * MOST_A_MINUTE  # the test may run across a minute's end
     assert len(records) < (many + 3) * 40
+
+
+async def test_a_server_that_changes_more_than_can_be_read_is_held_back_and_does_not_keep_the_gateway_busy(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.pins.READ_A_MINUTE", 5 * len(canonical(tool("t0"))))
+    watched.liar.tools["shop"] = [tool(f"t{n}") for n in range(8)]
+    assert await watched.listed() == [f"t{n}" for n in range(5)]
+    assert {(each["name"], each["why"]) for each in watched.records() if each["kind"] != "seen"} == {
+        (f"t{n}", "unread") for n in (5, 6, 7)
+    }
+    assert not await watched.passes("t7")
+    monkeypatch.setattr("gateway.mcp.pins.READ_A_MINUTE", 10**6)  # as the next minute has it
+    assert await watched.listed() == [f"t{n}" for n in range(8)]
+    assert await watched.passes("t7")
 
 
 async def test_what_is_held_back_is_unknown_also_to_whom_policy_denies_it(watched: Watched) -> None:

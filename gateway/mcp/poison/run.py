@@ -30,6 +30,7 @@ NAMES: Final = (
     "remote-content",
     "speaks-as-the-system",
     "terminal-escapes",
+    "unread-text",
 )
 """Modules of `gateway/mcp/poison/rules`, with hyphens."""
 

@@ -14,6 +14,9 @@ from policies.pinning import Grade
 from policies.unseen import IGNORABLE
 
 MOST_TEXTS: Final = 20_000
+LONGEST_READ: Final = 20_000
+MOST_READ: Final = 100_000
+"""Characters of one text, and of all texts of a definition, that rules look through: no server keeps the gateway reading."""
 _PICTURES: Final = frozenset({"icons"})
 """Members whose texts are addresses and data of pictures: no model reads them."""
 _NAMING: Final = frozenset({"properties", "$defs", "definitions", "patternProperties"})
@@ -37,6 +40,7 @@ class Text:
     """One text of a definition.
 
     part   `name` of a parameter or the definition itself, `prose` for people and models, `value` of an enumeration or default.
+    text   as it came, as far as it is read; length: of the whole.
     plain  as a model may read it: one width, no invisible characters, letters of other scripts as those they look like, lower
            case, single spaces.
     """
@@ -44,6 +48,7 @@ class Text:
     where: str
     part: Part
     text: str
+    length: int
 
     @cached_property
     def plain(self) -> str:
@@ -67,10 +72,13 @@ class Subject:
 
     @cached_property
     def texts(self) -> tuple[Text, ...]:
-        """Every text, names of members too; `MOST_TEXTS` at most."""
+        """Every text, names of members too, as far as they are read; `MOST_TEXTS` at most."""
         found: list[Text] = []
-        for text in _texts(self.definition, self.what, "prose"):
-            found.append(text)
+        room = MOST_READ
+        for where, part, text in _texts(self.definition, self.what, "prose"):
+            read = text[: min(LONGEST_READ, room)]
+            room -= len(read)
+            found.append(Text(where, part, read, len(text)))
             if len(found) >= MOST_TEXTS:
                 break
         return tuple(found)
@@ -81,9 +89,9 @@ class Subject:
         return tuple(text for text in self.texts if text.part == "name" and text.where != "name")
 
 
-def _texts(value: Any, where: str, part: Part) -> Iterator[Text]:
+def _texts(value: Any, where: str, part: Part) -> Iterator[tuple[str, Part, str]]:
     if isinstance(value, str):
-        yield Text(where, part, value)
+        yield where, part, value
     elif isinstance(value, list):
         for number, each in enumerate(value):
             yield from _texts(each, f"{where}[{number}]", part)
@@ -93,9 +101,9 @@ def _texts(value: Any, where: str, part: Part) -> Iterator[Text]:
             if name in _PICTURES:
                 continue
             if where.rpartition(".")[2] in _NAMING:
-                yield Text(here, "name", name)
+                yield here, "name", name
             elif not _ORDINARY.issuperset(name):
-                yield Text(here, "value", name)  # a member that the protocol does not know is read by models, too
+                yield here, "value", name  # a member that the protocol does not know is read by models, too
             yield from _texts(inner, here, _part(name, where))
 
 

@@ -33,6 +33,12 @@ _PATTERNS: Final = (
         r"\b(?:to|in|as|into)\b"
     ), "it has secrets sent on"),
 )  # fmt: skip
+_NOT: Final = re.compile(r"\b(?:do not|don'?t|don’t|never|must not|should not|avoid|without) $")
+
+
+def _warns(text: str, at: int) -> bool:
+    """Whether what begins there is what the text warns of: the very word before it says not to."""
+    return _NOT.search(text, max(0, at - 16), at) is not None
 
 
 def find(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -45,6 +51,9 @@ def find(subject: Subject) -> Iterator[tuple[str, str]]:
     """
     for text in subject.texts:
         for pattern, what in _PATTERNS:
-            if found := pattern.search(text.plain):
+            found = pattern.search(text.plain)
+            while found is not None and _warns(text.plain, found.start()):
+                found = pattern.search(text.plain, found.start() + 1)
+            if found is not None:
                 yield text.where, f"{what}: “{found[0][:100]}”"
                 break

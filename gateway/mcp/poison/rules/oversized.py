@@ -26,8 +26,8 @@ def find(subject: Subject) -> Iterator[tuple[str, str]]:
     longest = LONGEST_INSTRUCTIONS if subject.what == "instructions" else LONGEST
     for text in subject.texts:
         most = LONGEST_VALUE if text.part == "value" else longest
-        if len(text.text) > most:
-            yield text.where, f"{len(text.text)} characters"
-    total = sum(len(text.text) for text in subject.texts)
+        if text.length > most:
+            yield text.where, f"{text.length} characters"
+    total = sum(text.length for text in subject.texts)
     if total > LONGEST_OF_ALL or len(subject.texts) >= MOST_TEXTS:
         yield "", f"{total} characters in {len(subject.texts)} texts"

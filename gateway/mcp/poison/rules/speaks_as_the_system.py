@@ -17,7 +17,8 @@ _DRESSED: Final = re.compile(
     | <\|[a-z_]{2,30}\|>
     | \[/?(?:inst|system|sys|admin)\]
     | <</?sys>>
-    | (?:^|\n)\s*[#*\s]{0,6}(?:system|assistant|human|developer|user)(?:\ (?:prompt|message|note|instructions?))?[*\s]{0,3}:\s
+    | (?:^|\n)[^\S\n]{0,20}[#*]{0,6}[^\S\n]{0,4}(?:system|assistant|human|developer|user)
+             (?:\ (?:prompt|message|note|instructions?))?[*\s]{0,3}:\s
     | \b(?:system|developer)\ (?:prompt|message)\s*[:=]
     | \b(?:begin|start|end)\ (?:of\ )?(?:the\ )?system\ prompt\b
     """,
