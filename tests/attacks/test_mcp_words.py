@@ -80,8 +80,8 @@ def answering(upstream: Liar, said: dict[str, Any]) -> Any:
     """The liar's answers, but to calls."""
     usual = upstream.result
 
-    def result(server: str, method: str, params: dict[str, Any]) -> dict[str, Any] | None:
-        return said if method == "tools/call" else usual(server, method, params)
+    def result(server: str, method: str, params: dict[str, Any], *, modern: bool = True) -> dict[str, Any] | None:
+        return said if method == "tools/call" else usual(server, method, params, modern=modern)
 
     return result
 
