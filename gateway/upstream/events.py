@@ -79,6 +79,8 @@ class EventParser:
             value = value.removeprefix(b" ")
             self._data.append(value)
             self._size += len(value) + 1
+            if self._size > self._limit + 1:  # also of an event that comes whole in one piece
+                raise UpstreamError("too-large", "event")
         elif name == b"id":
             self._id = _id(value.removeprefix(b" "))
         elif name == b"retry" and (number := value.removeprefix(b" ")).isdigit() and len(number) < 8:

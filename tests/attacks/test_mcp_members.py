@@ -256,3 +256,36 @@ async def test_an_extension_that_is_granted_is_declared_and_no_other(watched: tu
     await world.modern("anna", "tools/call", name="x", arguments={}, meta=meta)
     sent = json.loads(there.requests[0].partition(b"\r\n\r\n")[2])["params"]["_meta"]
     assert sent["io.modelcontextprotocol/clientCapabilities"]["extensions"] == {ui: {"mimeTypes": ["text/html"]}}
+
+
+NOTICES = {
+    "notifications/progress": ({"progressToken": "t", "progress": 1}, True),
+    "notifications/roots/list_changed": ({}, True),
+    "notifications/tasks/status": ({"taskId": "t"}, False),
+    "notifications/message": ({"level": "info", "data": "x"}, False),
+}
+
+
+@pytest.mark.parametrize("method", NOTICES)
+async def test_a_notice_goes_on_where_it_is_a_clients_to_give(watched: tuple[World, Upstream], method: str) -> None:
+    world, there = watched
+    params, goes_on = NOTICES[method]
+    answer = await world.legacy("anna", method, rpc_id=None, **params)
+    assert (answer.status_code == 202) is (method != "notifications/message")
+    assert [json.loads(request.partition(b"\r\n\r\n")[2])["method"] for request in there.requests] == [method] * goes_on
+
+
+async def test_a_server_that_may_not_ask_for_folders_does_not_hear_that_they_changed(watched: tuple[World, Upstream]) -> None:
+    world, there = watched
+    world.verdicts["*", "roots:ref"] = DENY
+    answer = await world.legacy("anna", "notifications/roots/list_changed", rpc_id=None)
+    assert (answer.status_code, there.requests) == (202, [])
+    assert world.ledger.kinds() == ["call.start", "call.end"]
+
+
+async def test_who_names_no_revision_speaks_the_first_one_that_had_no_name_for_it(watched: tuple[World, Upstream]) -> None:
+    world, there = watched
+    answer = await world.post("anna", {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert "result" in answer.json()
+    assert b"mcp-protocol-version: 2025-03-26\r\n" in there.requests[0]
+    assert world.ledger.entries[0].fields["proto_ver"] == "2025-03-26"

@@ -1,10 +1,11 @@
-"""Numbers of an answer arrive as the server wrote them: as the same value, and where no double holds it, in the same digits."""
+"""Numbers of an answer arrive as the server wrote them, in its digits where no double holds them; and answers have a bound."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mcp.strict import UnreadableError, dumps, loads_answer
+from gateway.settings import Limits
 from tests.mcp.world import World, gateway
-from tests.upstream.wire import Reader, Upstream, Writer, upstream
+from tests.upstream.wire import Reader, Upstream, Writer, saying, upstream
 
 WRITTEN = [
     "1.0", "1", "-0.0", "-0", "1e5", "1.5E-3", "18446744073709551615", "18446744073709551616", "-9223372036854775809", "1e400",
@@ -79,3 +81,18 @@ def test_a_number_is_the_same_double_or_the_same_digits(written: list[str]) -> N
 def test_what_is_no_json_or_a_number_without_end_is_unreadable(text: bytes) -> None:
     with pytest.raises(UnreadableError):
         loads_answer(text)
+
+
+BIG = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"%s"}],"resultType":"complete"}}' % (b"x" * 5000)
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize("said", [WHOLE % len(BIG) + BIG, STREAM + b"data: " + BIG + b"\n\n"], ids=["whole", "as an event"])
+async def test_a_result_larger_than_the_limit_is_an_error_and_nothing_of_it_is_released(tmp_path: Path, said: bytes) -> None:
+    async with upstream(saying(said)) as there:
+        url = f"http://127.0.0.1:{there.port}/mcp"
+        async with gateway(tmp_path, {"ref": url}, limits=Limits(response_bytes=4096)) as world:
+            answer = await world.modern("anna", "tools/call", name="t", arguments={})
+    assert answer.json()["error"]["data"]["code"] == "upstream-too-large"
+    assert "xxx" not in answer.text
