@@ -20,7 +20,7 @@ from tests.mcp.world import plain_server, reference_server
 
 FOLDER = Path(__file__).resolve().parent
 DRIVERS = FOLDER / "drivers"
-SECONDS = 240
+SECONDS = 340
 MOST = 1000
 ERAS = ("legacy", "modern")
 """Beside the reference server, which speaks both, a server of each era alone: whatever a client speaks, one of them does not."""

@@ -24,6 +24,11 @@ RESOURCE = "tests/interaction/test_protected_resource.py::"
 CONSENT = "tests/interaction/test_consent.py::"
 OUTBOUND = "tests/interaction/test_outbound.py::"
 QUESTIONS = "tests/mcp/test_questions.py::"
+STANDING = "tests/mcp/test_streams.py::"
+CONVERSATIONS = "tests/mcp/test_conversations.py::"
+FANNED = "tests/mcp/test_aggregate_streams.py::"
+ORACLES = "tests/attacks/test_mcp_oracles.py::"
+MEMBERS = "tests/attacks/test_mcp_members.py::"
 ADDRESS = "tests/upstream/test_addresses_and_messages.py::"
 
 FAILURES: Mapping[str, tuple[str, ...]] = {
@@ -31,27 +36,46 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
         ENDPOINT + "test_events_are_passed_on_as_they_come_and_the_last_waits_for_its_record",
         KNOWN + "test_an_answer_alone_in_its_stream_is_one_here_too_for_clients_of_handshakes",
         "tests/conformance/test_same_as_direct.py::test_the_suite_says_the_same_of_the_gateway_as_of_the_server",
+        CONVERSATIONS + "test_the_first_question_reaches_the_client_while_its_call_is_open_and_nothing_waits_for_the_end",
+    ),
+    "A standing stream that says nothing at first": (
+        STANDING + "test_a_standing_stream_shows_that_it_stands_at_once_in_both_eras",
     ),
     "Idle streams that end, dead servers that are waited for": (
         ENDPOINT + "test_a_silent_stream_gets_heartbeats",
         ENDPOINT + "test_an_upstream_that_is_down_or_stalls_is_an_upstream_failure",
         AGGREGATE + "test_a_silent_server_costs_its_own_part_of_a_list_and_is_back_when_it_answers",
+        STANDING + "test_an_idle_stream_stays_up_for_longer_than_a_server_may_be_silent_during_a_call",
+        STANDING + "test_an_upstream_that_is_gone_is_noticed_and_the_stream_does_not_pretend",
+        STANDING + "test_streams_that_stand_keep_no_call_waiting_and_no_answer_waits_behind_calls",
     ),
     "Sessions that one replica knows": (
         SEALED + "test_a_session_goes_on_at_another_gateway_that_has_the_keys",
         SEALED + "test_pages_are_turned_at_two_gateways_that_share_nothing_but_their_keys",
         AGGREGATE + "test_two_gateways_without_stickiness_serve_one_client",
+        STANDING + "test_two_workers_without_stickiness_carry_a_question_and_its_answer",
+        STANDING + "test_an_answer_is_resumed_at_another_replica_and_governed_as_it_began",
     ),
     "Sessions that belong to whoever presents them": (
         STREAMS + "test_token_b_with_session_a_is_answered_404_as_an_unknown_session",
         STREAMS + "test_a_value_of_one_principal_is_unknown_for_every_other",
         SMUGGLING + "test_another_persons_session_is_unknown",
+        STREAMS + "test_a_task_is_unknown_to_everybody_else_and_at_every_other_server",
+        STREAMS + "test_a_state_is_unknown_for_another_person_server_tool_or_method_and_when_it_was_changed",
+    ),
+    "Changes that clients never hear of": (
+        STANDING + "test_a_list_that_the_server_changed_is_told_and_the_next_list_is_the_new_one",
+        STANDING + "test_a_change_of_policy_is_told_to_those_whose_lists_it_changed_and_to_nobody_else",
+        FANNED + "test_one_stream_says_what_changes_at_every_server",
+        FANNED + "test_a_client_of_handshakes_hears_of_changes_at_every_server",
     ),
     "A cancellation that is lost, or meets another's call": (
         ENDPOINT + "test_hanging_up_in_the_stateless_era_cancels_the_call_and_the_upstream_notices",
         ENDPOINT + "test_hanging_up_in_the_era_of_handshakes_lets_the_call_finish",
         ENDPOINT + "test_the_official_servers_tool_is_cancelled_when_its_caller_hangs_up",
         ADDRESSES + "test_a_client_of_handshakes_cancels_its_request_at_the_server",
+        STANDING + "test_a_cancellation_reaches_the_server_while_its_request_is_open",
+        STANDING + "test_hanging_up_ends_the_upstreams_side_of_a_silent_stream",
     ),
     "Members that are dropped": (
         ENDPOINT + "test_definitions_pass_untouched",
@@ -79,11 +103,17 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
         KNOWN + "test_a_long_tool_that_reports_progress_outlives_every_timer_of_silence",
         KNOWN + "test_no_timer_ends_a_tool_within_minutes_unless_somebody_configures_it",
         CLIENTS + "test_a_real_client_hears_of_progress_in_the_servers_order",
+        STANDING + "test_a_silent_tool_outlives_every_clients_patience_by_heartbeats",
     ),
     "Metadata that does not match the address": (
         RESOURCE + "test_every_address_has_metadata_that_names_it_exactly_whatever_the_request_calls_the_host",
         RESOURCE + "test_no_other_spelling_of_an_address_has_metadata",
         RESOURCE + "test_a_stranger_is_led_to_the_metadata_of_the_address_it_asked_for",
+    ),
+    "A question that is asked of the wrong client": (
+        CONVERSATIONS + "test_two_clients_at_once_are_each_asked_their_own_question",
+        STREAMS + "test_a_question_put_to_one_is_answered_by_nobody_else_nor_in_another_session_nor_without_one",
+        "tests/stdio/test_conversations.py::test_two_people_who_are_asked_at_once_are_each_asked_by_their_own_and_answer_their_own",
     ),
     "A message that two parsers read differently": (
         SMUGGLING + "test_a_message_with_two_readings_is_refused",
@@ -91,6 +121,11 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
         FUZZ + "test_what_was_decided_on_is_what_the_server_received",
         FUZZ + "test_a_planted_bug_is_found",
         SMUGGLING + "test_nothing_of_the_callers_that_was_not_checked_is_sent_on",
+        MEMBERS + "test_a_request_of_two_readings_reaches_nobody_whatever_it_asks_for",
+        "tests/mcp/test_mcp_fuzz.py::test_what_was_decided_on_is_what_the_server_received",
+    ),
+    "Questions of the stateless era that the aggregate cannot carry": (
+        FANNED + "test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answer_back",
     ),
     "Definitions that change after their approval": (
         PINS + "test_a_rug_pull_mid_session_is_noticed_before_the_next_call_and_is_not_callable",
@@ -124,6 +159,12 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
         STREAMS + "test_a_value_of_one_purpose_server_or_call_is_unknown_for_every_other",
         STREAMS + "test_a_foreign_displaced_or_invented_cursor_never_reaches_the_server",
         SMUGGLING + "test_an_upstreams_session_id_is_never_shown",
+    ),
+    "Events put into others' streams": (
+        STANDING + "test_listening_is_for_what_the_caller_may_read_in_its_own_spelling_and_the_acknowledgement_says_so",
+        STANDING + "test_an_update_of_what_may_no_longer_be_read_is_not_told",
+        STREAMS + "test_an_event_of_somebody_elses_answer_cannot_be_resumed",
+        FANNED + "test_what_was_not_asked_for_is_not_said",
     ),
     "A server's program that reaches further": (
         "tests/stdio/test_attacks.py::test_it_reads_neither_the_gateways_data_nor_its_settings_nor_its_secrets",
@@ -191,6 +232,8 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
         QUESTIONS + "test_a_message_that_asks_for_a_secret_is_refused_and_common_words_are_not",
         QUESTIONS + "test_a_person_is_sent_to_listed_hosts_by_https_alone",
         QUESTIONS + "test_a_form_says_which_server_asks_and_is_else_as_it_was",
+        STREAMS + "test_a_question_to_a_client_that_did_not_declare_it_is_not_put",
+        CONVERSATIONS + "test_a_person_is_asked_by_the_servers_name_and_the_answer_comes_back",
     ),
     "Asking what one may not know": (
         SMUGGLING + "test_a_hidden_tool_is_answered_as_an_unknown_one_byte_for_byte",
@@ -201,5 +244,7 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
         ORACLES + "test_a_path_that_climbs_out_of_what_is_granted_reaches_no_server",
         ADDRESSES + "test_a_hidden_prompt_is_an_unknown_one",
         PINS + "test_what_is_held_back_is_unknown_also_to_whom_policy_denies_it",
+        ORACLES + "test_the_hidden_is_answered_as_the_unknown_byte_for_byte",
+        ORACLES + "test_lists_show_what_could_be_used_and_no_trace_of_the_rest",
     ),
 }

@@ -107,7 +107,7 @@ async function asked(ask, target) {
   try {
     await Promise.race([
       ask(target, report),
-      new Promise((_, no) => setTimeout(() => no(new Error('a minute has passed')), 60_000).unref()),
+      new Promise((_, no) => setTimeout(() => no(new Error('its time has passed')), 150_000).unref()),
     ]);
     report.closed = true;
   } catch (error) {

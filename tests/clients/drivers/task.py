@@ -43,7 +43,7 @@ async def _all(clients: dict[str, Ask], targets: list[dict[str, Any]]) -> dict[s
         for target in targets:
             report: dict[str, Any] = {}
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(150):
                     await ask(target, report)
                 report["closed"] = True
             except Exception as error:  # noqa: BLE001  a failure is told, with the steps that went well
