@@ -84,7 +84,7 @@ class Asking:
     async def again(self, which: tuple[str, str], found: Question, intent: Intent) -> tuple[dict[str, Any], str]:
         """The same for a question that is shown at every look: decided every time, on record once for a while."""
         call, principal = intent.permit.call, intent.permit.principal
-        about = [*which, call.target, principal.tenant, principal.subject, *principal.actors, found.method]
+        about = [*which, call.target, principal.tenant, principal.subject, *principal.actors, found.method, sorted(call.declared)]
         key = hashlib.sha256(dumps([about, found.params])).digest()
         lately = self._lately.get(key)
         if lately is not None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.mcp import opaque, streams, tasks
 from gateway.mcp.answers import ASKING, not_asked_for
 from gateway.mcp.asking import MOST_AT_ONCE, Asking
-from gateway.mcp.errors import INVALID_REQUEST, METHOD_NOT_FOUND, POLICY, RpcId
+from gateway.mcp.errors import METHOD_NOT_FOUND, POLICY, RpcId
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import CALL_TOOL, CANCELLED, GET_TASK, LEVELS, LISTEN, MESSAGE, MODERN, PING, PROGRESS, SUBSCRIPTION_KEY
 from gateway.mcp.questions import ELICIT, LATER, METHODS, URL, question
@@ -25,7 +25,10 @@ from policies import names
 
 COMPLETED: Final = "notifications/elicitation/complete"
 URL_NEEDED: Final = -32042
-_MOST_OPEN: Final = 64
+_MOST_QUESTIONS: Final = 1000
+"""Of one call, or of one stream that stands: each of them is a record."""
+_REMEMBERED: Final = 64
+"""Of them, so many of the last can be taken back."""
 Tell = Callable[[Intent, dict[str, Any]], Awaitable[None]]
 """Sends the upstream a response of the gateway's own, to a question that was not put."""
 
@@ -49,7 +52,8 @@ class Conversation:
         self._principal = intent.permit.principal
         self._could = could
         self._tell = tell
-        self._asked: dict[tuple[str, object], str] = {}  # the upstream's ids of open questions, and the client's
+        self._asked: dict[tuple[str, object], str] = {}  # the upstream's ids of questions, and the client's
+        self._questions = 0
         self._acknowledged = False
 
     async def heard(self, reply: Reply) -> Reply | None:
@@ -159,9 +163,9 @@ class Conversation:
         if method not in METHODS or self._call.session is None:
             await self._say(rpc_id, {"error": {"code": METHOD_NOT_FOUND, "message": "Method not found"}})
             return None
-        if len(self._asked) >= _MOST_OPEN:
-            await self._say(rpc_id, {"error": {"code": INVALID_REQUEST, "message": "Too many questions at once"}})
-            return None
+        self._questions += 1
+        if self._questions > _MOST_QUESTIONS:
+            raise UpstreamError("protocol", "more questions than one call can have")
         try:
             asked = question(method, payload.get("params"))
             params, record = await self._means.asking.put(asked, self._intent)
@@ -174,6 +178,8 @@ class Conversation:
             Purpose.QUESTION, inner, server=self._call.target, principal=self._principal, bound=self._call.session
         )
         self._asked[type(rpc_id).__name__, rpc_id] = known
+        while len(self._asked) > _REMEMBERED:  # whether it was answered is known where the answer came by
+            del self._asked[next(iter(self._asked))]
         return {"jsonrpc": "2.0", "id": known, "method": method, "params": params}
 
     async def _say(self, rpc_id: RpcId, said: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from gateway.mcp.tasks import Task, opened
 from gateway.model import Call, Principal
 from gateway.reasons import Code
 from policies import names
+from policies import uri as uris
 
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 UPDATED: Final = "notifications/resources/updated"
@@ -40,7 +41,7 @@ class Filter(msgspec.Struct, frozen=True, gc=False):
         """As the upstream is asked."""
         said: dict[str, Any] = {kind: True for kind in CHANGED.values() if kind in self.lists}
         if self.uris:
-            said["resourceSubscriptions"] = list(self.uris)
+            said["resourceSubscriptions"] = [uris.onward(spelled) or form for form, spelled in self.uris.items()]
         if self.tasks:
             said["taskIds"] = list(self.tasks)
         return said

@@ -13,7 +13,19 @@ from msgspec.structs import replace
 from gateway.mcp.errors import POLICY
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
 from gateway.model import Principal
-from tests.mcp.scripted import ELICITS, FORM_QUESTION, asking, in_session, next_event, next_message, scripted, streamed, where
+from tests.mcp.scripted import (
+    ELICITS,
+    FORM_QUESTION,
+    SSE,
+    asking,
+    event,
+    in_session,
+    next_event,
+    next_message,
+    scripted,
+    streamed,
+    where,
+)
 from tests.mcp.test_sealed import paging
 from tests.mcp.test_tasks import about, called
 from tests.mcp.world import MODERN, World, answer_of, gateway, reference_server
@@ -261,3 +273,16 @@ async def nothing(_: Upstream, __: dict[str, Any], ___: bytes, writer: Writer) -
 
 def _accept(rpc_id: object) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": rpc_id, "result": {"action": "accept", "content": {"username": "eve", "email": "e"}}}
+
+
+async def test_a_server_that_asks_without_end_fills_no_ledger(tmp_path: Path) -> None:
+    async def say(_: Upstream, body: dict[str, Any], __: bytes, writer: Writer) -> None:
+        writer.write(SSE + b"".join(event({**FORM_QUESTION, "id": n}) for n in range(1500)))
+
+    async with upstream(scripted(say)) as there, gateway(tmp_path, {"ref": where(there)}) as world:
+        session = await world.handshake("anna", capabilities={"elicitation": {}})
+        await world.legacy("anna", "tools/call", session=session, name="t", arguments={})
+        kinds = world.ledger.kinds()
+        end = [entry for entry in world.ledger.entries if entry.kind == "call.end"][-1]
+    assert kinds.count("question.ask") == 1000
+    assert end.fields["outcome"]["status"] == "upstream-error"  # type: ignore[index, call-overload]

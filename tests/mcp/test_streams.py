@@ -393,3 +393,28 @@ async def test_two_workers_without_stickiness_carry_a_question_and_its_answer(tm
         }
         final = answer_of(await other.modern("anna", "tools/call", meta=ELICITS, **params, **again))["result"]
     assert final["content"][0]["text"] == "state-ok"
+
+
+async def test_what_is_listened_to_is_asked_for_as_it_was_written_and_known_again_in_any_spelling(tmp_path: Path) -> None:
+    written = "http://example.com/it's"
+    sent: list[Any] = []
+
+    async def say(_: Upstream, body: dict[str, Any], __: bytes, writer: Writer) -> None:
+        sent.append(body["params"]["notifications"])
+        acknowledged = {
+            "jsonrpc": "2.0",
+            "method": "notifications/subscriptions/acknowledged",
+            "params": {"notifications": sent[0]},
+        }
+        told = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "http://example.com/it%27s"}}
+        end = {"jsonrpc": "2.0", "id": body["id"], "result": {"resultType": "complete"}}
+        writer.write(SSE + event(acknowledged) + event(told) + event(end) + END)
+
+    async with (
+        upstream(scripted(say)) as there,
+        gateway(tmp_path, {"ref": where(there)}) as world,
+        listening(world, resourceSubscriptions=[written]) as lines,
+    ):
+        assert (await next_message(lines))["params"]["notifications"] == {"resourceSubscriptions": [written]}
+        assert (await next_message(lines))["params"]["uri"] == written
+    assert sent[0]["resourceSubscriptions"][0].endswith("/it's")
