@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import leaf
 from audit.checkpoint import Vkey
+from audit.flush import Flush
 from audit.inlet import Inlet
 from audit.kept import Kept
 from audit.leaf import Kind
@@ -53,6 +54,7 @@ class Journal:
     ) -> None:  # fmt: skip
         self._store = store
         self._writer = writer
+        self._into = Flush(writer, store.ballast)
         self._signer = signer
         self._clock = clock
         self._pulse = pulse
@@ -362,19 +364,14 @@ class Journal:
         return batch, False
 
     def _flush(self, entries: Sequence[Entry]) -> tuple[Sequence[Result], str]:
-        """Write a batch; once more where the store failed (a server that restarted).  Results, and why there are none."""
+        """Write a batch.  Results, and why there are none."""
         if self._tampered:
             return [LedgerUnavailableError(self._tampered)] * len(entries), ""
         try:
-            try:
-                return self._writer.write(entries), ""
-            except StoreError:
-                return self._writer.write(entries), ""
-        except StoreError as error:
-            failure = str(error)
+            return self._into.write(entries)
         except TamperedError as error:
-            failure = self._tampered = f"the ledger was tampered with: {error}"
-        return [LedgerUnavailableError(failure) for _ in entries], failure
+            self._tampered = f"the ledger was tampered with: {error}"
+        return [LedgerUnavailableError(self._tampered) for _ in entries], self._tampered
 
     def _sign_on(self, seconds: float) -> None:
         """The signing thread: at most one checkpoint in so many seconds, and only where something was written."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from audit import leaf
+from audit.ballast import Ballast
 from audit.model import TamperedError
 from audit.privacy import SubjectRow
 from audit.store_guards import Guards
@@ -20,6 +21,10 @@ from audit.tree import Frontier, TileNode, leaf_hash
 
 class StoreError(Exception):
     """The store did not do what was asked; whether a commit happened is unknown unless the next turn says so."""
+
+
+class FullError(StoreError):
+    """There is no room left.  Nothing was written."""
 
 
 class DuplicateError(StoreError):
@@ -147,6 +152,10 @@ class Store(Protocol):
 
     A store is used by two threads at most: one that takes turns, and one that signs.  Each has a connection of its own.
     """
+
+    @property
+    def ballast(self) -> Ballast | None:
+        """Room that is kept for last words; None where the store keeps its own."""
 
     def claim(self, origin: str, vkey: str) -> tuple[str, str]:
         """Name the log if it has no name yet; (origin, vkey) as they stand."""

@@ -6,6 +6,7 @@ The hot path speaks plain SQL in batches; nothing here looks into what it stores
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Final, cast
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from audit.store import Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
+from audit.ballast import Ballast
+from audit.store import FullError, Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
 from audit.store_connect import MIGRATING, create_file, engine, parse_url, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_guards import Guards, guards
@@ -80,7 +82,8 @@ def _upgrade(connection: Connection) -> None:
 def store_error(error: Exception) -> StoreError:
     """What the driver says of a failure, without the statement: its parameters are records."""
     said = (getattr(error, "orig", None) or type(error).__name__) if isinstance(error, SQLAlchemyError) else error
-    return StoreError(str(said).strip().split("\n")[0])
+    full = getattr(said, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return (FullError if full else StoreError)(str(said).strip().split("\n")[0])
 
 
 class SqlStore:
@@ -99,6 +102,7 @@ class SqlStore:
         self._connections: dict[str, Connection] = {}
         self._cursor: Cursor | None = None  # the driver's own, of the connection that takes turns
         self._beside = _BesideFile(path) if path is not None else _BesidePostgres()
+        self.ballast = Ballast(path.with_name(path.name + ".ballast")) if path is not None else None
 
     def claim(self, origin: str, vkey: str) -> tuple[str, str]:
         """See `Store`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,60 @@ async def test_a_guard_that_is_switched_off_in_postgresql_is_seen_and_an_owner_i
             await open_journal(postgres_url)
         connection.execute("ALTER TABLE ledger_leaves ENABLE ALWAYS TRIGGER ledger_leaves_no_change")
     await (await open_journal(postgres_url)).close()
+
+
+FULL = """
+import asyncio, os, sys
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from audit.journal import Journal
+from audit.model import Entry, LedgerUnavailableError, Value
+
+async def main(folder):
+    with open(f"{folder}/filler", "wb") as filler:
+        filler.write(bytes(2_000_000))
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    journal = await Journal.open(url=f"sqlite:///{folder}/ledger.db", origin="example.org/ledger", signing_key=key,
+                                 seal_key=bytes(range(32, 64)), writer="gw-1", clock=lambda: 5, checkpoint_seconds=3600)
+    begun, refused = [], ""
+    while not refused:
+        call = f"c{len(begun)}"
+        try:
+            await journal.append(Entry("call.start", call, 5, "user:corp/ann", {}, (Value("request", bytes(20_000)),)))
+            begun.append(call)
+        except LedgerUnavailableError as error:
+            refused = error.detail
+    assert not os.path.exists(f"{folder}/ledger.db.ballast")
+    for call in begun:
+        await journal.append(Entry("call.end", f"{call}-end", 6, "user:corp/ann", {"call": call}, (Value("response", b"done"),)))
+    assert not journal.healthy, "what was begun is closed, and that does not make it well"
+    try:
+        await journal.append(Entry("decision.deny", "new", 5))
+        raise SystemExit("something new was recorded")
+    except LedgerUnavailableError:
+        pass
+    os.unlink(f"{folder}/filler")
+    while not journal.healthy:
+        await asyncio.to_thread(os.stat, folder)
+    await journal.append(Entry("decision.deny", "after", 5))
+    assert os.path.getsize(f"{folder}/ledger.db.ballast") == 1024 * 1024
+    await journal.close()
+    from audit.verify import verify_sqlite
+    from pathlib import Path
+    report = verify_sqlite(Path(folder) / "ledger.db", journal.vkey)
+    print(len(begun), report.open_calls, len(report.findings), refused)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_disk_that_is_really_full_takes_the_last_words_and_nothing_new(tmp_path: Path) -> None:
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs "$1" && shift && exec "$@"', "sh", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no small disk can be mounted here: a full one is not tested (one whose files may not grow is)")
+    command = [*mounted, sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    begun, still_open, findings, *why = done.stdout.split()
+    assert int(begun) > 20
+    assert (still_open, findings) == ("0", "0")
+    assert "full" in " ".join(why)
