@@ -27,6 +27,8 @@ NEW, CHANGED, GONE, ODD = "new", "changed", "gone", "odd"
 _ALIKE: Final = 0.75
 """Two definitions are taken for one that was renamed from here on."""
 _MOST_COMPARED: Final = 400
+_MOST_LINES: Final = 3000
+"""Definitions of more lines are not compared line by line: no server keeps a person waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +212,16 @@ def _likeness(item: Item, other: Item) -> float:
         shown_definition({key: value for key, value in each.items() if key not in {"name", "title"}}).split("\n")
         for each in (item.after, other.before)
     )
+    if len(one) + len(two) > _MOST_LINES:
+        return 0
     return difflib.SequenceMatcher(None, one, two, autojunk=False).ratio()
 
 
 def difference(item: Item) -> list[str]:
     """The lines that came and went, in one order of members, with what is not seen written by its number."""
     before, after = ([] if each is None else shown_definition(each).splitlines() for each in (item.before, item.after))
+    if len(before) + len(after) > 2 * _MOST_LINES:
+        return [*(f"-{line}" for line in before), *(f"+{line}" for line in after)]
     lines = list(difflib.unified_diff(before, after, lineterm="", n=2))[2:]
     return [line for line in lines if not line.startswith("@@")] if not (before and after) else lines
 

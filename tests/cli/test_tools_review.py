@@ -248,6 +248,18 @@ def test_a_server_that_does_not_say_is_told_and_is_no_approval(desk: Desk) -> No
     assert not desk.lock.exists()
 
 
+def test_a_definition_that_is_too_long_to_be_compared_is_shown_whole(desk: Desk) -> None:
+    def long(text: str) -> dict[str, Any]:
+        return tool("read", text, inputSchema={"properties": {f"p{n}": {"a": n % 7} for n in range(1500)}})
+
+    desk.liar.tools["erp"] = [long("Reads.")]
+    assert desk.approve_all().code == 0
+    desk.liar.tools["erp"] = [long("Reads more.")]
+    (item,) = desk.review()["items"]
+    assert len(item["difference"]) > 6000
+    assert "more lines: --json has all" in desk.tools("review", "erp").out
+
+
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("review", "approve", "diff"):
         with pytest.raises(SystemExit):
