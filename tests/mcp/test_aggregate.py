@@ -242,6 +242,16 @@ async def test_an_upstreams_session_is_one_principals_and_is_opened_anew_where_i
     assert all(heard["params"]["capabilities"] == {} for heard in opened)
 
 
+async def test_a_session_that_nobody_has_used_for_long_is_given_back_to_its_server(
+    world: World, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.aggregate.standing.SESSION_SECONDS", 0.0)
+    before = control(servers["old"])["sessions"]
+    for _ in range(3):
+        await called(world, "old__echo")
+    assert control(servers["old"])["sessions"] == before + 1
+
+
 async def test_two_gateways_without_stickiness_serve_one_client(tmp_path: Path, servers: dict[str, str]) -> None:
     key = secrets.token_bytes(32)
     async with (

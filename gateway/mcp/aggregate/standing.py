@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from itertools import count
 from typing import Any
 
-from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
+from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent, without_body
 from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import DISCOVER, INITIALIZE, INITIALIZED, LEGACY, MODERN
+from gateway.mcp.streams import END
 from gateway.model import Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.settings_outbound import Era
@@ -25,6 +26,7 @@ ERA_SECONDS = 3600.0
 """How long a server counts as one of the era of handshakes before it is asked anew: it may have learned."""
 SESSION_SECONDS = 600.0
 """How long a session that nobody uses is kept."""
+_END_SECONDS = 1.0
 STANDINGS = 4096
 """Sessions and offers that are kept at once; the one unused longest makes room."""
 _NOT_TAKEN = frozenset({"400", "404", "405", "406", "415"})
@@ -49,13 +51,12 @@ class _Standing:
 class Standings:
     """Eras of all servers, and sessions of all callers, as far as this process knows them."""
 
-    def __init__(self, eras: Mapping[str, Era], *, most: int = STANDINGS, keep: float = SESSION_SECONDS) -> None:
+    def __init__(self, eras: Mapping[str, Era], *, most: int = STANDINGS) -> None:
         """`eras` as configured, by server."""
         self._fixed = {server: era for server, era in eras.items() if era != "auto"}
         self._found: dict[str, tuple[bool, float]] = {}
         self._held: OrderedDict[tuple[object, ...], _Standing] = OrderedDict()
         self._most = most
-        self._keep = keep
 
     def forget_offers(self) -> None:
         """Policy has changed, and with it what servers may offer: what they said is asked anew.  Sessions stay."""
@@ -113,10 +114,19 @@ class Standings:
         async with standing.lock:
             now = asyncio.get_running_loop().time()
             if standing.way is None or standing.until < now:
+                old, standing.way = standing.way, None
+                if old is not None and old.session:
+                    await self._ended(caller, leg, old)
                 standing.way = await self._opened(caller, leg, standing)
             if not standing.way.modern:
-                standing.until = asyncio.get_running_loop().time() + self._keep
+                standing.until = asyncio.get_running_loop().time() + SESSION_SECONDS
             return standing.way
+
+    async def _ended(self, caller: Caller, leg: Leg, way: Way) -> None:
+        """Give a session up that nobody has used for long; the server may say what it likes."""
+        with suppress(UpstreamError, Refused, TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await final(without_body(caller, leg, way, END))
 
     def _standing(self, caller: Caller, server: str) -> _Standing:
         key = (server, *caller.whose)
