@@ -1342,6 +1342,7 @@ HEADERS = {"csv": ",".join(map(csv_cell, CSV_COLUMNS)) + "\r"}
 # ------------------------------------------------------------------------------------------------- an export: its checks
 
 MANIFEST = "manifest.dsse.json"
+PLAIN_FILES = ("README.md", "checkpoint", "verify.py")
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:bailiwick:ledger-export:1"
 
@@ -1428,6 +1429,12 @@ def entries(bundle: Bundle, names: Sequence[str]) -> Iterator[bytes]:
                 yield data
 
 
+UNREADABLE = (  # whatever somebody may have put there
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
 class Export:
     """All checks of an export, in one pass over its records."""
 
@@ -1445,6 +1452,7 @@ class Export:
         self.committed: dict[tuple[int, str], tuple[str, str]] = {}  # of openings that are disclosed: whose, what
         self.disclosed: set[int] = set()
         self.present: set[str] = set()
+        self.judged: set[str] = set()  # digests of the bundles that decided
         self.key = trust.key or Key("", b"", b"")  # until the manifest names one
 
     def found(self, message: str) -> None:
@@ -1457,7 +1465,7 @@ class Export:
             if self.about:
                 self.hashes()
                 self.check()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except UNREADABLE as error:
             self.found(f"the export cannot be read: {type(error).__name__}: {str(error)[:300]}")
         return self.report
 
@@ -1525,6 +1533,7 @@ class Export:
             self.found("the checkpoint is not signed by this key, or not of the size that the manifest says")
         else:
             self.report.signed, self.report.checkpoints = checkpoint.size, 1
+        self.places(about)
         self.cosigned(checkpoint)
         self.policies()
         self.openings()
@@ -1545,10 +1554,7 @@ class Export:
         for name, lines in self.rows.items():
             if next(lines, None) is not None:
                 self.found(f"{ROWS[name][0]} has more rows than there are records")
-        if self.kinds != about["kinds"] or sum(self.kinds.values()) != about["records"]:
-            self.found("the manifest counts other records than there are")
-        for index, name in self.committed:
-            self.found(f"a value {name!r} of record {index} is disclosed, which the export does not have")
+        self.counted(about)
         self.report.export = {
             name: about[name] for name in ("scope", "query", "records", "kinds", "formats", "operator", "reason", "at")
         }
@@ -1573,16 +1579,21 @@ class Export:
         for digest, (height, _) in zip(left, before):  # noqa: B905  Python 3.9
             append_subtree(tree, digest, height)
         kept = [each for each in self.trust.kept if first <= each.size <= stop]
+        last: list[bytes] = []
         for data in entries(self.bundle, sorted(name for name in self.files if name.startswith(("tile/entries/", "range/")))):
             self.same_root(tree, kept)
             index, digest = tree.size, leaf_hash(data)
             tree.append(digest)
+            last.append(digest)
+            if tree.size % 256 == 0:
+                last.clear()
             self.record(index, digest, data, chained=True)
         self.same_root(tree, kept)
         self.where = (None, "", "")
         if tree.size != stop:
             self.found(f"the range ends at {stop}, and the records at {tree.size}")
             return
+        self.tiles(tree, last)
         for digest, (height, _) in zip(right, after):  # noqa: B905  Python 3.9
             append_subtree(tree, digest, height)
         self.same_root(tree, [each for each in self.trust.kept if each.size == size and each not in kept])
@@ -1640,6 +1651,8 @@ class Export:
             or not isinstance(leaf.get("ts"), int)
         ):
             self.found("the record is of another version or log, of no known kind, or has no time")
+        policy = said(leaf, "decision", "policy") or said(leaf, "policy")
+        self.judged |= {policy} if policy.startswith("sha256:") else set()
         for name, lines in self.rows.items():
             file, make = ROWS[name]
             if next(lines, None) != make(Row(self.report.origin, index, digest.hex(), data, leaf)).encode():
@@ -1656,10 +1669,8 @@ class Export:
         if boot in self.boots and self.boots[boot] != (sequence - 1, writer["wprev"]):
             self.found("the chain of its writer is broken")
         self.boots[boot] = (sequence, digest.hex())
-        if kind == "call.start":
-            self.open.add(str(leaf.get("id")))
-        elif kind in ("call.end", "call.orphaned"):
-            self.open.discard(str(leaf.get("call")))
+        self.open |= {str(leaf.get("id"))} if kind == "call.start" else set()
+        self.open -= {str(leaf.get("call"))} if kind in ("call.end", "call.orphaned") else set()
 
     def openings(self) -> None:
         """What was disclosed, hashed to what it should be committed as."""
@@ -1672,6 +1683,48 @@ class Export:
                     self.found(f"{file} has a line that is not in its one spelling")
                 self.committed[opened["seq"], name] = (opened["of"], hashlib.sha256(framed).hexdigest())
                 self.disclosed.add(opened["seq"])
+
+    def counted(self, about: dict[str, Any]) -> None:
+        """What the manifest says of all records together."""
+        if self.kinds != about["kinds"] or sum(self.kinds.values()) != about["records"]:
+            self.found("the manifest counts other records than there are")
+        if self.judged != set(about["policies"]):
+            self.found("the manifest names other bundles of policy than the records")
+        for index, name in self.committed:
+            self.found(f"a value {name!r} of record {index} is disclosed, which the export does not have")
+
+    def places(self, about: dict[str, Any]) -> None:
+        """Nothing lies where nobody would look: the data is that of the formats, and every other file has its place."""
+        formats = about["formats"]
+        wanted = {ROWS[name][0] if name in ROWS else PARQUET for name in formats if name in ROWS or name == "parquet"}
+        known = isinstance(formats, list) and len(wanted) == len(formats)
+        if not known or wanted != {name for name in self.files if name.startswith("data/")}:
+            self.found("the data is of other formats than the manifest says")
+        proofs = ("tile/", "range/") if about["scope"] == "complete" else ("proofs/",)
+        bundles = tuple(f"policy/{digest[7:]}/" for digest, how in about["policies"].items() if how == "included")
+        for name in self.files:
+            if not name.startswith(("data/", "keys/", *bundles, "anchors/", "openings/", *proofs)) and name not in PLAIN_FILES:
+                self.found(f"there is a file where none is looked for: {name[:200]}")
+
+    def tiles(self, tree: Tree, last: Sequence[bytes]) -> None:
+        """Hash tiles are those of the records' tree; `last` are the hashes of the records that fill no tile."""
+        for name in sorted(name for name in self.files if name.startswith("tile/") and not name.startswith("tile/entries/")):
+            match = re.fullmatch(r"tile/(\d{1,2})/((?:x\d{3}/){0,5}\d{3})(\.p/\d{1,3})?", name)
+            level, number = (int(match[1]), int(match[2].replace("x", "").replace("/", ""))) if match else (-1, 0)
+            data = self.bundle.read(name)
+            hashes = [data[at : at + 32] for at in range(0, len(data), 32)]
+            if level > 0:
+                wanted = [tree.nodes.get((level, number * 256 + at)) for at in range(len(hashes))]
+                right = hashes == wanted and len(data) % 32 == 0
+            elif len(hashes) == 256:
+                whole = Tree()
+                for digest in hashes:
+                    whole.append(digest)
+                right = level == 0 and whole.root() == tree.nodes.get((1, number))
+            else:
+                right = level == 0 and hashes == list(last) and number == tree.size // 256
+            if not right:
+                self.found(f"the tile {name[:100]} is not of the records' tree")
 
     def policies(self) -> None:
         """A bundle of policy that is included hashes to the digest that decisions name."""
@@ -1722,7 +1775,7 @@ def verify_export(
     trust = Trust(key, kept, witnesses, quorum)
     try:
         return Export(Bundle(path), trust).run()
-    except zipfile.BadZipFile as error:
+    except UNREADABLE as error:
         return Report(findings=[Finding(f"the export cannot be read: {error}")], key_given=key is not None)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -77,6 +80,26 @@ def make(  # noqa: PLR0917  what an export is made of
     if not (folder / PLAN).exists():
         folder.mkdir(parents=True, mode=0o700)
         plan.save(folder)
+    with _alone(folder):
+        return _made(log, plan, out, means, record, told)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else makes this export meanwhile; `OtherWishError` where somebody does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        msg = f"another process makes {folder} just now"
+        raise OtherWishError(msg) from None
+    finally:
+        os.close(descriptor)
+
+
+def _made(log: Ledger, plan: Plan, out: Path, means: Means, record: Record, told: Told) -> tuple[str, Progress]:  # noqa: PLR0917
+    folder = begun(out)
     signed = notes.parse(plan.note)[0]
     progress = collect(log, plan, folder, told)
     if parquet.NAME in plan.formats:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import csv
 import hashlib
 import io
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -442,6 +444,11 @@ def drop_last_line(name: str) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
+def change_tile(files: dict[str, bytes]) -> None:
+    name = next(name for name in files if name.startswith("tile/0/"))
+    files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
+
+
 def drop_record(files: dict[str, bytes]) -> None:
     """One record is taken out of the bytes that were hashed."""
     name = next(name for name in files if name.startswith("tile/entries/"))
@@ -463,6 +470,11 @@ def drop_record(files: dict[str, bytes]) -> None:
         (swap("data/otlp.jsonl", b'"severityNumber":13', b'"severityNumber":9'), r"its row in data/otlp.jsonl"),
         *((drop_last_line(ROWS[name][0]), r"its row in " + ROWS[name][0]) for name in ROWS),
         (lambda files: files.__setitem__("data/records.csv", files["data/records.csv"] + b"x\n"), "has more rows"),
+        (lambda files: files.__setitem__("proofs/x", b"x"), "where none is looked for"),
+        (lambda files: files.__setitem__("data/summary.csv", b"x"), "other formats"),
+        (change_tile, "the tile tile/0/000.p/.* is not of the records' tree"),
+        (swap("@predicate", b'"policies": {"sha256:', b'"policies": {"sha256:0'), "other bundles of policy|none is looked for"),
+        (swap("@predicate", b'"csv", ', b""), "other formats"),
         (swap(f"policy/{digest_of(POLICY)[7:]}/roles.csv", b"g, a, b", b"g, a, c"), "are not the bundle sha256"),
         (drop_record, "its row in|cannot be read|are not those"),
         (swap("checkpoint", b"\n", b"x\n"), "cannot be read|not signed"),
@@ -474,6 +486,64 @@ def test_who_changes_an_export_and_signs_it_anew_is_found(
     whole: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], told: str
 ) -> None:
     assert re.search(told, messages(rebuilt(whole, tmp_path, change)))
+
+
+STATED = {"operator", "reason", "at", "software", "query", "disclosed", "version"}  # the word of whoever made it, signed
+
+
+@pytest.mark.parametrize("wrong", [None, "x", 2**70, {"first": {}}], ids=repr)
+def test_a_manifest_that_says_nonsense_is_found_and_never_a_crash(whole: Path, tmp_path: Path, wrong: object) -> None:
+    names = json.loads(base64.b64decode(json.loads((whole / MANIFEST).read_bytes())["payload"]))["predicate"].keys()
+    for name in names:
+
+        def confuse(files: dict[str, bytes], name: str = name) -> None:
+            about = json.loads(files["@predicate"])
+            about[name] = wrong
+            files["@predicate"] = json.dumps(about).encode()
+
+        assert messages(rebuilt(whole, tmp_path / name, confuse)) != "" or name in STATED or not wrong, name
+    for part in ("first", "stop", "size", "left", "right"):
+
+        def shift(files: dict[str, bytes], part: str = part) -> None:
+            about = json.loads(files["@predicate"])
+            about["range"][part] = wrong
+            files["@predicate"] = json.dumps(about).encode()
+
+        assert messages(rebuilt(whole, tmp_path / part, shift)) != "" or (part in {"left", "right"} and not wrong), part
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"[" * 100_000, b'{"payload": 1}', b"\xff" * 99])
+def test_what_is_no_export_is_said_to_be_none(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / MANIFEST).write_bytes(data)
+    assert "cannot be read" in messages(tmp_path / "folder")
+    (tmp_path / "x.zip").write_bytes(data)
+    assert "cannot be read" in messages(tmp_path / "x.zip")
+
+
+def test_two_processes_do_not_make_one_export(world: World) -> None:
+    import fcntl
+
+    with Ledger.open(world.url, SEAL_KEY) as log:
+        plan = planned(log, world.plan(log, Query(), formats=("jsonl",)))
+        folder = begun(world.folder / "busy")
+        folder.mkdir()
+        plan.save(folder)
+        with Path(folder / "plan.json").open() as _, contextlib.ExitStack() as stack:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with pytest.raises(OtherWishError, match="just now"):
+                make(log, plan, world.folder / "busy", world.means(), world.record)
+
+
+def test_every_line_of_otlp_is_what_its_own_schema_reads(whole: Path) -> None:
+    from google.protobuf import json_format
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    for line in (whole / "data/otlp.jsonl").read_text().splitlines():
+        request = json_format.Parse(line, ExportLogsServiceRequest())  # an unknown member would be an error
+        assert len(request.resource_logs[0].scope_logs[0].log_records) == 1
 
 
 def test_an_export_signed_by_another_key_or_of_another_log_is_found(whole: Path, tmp_path: Path) -> None:
