@@ -107,3 +107,26 @@ def test_it_is_as_if_every_object_under_it_were_asked_for(make: Make, lines: Seq
         under = [name for name in (*OBJECTS, *strangers) if name.startswith(pattern[:-1])]
         some = any(engine.decide(replace(PAUL, action="read", resource=name)).allowed for name in under)
         assert lists(engine, pattern) is some, pattern
+
+
+def test_the_lines_of_the_page_about_what_a_server_has_beside_tools_do_what_it_says(make: Make) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/how-to/policy.md").read_text()
+    block = page.partition("## What a server has beside tools")[2].partition("```\n")[2].partition("```")[0]
+    lines = [line.removeprefix("p, ").replace("role:procurement-manager", "role:buyer") for line in block.splitlines()]
+    engine = make(*lines)
+
+    def may(action: str, resource: str) -> bool:
+        return engine.decide(replace(PAUL, action=action, resource=resource)).allowed
+
+    assert may("read", "res:files/file:///contracts/a")
+    assert may("subscribe", "res:files/file:///contracts/a")
+    assert not may("read", "res:files/file:///contracts/drafts/a")
+    assert not may("read", "res:files/file:///else")
+    assert lists(engine, "files")
+    assert lists(engine, "res:files/file:///contracts/*")
+    assert not lists(engine, "res:files/file:///contracts/drafts/*")
+    assert may("get", "prompt:files/summary")
+    assert may("form", "elicitation:files")
+    assert not may("url", "elicitation:files")
+    assert may("use", "extension:files/io.modelcontextprotocol/ui")
+    assert not may("use", "extension:files/io.modelcontextprotocol/tasks")
