@@ -44,18 +44,24 @@ class Started(Protocol):
 
 
 class Uncaged:
-    """Implements `Started` for a process of the gateway's own rights, kept by `keeper.py`: neither outlives the gateway."""
+    """Implements `Started` for a process of the gateway's own rights, kept by `keeper.py`: neither outlives the gateway.
 
-    def __init__(self, process: asyncio.subprocess.Process, lifeline: socket.socket) -> None:
+    patience  seconds between the end of its input, SIGTERM and SIGKILL.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, lifeline: socket.socket, patience: float = STOP_SECONDS
+    ) -> None:  # fmt: skip
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a process without its streams")
         self.stdin, self.stdout, self.pid = process.stdin, process.stdout, process.pid
         self.stderr = _pieces(process.stderr)
         self.process = process
         self.lifeline = lifeline
+        self.patience = patience
 
     @classmethod
-    async def start(cls, target: McpTarget) -> Uncaged:
+    async def start(cls, target: McpTarget, patience: float = STOP_SECONDS) -> Uncaged:
         """Start the server; `UpstreamError("connect")` where that cannot be."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         pipe = asyncio.subprocess.PIPE
@@ -74,7 +80,7 @@ class Uncaged:
         except BaseException:
             ours.close()
             raise
-        started = cls(process, ours)
+        started = cls(process, ours, patience)
         try:
             await started._up()
         except BaseException:
@@ -111,7 +117,7 @@ class Uncaged:
                 with suppress(OSError):  # it has gone meanwhile
                     last()
             with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
+                async with asyncio.timeout(self.patience):
                     await self.process.wait()
                     break
         self.lifeline.close()

@@ -284,7 +284,7 @@ class _Watched(Uncaged):
     """A process without a cage whose end is told."""
 
     def __init__(self, process: Uncaged, over: Callable[[str], Awaitable[None]]) -> None:
-        super().__init__(process.process, process.lifeline)
+        super().__init__(process.process, process.lifeline, process.patience)
         self._watching = asyncio.create_task(self._watch(over))
 
     async def end(self) -> None:

@@ -20,6 +20,7 @@ SMUGGLING = "tests/attacks/test_mcp_smuggling.py::"
 PINS = "tests/attacks/test_mcp_pins.py::"
 SHADOWS = "tests/attacks/test_mcp_aggregate.py::"
 WORDS = "tests/attacks/test_mcp_words.py::"
+WHOLE = "tests/stdio/test_whole_path.py::"
 RESOURCE = "tests/interaction/test_protected_resource.py::"
 CONSENT = "tests/interaction/test_consent.py::"
 OUTBOUND = "tests/interaction/test_outbound.py::"
@@ -171,6 +172,9 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
         "tests/stdio/test_attacks.py::test_its_environment_is_what_its_settings_give_and_nothing_of_the_gateways",
         "tests/stdio/test_attacks.py::test_it_does_not_outlive_a_gateway_that_is_killed",
         "tests/mcp/test_stdio.py::test_a_child_gets_a_minimal_environment",
+        WHOLE + "test_servers_and_all_that_they_started_die_with_a_killed_gateway_and_the_next_one_finds_what_they_kept",
+        "tests/stdio/test_user_folders.py::test_a_persons_server_reaches_no_other_persons_folder_while_that_is_in_use",
+        "tests/attacks/test_stdio_servers.py::test_a_client_names_a_program_of_its_own",
     ),
     "Mixed-up authorization servers and addresses": (
         CONSENT + "test_an_answer_of_another_authorization_server_is_refused",

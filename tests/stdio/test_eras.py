@@ -51,7 +51,7 @@ async def peer(folder: Path, *words: str, **options: Any) -> AsyncIterator[Peers
     started: list[Uncaged] = []
 
     async def start(_intent: Intent) -> Uncaged:
-        started.append(await Uncaged.start(target))
+        started.append(await Uncaged.start(target, patience=0.3))
         return started[-1]
 
     server = StdioServer("ref", start, **options)
