@@ -57,6 +57,7 @@ def finish(rows: SqlReader, plan: Plan, progress: Progress, folder: Path, means:
     if means.witnesses:
         _put(folder / "keys" / "witnesses.txt", "".join(f"{each}\n" for each in means.witnesses).encode())
     _put(folder / "verify.py", Path(verify.__file__).read_bytes())
+    _put(folder / "verify.html", Path(verify.__file__).with_name("verify.html").read_bytes())
     about: dict[str, Any] = {
         "version": 1,
         "log": means.origin,

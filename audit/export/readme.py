@@ -48,6 +48,9 @@ python3 verify.py THIS_FOLDER --key 'THE KEY' --checkpoint LAST_TIME.checkpoint 
 python3 verify.py THIS_FOLDER --key 'THE KEY' --witness 'WITNESS KEY'           # and a witness saw it
 ```
 
+Or open `verify.html` in a browser (no network is needed; take the copy of the release) and give it this folder or its zip: it checks
+the same, but for rows of other formats than JSON Lines, and cosignatures.
+
 It checks that every file is the one that the signed manifest names and that there is no other; that the records lead to the checkpoint that
 the log's key signed (RFC 9162); that every row of every format is what its record says; that disclosed values are those that were committed
 to. Keep the file `checkpoint` of this export, outside of the operator's reach: next time, `--checkpoint` shows that nothing before it was
