@@ -49,13 +49,11 @@ class Filter(msgspec.Struct, frozen=True, gc=False):
     def told(self, honoured: Mapping[str, Any]) -> dict[str, Any]:
         """Of what the upstream honours, what was asked for, as the client spells it."""
         said: dict[str, Any] = {kind: True for kind in CHANGED.values() if kind in self.lists and honoured.get(kind) is True}
-        for member, known in (
-            ("resourceSubscriptions", self.uris),
-            ("taskIds", {each: t.sealed for each, t in self.tasks.items()}),
-        ):
+        tasks = {each: task.sealed for each, task in self.tasks.items()}
+        for member, known, form in (("resourceSubscriptions", self.uris, uris.form_of), ("taskIds", tasks, str)):
             found = honoured.get(member)
             if isinstance(found, list):
-                mine = [known[each] for each in found if isinstance(each, str) and each in known]
+                mine = [known[name] for each in found if isinstance(each, str) and (name := form(each) or "") in known]
                 said |= {member: mine} if mine else {}
         return said
 
