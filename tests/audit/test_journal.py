@@ -144,7 +144,7 @@ async def test_a_full_queue_refuses_at_once(url: str, open_journal: Open) -> Non
 
 
 async def test_what_waits_is_bounded_in_bytes_too(open_journal: Open) -> None:
-    journal = await open_journal()
+    journal = await open_journal(stall_seconds=120.0)
     large = Value("response", bytes(40 * 1024 * 1024))
     entries = [Entry("decision.deny", f"d{n}", NOON, "user:corp/ann", {}, (large,)) for n in range(3)]
     results = await asyncio.gather(*map(journal.append, entries), return_exceptions=True)
