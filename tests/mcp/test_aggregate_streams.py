@@ -205,9 +205,7 @@ async def replicas(folder: Path, server_url: str) -> AsyncIterator[tuple[World, 
         yield first, second
 
 
-async def test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answer_back_by_any_replica(
-    tmp_path: Path, server_url: str
-) -> None:
+async def test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answer_back(tmp_path: Path, server_url: str) -> None:
     async with replicas(tmp_path, server_url) as (world, second):
         name, meta = "ref__test_input_required_result_elicitation", declaring(FORMS)
         asking = (await asked(world, "tools/call", meta=meta, name=name, arguments={}))["result"]
