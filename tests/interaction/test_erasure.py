@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ SECRET = "paul's kestrel order 4711-0815"
 
 @pytest.fixture(scope="module")
 def gateway(upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("erasure"), upstreams)
+    folder = tmp_path_factory.mktemp("erasure")
+    copy = {"file": str(folder / "records.jsonl"), "begin": "first", "seconds": 0.05}
+    running = Gateway(folder, upstreams, more={"ledger": {"origin": "test.invalid/acme", "forwarders": {"copy": copy}}})
     policies = running.folder / "policies"
     (policies / "grants" / "keepers.csv").write_text(KEEPERS)
     roles = "g, idp:finance-controllers, role:keeper, acme\ng, idp:marketing-managers, role:second, acme\n"
@@ -180,6 +183,21 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
     assert (
         gateway.call("desk.read", gateway.token("paul"), arguments={"text": "back"}).status_code == 200
     )  # under a new pseudonym
+
+
+def test_every_record_is_in_the_forwarders_file_and_no_name_is(gateway: Gateway) -> None:
+    decision = gateway.call("desk.read", gateway.token("mia"), arguments={"text": "forwarded"}).headers["bailiwick-decision"]
+    copy = gateway.folder / "records.jsonl"
+    deadline = time.monotonic() + 30
+    while decision not in copy.read_text() and time.monotonic() < deadline:
+        gateway.http.get("/healthz")
+    rows = [json.loads(line) for line in copy.read_text().splitlines()]
+    assert [row["seq"] for row in rows] == list(range(len(rows)))
+    with gateway.ledger() as log:
+        assert [row["leaf"] for row in rows] == [record.hash.hex() for record in log.records(0, len(rows))]
+    assert not any(name in copy.read_text() for name in ("dev/mia", "forwarded", "kestrel"))
+    assert "forwarders" not in gateway.http.get("/readyz").json().get("degraded", {})
+    assert 'bailiwick_ledger_forward_failing{forwarder="copy"} 0' in gateway.http.get("/metrics").text
 
 
 def test_an_erasure_needs_a_right_and_every_denial_is_on_record(gateway: Gateway) -> None:
