@@ -10,6 +10,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.mcp.errors import refused
+from gateway.model import Refused
+from gateway.reasons import Code
 from gateway.settings import Limits
 from tests.mcp.world import DENY, MODERN, World, answer_of, gateway, modern_body, modern_headers, reference_server
 
@@ -211,3 +214,10 @@ async def test_of_everything_that_is_wrong_the_first_rung_is_told(world: World, 
     code = answer.json().get("error", {}).get("code", 0)
     assert (answer.status_code, code) == RUNGS[first][2]
     assert headers["mcp-protocol-version"] == MODERN
+
+
+@pytest.mark.parametrize(("what", "status"), [("headers", 431), ("body", 413)])
+async def test_what_is_too_large_is_told_apart_whoever_speaks_http(what: str, status: int) -> None:
+    """The gateway's own listener says so before it is asked; behind another one the endpoint does."""
+    answer = refused(Refused(Code.TOO_LARGE, what), None, "id", knows=True, challenge="")
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, -32600)
