@@ -139,7 +139,12 @@ def test_a_gateway_is_ready_again_by_itself_when_its_database_is_back(replicas: 
     while gateway.http.get("/readyz").status_code != 200:
         assert gateway.http.get("/healthz").status_code == 200
     assert plain(gateway.call("desk.read", token, trace=trace).json()["result"]) == done("done")
-    assert [record.index for record in gateway.records()] == list(range(before + 2))
+    records = gateway.records()
+    assert [record.index for record in records] == list(range(len(records)))
+    told = [record for record in records[before:] if record.kind == "writer.heartbeat"]
+    assert told
+    assert told[0].leaf["failed_us"] > 0, "the log itself says for how long nothing could be written"
+    assert [record.kind for record in records[before:] if record not in told] == ["call.start", "call.end"]
 
 
 def test_a_record_that_was_changed_in_postgresql_is_found(replicas: Replicas) -> None:
