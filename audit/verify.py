@@ -1162,9 +1162,14 @@ def csv_cells(row: Row) -> list[str]:
     return [*start, *plain, *outcome_of(record), *end, said(record, "trace"), policy, log, leaf]
 
 
+# What breaks a line, is not seen, or turns the text around.  Named one by one: which characters Python calls printable depends on
+# its version, and a row must come out the same everywhere.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb]")
+
+
 def csv_cell(text: str) -> str:
     """One cell on one line.  What a spreadsheet would take for a formula begins with an apostrophe."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
     if text[:1] in ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'"):
         text = "'" + text
     return '"' + text.replace('"', '""') + '"'
@@ -1202,7 +1207,7 @@ def row_cef(row: Row) -> str:
     }
 
     def plain(text: str) -> str:
-        return "".join(c if c.isprintable() else " " for c in text).replace("\\", "\\\\")
+        return UNSEEN.sub(" ", text).replace("\\", "\\\\")
 
     extension = " ".join(f"{key}=" + plain(value).replace("=", "\\=") for key, value in found.items() if value)
     kind = plain(cells["kind"]).replace("|", "\\|")
@@ -1342,7 +1347,7 @@ HEADERS = {"csv": ",".join(map(csv_cell, CSV_COLUMNS)) + "\r"}
 # ------------------------------------------------------------------------------------------------- an export: its checks
 
 MANIFEST = "manifest.dsse.json"
-PLAIN_FILES = ("README.md", "checkpoint", "verify.py")
+PLAIN_FILES = ("README.md", "checkpoint", "verify.html", "verify.py")
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:bailiwick:ledger-export:1"
 
