@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from tests import npm
 from tests.conformance.legs import FOLDER, KNOWN, LEGS, Leg, Verdicts, counted, differences, judge
 from tests.conformance.world import side_by_side
 
+PAGE = FOLDER.parents[1] / "docs" / "reference" / "conformance.md"
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 Pair = tuple[Verdicts, Verdicts]
@@ -37,9 +39,14 @@ def test_the_reference_server_passes_every_check(judged: tuple[Leg, Pair]) -> No
 
 
 def test_the_suite_says_the_same_of_the_gateway_as_of_the_server(judged: tuple[Leg, Pair]) -> None:
-    """`differences.json` is what is still to be done: what is not listed there fails, and so does what is listed and gone."""
+    """`differences.json` is what would be left to do: what is not listed there fails, and so does what is listed and gone."""
     leg, (direct, through) = judged
     known = json.loads(KNOWN.read_text()).get(leg.name, {})
     found = differences(direct, through)
     assert {check: pair for check, pair in found.items() if check not in known} == {}, "the gateway is told from its server"
     assert sorted(known.keys() - found.keys()) == [], "these are the same now: take them out of differences.json"
+
+
+def test_the_page_has_the_figures_of_every_leg() -> None:
+    rows = re.findall(r"^\| `([\w.-]+)` \|.*\| (\d+), 0 \| (\d+), 0 \|$", PAGE.read_text(), re.MULTILINE)
+    assert rows == [(leg.name, str(leg.passed), str(leg.passed)) for leg in LEGS]
