@@ -129,6 +129,9 @@ class Forwarding:
 
     async def _alone(self, name: str, post: Post, origin: str, records: list[Record], refusal: RefusedError) -> None:
         """Records that were refused together, one by one; what is refused alone is dropped, on record."""
+        if all(record.kind == Kind.FORWARD_GAP for record in records):  # no gap about gaps: that would never end
+            post.dropped += len(records)
+            return
         if refusal.some is not None or len(records) == 1:
             await self._gap(name, records[0].index, records[-1].index + 1, str(refusal), refusal.some)
             post.dropped += refusal.some or 1
@@ -137,8 +140,9 @@ class Forwarding:
             try:
                 await post.receiver.take(origin, [record])
             except RefusedError as error:
-                await self._gap(name, record.index, record.index + 1, str(error))
                 post.dropped += 1
+                if record.kind != Kind.FORWARD_GAP:
+                    await self._gap(name, record.index, record.index + 1, str(error))
 
     def _read(self, post: Post) -> tuple[str, int, int, list[Record]]:
         with Ledger.open(self._url) as ledger:

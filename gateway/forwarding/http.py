@@ -18,7 +18,8 @@ Send = Callable[[HttpRequest], Awaitable[HttpResponse]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _MOST: Final = 64 * 1024
-_LATER: Final = frozenset({408, 425, 429})
+_REFUSED: Final = frozenset({400, 413, 422})
+"""About what was sent.  Any other no is about us (a wrong token, a wrong path): somebody mends it, and nothing is left out."""
 
 
 class _Http:
@@ -40,7 +41,7 @@ class _Http:
             raise NotTakenError(f"{self._url.host}: {error}") from error
         if 200 <= response.status < 300:
             return answer
-        if 400 <= response.status < 500 and response.status not in _LATER:
+        if response.status in _REFUSED:
             raise RefusedError(f"{self._url.host} answers {response.status}")
         raise NotTakenError(f"{self._url.host} answers {response.status}")
 

@@ -180,6 +180,21 @@ async def test_what_is_refused_for_good_is_left_out_alone_and_on_record(world: W
         assert forwarding.posts["x"].dropped == 1
 
 
+async def test_a_receiver_that_refuses_everything_ends_and_one_that_knows_us_not_loses_nothing(world: World) -> None:
+    await world.grow(3)
+    size = len(world.places())
+    async with Heard(answer=lambda _: (400, b"")).serving() as heard:
+        hook = Webhook(f"http://127.0.0.1:{heard.port}/", (), "jsonl", world.upstreams.send)
+        await world.drain(world.forwarding(x=world.post(hook)))  # its own gaps are refused too: there is none about them
+    assert sorted(int(gap["first"]) for gap in world.gaps()) == list(range(size))
+    for status in (401, 403, 404):
+        async with Heard(answer=lambda _, status=status: (status, b"")).serving() as heard:  # type: ignore[misc]
+            hook = Webhook(f"http://127.0.0.1:{heard.port}/", (), "jsonl", world.upstreams.send)
+            with pytest.raises(NotTakenError, match=str(status)):
+                await world.forwarding(y=world.post(hook)).once("y")
+    assert len(world.gaps()) == size
+
+
 # --- OTLP
 
 
