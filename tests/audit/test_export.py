@@ -279,7 +279,7 @@ def test_every_cut_of_the_log_is_a_range_that_verifies_and_no_other(world: World
         (Query(kinds=("audit.review",)), {"k-audit.review"}),
         (Query(workflows=("nothing",)), set()),
     ],
-    ids=str,
+    ids=["a workflow", "an agent", "an agent's calls", "refusals", "a server", "reviews", "nothing"],
 )
 def test_a_selection_has_what_fits_each_with_a_proof_of_its_own(world: World, query: Query, kept: set[str]) -> None:
     out = world.make(query)

@@ -211,8 +211,9 @@ def rsa_edges() -> Iterator[Vector]:
         }
         for name, block in blocks.items():
             yield Vector(f"{alg} {name}", token(alg, raw(block)))
-        for value in (0, 1, n - 1, n, 2 ** (8 * size) - 1):
-            yield Vector(f"{alg} signature {value & 0xFFFF:#x} at an edge", token(alg, value.to_bytes(size, "big")))
+        edges = {"0": 0, "1": 1, "the modulus less one": n - 1, "the modulus": n, "all ones": 2 ** (8 * size) - 1}
+        for name, value in edges.items():
+            yield Vector(f"{alg} signature {name} at an edge", token(alg, value.to_bytes(size, "big")))
         good = int.from_bytes(SIGN[alg](signed), "big")
         yield Vector(f"{alg} plus the modulus", token(alg, (good + n).to_bytes(size + 1, "big")))
     signed = signed_part("PS256").encode()
