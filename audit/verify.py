@@ -658,8 +658,12 @@ class Check:
             "log": self.report.origin,
             "size": self.tree.size,
             "tree": [digest.hex() for digest in self.tree.stack],
-            "boots": {name: [b.writer, b.wseq, b.last, b.mono, b.stopped] for name, b in self.boots.items()},
+            "boots": {
+                name: [b.writer, b.wseq, b.last, b.mono, b.stopped, b.promised, b.beat, b.overdue]
+                for name, b in self.boots.items()
+            },
             "open": {call: list(where) for call, where in self.open.items()},
+            "beside": {call: list(where) for call, where in self.beside.items()},
             "keys": self.keys,
             "shredded": sorted(self.shredded),
             "holds": self.holds,
@@ -672,9 +676,11 @@ class Check:
         if state["v"] != 1 or state["log"] != self.report.origin:
             raise ValueError("it is of another log")
         self.tree.resume(state["size"], [bytes.fromhex(digest) for digest in state["tree"]])
-        for name, (writer, wseq, last, mono, stopped) in state["boots"].items():
-            self.boots[name] = Boot(writer, wseq, last, mono, None, stopped)
-        self.open = {call: (where[0], where[1], where[2]) for call, where in state["open"].items()}
+        for name, (writer, wseq, last, mono, *since) in state["boots"].items():
+            self.boots[name] = Boot(writer, wseq, last, mono, None, *since)
+        self.open, self.beside = (
+            {call: (where[0], where[1], where[2]) for call, where in state[name].items()} for name in ("open", "beside")
+        )
         self.keys, self.shredded, self.holds = state["keys"], set(state["shredded"]), state["holds"]
 
     # -- the log's own rows

@@ -20,9 +20,10 @@ from audit.query import parse
 from audit.reader import Ledger
 from audit.retention import DAY, FLOORS, Retention, Rule, verify_segment
 from audit.store_segments import Segments
-from audit.verify_url import verify_url
+from audit.verify import Ahead, Check, Trust
+from audit.verify_url import rows_of, verify_url
 
-from .conftest import NOON, SEAL_KEY, VKEY, Open, end, start, tamper
+from .conftest import NOON, ORIGIN, SEAL_KEY, VKEY, Open, end, start, tamper
 
 GONE = "".join(
     f"DELETE FROM {table} WHERE idx < (SELECT stop FROM ledger_segments);" for table in ("ledger_leaves", "ledger_openings")
@@ -121,6 +122,39 @@ async def test_a_second_segment_continues_the_first_and_goes_after_it(url: str, 
     assert [each.stop for each in gone] == [first.stop, second.stop]
     assert bench.report().ok
     assert bench.report().first == second.stop
+
+
+async def test_checks_that_go_on_from_any_record_come_to_the_same(path: Path, open_journal: Open) -> None:
+    journal = await open_journal()
+    await journal.append(start("c1", "user:corp/ann", Value("request", b"ask")))
+    for kind, name in (("egress.start", "g1"), ("sandbox.start", "s1"), ("egress.start", "g2")):
+        await journal.append(Entry(kind, name, NOON, "user:corp/ann", {"workflow": "wf-1", "call": "c1"}))
+    await journal.append(Entry("egress.end", "ge", NOON, "user:corp/ann", {"call": "g2"}))
+    await journal.append(Entry("hold.set", "h1", NOON, None, {"reason": "a suit"}, (), {"target": "user:corp/bob"}))
+    await journal.append(Entry("call.orphaned", "o1", NOON, "user:corp/ann", {"call": "g1", "reason": "its writer ended"}))
+    await journal.append(Entry("sandbox.end", "se", NOON, "user:corp/ann", {"call": "c1", "start": "s1"}))
+    await journal.append(end("e1", "c1"))
+    await journal.close()
+    await (await open_journal()).close()
+    with rows_of(f"sqlite:///{path}") as tables:
+        leaves = list(tables.rows("ledger_leaves"))
+        openings = list(tables.rows("ledger_openings"))
+
+        def checked(first: int, carry: bytes) -> list[bytes]:
+            check = Check(tables, Trust())
+            check.report.origin = ORIGIN
+            if carry:
+                check.resume(carry)
+            beside, found = Ahead(iter([row for row in openings if row[0] >= first])), [check.carry()]
+            for row in leaves[first:]:
+                check.leaf(row, beside)
+                found.append(check.carry())
+            assert check.report.findings == []
+            return found
+
+        whole = checked(0, b"")
+        for at in range(1, len(leaves) + 1):
+            assert checked(at, whole[at]) == whole[at:], at
 
 
 async def test_a_legal_hold_keeps_what_it_is_about_and_all_that_is_newer(url: str, make: Callable[..., Any]) -> None:
