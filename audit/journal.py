@@ -308,6 +308,8 @@ class Journal:
         self._watch = self._loop.call_later(self._stall, self._look, self._progress)
 
     def _give_up(self, reason: str) -> None:
+        if self._stop.is_set() and not self._waiting:
+            return  # closed in good order: the writer has ended as it should, and that is no alarm
         self._stalled = True
         self._judge(reason)
         for waiting in self._waiting:

@@ -45,7 +45,7 @@ class Query:
     until: int | None = None
 
     def known_by(self, pseudonym: Callable[[str], str | None]) -> Query:
-        """The same, with people named as the log names them: `subject:user:corp/ann` by her pseudonym.
+        """The same, with people named as the log names them: `subject:user:corp/ann`, or `subject:corp/ann`, by her pseudonym.
 
         Who has none is asked for by a text that no pseudonym is, so that nothing is found.
         """
@@ -54,7 +54,11 @@ class Query:
             if term.facet != "subject":
                 return term
             return replace(
-                term, values=tuple(v if v.startswith(("s_", "*")) or not v else pseudonym(v) or f"?{v}" for v in term.values)
+                term,
+                values=tuple(
+                    v if v.startswith(("s_", "*")) or not v else pseudonym(v) or pseudonym(f"user:{v}") or f"?{v}"
+                    for v in term.values
+                ),
             )
 
         return replace(self, terms=tuple(map(named, self.terms)))

@@ -1808,6 +1808,8 @@ def describe(report: Report) -> str:
             f"  an export ({held['scope']}, records {held['first']} to {held['stop']}): {held['records']} records: {kinds}"
         )
         lines.append(f"  made by {held['operator']}: {held['reason']}")
+    if report.receipts:
+        lines.append(f"  held against {report.receipts} receipt{'s' if report.receipts > 1 else ''} of callers")
     if report.witnesses:
         there = sum(said["size"] >= report.witnessed > 0 for said in report.witnesses.values())
         lines.append(f"  witnessed by {there} of {len(report.witnesses)} up to record {report.witnessed}")
@@ -1875,6 +1877,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             notes, wrong = kept_in_root(options.root, options.root_key, Key.parse(key).name)
             kept += notes
         told = [each for path in options.receipts for each in receipts_in(path.read_text(encoding="utf-8"))]
+        if options.receipts and not told:
+            raise ValueError("--receipts names no file that holds one")
         if is_export(options.ledger):
             if told:
                 raise ValueError("--receipts are held against a ledger, and this is an export")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from audit.export.query import Query
+
 _FILES: Final = {
     "jsonl": ("data/records.jsonl", "every record as it was hashed"),
     "csv": ("data/records.csv", "the same in columns; a cell that a spreadsheet would take for a formula begins with `'`"),
@@ -89,7 +91,9 @@ def readme(about: Mapping[str, Any]) -> str:
     proofs = (
         "`tile/` or `range/`: the records' bytes as they were hashed" if complete else "`proofs/`: each record with its proof"
     )
-    asked = ", ".join(f"{name} {_said(name, value)}" for name, value in about["query"].items() if value)
+    asked = ", ".join(
+        f"{name} {_said(name, value)}" for name, value in about["query"].items() if value and value != Query().until
+    )
     return _PAGE.format(
         scope=scope,
         kinds=kinds,
@@ -112,7 +116,7 @@ def _when(at: int) -> str:
 
 def _said(name: str, value: Any) -> str:
     if name in {"from", "to"}:
-        return _when(value) if value < 253402300800 * 10**6 else "now"
+        return _when(value)
     return _cell(" ".join(value))
 
 

@@ -17,10 +17,15 @@ TOKEN: Final = "BAILIWICK_TOKEN"
 _SECONDS: Final = 60.0
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  compared with, never listened on
 
-Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The settings, which say where the gateway listens.")]
+Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The gateway's settings.")]
 Url = Annotated[str, typer.Option("--url", help="Where the gateway is, if not where the settings say.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 CONFIG = Path("bailiwick.yaml")
+
+_WHAT_NEXT: Final = {
+    "same-person": "two people erase somebody: another one runs the command, with an access token of their own",
+    "held": "bailiwick audit hold list; once the case is closed: bailiwick audit hold clear ID --reason …",
+}
 
 
 def base_url(config: Path, url: str) -> str:
@@ -90,5 +95,6 @@ def _no(status: int, found: Mapping[str, Any]) -> AnsweredNoError:
         401: f"{TOKEN} holds a token that is not (or no longer) good here; get a new one",
         403: "the command's --help says which right it takes; policy grants it",
     }.get(status, "")
+    further = _WHAT_NEXT.get(title, further)
     told = f"{status} {title}: {detail}" + (f" ({where})" if where else "")
     return AnsweredNoError(Problem(title or "refused", detail, where, further), told, 2 if status in {401, 422} else 1)

@@ -175,6 +175,8 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     try:
         kept = kept_in(checkpoint or ())
         told = [each for path in receipt or () for each in receipts_in(path.read_text(encoding="utf-8"))]
+        if receipt and not told:
+            misuse("--receipts names no file that holds one", help="one receipt, or whole answer, a line")
         if ledger is not None and is_export(ledger):
             if told:
                 misuse("--receipts are held against a ledger, and this is an export")

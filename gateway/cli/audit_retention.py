@@ -101,6 +101,8 @@ def segments(
     found = _with(config, look)
     if as_json:
         print_json({"segments": found})
+    elif not found:
+        console().print("nothing is in the archive yet: bailiwick audit seal puts it there")
     for each in found if not as_json else ():
         state = "retired" if each["retired"] else "in the log too"
         wrong = "; ".join(each.get("wrong", ()))

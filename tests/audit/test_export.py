@@ -574,6 +574,10 @@ def test_the_auditors_earlier_checkpoint_is_held_against_the_records(world: Worl
     assert "that you kept" in messages(whole, kept=forked)
 
 
+def test_the_page_of_an_export_of_everything_says_so(whole: Path) -> None:
+    assert "| query | everything |" in (whole / "README.md").read_text()
+
+
 def test_a_file_more_or_less_is_found(whole: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
     (copy / "data" / "notes.txt").write_text("x")

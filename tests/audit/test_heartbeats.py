@@ -212,3 +212,14 @@ async def test_whoever_looks_after_the_gateway_hears_when_records_cannot_be_writ
     await journal.close()
     beats = [record for record in records(f"sqlite:///{path}") if record.kind == "writer.heartbeat"]
     assert [isinstance(beat.leaf["failed_us"], int) for beat in beats] == [True]
+
+
+async def test_a_journal_that_is_closed_in_good_order_raises_no_alarm(open_journal: Open) -> None:
+    heard: list[str] = []
+    journal = await open_journal(alarm=heard.append)
+    await journal.append(denial("d1"))
+    await journal.close()
+    said: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(said.set_result, None)  # after whatever the writer said last
+    await said
+    assert heard == []

@@ -19,7 +19,7 @@ from audit.checkpoint import parse as parse_note
 from audit.model import Receipt, Together
 from audit.receipt import ReceiptError, Voucher
 from audit.tree import leaf_hash
-from audit.verify import Key, read_receipt, verify_sqlite
+from audit.verify import Key, describe, read_receipt, verify_sqlite
 
 from .conftest import ORIGIN, SIGNING_KEY, VKEY, Open, denial
 
@@ -104,3 +104,8 @@ async def test_a_log_is_held_against_what_its_callers_were_told(path: Path, tmp_
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], report["receipts"]) == (0, True, 9)
+    assert "held against 9 receipts of callers" in describe(verify_sqlite(path, VKEY, receipts=told))
+    answers.write_text("")
+    none = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "--receipts names no file that holds one" in none.stderr

@@ -51,6 +51,7 @@ async def test_records_are_found_by_what_they_say_newest_first(url: str, open_jo
         assert found("call:c1") == ["e1", "c1"]
         assert found("effect:deny") == ["d1"]
         assert found("subject:user:corp/ann kind:call.start") == ["c1"]
+        assert found("subject:corp/ann kind:call.start") == ["c1"]
         assert found("subject:user:corp/nobody") == []
         assert found("find_100%") == ["c2"]
         assert found("find?100%") == []

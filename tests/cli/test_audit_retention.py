@@ -27,6 +27,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_month_is_sealed_shown_kept_and_retired_in_its_time(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing is in the archive yet" in run("audit", "segments", "--check", "--config", config).out
     sealed = run("audit", "seal", "--until", "0s", "--json", "--config", config)
     assert (sealed.code, sealed.json["sealed"]["from"], sealed.json["sealed"]["to"]) == (0, 0, 256)
     assert "sealed 256 of 256" in sealed.err
