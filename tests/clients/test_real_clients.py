@@ -47,7 +47,11 @@ def client(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def seen(drivers: Drivers, client: str) -> Reports:
-    return drivers.reports(CLIENTS[client], client)
+    reports = drivers.reports(CLIENTS[client], client)
+    for kind, report in reports.items():
+        if "failed" in report:  # shown beside whatever test then misses a part of the report
+            print(client, "at", kind, "went wrong:", report["failed"])
+    return reports
 
 
 PREFIX = {"server": "", "aggregate": "ref__"}
