@@ -26,21 +26,28 @@ _CHANGES: Final = frozenset(
     {
         Kind.POLICY_ACTIVATE, Kind.POLICY_REJECT, Kind.POLICY_RELOAD, Kind.IDENTITY_KILL, Kind.IDENTITY_LIFT, Kind.GRANT_SET,
         Kind.GRANT_REVOKE, Kind.KEY_ACTIVATE, Kind.VAULT_CONSENT, Kind.VAULT_FORGET,
+        Kind.DEFINITION_APPROVED,
     }
 )  # fmt: skip
-_AUDITS: Final = frozenset({Kind.AUDIT_READ, Kind.AUDIT_VERIFY, Kind.AUDIT_EXPORT, Kind.AUDIT_REVIEW, Kind.KEY_SHRED})
+_AUDITS: Final = frozenset(
+    {
+        Kind.AUDIT_READ, Kind.AUDIT_VERIFY, Kind.AUDIT_EXPORT, Kind.AUDIT_REVIEW, Kind.KEY_SHRED, Kind.HOLD_SET, Kind.HOLD_CLEAR,
+        Kind.SEGMENT_SEAL, Kind.SEGMENT_RETIRE,
+    }
+)  # fmt: skip
 _US: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A record that an auditor would look at."""
+    """A record that an auditor would look at.  who: a pseudonym, or an account of the machine; empty: nobody but the gateway."""
 
     index: int
     at: int
     kind: str
     id: str
     what: str
+    who: str = ""
 
 
 @dataclass(slots=True)
@@ -142,7 +149,7 @@ class _Making:
         if record.subject:
             self._persons.add(record.subject)
         self._writer(record)
-        point = Point(record.index, record.at, record.kind, record.id, said.resource or str(record.leaf.get("wanted", "")))
+        point = Point(record.index, record.at, record.kind, record.id, _what(record, said.resource), _who(record))
         if record.kind in _STARTS:
             self._begun[record.id] = point
         elif record.kind == Kind.CALL_ORPHANED:
@@ -205,6 +212,22 @@ def when(at: int) -> str:
     return datetime.fromtimestamp(at / _US, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def _what(record: Record, resource: str) -> str:
+    """What was done or read: in the words of the record, where it has some, else what it was done to."""
+    leaf = record.leaf
+    if record.kind == Kind.AUDIT_EXPORT:
+        return f"{leaf.get('scope', '')}: {leaf.get('records', '')} of records {leaf.get('first', '')} to {leaf.get('stop', '')}"
+    if record.kind == Kind.KEY_SHRED:
+        return record.subject or ""
+    return str(leaf.get("wanted", "")) or resource or str(leaf.get("policy", ""))[:19]
+
+
+def _who(record: Record) -> str:
+    """Who did it: an account of the machine, or a person; of an erasure who agreed to it."""
+    leaf = record.leaf
+    return str(leaf.get("by") or leaf.get("approver") or (record.subject if record.kind != Kind.KEY_SHRED else "") or "")
+
+
 def describe(made: Report) -> str:
     """The report for people."""
     lines = [
@@ -223,7 +246,11 @@ def describe(made: Report) -> str:
     for title, points in (("changes", made.changes), ("the audit itself", made.audits)):
         if points:
             lines.append(f"  {title}:")
-            lines += [f"    {point.index:>8} {when(point.at)} {point.kind} {point.what}".rstrip() for point in points]
+            lines += [
+                f"    {point.index:>8} {when(point.at)} {point.kind} {point.what}".rstrip()
+                + (f" by {point.who}" if point.who else "")
+                for point in points
+            ]
     lines += [f"  LOOK: {gap}" for gap in made.gaps]
     for title, points in (("has no end", made.open), ("ended with its writer", made.orphaned)):
         lines += [f"  LOOK: {point.kind} {point.id} {point.what} {title} (record {point.index})" for point in points]

@@ -34,11 +34,18 @@ async def test_a_period_is_counted_and_what_has_no_end_is_said(url: str, open_jo
     assert found.counts["effects"] == {"allow": 1, "deny": 1}
     assert found.persons == 3
     assert [point.id for point in found.open] == ["c2"]
-    assert [(point.kind, point.what) for point in found.audits] == [("audit.review", "all of it: fine")]
+    await journal.append(
+        Entry("audit.export", "x1", NOON, None, {"by": "os:eve", "scope": "complete", "records": 6, "first": 0, "stop": 6})
+    )
+    found = made(url)
+    [reviewed, exported] = found.audits
+    assert (reviewed.kind, reviewed.what) == ("audit.review", "all of it: fine")
+    assert (reviewed.who[:2], exported.what, exported.who) == ("s_", "complete: 6 of records 0 to 6", "os:eve")
     assert not found.complete
     told = describe(found)
     assert "LOOK: call.start c2 erp.pay has no end" in told
-    assert "audit.review all of it: fine" in told
+    assert f"audit.review all of it: fine by {reviewed.who}" in told
+    assert "audit.export complete: 6 of records 0 to 6 by os:eve" in told
     await journal.append(end("e2", "c2"))
     await journal.close()
     after = made(url)
