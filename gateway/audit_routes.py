@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -169,9 +170,13 @@ def _periods(api: FastAPI, door: AuditDoor) -> None:
         size = await door.read(lambda ledger: ledger.size)
         if isinstance(size, Response):
             return size
-        wanted = f"{asked.since} to {asked.until} of {size} records: {asked.note}"
+        wanted = f"{_when(asked.since)} to {_when(asked.until)} of {size} records: {asked.note}"
         wish = await door.administration.permit_on(request, "review", ABOUT, Kind.AUDIT_REVIEW, wanted, principal)
         return JSONResponse({"id": wish.id, "wanted": wanted, "size": size}, 201)
+
+
+def _when(at: int) -> str:
+    return datetime.fromtimestamp(at // 1_000_000, UTC).replace(microsecond=at % 1_000_000).isoformat().replace("+00:00", "Z")
 
 
 def _answer(found: object) -> Response:

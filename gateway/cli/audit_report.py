@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +77,7 @@ def review(  # noqa: PLR0917  as above
     if as_json:
         print_json(done)
     else:
-        begin, end = (datetime.fromtimestamp(at / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%SZ") for at in (first, last))
-        console().print(printable(f"on record as {done['id']}: {begin} to {end}, of {done['size']} records: {note}"))
+        console().print(printable(f"on record as {done['id']}: {done['wanted']}"))
 
 
 def _period(since: str, until: str) -> tuple[int, int]:

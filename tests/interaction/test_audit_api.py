@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,3 +108,4 @@ def test_a_review_is_on_record_with_its_period_and_note(audited: Gateway) -> Non
     kept = get(audited, f"records/{done['id']}")[1]["record"]
     assert kept["kind"] == "audit.review"
     assert kept["wanted"].endswith("looked at all refusals")
+    assert re.match(r"20\d\d-\d\d-\d\dT[0-9:.]+Z to 20[-0-9T:.]+Z of \d+ records: ", kept["wanted"])
