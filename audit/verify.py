@@ -80,6 +80,7 @@ TABLES = {  # columns and order in which rows are read
     "ledger_segments": (("stop", "start", "sealed", "retired", "carry"), "stop"),
     "ledger_version": (("version_num",), "version_num"),
 }
+LEVELS = ("semantic", "full", "quick")
 REVISION = "l0005"
 # Everything that the schema of this revision consists of, each with the beginning of SHA-256 of its SQL.
 SCHEMA: dict[str, str] = {
@@ -161,6 +162,7 @@ class Report:
     origin: str = ""
     size: int = 0
     root: str = ""
+    level: str = "semantic"
     first: int = 0  # records before this one were retired
     signed: int = 0
     checkpoints: int = 0
@@ -171,6 +173,7 @@ class Report:
     quorum: int = 0
     export: dict[str, Any] = field(default_factory=dict)  # of an export: what it holds, by its manifest
     receipts: int = 0  # of callers, that were held against the log
+    left: bytes | None = None  # what a later `quick` verification goes on from, where nothing was found
 
     @property
     def ok(self) -> bool:
@@ -180,7 +183,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """As --json prints it."""
         findings = [{"message": f.message, "index": f.index, "id": f.id, "kind": f.kind} for f in self.findings]
-        rest = {k: v for k, v in self.__dict__.items() if k != "findings"}
+        rest = {k: v for k, v in self.__dict__.items() if k not in ("findings", "left")}
         return {"ok": self.ok, "findings": findings, **rest}
 
 
@@ -517,15 +520,25 @@ class SqliteRows(Rows):
 class Trust:
     """What the verifier was given from elsewhere: the log's key, kept checkpoints, witnesses' keys, how many of them it wants."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  all that a verification may be given
         self,
         key: str | None = None,
         kept: str | Sequence[str] | None = None,
         witnesses: Sequence[str] = (),
         quorum: int | None = None,
         receipts: Sequence[Any] = (),
+        level: str = "semantic",
+        state: bytes | None = None,
     ) -> None:
-        """`ValueError` where one of them is none.  receipts: as callers were given them."""
+        """`ValueError` where one of them is none.
+
+        receipts  as callers were given them.
+        level     `semantic`: all checks; `full`: bytes, tree and signatures of all records, and not what they mean; `quick`: all
+                  checks of what came after `state`, which an earlier verification left.
+        """
+        if level not in LEVELS or (level == "quick") != (state is not None):
+            raise ValueError("a level is one of semantic, full and quick, and quick goes on from a state that was kept")
+        self.level, self.state = level, state
         self.receipts = receipts
         self.key = Key.parse(key) if key is not None else None
         self.kept = [Checkpoint.parse(note) for note in ([kept] if isinstance(kept, str) else kept or ())]
@@ -578,6 +591,9 @@ class Check:
         self.where: tuple[int | None, str, str] = (None, "", "")
         self.promised: dict[str, object] = {}  # what the record says that retired the oldest records
         self.retired_root = b""
+        self.level, self.since = trust.level, trust.state
+        self.seen: set[Any] = set()  # sizes that a witness cosigned
+        self.left: bytes | None = None  # what a later quick verification goes on from
         self.unsealed = 0  # values that are not beside their record, where that is nothing wrong
 
     def found(self, message: str) -> None:
@@ -595,25 +611,33 @@ class Check:
             self.found("the schema is of another revision than this verifier")
         if revision not in (["l0001"], ["l0002"]):
             self.cosignatures = Ahead(self.source.rows("ledger_cosignatures"))
+            self.seen = {row[0] for row in self.source.rows("ledger_cosignatures")} if self.level == "full" else set()
         self.log()
+        self.report.level = self.level
         if revision == [REVISION]:
             self.retired()
+        if self.since is not None:
+            self.go_on(self.since)
         first = self.report.first
         if first:
             self.cosignatures = Ahead(row for row in self.source.rows("ledger_cosignatures") if not below(row[0], first))
         self.read_checkpoints()
         self.read_receipts()
-        openings = Ahead(row for row in self.source.rows("ledger_openings") if not below(row[0], first))
-        for row in self.source.rows("ledger_leaves"):
-            if not below(row[0], first):
-                self.leaf(row, openings)
+        if self.level == "full":
+            self.bytes_alone(first)
+        else:
+            self.records(first)
         self.where = (None, "", "")
-        for index, name, _ in openings.rest():
-            self.found(f"there is an opening {name!r} of record {index}, which does not exist")
         if self.promised:
             self.found(f"the first {first} records are gone, and no record says that they were retired")
         self.head()
         self.nodes()
+        if self.level == "full":
+            self.report.notes.append("what the records mean was not looked at: that is the level `semantic`")
+            self.unmet()
+            self.signatures()
+            self.cosigned()
+            return self.report
         self.subjects()
         if revision not in (["l0001"], ["l0002"], ["l0003"]):
             self.erasures()
@@ -623,6 +647,62 @@ class Check:
         self.signatures()
         self.cosigned()
         return self.report
+
+    def records(self, first: int) -> None:
+        """Every record, in what it says too."""
+        openings = Ahead(row for row in self.source.rows("ledger_openings") if not below(row[0], first))
+        sizes = [row[1] for row in self.source.rows("ledger_head") if type(row[1]) is int]
+        whole = sizes[0] - sizes[0] % 256 if len(sizes) == 1 else 0
+        self.left = self.carry() if self.tree.size == whole else None
+        for row in self.source.rows("ledger_leaves"):
+            if not below(row[0], first):
+                self.leaf(row, openings)
+                if self.tree.size == whole:
+                    self.left = self.carry()
+        self.where = (None, "", "")
+        for index, name, _ in openings.rest():
+            self.found(f"there is an opening {name!r} of record {index}, which does not exist")
+
+    def bytes_alone(self, first: int) -> None:
+        """Every record's bytes, and the tree that they make."""
+        looked, tree = self.seen | self.checkpoints.keys() | self.kept.keys(), self.tree
+        for row in self.source.rows("ledger_leaves"):
+            index, record, stored, data = row
+            if below(index, first):
+                continue
+            self.where = (index, str(record)[:128], "")
+            if index != tree.size or not isinstance(data, bytes) or leaf_hash(data) != stored:
+                self.found("the bytes are not those that were hashed, or records before this one are missing")
+            tree.append(stored if isinstance(stored, bytes) else b"")
+            for told, leaf_told in self.receipts.pop(index, ()) if self.receipts else ():
+                if (told, leaf_told) != (record, tree_hex(stored)):
+                    self.found(f"a receipt was given for {told[:128]} as this record, and it is another one")
+            if self.promised and isinstance(data, bytes) and b'"kind":"segment.retire"' in data:
+                with contextlib.suppress(ValueError):
+                    said = parse_record(data)
+                    if said.get("kind") == "segment.retire" and all(said.get(k) == v for k, v in self.promised.items()):
+                        self.promised = {}
+            if tree.size in looked:
+                self.at_size()
+
+    # -- what was verified before: only what came since is looked at
+
+    def go_on(self, state: bytes) -> None:
+        """Begin where an earlier verification ended, unless more than that was retired since."""
+        first = self.report.first
+        try:
+            size = parse_record(state)["size"]
+            if type(size) is not int or size < 0 or size % 256:
+                raise ValueError("it is of a size at which nothing can begin")
+            if size <= first:
+                return
+            self.boots, self.open, self.beside, self.tree = {}, {}, {}, Tree()
+            self.resume(state)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self.found(f"the state that was kept cannot be gone on from: {error}")
+            return
+        self.retired_root, self.report.first, self.promised = self.tree.root(), size, {}
+        self.report.notes.append(f"the first {size} records were verified before; only what came since was looked at")
 
     # -- records that were retired: the rest is checked from what was true when they ended
 
@@ -917,8 +997,10 @@ class Check:
     def head(self) -> None:
         report, tree = self.report, self.tree
         report.size, report.root = tree.size, base64.b64encode(tree.root()).decode()
-        expected = [(1, tree.size, b"".join(tree.stack), len(self.shredded))]
-        if repr(list(self.source.rows("ledger_head"))) != repr(expected):  # 1 and 1.0 are equal, and not the same
+        there = list(self.source.rows("ledger_head"))
+        erased = len(self.shredded) if self.level != "full" or len(there) != 1 else there[0][3]
+        expected = [(1, tree.size, b"".join(tree.stack), erased)]
+        if repr(there) != repr(expected):  # 1 and 1.0 are equal, and not the same
             self.found("the head is not that of the records: its size, its tree or its count of destroyed keys")
         for checkpoint in (*self.checkpoints.values(), *(each for some in self.kept.values() for each in some)):
             if checkpoint.size > tree.size:
@@ -1047,6 +1129,11 @@ class Check:
             report.notes.append(f"the newest {report.size - report.witnessed} records are not witnessed yet")
 
 
+def tree_hex(digest: object) -> str:
+    """A stored hash in hex; "" for what is none."""
+    return digest.hex() if isinstance(digest, bytes) else ""
+
+
 def below(index: object, first: int) -> bool:
     """Whether a row is of a retired record."""
     return type(index) is int and 0 <= index < first
@@ -1081,7 +1168,9 @@ def verify_rows(source: Rows, trust: Trust) -> Report:
     """Check a ledger's rows."""
     check = Check(source, trust)
     try:
-        return check.run()
+        report = check.run()
+        report.left = check.left if report.ok else None
+        return report
     except (sqlite3.Error, UnicodeDecodeError) as error:
         check.where = (None, "", "")
         check.found(f"the database cannot be read: {error}")
@@ -1095,9 +1184,11 @@ def verify_sqlite(  # noqa: PLR0917  what else it is to be held against
     witnesses: Sequence[str] = (),
     quorum: int | None = None,
     receipts: Sequence[Any] = (),
+    level: str = "semantic",
+    state: bytes | None = None,
 ) -> Report:
     """Check the ledger in a SQLite file.  `ValueError` where a key or a kept checkpoint is none, `OSError` without a file."""
-    trust = Trust(key, kept, witnesses, quorum, receipts)
+    trust = Trust(key, kept, witnesses, quorum, receipts, level, state)
     path.stat()
     try:
         source = SqliteRows(path)
@@ -1845,6 +1936,14 @@ def kept_in_root(path: Path, key: str | None, origin: str) -> tuple[list[str], l
     return notes, [Finding(f"the root log: {finding}") for finding in report.findings]
 
 
+def keep_state(report: Report, place: Path | None) -> None:
+    """Keep what a later quick verification goes on from; only after one that found nothing."""
+    if place is not None and report.ok and report.left is not None:
+        fresh = place.with_name(place.name + ".new")
+        fresh.write_bytes(report.left)
+        fresh.replace(place)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -1862,6 +1961,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quorum", type=int, help="how many of the witnesses must have cosigned (1)")
     about = "receipts that callers were given (JSON, one or many, or whole answers): each names a record that must be there"
     parser.add_argument("--receipts", type=Path, action="append", default=[], help=about)
+    about = "semantic: everything; full: bytes, tree and signatures alone; quick: everything of what came since --state"
+    parser.add_argument("--level", choices=LEVELS, default=LEVELS[0], help=about)
+    parser.add_argument("--state", type=Path, help="where to keep, after a clean check, what --level quick goes on from")
     parser.add_argument("--root", type=Path, help="a root log: the log must continue each of its checkpoints there; needs --key")
     parser.add_argument("--root-key", help="verifier key of the root log")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -1884,7 +1986,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError("--receipts are held against a ledger, and this is an export")
             report = verify_export(options.ledger, key, kept, options.witness, options.quorum)
         else:
-            report = verify_sqlite(options.ledger, key, kept, options.witness, options.quorum, told)
+            state = options.state.read_bytes() if options.level == "quick" and options.state is not None else None
+            report = verify_sqlite(options.ledger, key, kept, options.witness, options.quorum, told, options.level, state)
+            keep_state(report, options.state)
         report.findings += wrong
     except (OSError, ValueError) as error:
         print(f"verify.py: {error}", file=sys.stderr)

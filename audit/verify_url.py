@@ -51,6 +51,8 @@ def verify_url(  # noqa: PLR0917  what else it is to be held against
     witnesses: Sequence[str] = (),
     quorum: int | None = None,
     receipts: Sequence[Any] = (),
+    level: str = "semantic",
+    state: bytes | None = None,
 ) -> Report:
     """Verify the ledger at a URL against the key that its operator published, checkpoints that were kept, and witnesses.
 
@@ -58,9 +60,9 @@ def verify_url(  # noqa: PLR0917  what else it is to be held against
     """
     path = sqlite_path(parse_url(url))
     if path is not None:
-        return verify_sqlite(path, key, kept, witnesses, quorum, receipts)
+        return verify_sqlite(path, key, kept, witnesses, quorum, receipts, level, state)
     with rows_of(url) as rows:
-        return verify_rows(rows, Trust(key, kept, witnesses, quorum, receipts))
+        return verify_rows(rows, Trust(key, kept, witnesses, quorum, receipts, level, state))
 
 
 @contextmanager

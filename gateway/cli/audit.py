@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -28,6 +28,7 @@ Config = Annotated[Path, typer.Option("--config", help="The settings, which say 
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why you read what is sealed; recorded before it is opened.")]
+Level = Literal["semantic", "full", "quick"]
 CONFIG = Path("bailiwick.yaml")
 
 
@@ -149,6 +150,11 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     receipt: Annotated[
         list[Path] | None, typer.Option("--receipts", help="A file of callers' receipts: each names a record that must be there.")
     ] = None,
+    level: Annotated[
+        Level,
+        typer.Option("--level", help="semantic: everything; full: bytes, tree and signatures; quick: what came since --state."),
+    ] = "semantic",
+    state: Annotated[Path | None, typer.Option("--state", help="Where is kept what --level quick goes on from.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record, the tree, the signatures and the sealed values.  Exits with 1 where anything does not fit.
@@ -161,7 +167,7 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     [bold]Example[/bold]   bailiwick audit verify --ledger copy.db --key 'demo.example/acme+1234abcd+AT…'
     """
     from audit.export.checking import check  # noqa: PLC0415
-    from audit.verify import describe, is_export, kept_in, receipts_in  # noqa: PLC0415
+    from audit.verify import describe, is_export, keep_state, kept_in, receipts_in  # noqa: PLC0415
     from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
@@ -182,11 +188,15 @@ def verify(  # noqa: PLR0917  Typer reads the signature
                 misuse("--receipts are held against a ledger, and this is an export")
             report = check(ledger, vkey or None, kept, witness_key or (), quorum)
         else:
-            report = verify_url(url, vkey or None, kept, witness_key or (), quorum, told)
+            before = state.read_bytes() if level == "quick" and state is not None else None
+            report = verify_url(url, vkey or None, kept, witness_key or (), quorum, told, level, before)
+            keep_state(report, state)
     except FileNotFoundError as error:
-        named = ledger is not None or str(error.filename) in {str(each) for each in (*(checkpoint or ()), *(receipt or ()))}
+        named = ledger is not None or str(error.filename) in {
+            str(each) for each in (*(checkpoint or ()), *(receipt or ()), state)
+        }
         help_ = (
-            "--ledger, --checkpoint and --receipts name files that are there"
+            "--ledger, --checkpoint, --receipts and --state name files that are there"
             if named
             else "has the gateway run with these settings?"
         )
