@@ -28,6 +28,7 @@ import binascii
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -1993,7 +1994,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"verify.py: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(report.to_dict()) if options.json else describe(report))
+    try:
+        print(json.dumps(report.to_dict()) if options.json else describe(report), flush=True)
+    except BrokenPipeError:  # whoever reads closed early (`| head`): the exit code still says what was found
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report.ok else 1
 
 

@@ -233,4 +233,6 @@ def _tell(out: Path, plan: Plan, progress: Progress, digest: str, *, as_json: bo
     console().print(
         printable(f"{out}: {progress.records} records ({scope}, {plan.first} to {plan.stop}), manifest sha256:{digest}")
     )
+    if not progress.records:
+        console().print("  no record matched: nothing but the proof of where the log stood was exported")
     console().print(printable(f"  check it: bailiwick audit verify --ledger {out}, or: python3 verify.py {out} --key …"))

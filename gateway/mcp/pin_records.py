@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -10,11 +11,14 @@ from audit.model import Entry, Value
 from gateway.mcp.definitions import TOO_LARGE, TWICE, UNREADABLE
 from gateway.model import new_id
 from policies.lock import shown_definition
+from policies.unseen import shown
 
 if TYPE_CHECKING:
     from gateway.mcp.definitions import Told
     from gateway.mcp.pins import Live, Place
     from policies.lock import Key
+
+log = logging.getLogger("gateway.mcp")
 
 _AT_ONCE: Final = 64
 """Definitions of one record."""
@@ -57,11 +61,13 @@ def held(  # noqa: PLR0917  what a record of it says, in its order
         fields["like"] = live.alike
     if left:
         fields["suppressed"] = left
+    log.warning("the %s %s of %s is held back: %s", told.key[0], shown(told.key[1])[:_MOST_NAMED], place.server, why)
     said = (Value("said", shown_definition(told.entry)[:_MOST_SAID].encode()),) if told.digest else ()
     return Entry(kind, new_id(at), at, None, fields, said)
 
 
 _MOST_SAID: Final = 512 * 1024
+_MOST_NAMED: Final = 200
 
 
 def _era(place: Place) -> str:

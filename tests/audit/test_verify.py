@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -290,6 +291,17 @@ def test_misuse_has_an_exit_code_of_its_own(ledger: Path, alone: Path, arguments
     done = run(alone, *(argument.format(ledger=ledger) for argument in arguments))
     assert done.returncode == 2
     assert done.stdout == ""
+
+
+def test_a_reader_that_closes_early_still_gets_the_exit_code_and_no_traceback(ledger: Path, alone: Path) -> None:
+    end, writing = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-I", "-S", str(alone), str(ledger), "--key", VKEY]
+    try:
+        ran = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writing)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_without_a_key_it_says_so_loudly(ledger: Path, alone: Path) -> None:

@@ -92,6 +92,12 @@ def test_what_cannot_be_exported_is_misuse(run: Run, config: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_that_no_record_matched_says_so(run: Run, config: Path, tmp_path: Path) -> None:
+    words = ("--kind", "identity.kill", "--reason", "case 8", "--out", tmp_path / "none", "--config", config)
+    ran = run("audit", "export", *words)
+    assert (ran.code, "no record matched" in ran.out) == (0, True)
+
+
 def test_nothing_is_written_over(run: Run, config: Path, tmp_path: Path) -> None:
     ran = run("audit", "export", "--out", tmp_path, "--reason", "x", "--config", config)
     assert (ran.code, "is there already" in ran.err) == (2, True)

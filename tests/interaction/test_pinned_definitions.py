@@ -71,5 +71,6 @@ def test_a_change_is_hidden_until_it_is_approved_and_an_approval_outlives_a_rest
             ("desk", "slow", "anna"),
         }
         (changed,) = gateway.records(kind="definition.changed")
+        assert "the tool read of desk is held back: changed" in gateway.log.read_text()
         assert b"Reads all books." in gateway.opened(changed, "said")
         assert gateway.audit("verify").returncode == 0
