@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import platform
+import secrets
 import statistics
 import sys
 import tempfile
@@ -24,10 +25,12 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import checkpoint as notes
+from audit.archive import FolderArchive
 from audit.checkpoint import Checkpoint, Vkey
 from audit.journal import Journal
-from audit.model import Entry, Value
+from audit.model import Entry, Receipt, Value
 from audit.privacy import SealKey
+from audit.retention import Retention, Rule
 from audit.store import Batch, Signed
 from audit.store_sql import SqlStore
 from audit.tree import leaf_hash
@@ -66,8 +69,12 @@ class Bar:
 def entries(prefix: str, count: int) -> Iterator[Entry]:
     """Calls and their ends in turn, as the gateway records them, each with 2 KiB that it carried."""
     for number in range(count):
-        call = f"{prefix}-{number}"
-        whose: dict[str, object] = {"workflow": "wf", "trace": "0" * 32, "chain": [["user", "@subject"], ["agent", "agent:a"]]}
+        call = f"{prefix}-{number}-{secrets.token_hex(8)}"
+        whose: dict[str, object] = {
+            "workflow": "wf",
+            "trace": secrets.token_hex(16),
+            "chain": [["user", "@subject"], ["agent", "agent:a"]],
+        }
         decided = {"effect": "allow", "reason": "allowed", "policy": "sha256:" + "0" * 64, "asked": [], "obligations": []}
         said = whose | {"proto": "mcp", "method": "tools/call", "target": "erp", "tool": "read", "decision": decided}
         yield Entry("call.start", call, 5, "user:bench/ann", said, (Value("request", BODY),))
@@ -178,6 +185,30 @@ def verified(path: Path) -> tuple[float, float, float]:
     return taken[0], taken[1], tree
 
 
+def archived(url: str, folder: Path) -> float:
+    """Bytes a record in an archive: all but the sealed values, which are as large as what calls carried."""
+    count = asyncio.run(_seal(url, folder))
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("openings-"))
+    return sum(file.stat().st_size for file in files) / count
+
+
+async def _seal(url: str, folder: Path) -> int:
+    journal = await Journal.open(
+        url=url, origin=ORIGIN, signing_key=KEY, seal_key=SEAL, writer="bench", clock=lambda: time.time_ns() // 1000
+    )
+    loop = asyncio.get_running_loop()
+
+    def append(entry: Entry) -> Receipt:
+        return asyncio.run_coroutine_threadsafe(journal.append(entry), loop).result()
+
+    retention = Retention(url, FolderArchive(folder), Rule(), append, lambda: time.time_ns() // 1000)
+    manifest = await asyncio.to_thread(retention.seal, time.time_ns() // 1000)
+    await journal.close()
+    if manifest is None:
+        sys.exit("there were not enough records to archive")
+    return manifest.stop - manifest.start
+
+
 def measure(folder: Path, seconds: float, records: int) -> dict[str, Any]:
     """Everything, in interleaved rounds."""
     found: dict[str, list[float]] = {}
@@ -200,6 +231,7 @@ def measure(folder: Path, seconds: float, records: int) -> dict[str, Any]:
         note("verify µs, semantic", semantic)
         note("verify µs", whole)
         note("read and hash µs", hashed)
+        note("archived bytes", archived(url, folder / f"archive-{number}"))
     large = folder / "large.db"
     began = time.perf_counter()
     fill(large, records)
@@ -220,6 +252,7 @@ def bars(found: dict[str, Any]) -> list[Bar]:
         Bar(f"append with {found['records']:,} records ÷ with none", found["append µs, large"] / found["append µs, empty"], 1.25),
         Bar("processor time of the write path, µs a record", found["CPU µs"], 25),
         Bar("verification at the level full, µs a record", found["verify µs"], 5),
+        Bar("archived, bytes a record without what calls carried", found["archived bytes"], 350),
     ]
 
 
@@ -242,7 +275,11 @@ def main() -> int:
     for name, value in sorted(found.items()):
         print(f"{name:<40} {value:>14,.1f}")
     print(*judged, sep="\n")
-    facts = {"at": datetime.now(UTC).isoformat(), "machine": platform.machine(), "python": platform.python_version()}
+    facts: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
     facts |= {"found": found, "bars": [{**bar.__dict__, "met": bar.met} for bar in judged]}
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
