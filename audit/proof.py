@@ -45,14 +45,17 @@ def consistency(old: int, new: int, node: Node) -> list[bytes]:
     return [range_root(a, b, node) for a, b in reversed(path)]
 
 
-def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
-    """Whether the proof shows the leaf hash at `index` under the root of `size` leaves (RFC 9162 §2.1.3.2)."""
+def included_root(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -> bytes | None:
+    """The root of `size` leaves to which the proof leads from the leaf hash at `index` (RFC 9162 §2.1.3.2).
+
+    None where there is no such leaf, or the proof is too long or too short.
+    """
     if not 0 <= index < size:
-        return False
+        return None
     at, last, current = index, size - 1, leaf
     for step in proof:
         if last == 0:
-            return False
+            return None
         if at & 1 or at == last:
             current = node_hash(step, current)
             while not at & 1 and at:
@@ -60,7 +63,12 @@ def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes],
         else:
             current = node_hash(current, step)
         at, last = at >> 1, last >> 1
-    return last == 0 and current == root
+    return current if last == 0 else None
+
+
+def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
+    """Whether the proof shows the leaf hash at `index` under the root of `size` leaves (RFC 9162 §2.1.3.2)."""
+    return included_root(index, size, leaf, proof) == root
 
 
 def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from audit.checkpoint import CheckpointError, Vkey, canonical_bytes
 from audit.model import Receipt, Together
-from audit.proof import inclusion
+from audit.proof import included_root, inclusion
 from audit.tree import node_hash, range_root
 
 MEMBERS: Final = frozenset({"log", "record", "index", "leaf", "at", "of", "path", "signature"})
@@ -86,7 +86,7 @@ def verify(said: object, vkey: Vkey) -> tuple[str, int, bytes]:
     try:
         leaf, signature = canonical_bytes(str(said["leaf"]), "the leaf"), canonical_bytes(str(said["signature"]), "the signature")
         steps = [canonical_bytes(str(each), "the path") for each in path]
-        root = _root(at, size, leaf, steps)
+        root = included_root(at, size, leaf, steps)
         if len(leaf) != 32 or signature[:4] != vkey.key_id or root is None:
             msg = "it is of another key, or its path does not fit"
             raise ReceiptError(msg)
@@ -95,19 +95,3 @@ def verify(said: object, vkey: Vkey) -> tuple[str, int, bytes]:
     except (CheckpointError, InvalidSignature) as error:
         raise ReceiptError(str(error) or "the signature does not fit") from None
     return said["record"], index, leaf
-
-
-def _root(at: int, size: int, leaf: bytes, path: list[bytes]) -> bytes | None:
-    """The root that a path leads to; None where it is too long or too short for so many records."""
-    last, current = size - 1, leaf
-    for step in path:
-        if last == 0:
-            return None
-        if at & 1 or at == last:
-            current = node_hash(step, current)
-            while not at & 1 and at:
-                at, last = at >> 1, last >> 1
-        else:
-            current = node_hash(current, step)
-        at, last = at >> 1, last >> 1
-    return current if last == 0 else None
