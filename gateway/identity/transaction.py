@@ -57,7 +57,7 @@ class TransactionTokens:
             digest(sent) if small else await asyncio.to_thread(digest, sent)
         )  # a walk that would hold up everybody else's calls
         details = {"call": call.arrival.id, "method": call.method, "args_sha256": hashed}
-        if call.name is not None and call.arguments is not None:
+        if call.name is not None and request.action == "call":
             details["tool"] = call.name
         environment = {"assurance": principal.assurance, "tenant": principal.tenant}
         if principal.acr:

@@ -34,6 +34,8 @@ UNAVAILABLE: Final = -31503
 META_CODE: Final = "bailiwick/code"
 META_DECISION: Final = "bailiwick/decision"
 NOT_AVAILABLE: Final = "not-available"
+CONSENT_KEY: Final = "bailiwick/consent"
+"""Of the gateway's own question within `inputRequests`; its answer is for the gateway, and no server hears of it."""
 NO_RESOURCE: Final = "Resource not found"
 URL_SINCE: Final = "2025-11-25"
 """The one revision of the era of handshakes that has URL elicitation."""
@@ -221,7 +223,7 @@ def _consent(refusal: Refused, call: Call, decision: str, *, modern: bool) -> by
     meta = {META_CODE: refusal.code.value, META_DECISION: decision, **of_refusal(refusal)}
     result: dict[str, Any]
     if call.opens and modern and call.method == CALL_TOOL:  # 2026-07-28: there is no -32042, and no elicitationId
-        requests = {"consent": {"method": "elicitation/create", "params": asked}}
+        requests = {CONSENT_KEY: {"method": "elicitation/create", "params": asked}}
         result = {"resultType": "input_required", "inputRequests": requests, "_meta": meta}
     elif call.opens and call.version == URL_SINCE:
         data = {"elicitations": [{**asked, "elicitationId": refusal.data["elicitation"]}]}

@@ -495,6 +495,8 @@ async def test_the_official_client_of_today_has_its_person_consent_and_its_call_
         result = await client.call_tool("read", {"text": "hello"})
     assert [page.status_code for page in pages] == [200]
     assert result.is_error is False
+    (called,) = [heard.message for heard in peers.heard if heard.message["method"] == "tools/call"]
+    assert "inputResponses" not in called["params"]
     assert idp.access[shown(peers).removeprefix("Bearer ")] == name
 
 

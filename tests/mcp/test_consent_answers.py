@@ -34,7 +34,7 @@ def test_the_stateless_era_asks_for_input_and_never_says_32042() -> None:
     result = answer("2026-07-28", "tools/call", opens=True)["result"]
     assert result["resultType"] == "input_required"
     assert result["inputRequests"] == {
-        "consent": {"method": "elicitation/create", "params": {"mode": "url", "message": SAID["message"], "url": URL}}
+        "bailiwick/consent": {"method": "elicitation/create", "params": {"mode": "url", "message": SAID["message"], "url": URL}}
     }
     assert result["_meta"] == {"bailiwick/code": "consent-required", "bailiwick/decision": "d"}
 

@@ -181,15 +181,14 @@ def test_the_stock_path_gives_the_same_decision_to_the_last_field(seed: int) -> 
 
 @ENOUGH
 @given(SEEDS)
-def test_a_server_may_be_approached_exactly_by_an_acting_principal_that_could_call_one_of_its_tools(seed: int) -> None:
+def test_a_server_may_be_approached_exactly_by_an_acting_principal_that_could_use_something_of_it(seed: int) -> None:
     _, bundle, asked = world(seed)
     engine = Engine(bundle)
     for request in asked:
         for server in ("s1", "s2", "s3"):
-            decisions = [
-                engine.decide(varied(request, action="call", resource=f"{server}.{tool}", arguments=None))
-                for tool in engine.tools_of(server)
-            ]
+            things = [("call", f"{server}.{tool}") for tool in engine.tools_of(server)]
+            things += [("read", f"res:{server}/file:///a"), ("get", f"prompt:{server}/a")]  # no rule of these names a single one
+            decisions = [engine.decide(varied(request, action=a, resource=r, arguments=None)) for a, r in things]
             could = [bool(d.answers) and d.answers[-1].allowed for d in decisions]
             listed = engine.decide(varied(request, action="list", resource=server))
             assert listed.allowed == any(could)

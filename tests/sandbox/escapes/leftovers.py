@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,14 +26,25 @@ class Snapshot:
         self._before = self._now()
 
     def since(self) -> list[str]:
-        """What is there that was not, a line each."""
+        """What is there that was not, a line each.
+
+        Other gateways of this machine try for a moment, as they start, whether they may have control groups: what goes is no
+        remainder.
+        """
+        until = time.monotonic() + 5
+        while self._groups() - self._before["control group"] and time.monotonic() < until:
+            time.sleep(0.1)
         return [f"{kind}: {thing}" for kind, things in self._now().items() for thing in sorted(things - self._before[kind])]
+
+    @staticmethod
+    def _groups() -> set[str]:
+        return {str(path) for path in _GROUPS.glob("*/bailiwick*")}
 
     def _now(self) -> dict[str, set[str]]:
         return {
             "process": self._processes(),
             "mount": _lines("/proc/self/mountinfo"),
-            "control group": {str(path) for path in _GROUPS.glob("*/bailiwick*")},
+            "control group": self._groups(),
             "folder": {path.name for path in self._base.glob("*")},
             "descriptor": {_target(name) for name in os.listdir("/proc/self/fd")} - {""},
             "IPC": self._ipc(),
