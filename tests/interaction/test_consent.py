@@ -467,8 +467,9 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
             yield each
 
 
+@pytest.mark.parametrize(("path", "tool"), [("/mcp/desk", "read"), ("/mcp", "desk__read")])
 async def test_the_official_client_of_today_has_its_person_consent_and_its_call_goes_through(
-    vaulting: Gateway, idp: Servers, peers: Peers, name: str, monkeypatch: pytest.MonkeyPatch
+    vaulting: Gateway, idp: Servers, peers: Peers, name: str, monkeypatch: pytest.MonkeyPatch, path: str, tool: str
 ) -> None:
     """2026-07-28: the call needs input, the client has the URL opened, and its retry finds the token."""
     pages: list[httpx.Response] = []
@@ -489,10 +490,10 @@ async def test_the_official_client_of_today_has_its_person_consent_and_its_call_
     async with (
         httpx2.AsyncClient(headers=headers, trust_env=False) as http,
         Client(
-            streamable_http_client(f"{vaulting.url}/mcp/desk", http_client=http), mode=MODERN, elicitation_callback=elicit
+            streamable_http_client(f"{vaulting.url}{path}", http_client=http), mode=MODERN, elicitation_callback=elicit
         ) as client,
     ):
-        result = await client.call_tool("read", {"text": "hello"})
+        result = await client.call_tool(tool, {"text": "hello"})
     assert [page.status_code for page in pages] == [200]
     assert result.is_error is False
     (called,) = [heard.message for heard in peers.heard if heard.message["method"] == "tools/call"]
