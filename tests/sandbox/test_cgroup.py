@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,7 @@ from sandbox.result import Run
 
 KILL = Guarantee.KILL_TREE
 LIMITS = Limits(1, 10, 64 << 20, 4, 1 << 20, 1 << 20, 1 << 16, 64)
-SLEEPER = "import os, time\nfor _ in range(3):\n  if not os.fork(): os.setsid(); break\nprint('up', flush=True)\ntime.sleep(600)"
+SLEEPER = "import os, time\nfor _ in range(3):\n  if not os.fork(): os.setsid(); break\nos.write(1, b'up\\n')\ntime.sleep(600)"
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ async def hard(request: pytest.FixtureRequest, boxes: Any, groups: Groups) -> As
     runner = BwrapRunner() if request.param == "bwrap" else LandlockRunner()
     yield runner
     await runner.aclose()
-    assert list(groups.folder.glob("run-*")) == []
+    assert list(groups.folder.glob(f"run-{os.getpid()}-*")) == [], "another worker's are its own"
 
 
 async def run_under(runner: CagedRunner, guarantee: Guarantee, code: str) -> Run:
