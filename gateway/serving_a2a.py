@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway import obligations
 from gateway.a2a.callback import CallbackEndpoint
-from gateway.a2a.cards import Cards
+from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.listing import Place
@@ -33,7 +33,7 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
     parts.stack.push_async_callback(patient.aclose)
     allowed = Allowed(settings.push.hosts, settings.push.private)
-    cards = Cards(settings.public_url, parts.clock, push=bool(allowed))
+    cards = Cards(settings.public_url, parts.clock, lambda agent: by_http(settings.public_url, agent), push=bool(allowed))
     parts.stack.push_async_callback(cards.aclose)
     seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)

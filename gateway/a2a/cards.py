@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -30,6 +30,22 @@ Fetch = Callable[[], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class Interface:
+    """One way in that the gateway really serves for an agent, as its card names it.
+
+    binding  `JSONRPC`, `HTTP+JSON` or `GRPC`; version: of the protocol, `1.0` or `0.3`; url: for gRPC `host:port`.
+    """
+
+    binding: str
+    version: str
+    url: str
+
+
+Served = Callable[[str], Sequence[Interface]]
+"""The interfaces that are served for an agent, the preferred one first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """A published card: its bytes and their entity tag (RFC 9110 §8.8.3, with quotes)."""
 
@@ -42,10 +58,19 @@ def public_url(base: str, agent: str) -> str:
     return f"{base}/a2a/{agent}/"
 
 
-def rebuild(raw: bytes, agent: str, base: str, hidden: tuple[str, ...] = (), *, push: bool = False) -> Card:
+def by_http(base: str, agent: str) -> tuple[Interface, ...]:
+    """What is served for every agent: 1.0 by JSON-RPC and by HTTP+JSON."""
+    here, version = public_url(base, agent), SUPPORTED_VERSIONS[0]
+    return Interface("JSONRPC", version, here), Interface("HTTP+JSON", version, here.rstrip("/") + PREFIX)
+
+
+def rebuild(
+    raw: bytes, agent: str, base: str, served: Sequence[Interface], hidden: tuple[str, ...] = (), *, push: bool = False
+) -> Card:
     """The upstream's card as the gateway's own.
 
     base    public URL of the gateway, without a trailing slash.
+    served  the interfaces that the card names.
     push    whether notifications are relayed.
     hidden  authorities (`host:port`) that must not stand in any text, beside those of the card's own interfaces.
     Raises `UpstreamError("protocol")` for what is no card, and for one that demands an extension which is not served.
@@ -61,19 +86,18 @@ def rebuild(raw: bytes, agent: str, base: str, hidden: tuple[str, ...] = (), *, 
     here = public_url(base, agent)
     authorities = {*hidden, *(urlsplit(interface.url).netloc for interface in card.supported_interfaces)}
     clean = _Scrub(frozenset(authority.lower() for authority in authorities if authority), here)
-    body = dump(to_json(_published(card, clean, here, base, push=push)))
+    body = dump(to_json(_published(card, clean, served, base, push=push)))
     return Card(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-def _published(card: pb.AgentCard, clean: _Scrub, here: str, base: str, *, push: bool) -> pb.AgentCard:
+def _published(card: pb.AgentCard, clean: _Scrub, served: Sequence[Interface], base: str, *, push: bool) -> pb.AgentCard:
     """The allow-list.  `provider.url` is a required member; it says the gateway's address, as the provider's own is withheld."""
     published = pb.AgentCard(
         name=clean(card.name),
         description=clean(card.description),
         version=clean(card.version) or "0",
         supported_interfaces=[
-            pb.AgentInterface(url=url, protocol_binding=binding, protocol_version=SUPPORTED_VERSIONS[0])
-            for binding, url in (("JSONRPC", here), ("HTTP+JSON", here.rstrip("/") + PREFIX))
+            pb.AgentInterface(url=each.url, protocol_binding=each.binding, protocol_version=each.version) for each in served
         ],
         capabilities=pb.AgentCapabilities(
             streaming=card.capabilities.streaming,
@@ -143,8 +167,9 @@ class Cards:
     While the agent does not answer, the last good card serves for an hour.
     """
 
-    def __init__(self, base: str, clock: Clock, *, push: bool = False) -> None:
+    def __init__(self, base: str, clock: Clock, served: Served, *, push: bool = False) -> None:
         self._base = base
+        self._served = served
         self._push = push
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
@@ -174,7 +199,7 @@ class Cards:
 
     async def _renew(self, agent: str, fetch: Fetch, hidden: tuple[str, ...]) -> Card:
         try:
-            card = rebuild(await fetch(), agent, self._base, hidden, push=self._push)
+            card = rebuild(await fetch(), agent, self._base, self._served(agent), hidden, push=self._push)
         except UpstreamError:
             kept, now = self._kept.get(agent), self._clock()
             if kept is None or now - kept.fetched > LAST_GOOD_SECONDS * _MICRO:

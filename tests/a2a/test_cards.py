@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway.a2a.cards import Cards, rebuild
+from gateway.a2a.cards import Cards, Interface, by_http, rebuild
 from gateway.model import UpstreamError
 from tests.a2a.agents import Request, scripted
 from tests.a2a.world import DENY, World, gateway
 
 BASE = "https://gate.example"
+SERVED = by_http(BASE, "buyer")
 CARD: dict[str, Any] = {
     "name": "Buyer",
     "description": "Buys. Docs at http://buyer.internal:9/docs, also on BUYER.internal:9.",
@@ -56,13 +57,13 @@ CARD: dict[str, Any] = {
 
 
 def test_no_address_of_the_agent_is_left_anywhere() -> None:
-    body = rebuild(json.dumps(CARD).encode(), "buyer", BASE, ("10.0.0.1:9",)).body
+    body = rebuild(json.dumps(CARD).encode(), "buyer", BASE, SERVED, ("10.0.0.1:9",)).body
     assert b"internal" not in body.lower()
     assert b"eyJqa3U" not in body
 
 
 def test_a_card_says_what_the_gateway_serves() -> None:
-    card = json.loads(rebuild(json.dumps(CARD).encode(), "buyer", BASE).body)
+    card = json.loads(rebuild(json.dumps(CARD).encode(), "buyer", BASE, SERVED).body)
     here = f"{BASE}/a2a/buyer/"
     assert card["supportedInterfaces"] == [
         {"url": here, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
@@ -84,6 +85,16 @@ def test_a_card_says_what_the_gateway_serves() -> None:
     assert {"signatures", "documentationUrl", "iconUrl", "url", "additionalInterfaces"}.isdisjoint(card)
 
 
+def test_a_card_names_each_interface_that_is_served_and_no_other() -> None:
+    served = (*SERVED, Interface("GRPC", "1.0", "gate.example:9443"))
+    card = json.loads(rebuild(json.dumps(CARD).encode(), "buyer", BASE, served).body)
+    assert [(each["protocolBinding"], each["url"]) for each in card["supportedInterfaces"]] == [
+        ("JSONRPC", f"{BASE}/a2a/buyer/"),
+        ("HTTP+JSON", f"{BASE}/a2a/buyer/rest"),
+        ("GRPC", "gate.example:9443"),
+    ]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -98,7 +109,7 @@ def test_a_card_says_what_the_gateway_serves() -> None:
 )
 def test_what_is_no_card_is_not_published(wrong: bytes) -> None:
     with pytest.raises(UpstreamError):
-        rebuild(wrong, "buyer", BASE)
+        rebuild(wrong, "buyer", BASE, SERVED)
 
 
 async def test_the_published_card_of_a_real_agent_names_the_gateway_alone(world: World, agent_url: str) -> None:
@@ -167,7 +178,7 @@ class Clock:
 
 
 async def test_many_askers_cause_one_fetch_although_the_first_leaves() -> None:
-    source, cards = Source(), Cards(BASE, Clock())
+    source, cards = Source(), Cards(BASE, Clock(), lambda agent: by_http(BASE, agent))
     source.go.clear()
     first = asyncio.create_task(cards.get("buyer", source))
     others = [asyncio.create_task(cards.get("buyer", source)) for _ in range(5)]
@@ -180,7 +191,7 @@ async def test_many_askers_cause_one_fetch_although_the_first_leaves() -> None:
 
 async def test_a_card_is_fetched_again_after_a_minute_and_kept_an_hour_while_the_agent_is_away() -> None:
     source, clock = Source(), Clock()
-    cards = Cards(BASE, clock)
+    cards = Cards(BASE, clock, lambda agent: by_http(BASE, agent))
     first = await cards.get("buyer", source)
     clock.seconds += 59
     assert await cards.get("buyer", source) == first

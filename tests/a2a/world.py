@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.a2a.callback import CallbackEndpoint
-from gateway.a2a.cards import Cards
+from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.push import PATH as CALLBACKS
@@ -150,7 +150,7 @@ class World:
 
 @asynccontextmanager
 async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> AsyncIterator[World]:
-    """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`."""
+    """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces)."""
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     issuer = DevIssuer(folder, f"{url}/dev", url)
@@ -178,7 +178,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         for agent, where in agents.items()
     }
     allowed = options.get("allowed", Allowed())
-    cards = Cards(url, wall_clock, push=bool(allowed))
+    cards = Cards(url, wall_clock, options.get("served", lambda agent: by_http(url, agent)), push=bool(allowed))
     sealer = Sealer(bytes(32), "push")
     push = Push(state.push, sealer, url, allowed, lambda: wall_clock() // 1_000_000) if allowed else None
     limits = options.get("limits", Limits())
