@@ -7,10 +7,11 @@ from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.hop import Bounds, Peer
 from gateway.a2a.listing import Place
 from gateway.a2a.operations import CARD
 from gateway.a2a.push import Push
-from gateway.a2a.road import A2aRoad, Bounds, Peer
+from gateway.a2a.road import A2aRoad
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.mcp.sealed import Purpose, Sealed

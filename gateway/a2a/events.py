@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from enum import Enum, auto
+from typing import Generic, TypeVar
 
 from gateway.upstream.events import EventParser
+
+ItemT = TypeVar("ItemT")
 
 
 class Ahead(Enum):
@@ -17,17 +20,17 @@ class Ahead(Enum):
     SILENCE = auto()
 
 
-class EventReader:
-    """The events of one answer in order, with a look ahead; `close` leaves nothing running."""
+class Lookahead(Generic[ItemT]):
+    """Items in order, with a look ahead; `close` leaves nothing running."""
 
     __slots__ = ("_events", "_next")
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], limit: int) -> None:
-        self._events = _events(chunks, limit)
-        self._next: asyncio.Task[bytes | None] | None = None
+    def __init__(self, events: AsyncGenerator[ItemT, None]) -> None:
+        self._events = events
+        self._next: asyncio.Task[ItemT | None] | None = None
 
-    async def next(self) -> bytes | None:
-        """The next event's data; None at the end."""
+    async def next(self) -> ItemT | None:
+        """The next event; None at the end."""
         task, self._next = self._next, None
         if task is None:
             return await anext(self._events, None)
@@ -55,11 +58,12 @@ class EventReader:
         await self._events.aclose()
 
 
-async def _of(events: AsyncGenerator[bytes, None]) -> bytes | None:
+async def _of(events: AsyncGenerator[ItemT, None]) -> ItemT | None:
     return await anext(events, None)
 
 
-async def _events(chunks: AsyncGenerator[bytes, None], limit: int) -> AsyncGenerator[bytes, None]:
+async def events_in(chunks: AsyncGenerator[bytes, None], limit: int) -> AsyncGenerator[bytes, None]:
+    """The data of each server-sent event, none of them longer than `limit` bytes."""
     parser = EventParser(limit)
     try:
         async for chunk in chunks:

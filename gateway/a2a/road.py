@@ -1,24 +1,24 @@
 """The stages of the road that are A2A's own: parse, normalise, ownership and delegation, forward, filter.
 
-What is sent on is made from the proto that was checked, and what comes back is released only as a proto that was read.
+What is sent on is the proto that was checked, and what comes back is released only as a proto that was read.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
 
 from gateway.a2a import errors
 from gateway.a2a import push as pushing
-from gateway.a2a.answers import AgentSaysNo, pause_of, read_answer, says_failed
+from gateway.a2a.answers import AgentSaysNo, pause_of, says_failed
 from gateway.a2a.cards import Card, Cards, released
 from gateway.a2a.errors import RpcRefused
-from gateway.a2a.events import Ahead, EventReader
+from gateway.a2a.events import Ahead, Lookahead
+from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, RpcHop
 from gateway.a2a.listing import NO_TOKENS, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
 from gateway.a2a.operations import CARD, CARD_PATH, LIST_TASKS, OPERATIONS, Named, Operation, named_in_answer, webhook_in
@@ -26,56 +26,20 @@ from gateway.a2a.push import Push
 from gateway.a2a.rest import is_rest
 from gateway.a2a.rest import read as read_rest
 from gateway.a2a.tasks import Ownership
-from gateway.a2a.wire import UnreadableError, dump, envelope, media_type, result_of, to_json, to_proto
-from gateway.asgi import WORKFLOW_HEADER, child_traceparent
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, Trace, UpstreamError
+from gateway.a2a.wire import UnreadableError, dump, envelope, result_of, to_proto
+from gateway.asgi import WORKFLOW_HEADER
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.receipts import Receipts, no_receipt, with_metadata
-from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected, no_other
-from gateway.upstream.registry import AgentTarget
 from policies.model import AccessRequest
-
-Peer = AgentTarget
 
 GRACE_SECONDS = 0.25
 """How long a stream that seems to be over may take to end, before its last event is released without its end."""
-CARD_BYTES = 1024 * 1024
-_STATIC = ((b"content-type", b"application/json"), (b"a2a-version", errors.SUPPORTED_VERSIONS[0].encode()))
-_OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b"tracestate", b"cookie"})
 
 Mint = Callable[[Principal, str, str, int], str]
 """Principal, agent, call id, most groups → the token by which the agent goes on for this principal; may raise `Refused`."""
-
-
-class Onward(Protocol):
-    """How a call goes on to an agent that shows no token with its own calls."""
-
-    def trace(self, call: Call) -> Trace:
-        """Under which it is sent."""
-
-    async def hand(self, call: Call, token: str) -> None:
-        """Keep what the agent goes on for; durable on return, and before the call is sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What of an agent's answer is read: bytes of a whole answer or of one event, levels and nodes of its JSON."""
-
-    response_bytes: int = 32 * 1024 * 1024
-    json_depth: int = 64
-    nodes: int = 500_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A peer, with what can be worked out before any call."""
-
-    peer: Peer
-    static: HeaderBlock
-    card_static: HeaderBlock
-    bearer: bytes
-    hidden: tuple[str, ...]
 
 
 class A2aRoad:
@@ -97,13 +61,11 @@ class A2aRoad:
         push: Push | None = None,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
-        self._targets = {agent: _target(peer) for agent, peer in peers.items()}
-        self._upstreams = upstreams
+        self._bounds = bounds or Bounds()
+        self._hops = {agent: RpcHop(peer, upstreams, self._bounds, rejected, onward) for agent, peer in peers.items()}
         self._ownership = ownership
         self._mint = mint
         self._cards = cards
-        self._bounds = bounds or Bounds()
-        self._rejected = rejected
         self._onward = onward
         self._tokens = tokens or NO_TOKENS
         self._receipt = receipt
@@ -122,7 +84,7 @@ class A2aRoad:
         else:
             rpc_id, method, params = envelope(arrival, depth=self._bounds.json_depth)
             call = self._asked(arrival, method, params, rpc_id)
-        if arrival.target not in self._targets:
+        if arrival.target not in self._hops:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         return call
 
@@ -157,7 +119,7 @@ class A2aRoad:
             self._place(permit)
         named = OPERATIONS[call.method].names(call.message)
         await self._ownership.check(permit, named.tasks)
-        peer = self._targets[call.target].peer
+        peer = self._hops[call.target].peer
         token = self._mint(permit.principal, peer.id, call.arrival.id, peer.max_groups)
         if named.context:  # last, as it leaves a trace: a refused call claims nothing
             await self._ownership.enter(permit, named.context)
@@ -184,27 +146,24 @@ class A2aRoad:
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """The hop to the agent.  Every task and context is written down as the caller's before the reply that names it."""
         call = intent.permit.call
-        target = self._targets[call.target]
+        hop: Hop = self._hops[call.target]
         if call.method == CARD:
-            card = await self._cards.get(call.target, lambda: self._fetch_card(target, intent.permit), target.hidden)
+            card = await self._cards.get(call.target, lambda: hop.card(intent.permit), hop.hidden)
             yield Reply(card, is_final=True)
             return
         if call.method == LIST_TASKS:
-            yield await self._listed(intent, target)
+            yield await self._listed(intent, hop)
             return
-        response = await self._upstreams.send(self._request(intent, target))
+        answers = await hop.send(intent.permit, call.message)
         try:
-            if response.status == 401:
-                await self._rejected(intent.permit, again=False)  # an operation may have an effect: the next call shall do better
-            kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
-            if kind == "text/event-stream" and response.status == 200 and OPERATIONS[call.method].streams:
-                async with aclosing(self._stream(response, intent)) as replies:
+            if answers.streams:
+                async with aclosing(self._stream(answers, intent)) as replies:
                     async for reply in replies:
                         yield reply
             else:
-                yield await self._single(response, kind, intent)
+                yield await self._single(answers, intent)
         finally:
-            await response.aclose()
+            await answers.aclose()
 
     def filter(self, reply: Reply, intent: Intent) -> Reply:
         """The bytes that are released: our envelope, the caller's id, the proto that was read."""
@@ -232,7 +191,7 @@ class A2aRoad:
         except ValueError:
             raise RpcRefused(Code.INVALID_PARAMS, "pageToken", rpc_id=call.rpc_id) from None
 
-    async def _listed(self, intent: Intent, target: _Target) -> Reply:
+    async def _listed(self, intent: Intent, hop: Hop) -> Reply:
         """A page of the caller's own tasks."""
         permit, request = intent.permit, intent.permit.call.message
         answer = pb.ListTasksResponse(page_size=request.page_size or USUAL_PAGE)
@@ -241,12 +200,11 @@ class A2aRoad:
         refused: list[Reply] = []
 
         async def ask(asked: pb.ListTasksRequest) -> pb.ListTasksResponse:
-            response = await self._upstreams.send(self._request(intent, target, asked))
+            answers = await hop.send(permit, asked)
             try:
-                kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
-                reply = await self._single(response, kind, intent)
+                reply = await self._single(answers, intent)
             finally:
-                await response.aclose()
+                await answers.aclose()
             if isinstance(reply.payload, AgentSaysNo):
                 refused.append(reply)
                 return pb.ListTasksResponse()
@@ -262,62 +220,22 @@ class A2aRoad:
             answer.next_page_token = self._tokens.seal(permit.principal, permit.call.target, found.next)
         return Reply(answer, is_final=True)
 
-    def _request(self, intent: Intent, target: _Target, message: Any = None) -> HttpRequest:
-        permit, call = intent.permit, intent.permit.call
-        params = to_json(call.message if message is None else message)
-        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": params})
-        accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
-        trace = call.trace if self._onward is None else self._onward.trace(call)
-        headers = [
-            (b"accept", accept),
-            (b"traceparent", child_traceparent(trace).encode()),
-            (target.peer.delegation_header, target.bearer + permit.delegation.encode()),
-            *permit.credentials,
-        ]
-        if trace.state:
-            headers.append((b"tracestate", trace.state.encode()))
-        return HttpRequest(target.peer.url, body, tuple(headers), target.static)
+    async def _single(self, answers: Answers, intent: Intent) -> Reply:
+        async with aclosing(answers.items()) as items:
+            item = await anext(items)
+        return await self._owned(_reply(answers.read(item), intent, final=True), intent)
 
-    async def _fetch_card(self, target: _Target, permit: Permit) -> bytes:
-        """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""
-        path = target.peer.url.target.partition(b"?")[0].rstrip(b"/")
-        tries = [path + CARD_PATH.encode(), CARD_PATH.encode()] if path else [CARD_PATH.encode()]
-        for at in tries:
-            url = replace(target.peer.url, target=at)
-            request = HttpRequest(url, b"", permit.credentials, target.card_static, b"GET", replay=True)
-            response = await self._upstreams.send(request)
-            try:
-                if response.status == 200:
-                    return await response.read(CARD_BYTES)
-                status = response.status
-                if status == 401:
-                    await self._rejected(permit, again=False)
-            finally:
-                await response.aclose()
-            if status != 404:
-                break
-        raise UpstreamError("status", f"agent card: {status}")
-
-    async def _single(self, response: HttpResponse, kind: str, intent: Intent) -> Reply:
-        if kind not in {"application/json", "application/a2a+json"}:
-            raise UpstreamError("status" if response.status >= 300 else "protocol", f"{response.status}, not JSON")
-        body = await response.read(self._bounds.response_bytes)
-        reply = self._reply(body, intent, final=True)
-        if response.status != 200 and not reply.failed:
-            raise UpstreamError("status", str(response.status))
-        return await self._owned(reply, intent)
-
-    async def _stream(self, response: HttpResponse, intent: Intent) -> AsyncGenerator[Reply, None]:
+    async def _stream(self, answers: Answers, intent: Intent) -> AsyncGenerator[Reply, None]:
         """Event by event.  The last one is final, so that it waits for its record; which one is last, the stream's end tells.
 
         A task that waits for its person (input, authorisation) may go on or not: its event is released as soon as the stream
         shows that it stays open, and the end, whenever it comes, is a final reply without a body.
         """
-        events = EventReader(response.chunks(), self._bounds.response_bytes)
+        events = Lookahead(answers.items())
         waiting = False
         try:
-            while (data := await events.next()) is not None:
-                reply = await self._owned(self._reply(data, intent, final=False), intent)
+            while (item := await events.next()) is not None:
+                reply = await self._owned(_reply(answers.read(item), intent, final=False), intent)
                 pause = None if reply.is_final else pause_of(reply.payload)
                 waiting = False
                 if pause is not None:
@@ -333,16 +251,6 @@ class A2aRoad:
             yield Reply(None, is_final=True)
         finally:
             await events.close()
-
-    def _reply(self, data: bytes, intent: Intent, *, final: bool) -> Reply:
-        call = intent.permit.call
-        operation: Operation = OPERATIONS[call.method]
-        payload: Any = read_answer(data, call, operation, depth=self._bounds.json_depth, nodes=self._bounds.nodes)
-        if isinstance(payload, AgentSaysNo):
-            return Reply(payload, is_final=True, failed=True)
-        if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
-            final = True
-        return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload))
 
     async def _owned(self, reply: Reply, intent: Intent) -> Reply:
         permit, payload = intent.permit, reply.payload
@@ -360,6 +268,15 @@ class A2aRoad:
         if permit.call.method == pushing.DELETE:
             await self._push.forget(permit.call.target, permit.call.message.task_id, permit.call.message.id)
         return replace(reply, payload=await self._push.told(payload, permit))
+
+
+def _reply(payload: Any, intent: Intent, *, final: bool) -> Reply:
+    operation: Operation = OPERATIONS[intent.permit.call.method]
+    if isinstance(payload, AgentSaysNo):
+        return Reply(payload, is_final=True, failed=True)
+    if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
+        final = True
+    return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload))
 
 
 def _result(answer: Any, receipt: Mapping[str, object] | None) -> Any:
@@ -381,15 +298,3 @@ def _card_call(arrival: Arrival) -> Call:
     if arrival.http_method != "GET":
         raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
     return Call(arrival, CARD, arrival.target, None, arrival.trace, version=errors.SUPPORTED_VERSIONS[0])
-
-
-def _target(peer: Peer) -> _Target:
-    taken = {name.lower() for name, _ in peer.headers}
-    clash = taken & (_OURS | {peer.delegation_header})
-    if clash:
-        name = min(clash).decode("latin-1")
-        raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
-    bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
-    card_static = header_block((*peer.headers, (b"accept", b"application/json")))
-    hidden = (peer.url.authority.decode(), f"{peer.url.host}:{peer.url.port}")
-    return _Target(peer, header_block((*peer.headers, *_STATIC)), card_static, bearer, hidden)

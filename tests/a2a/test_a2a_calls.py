@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.a2a.road import A2aRoad, Peer
+from gateway.a2a.hop import Peer
+from gateway.a2a.road import A2aRoad
 from gateway.settings import Limits
 from gateway.upstream.client import Url
 from tests.a2a.agents import Request, scripted, task

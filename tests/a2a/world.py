@@ -22,9 +22,10 @@ from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.hop import Peer
 from gateway.a2a.push import PATH as CALLBACKS
 from gateway.a2a.push import Push
-from gateway.a2a.road import A2aRoad, Peer
+from gateway.a2a.road import A2aRoad
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.asgi import HostGuard

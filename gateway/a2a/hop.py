@@ -1,0 +1,191 @@
+"""The hop to an agent: a permitted message goes out, what the agent answers comes back, each part read as strictly as a request.
+
+What is sent is made from the proto that was checked; identity and trace are the gateway's own, and come with every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from gateway.a2a.answers import AgentSaysNo, read_answer
+from gateway.a2a.errors import SUPPORTED_VERSIONS
+from gateway.a2a.events import events_in
+from gateway.a2a.operations import CARD_PATH, OPERATIONS
+from gateway.a2a.wire import dump, media_type, to_json
+from gateway.asgi import child_traceparent
+from gateway.model import Call, Permit, Trace, UpstreamError
+from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.credentials import Rejected
+from gateway.upstream.registry import AgentTarget
+
+Peer = AgentTarget
+
+CARD_BYTES = 1024 * 1024
+_STATIC = ((b"content-type", b"application/json"), (b"a2a-version", SUPPORTED_VERSIONS[0].encode()))
+_OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b"tracestate", b"cookie"})
+_JSON = frozenset({"application/json", "application/a2a+json"})
+
+
+class Onward(Protocol):
+    """How a call goes on to an agent that shows no token with its own calls."""
+
+    def trace(self, call: Call) -> Trace:
+        """Under which it is sent."""
+
+    async def hand(self, call: Call, token: str) -> None:
+        """Keep what the agent goes on for; durable on return, and before the call is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What of an agent's answer is read: bytes of a whole answer or of one event, levels and nodes of its JSON."""
+
+    response_bytes: int = 32 * 1024 * 1024
+    json_depth: int = 64
+    nodes: int = 500_000
+
+
+class Answers(Protocol):
+    """What an agent says to one message: a stream of events, or one whole answer."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether it is a stream."""
+
+    def items(self) -> AsyncGenerator[Any, None]:
+        """Each event, or the one answer, as it came; `UpstreamError` where it breaks off."""
+
+    def read(self, item: Any) -> Any:
+        """An item as the operation's answer message, or `AgentSaysNo`; `UpstreamError` for anything else."""
+
+    async def aclose(self) -> None:
+        """Listen no more: the agent notices, and its task goes on."""
+
+
+class Hop(Protocol):
+    """The way to one agent."""
+
+    @property
+    def peer(self) -> Peer:
+        """Which agent."""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Authorities of the agent, which nobody is to hear of."""
+
+    async def send(self, permit: Permit, message: Any) -> Answers:
+        """Send one message of the permitted operation; returns when the agent begins to answer.  Raises `UpstreamError`."""
+
+    async def card(self, permit: Permit) -> bytes:
+        """The agent's own card, as it publishes it.  Raises `UpstreamError`."""
+
+
+class RpcHop:
+    """By JSON-RPC over HTTP/1.1."""
+
+    def __init__(
+        self, peer: Peer, upstreams: Upstreams, bounds: Bounds, rejected: Rejected, onward: Onward | None = None
+    ) -> None:
+        """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
+        taken = {name.lower() for name, _ in peer.headers}
+        clash = taken & (_OURS | {peer.delegation_header})
+        if clash:
+            name = min(clash).decode("latin-1")
+            raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
+        self.peer = peer
+        self.hidden = (peer.url.authority.decode(), f"{peer.url.host}:{peer.url.port}")
+        self._upstreams = upstreams
+        self._bounds = bounds
+        self._rejected = rejected
+        self._onward = onward
+        self._static = header_block((*peer.headers, *_STATIC))
+        self._card_static = header_block((*peer.headers, (b"accept", b"application/json")))
+        self._bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
+
+    async def send(self, permit: Permit, message: Any) -> Answers:
+        """See `Hop`."""
+        response = await self._upstreams.send(self._request(permit, message))
+        try:
+            if response.status == 401:
+                await self._rejected(permit, again=False)  # an operation may have an effect: the next call shall do better
+            kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
+            streams = kind == "text/event-stream" and response.status == 200 and OPERATIONS[permit.call.method].streams
+            if not streams and kind not in _JSON:
+                raise UpstreamError("status" if response.status >= 300 else "protocol", f"{response.status}, not JSON")
+        except BaseException:
+            await response.aclose()
+            raise
+        return _HttpAnswers(response, permit.call, self._bounds, streams=streams)
+
+    def _request(self, permit: Permit, message: Any) -> HttpRequest:
+        call = permit.call
+        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": to_json(message)})
+        accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
+        trace = call.trace if self._onward is None else self._onward.trace(call)
+        headers = [
+            (b"accept", accept),
+            (b"traceparent", child_traceparent(trace).encode()),
+            (self.peer.delegation_header, self._bearer + permit.delegation.encode()),
+            *permit.credentials,
+        ]
+        if trace.state:
+            headers.append((b"tracestate", trace.state.encode()))
+        return HttpRequest(self.peer.url, body, tuple(headers), self._static)
+
+    async def card(self, permit: Permit) -> bytes:
+        """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""
+        path = self.peer.url.target.partition(b"?")[0].rstrip(b"/")
+        tries = [path + CARD_PATH.encode(), CARD_PATH.encode()] if path else [CARD_PATH.encode()]
+        for at in tries:
+            url = replace(self.peer.url, target=at)
+            request = HttpRequest(url, b"", permit.credentials, self._card_static, b"GET", replay=True)
+            response = await self._upstreams.send(request)
+            try:
+                if response.status == 200:
+                    return await response.read(CARD_BYTES)
+                status = response.status
+                if status == 401:
+                    await self._rejected(permit, again=False)
+            finally:
+                await response.aclose()
+            if status != 404:
+                break
+        raise UpstreamError("status", f"agent card: {status}")
+
+
+class _HttpAnswers:
+    """One HTTP response: server-sent events, or a JSON body."""
+
+    def __init__(self, response: HttpResponse, call: Call, bounds: Bounds, *, streams: bool) -> None:
+        self.streams = streams
+        self._response = response
+        self._call = call
+        self._bounds = bounds
+
+    async def items(self) -> AsyncGenerator[bytes, None]:
+        """See `Answers`."""
+        if not self.streams:
+            yield await self._response.read(self._bounds.response_bytes)
+            return
+        events = events_in(self._response.chunks(), self._bounds.response_bytes)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    def read(self, item: bytes) -> Any:
+        """See `Answers`."""
+        bounds, operation = self._bounds, OPERATIONS[self._call.method]
+        answer = read_answer(item, self._call, operation, depth=bounds.json_depth, nodes=bounds.nodes)
+        if self._response.status != 200 and not isinstance(answer, AgentSaysNo):
+            raise UpstreamError("status", str(self._response.status))
+        return answer
+
+    async def aclose(self) -> None:
+        """See `Answers`."""
+        await self._response.aclose()
