@@ -185,7 +185,7 @@ def _nginx(folder: Path, port: int, location: str, pool: str = "") -> list[str]:
 def bailiwick(folder: Path, to: Target, rules: int, *, tree: Path | None = None) -> Iterator[Target]:
     """The gateway as `bailiwick serve` runs it: verified token, `rules` policy lines, durable ledger, strict.
 
-    `tree` is another source tree than the installed one, with the same dependencies.
+    `tree` is another source tree than the installed one, run by the interpreter of its own `.venv` where it has one.
     """
     home, port = folder / "bailiwick", free_port()
     home.mkdir()
@@ -193,7 +193,8 @@ def bailiwick(folder: Path, to: Target, rules: int, *, tree: Path | None = None)
     started = [str(Path(sys.executable).with_name("bailiwick"))]
     more: dict[str, object] = {}
     if tree is not None:
-        started = [sys.executable, "-c", "from gateway.cli import main; main()"]
+        own = tree / ".venv" / "bin" / "python"
+        started = [str(own if own.exists() else sys.executable), "-c", "from gateway.cli import main; main()"]
         more = {"cwd": tree, "env": os.environ | {"PYTHONPATH": str(tree)}}
     command = [*started, "serve", "--config", str(home / "bailiwick.yaml")]
     with process(command, GATEWAY_CORE, port, folder / "bailiwick.log", **more) as child:

@@ -96,14 +96,17 @@ class Ground:
 
     def key(self, file: str, *path: str) -> Place:
         """Where a name of a YAML file stands."""
-        item = self._yaml(file)
         place: Place = (file, 0, 0)
+        item = self._yaml(file)
         for name in path:
-            for key, at, value in item.entries():
-                if key == name:
-                    place, item = (file, at.line, at.column), value
-                    break
+            place, item = self._below(file, item).get(name, (place, item))
         return place
+
+    def _below(self, file: str, item: Item) -> dict[str, tuple[Place, Item]]:
+        """Where the names of one mapping stand, and what they name.  Read once, as there may be 100,000 of them."""
+        if id(item) not in self._names:  # an item of a file lives as long as the file's
+            self._names[id(item)] = {key: ((file, at.line, at.column), value) for key, at, value in item.entries()}
+        return self._names[id(item)]
 
     def _yaml(self, file: str) -> Item:
         if file not in self._items:
@@ -112,6 +115,10 @@ class Ground:
 
     @cached_property
     def _items(self) -> dict[str, Item]:
+        return {}
+
+    @cached_property
+    def _names(self) -> dict[int, dict[str, tuple[Place, Item]]]:
         return {}
 
     # --- tools

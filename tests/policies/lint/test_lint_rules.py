@@ -12,6 +12,7 @@ from policies.bundle import Bundle, load, load_texts
 from policies.canonical import digest_of
 from policies.lint import RULES, Facts, Result, lint
 from policies.lock import Approved, Lock, render
+from policies.reading import Item
 
 ROOT = Path(bundle_module.__file__).resolve().parents[1]
 MODEL = (ROOT / "policies/default/model.conf").read_text()
@@ -363,3 +364,19 @@ def test_a_misspelt_server_whose_definitions_should_wait_is_told() -> None:
 def test_every_rule_has_a_planted_mistake_here() -> None:
     text = Path(__file__).read_text()
     assert [code for code in RULES if f'"{code}"' not in text] == []
+
+
+def test_each_part_of_a_file_is_gone_through_once_however_many_tools_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = "".join(f"  echo.tool-{number}:\n    args: {{amount: number}}\n" for number in range(300))
+    made = bundle({"tools.yaml": BASE["tools.yaml"].replace("sets:", f"{tools}sets:")})
+    walked: list[object] = []
+    entries = Item.entries
+
+    def counted(item: Item) -> list[tuple[str, Item, Item]]:
+        found = entries(item)
+        walked.extend(found)
+        return found
+
+    monkeypatch.setattr(Item, "entries", counted)
+    lint(made)
+    assert 300 < len(walked) < 3000, "of each tool its own part, of none the others'"
