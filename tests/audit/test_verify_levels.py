@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -110,3 +112,17 @@ async def test_the_verifier_alone_keeps_its_state_and_goes_on_from_it(path: Path
     before = kept.read_bytes()
     assert ran("--level", "quick")[0] == 1
     assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize(("table", "levels"), [("ledger_openings", {"semantic"}), ("ledger_leaves", {"semantic", "full"})])
+async def test_damage_to_a_page_is_found_by_the_levels_that_read_its_table(
+    path: Path, fill: Fill, table: str, levels: set[str]
+) -> None:
+    await fill(0, 300)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        page = connection.execute("SELECT max(pageno) FROM dbstat WHERE name = ? AND pagetype = 'leaf'", (table,)).fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size + 1)
+        file.write(b"\xff\xff")  # where its free space begins
+    assert {level for level in ("semantic", "full") if verify_sqlite(path, VKEY, level=level).findings} == levels
