@@ -36,6 +36,15 @@ class Code(StrEnum):
     INSUFFICIENT_SCOPE = "insufficient-scope"
     DEFINITION_HELD = "definition-held"
     DEFINITION_UNKNOWN = "definition-unknown"
+    # what came before, in the workflow
+    STEP_MISSING = "step-missing"
+    STEP_TOO_LATE = "step-too-late"
+    STEP_LOCKED = "step-locked"
+    STEP_REPEATED = "step-repeated"
+    SAME_HANDS = "same-hands"
+    BUDGET_SPENT = "budget-spent"
+    NOT_IN_WORKFLOW = "not-in-workflow"
+    WORKFLOW_UNKNOWN = "workflow-unknown"
     # duties
     UNKNOWN_DUTY = "unknown-duty"
     DUTY_FAILED = "duty-failed"
@@ -78,6 +87,14 @@ PROSE: dict[Code, str] = {
     Code.INSUFFICIENT_SCOPE: "The workflow was begun for less than this.",
     Code.DEFINITION_HELD: "The server's definition of what is called is not the one that was approved or seen first.",
     Code.DEFINITION_UNKNOWN: "The server did not say what its definition of what is called is now.",
+    Code.STEP_MISSING: "In this workflow something else must have succeeded first.",
+    Code.STEP_TOO_LATE: "In this workflow the time for this step is over.",
+    Code.STEP_LOCKED: "In this workflow something was begun that must end before anything else is done.",
+    Code.STEP_REPEATED: "In this workflow this may be done once.",
+    Code.SAME_HANDS: "Another agent or another person must do this than the one who did a step before.",
+    Code.BUDGET_SPENT: "What this may be done for, or how often, is spent; running calls count.",
+    Code.NOT_IN_WORKFLOW: "This is no part of the workflow.",
+    Code.WORKFLOW_UNKNOWN: "The workflow was begun under a name that the policy does not know, or not any more.",
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
     Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",

@@ -16,8 +16,10 @@ from policies.pinning import Pinning
 from policies.reading import REQUIRED, SIGNATURE, check_text, known_file, read_folder
 from policies.registry import Condition, ToolSpec, read_registry
 from policies.rules import Rule, read_grants
+from policies.workflows.model import Workflow, Workflows
+from policies.workflows.reading import read_workflows
 
-__all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule", "ToolSpec", "load", "load_texts"]
+__all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule", "ToolSpec", "Workflow", "load", "load_texts"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -34,6 +36,7 @@ class Bundle:
     roles        who is a member of what.
     model        the text of model.conf.
     pinning      which definitions of servers were approved (tools.lock), and who must.
+    workflows    by name.
     """
 
     digest: str
@@ -48,6 +51,7 @@ class Bundle:
     shadow: tuple[Rule, ...]
     texts: Mapping[str, str]
     pinning: Pinning = field(default_factory=Pinning)
+    workflows: Workflows = field(default_factory=lambda: MappingProxyType({}))
 
     def __repr__(self) -> str:
         return f"Bundle({self.digest}, {len(self.rules)} rules, {len(self.tools)} tools)"
@@ -85,6 +89,7 @@ def _load(texts: Mapping[str, str], report: Report) -> Bundle:
         raise report.error()
     roles = read_roles(texts, registry, report)
     rules, shadow = read_grants(texts, registry, roles, report)
+    workflows = read_workflows(texts, registry, roles, rules, report)
     if report:
         raise report.error()
     return Bundle(
@@ -100,6 +105,7 @@ def _load(texts: Mapping[str, str], report: Report) -> Bundle:
         shadow=shadow,
         texts=MappingProxyType(dict(texts)),
         pinning=registry.pinning,
+        workflows=workflows,
     )
 
 

@@ -46,6 +46,15 @@ class Reason(StrEnum):
     AGENT_LACKS_RIGHT = "agent-lacks-right"
     GUARDRAIL = "guardrail"  # a deny line spoke
     DECISION_ERROR = "decision-error"  # an error while deciding is a denial
+    # a workflow's rules, by what happened before
+    STEP_MISSING = "step-missing"  # something else must have succeeded first
+    STEP_TOO_LATE = "step-too-late"
+    STEP_LOCKED = "step-locked"  # something that was begun must end first
+    STEP_REPEATED = "step-repeated"
+    SAME_HANDS = "same-hands"  # another agent or person must do it
+    BUDGET_SPENT = "budget-spent"
+    NOT_IN_WORKFLOW = "not-in-workflow"
+    WORKFLOW_UNKNOWN = "workflow-unknown"  # it was begun under a name that the bundle does not have
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ MAX_DIGITS = 60
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _TAG = "tag:yaml.org,2002:"
-_INNER = re.compile(r"(grants|shadow)/[A-Za-z0-9_-]+\.csv|tests/[A-Za-z0-9_-]+\.yaml")
+_INNER = re.compile(r"(grants|shadow)/[A-Za-z0-9_-]+\.csv|(tests|workflows)/[A-Za-z0-9_-]+\.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Repo
         return ""
     if not known_file(name):
         named = ", ".join((*REQUIRED, *OPTIONAL))
-        help_ = f"a bundle holds {named}, grants/*.csv, shadow/*.csv and tests/*.yaml; move the file elsewhere"
+        help_ = f"a bundle holds {named}, grants/*.csv, shadow/*.csv, workflows/*.yaml and tests/*.yaml; move the file elsewhere"
         report.add("stray-file", (name, 0, 0), "this file is not part of a bundle", help_)
         return ""
     limit = _limit(name)

@@ -30,6 +30,11 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
             "the one that is meant."
         ),
         "empty-cell": ("A cell of a table is empty.\n\nWrite `-` where there is nothing to say."),
+        "empty-workflow": ("A workflow has no rules.\n\nIt would hold nobody to anything. Write a rule, or remove the file."),
+        "endless-budget": (
+            "A budget is counted neither per `day` nor per `workflow`.\n\n"
+            "It would never begin anew: once spent, nobody could ever do this again. Add one of the two."
+        ),
         "invisible-character": (
             "A file holds a character that cannot be seen.\n\nTwo names that look the same would differ, or a line would read "
             "otherwise than it is shown. Remove the character."
@@ -67,6 +72,9 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
             "A line of `roles.csv` gives a role to something that cannot have it, or gives what is no role.\n\nMembers of "
             "`role:…` are people, groups, services, agents and roles; members of `agents:…` are agents and groups of agents."
         ),
+        "odd-time": (
+            "A time of a workflow's rule is none.\n\nWrite a number with its unit: `90s`, `30m`, `2h`, `7d`; at most `366d`."
+        ),
         "odd-tool": (
             "The column `tool` holds no tool, set or pattern.\n\nWrite `<server>.<tool>`, `<server>.*`, `set:<name>`, "
             "`a2a:<agent>` or `a2a:*`. `*` alone is for `deny` and `require` lines."
@@ -82,6 +90,16 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "too-deep": ("A YAML file is nested too deeply.\n\nNothing in a bundle needs it."),
         "too-large": ("A file, a line or the number of rules is beyond its bound.\n\nThe message names the bound."),
+        "unbound-workflow": (
+            "A workflow says what *every* call of it may be (`only`, `locked`, `coordinator`), and not which calls those are.\n\n"
+            "Without `binds` only calls of the steps that are named belong to a workflow that nobody began by its "
+            "name: all others would pass by. Say `binds: [{agent: agent:<id>}]`, or `binds: []` where it counts "
+            "for workflows begun by name alone."
+        ),
+        "unfit-argument": (
+            "A workflow's rule compares or adds up an argument that cannot be.\n\n"
+            "Texts, numbers and true or false can be compared; numbers alone can be added up."
+        ),
         "unknown-action": (
             "The column `action` holds no action, or one that the tool does not have.\n\nTools are `call`ed, agents are `send` "
             "to, earlier agents of a chain `relay`."
@@ -115,6 +133,10 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
             "`roles.csv`."
         ),
         "unknown-set": ("A line names a set that `tools.yaml` does not have.\n\nCorrect the name."),
+        "unknown-step": (
+            "A workflow's rule names what can be no step.\n\n"
+            "Steps are tools, `<server>.*`, sets, agents (`a2a:<agent>`), resources, prompts, and `*`."
+        ),
         "unknown-tenant": ("A tenant is not one of those in `tools.yaml`.\n\nCorrect the name."),
         "unknown-tool": (
             "A line names a tool that `tools.yaml` does not register, or not in the line's tenant.\n\nCorrect the name, or "
@@ -127,7 +149,23 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
             "An entry of `servers` in `tools.yaml` says a word that nothing understands.\n\nWhat is not understood is not "
             "guessed: the help names the words."
         ),
+        "unmeetable-rule": (
+            "A workflow's rule can never be met, whatever happens.\n\n"
+            "Every call that it speaks of would be refused. The message says why."
+        ),
+        "unnamed-agent": (
+            "A workflow names an agent that no line of policy knows.\n\n"
+            "Nobody could make the step that it is named for. Name one that `grants/` or `roles.csv` names, or "
+            "correct the name."
+        ),
         "unreadable": ("A file cannot be read.\n\nThe message says why."),
+        "workflow-contradiction": (
+            "Two rules of a workflow contradict each other.\n\n"
+            "Together they refuse what one of them demands. The message names both."
+        ),
+        "workflow-cycle": (
+            "Steps of a workflow need each other in a circle.\n\nNone of them could ever be the first. Take one of the rules out."
+        ),
         "workflow-rules": (
             "The folder holds workflow rules, which this version does not enforce.\n\nA rule that looks as if it were enforced "
             "is worse than none. Remove the file."

@@ -1,0 +1,79 @@
+"""What history keeps of a step beside its columns, as JSON and back: the same in the state store and in the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from types import MappingProxyType
+from typing import Any
+
+from policies.workflows.story import Step, Value
+
+
+def begun(step: Step) -> str:
+    """What is known of a step when it is reserved."""
+    said = {"held": sorted(step.held), "marks": dict(step.marks), "sums": {name: str(each) for name, each in step.sums.items()}}
+    return _dumps(said | ({"labels": list(step.labels)} if step.labels else {}))
+
+
+def results(of: Mapping[str, Value]) -> str:
+    """What is known of its result."""
+    return _dumps({name: {"n": str(value)} if isinstance(value, Decimal) else value for name, value in of.items()})
+
+
+def read_begun(text: str) -> Mapping[str, Any]:
+    """Fields of a `Step`.  ValueError for what no step says."""
+    said = _object(text)
+    return {
+        "held": frozenset(_texts(said.get("held", []))),
+        "marks": MappingProxyType({str(name): _text(mark) for name, mark in said.get("marks", {}).items()}),
+        "sums": MappingProxyType({str(name): _number(each) for name, each in said.get("sums", {}).items()}),
+        "labels": tuple(_texts(said.get("labels", []))),
+    }
+
+
+def read_results(text: str) -> Mapping[str, Value]:
+    """The results.  ValueError for what is none."""
+    return MappingProxyType({str(name): _value(value) for name, value in _object(text).items()})
+
+
+def _value(value: Any) -> Value:
+    if isinstance(value, dict) and value.keys() == {"n"}:
+        return _number(value["n"])
+    if not isinstance(value, str | bool):
+        raise ValueError("a result is a text, a number, or true or false")
+    return value
+
+
+def _object(text: str) -> dict[str, Any]:
+    said = json.loads(text)
+    if not isinstance(said, dict):
+        raise ValueError("what is kept of a step is an object")
+    return said
+
+
+def _dumps(said: Mapping[str, object]) -> str:
+    return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError("a list of texts is needed")
+    return [_text(each) for each in value]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is needed")
+    return value
+
+
+def _number(value: Any) -> Decimal:
+    try:
+        number = Decimal(_text(value))
+    except InvalidOperation:
+        raise ValueError("a number is needed") from None
+    if not number.is_finite():
+        raise ValueError("a number is needed")
+    return number
