@@ -187,8 +187,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     opens      whether the client said that it can have its person open a URL (MCP's URL elicitation).
     direction  who asks whom: "" the client its upstream; `question` the upstream the client; `answer` what the client says to
                that; `resume` the client, for the rest of an answer that it was asked for before.
-    declared   what the client said that it may be asked (MCP): `sampling`, `elicitation.form`, `elicitation.url`, `roots`,
-               and of its calls that they may become `tasks`.
+    declared   what the client said that it may be asked (MCP): `sampling`, `sampling.tools`, `elicitation.form`,
+               `elicitation.url`, `roots`, and of its calls that they may become `tasks`.
     about      ids of the records that this goes back to: the call during which is asked, the questions that are answered.
     said       what is answered to which question: its id ("" for one that nobody asked), its kind, and what the person did.
     resumes    upstream's id of the event after which a stream goes on (MCP, legacy); "" where it begins.

@@ -26,6 +26,7 @@ class Code(StrEnum):
     BAD_ORIGIN = "bad-origin"
     # what a server asks of the client
     QUESTION_REFUSED = "question-refused"
+    QUESTION_UNANSWERED = "question-unanswered"
     # may they
     UNKNOWN_RESOURCE = "unknown-resource"
     USER_LACKS_RIGHT = "user-lacks-right"
@@ -78,6 +79,7 @@ PROSE: dict[Code, str] = {
     Code.AMBIGUOUS: "Several servers have what the address names: it must be asked of one of them by its own URL.",
     Code.BAD_ORIGIN: "The request comes from a web origin that is not allowed.",
     Code.QUESTION_REFUSED: "A server asked the client for what it may not ask for, or what the client did not offer to answer.",
+    Code.QUESTION_UNANSWERED: "A server asked the client for what it needs for the call, and got no answer in time, or an error.",
     Code.UNKNOWN_RESOURCE: "Nothing of that name is registered in the policy bundle.",
     Code.USER_LACKS_RIGHT: "The person on whose behalf the call is made has no right to it.",
     Code.AGENT_LACKS_RIGHT: "An agent in the chain has no right to make or to relay the call.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -25,6 +26,8 @@ ROOTS: Final = "roots/list"
 METHODS: Final = frozenset({SAMPLE, ELICIT, ROOTS})
 SAMPLING, FORM, URL, FOLDERS = "sampling", "elicitation.form", "elicitation.url", "roots"
 """What a client declares, in the words of `Call.declared`."""
+TOOLS: Final = "sampling.tools"
+"""That the model which is asked can be given tools."""
 LATER: Final = "tasks"
 """That it may get a task instead of a result."""
 _OBJECTS: Final = {
@@ -178,6 +181,8 @@ def declared(capabilities: object) -> frozenset[str]:
     if not isinstance(capabilities, dict):
         return frozenset()
     found = {name for name in (SAMPLING, FOLDERS) if isinstance(capabilities.get(name), dict)}
+    if SAMPLING in found and isinstance(capabilities["sampling"].get("tools"), dict):
+        found.add(TOOLS)
     ways = capabilities.get("elicitation")
     if isinstance(ways, dict):
         if isinstance(ways.get("form"), dict) or not isinstance(ways.get("url"), dict):
@@ -188,6 +193,18 @@ def declared(capabilities: object) -> frozenset[str]:
     if isinstance(extensions, dict) and TASKS in extensions:
         found.add(LATER)
     return frozenset(found)
+
+
+def declaring(declared: AbstractSet[str]) -> dict[str, Any]:
+    """The capabilities by which a client says this: how a session is told what its client said when it began."""
+    said: dict[str, Any] = {}
+    if SAMPLING in declared:
+        said["sampling"] = {"tools": {}} if TOOLS in declared else {}
+    if declared & {FORM, URL}:
+        said["elicitation"] = {way.rpartition(".")[2]: {} for way in (FORM, URL) if way in declared}
+    if FOLDERS in declared:
+        said["roots"] = {}
+    return said
 
 
 def answered(needs: str, result: object) -> str:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from gateway.asgi import WORKFLOW_HEADER
 from gateway.mcp import capabilities, lists, opaque, streams, subscriptions, tasks
+from gateway.mcp.answers import ASKING
 from gateway.mcp.asking import Asking
 from gateway.mcp.conversation import Conversation, Means
 from gateway.mcp.errors import RpcRefused
@@ -253,7 +254,7 @@ class McpRoad:
         call = permit.call
         result = reply.payload["result"]
         cut = CUTS.get(call.method)
-        unfinished = call.method in TASK_ACTIONS or result.get("resultType", "complete") != "complete"
+        unfinished = call.method in TASK_ACTIONS or (call.method in ASKING and result.get("resultType", "complete") != "complete")
         if cut is not None and not unfinished:
             result = opaque.with_sealed(cut(result, Reader(call, permit.principal, self._could)), permit, self._sealed)
         if permit.redact:

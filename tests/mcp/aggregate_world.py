@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.mcp.world import World, answer_of, gateway, plain_server
+import httpx
+
+from gateway.settings_outbound import Era
+from gateway.upstream.client import Url
+from gateway.upstream.credentials import block
+from gateway.upstream.registry import McpTarget
+from tests.mcp.world import FIXED, World, answer_of, gateway, plain_server
 
 DEAD = "http://127.0.0.1:9/mcp"
 SHARED = "file:///shared.txt"
@@ -43,3 +50,32 @@ async def called(world: World, name: str, *, era: str = "modern", person: str = 
 
 async def tool_names(world: World, *, era: str = "modern", person: str = "anna") -> list[str]:
     return [tool["name"] for tool in (await asked(world, "tools/list", era=era, person=person))["result"]["tools"]]
+
+
+def of_era(name: str, url: str, era: Era) -> McpTarget:
+    """A server that is spoken to in this era, whatever else it speaks."""
+    return McpTarget(name, "http", url=Url.parse(url, allow_private=True), static=block((), FIXED), era=era)
+
+
+class Heard:
+    """An open stream of the aggregate's, event by event."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.aiter_lines()
+
+    async def line(self) -> str:
+        return await anext(self._lines)
+
+    async def next(self) -> dict[str, Any]:
+        """The next message; {} at the end."""
+        async for line in self._lines:
+            if line.startswith("data: "):
+                found: dict[str, Any] = json.loads(line[6:])
+                return found
+        return {}
+
+    async def until(self, method: str) -> dict[str, Any]:
+        while (said := await self.next()).get("method") != method:
+            assert said, f"the stream ended before {method}"
+        return said

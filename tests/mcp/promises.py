@@ -27,6 +27,8 @@ OUTBOUND = "tests/interaction/test_outbound.py::"
 QUESTIONS = "tests/mcp/test_questions.py::"
 STANDING = "tests/mcp/test_streams.py::"
 CONVERSATIONS = "tests/mcp/test_conversations.py::"
+ASKED = "tests/mcp/test_aggregate_questions.py::"
+ANSWERS = "tests/attacks/test_mcp_aggregate_questions.py::"
 FANNED = "tests/mcp/test_aggregate_streams.py::"
 ORACLES = "tests/attacks/test_mcp_oracles.py::"
 MEMBERS = "tests/attacks/test_mcp_members.py::"
@@ -114,6 +116,7 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
     "A question that is asked of the wrong client": (
         CONVERSATIONS + "test_two_clients_at_once_are_each_asked_their_own_question",
         STREAMS + "test_a_question_put_to_one_is_answered_by_nobody_else_nor_in_another_session_nor_without_one",
+        ASKED + "test_two_clients_at_once_are_each_asked_their_own_question",
         "tests/stdio/test_conversations.py::test_two_people_who_are_asked_at_once_are_each_asked_by_their_own_and_answer_their_own",
     ),
     "A message that two parsers read differently": (
@@ -127,6 +130,12 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
     ),
     "Questions of the stateless era that the aggregate cannot carry": (
         FANNED + "test_a_question_of_a_stateless_server_goes_to_the_client_and_its_answer_back",
+    ),
+    "Questions that are lost between two eras": (
+        ASKED + "test_a_person_is_asked_by_the_servers_name_and_the_answer_comes_back",
+        ASKED + "test_what_a_server_says_before_and_after_a_question_stays_in_its_order",
+        ASKED + "test_a_server_may_ask_again_after_an_answer_and_its_state_travels_along",
+        ASKED + "test_without_an_answer_the_call_ends_in_a_result_that_says_so_on_record_and_the_server_is_not_asked_again",
     ),
     "Definitions that change after their approval": (
         PINS + "test_a_rug_pull_mid_session_is_noticed_before_the_next_call_and_is_not_callable",
@@ -230,6 +239,16 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
     "Schemas that exhaust their readers": (
         WORDS + "test_a_schema_that_would_exhaust_its_reader_costs_no_more_than_its_bytes",
         WORDS + "test_no_address_that_a_definition_or_a_result_names_is_ever_asked",
+    ),
+    "Answers of somebody else, or to nobody's question": (
+        STREAMS + "test_a_client_that_answers_what_it_was_never_asked_is_refused_and_the_server_hears_nothing",
+        ANSWERS + "test_a_question_put_to_one_is_answered_by_nobody_else_nor_in_another_session_nor_in_another_form",
+        ANSWERS + "test_a_second_answer_and_one_after_the_end_are_as_unknown_ones",
+        ANSWERS + "test_an_answer_that_a_client_of_handshakes_brings_unasked_goes_to_no_server",
+    ),
+    "Servers that ask without end": (
+        STREAMS + "test_a_server_that_asks_without_end_fills_no_ledger",
+        ANSWERS + "test_a_server_that_asks_without_end_is_cut_off",
     ),
     "Questions that fish for secrets or send people away": (
         QUESTIONS + "test_a_form_that_asks_for_a_secret_is_refused",

@@ -10,11 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.mcp.sealed import Sealed
-from tests.mcp.aggregate_world import SHARED, asked, upstreams
+from tests.mcp.aggregate_world import SHARED, Heard, asked, upstreams
 from tests.mcp.world import HIDDEN, World, answer_of, control, gateway, modern_body, modern_headers
 
 KINDS = ("toolsListChanged", "promptsListChanged", "resourcesListChanged")
@@ -36,29 +35,6 @@ async def world(tmp_path: Path, servers: dict[str, str], monkeypatch: pytest.Mon
             pass  # of the test before
     async with gateway(tmp_path, servers) as running:
         yield running
-
-
-class Heard:
-    """An open stream, event by event."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self._lines = response.aiter_lines()
-
-    async def line(self) -> str:
-        return await anext(self._lines)
-
-    async def next(self) -> dict[str, Any]:
-        async for line in self._lines:
-            if line.startswith("data: "):
-                found: dict[str, Any] = json.loads(line[6:])
-                return found
-        return {}
-
-    async def until(self, method: str) -> dict[str, Any]:
-        while (said := await self.next()).get("method") != method:
-            assert said, f"the stream ended before {method}"
-        return said
 
 
 @asynccontextmanager

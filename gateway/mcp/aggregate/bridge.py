@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.mcp.errors import INVALID_PARAMS, MODERN_STATUS, RESOURCE_NOT_FOUND
+from gateway.mcp.errors import INVALID_PARAMS, META_CODE, META_DECISION, MODERN_STATUS, RESOURCE_NOT_FOUND, UPSTREAM
 from gateway.mcp.lists import cached
 from gateway.mcp.methods import (
     CALL_TOOL,
@@ -17,16 +17,13 @@ from gateway.mcp.methods import (
     LIST_TOOLS,
     READ_RESOURCE,
 )  # fmt: skip
-from gateway.model import Call
+from gateway.model import Call, Refused, UpstreamError
+from gateway.receipts import of_refusal
 
 CACHED: Final = frozenset({DISCOVER, LIST_TOOLS, LIST_RESOURCES, LIST_TEMPLATES, READ_RESOURCE, LIST_PROMPTS})
 """Results that say how long they hold, in the stateless era."""
 SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
 _COMPLETE = "complete"
-_QUESTION = (
-    "The server asks for something that this gateway cannot carry to a client of an earlier revision of the protocol. "
-    "Nothing was done; use a client of revision 2026-07-28, or the server's own endpoint."
-)
 
 
 def answered(payload: Mapping[str, Any], client: Call, *, modern: bool, upstream_modern: bool) -> tuple[dict[str, Any], int]:
@@ -38,13 +35,31 @@ def answered(payload: Mapping[str, Any], client: Call, *, modern: bool, upstream
     if modern and not upstream_modern:
         result = complete(result, client.method)
     elif upstream_modern and not modern:
-        kind = result.get("resultType", _COMPLETE)
-        if kind != _COMPLETE:
-            return {**head, **_unbridged(client)}, 200
+        if result.get("resultType", _COMPLETE) != _COMPLETE:
+            raise UpstreamError("protocol", "a result of a kind that the client does not know")
         result = {key: value for key, value in result.items() if key != "resultType"}
         if client.method in CACHED:
             result = cached(result, modern=False)
     return {**head, "result": result}, 200
+
+
+def asks(payload: Mapping[str, Any], *, modern: bool) -> bool:
+    """Whether a final word asks a client that does not know such results: the call is to be made again with the answers."""
+    return not modern and payload.get("result", {}).get("resultType") == "input_required"
+
+
+def unanswered(client: Call, server: str, decision: str, refusal: Refused) -> dict[str, Any]:
+    """The answer where a server's question had none: nothing more was asked of the server."""
+    code = refusal.code.value
+    text = f"The server {server} asked for something and got no answer (code: {code}). Decision {decision}."
+    head: dict[str, Any] = {"jsonrpc": "2.0", "id": client.rpc_id}
+    if client.method == CALL_TOOL:
+        meta = {META_CODE: code, META_DECISION: decision, **of_refusal(refusal)}
+        return {**head, "result": {"content": [{"type": "text", "text": text}], "isError": True, "_meta": meta}}
+    return {
+        **head,
+        "error": {"code": UPSTREAM, "message": text, "data": {"code": code, "decision": decision, **of_refusal(refusal)}},
+    }
 
 
 def complete(result: dict[str, Any], method: str) -> dict[str, Any]:
@@ -68,9 +83,3 @@ def _error(error: Mapping[str, Any], *, modern: bool) -> dict[str, Any]:
 
 def _status(error: Mapping[str, Any], *, modern: bool) -> int:
     return MODERN_STATUS.get(error["code"], 200) if modern else 200
-
-
-def _unbridged(client: Call) -> dict[str, Any]:
-    if client.method == CALL_TOOL:
-        return {"result": {"content": [{"type": "text", "text": _QUESTION}], "isError": True}}
-    return {"error": {"code": INVALID_PARAMS, "message": _QUESTION}}

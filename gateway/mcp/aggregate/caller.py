@@ -9,13 +9,15 @@ from typing import Any
 from gateway.asgi import by_name
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import CAPABILITIES_KEY, LEVEL_KEY, METHODS, VERSION_KEY
+from gateway.mcp.questions import declaring
 from gateway.mcp.repeated import PARAM_PREFIX, Lines, encoded
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id, random16
 from gateway.pipeline import Stages, govern
 
 _ERA = "io.modelcontextprotocol/"
-_ASKED = frozenset({"inputResponses", "requestState"})
+ASKED = frozenset({"inputResponses", "requestState"})
+"""Members of a call that is made again; only the stateless era has them."""
 _MEDIA = (("accept", "application/json, text/event-stream"), ("content-type", "application/json"))
 
 
@@ -46,6 +48,13 @@ class Caller:
         sealed = None if self.modern else self.call.arrival.header("mcp-session-id")
         return None if sealed is None else (self.whose, sealed)
 
+    @property
+    def declares(self) -> Mapping[str, Any]:
+        """The capabilities that the client has, as far as servers are told: in the era of handshakes what it may be asked."""
+        if self.modern:
+            return self.call.declares if isinstance(self.call.declares, dict) else {}
+        return declaring(self.call.declared)
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -67,9 +76,10 @@ class Leg:
     way, rpc_id  how and under which id the request itself is under way there, once it is.
     lines        headers by which a tool has its arguments repeated, for a client that knows none.
     level        the log level of a client that does not say it in each request; "" where it has set none.
+    again        how often the request was made again with what the server asked for.
     """
 
-    __slots__ = ("id", "level", "lines", "rpc_id", "server", "way")
+    __slots__ = ("again", "id", "level", "lines", "rpc_id", "server", "way")
 
     def __init__(self, server: str) -> None:
         self.server = server
@@ -78,6 +88,7 @@ class Leg:
         self.rpc_id: str | int | None = None
         self.lines: Lines = ()
         self.level = ""
+        self.again = 0
 
 
 def sent(  # noqa: PLR0917  what a message is, in its order
@@ -86,6 +97,12 @@ def sent(  # noqa: PLR0917  what a message is, in its order
     """One message down the road; `rpc_id` None is a notification.  Replies and exceptions are those of `govern`."""
     params, headers = _modern(caller, leg, way, method, params) if way.modern else _legacy(way, params)
     message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if rpc_id is None else {"id": rpc_id})
+    return _down(caller, leg, headers, dumps(message), "POST")
+
+
+def answering(caller: Caller, leg: Leg, way: Way, message: Mapping[str, Any]) -> AsyncGenerator[Reply, None]:
+    """A client's response, down the road to the session in which the server asked."""
+    _, headers = _legacy(way, {})
     return _down(caller, leg, headers, dumps(message), "POST")
 
 
@@ -119,11 +136,10 @@ def _modern(
 ) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
     """Everything that a stateless request says of itself; the routing headers are made of this very message."""
     said = params.get("_meta", {})
-    if not caller.modern:  # a handshake's client says nothing of this kind in its messages, and is asked nothing
+    if not caller.modern:  # a handshake's client says nothing of this kind in its messages
         said = {key: value for key, value in said.items() if not key.startswith(_ERA)}
         said |= {LEVEL_KEY: leg.level} if leg.level else {}
-    declared = caller.call.declares if caller.modern and isinstance(caller.call.declares, dict) else {}
-    meta = {**said, CAPABILITIES_KEY: declared, VERSION_KEY: way.version}
+    meta = {**said, CAPABILITIES_KEY: caller.declares, VERSION_KEY: way.version}
     headers = [*_MEDIA, ("mcp-protocol-version", way.version), ("mcp-method", method)]
     named = METHODS[method].named
     if named and isinstance(params.get(named), str):
@@ -140,7 +156,7 @@ def _legacy(way: Way, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tup
     headers = [*_MEDIA, ("mcp-protocol-version", way.version)] if way.version else [*_MEDIA]
     if way.session:
         headers.append(("mcp-session-id", way.session))
-    bare = {key: value for key, value in params.items() if key != "_meta" and key not in _ASKED}
+    bare = {key: value for key, value in params.items() if key != "_meta" and key not in ASKED}
     return bare | ({"_meta": meta} if meta else {}), tuple(headers)
 
 

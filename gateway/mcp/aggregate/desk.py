@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
+
 from gateway.mcp.aggregate import bridge, merge
-from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent
+from gateway.mcp.aggregate.caller import ASKED, Caller, Leg, Way, sent
 from gateway.mcp.aggregate.fan import Fan
 from gateway.mcp.aggregate.levels import Levels
 from gateway.mcp.aggregate.naming import Names
+from gateway.mcp.aggregate.questions import Dialogue, Questions, UnansweredError
 from gateway.mcp.aggregate.repeated import Repeated
 from gateway.mcp.aggregate.running import Cancelled, Running
 from gateway.mcp.aggregate.standing import STATELESS, Standings, final
@@ -68,12 +71,15 @@ class Said:
 class Desk:
     """Serves one request after another, many at once."""
 
-    def __init__(self, standings: Standings, fan: Fan, names: Names, where: Where, streams: Streams) -> None:
+    def __init__(  # noqa: PLR0917  its parts
+        self, standings: Standings, fan: Fan, names: Names, where: Where, streams: Streams, questions: Questions
+    ) -> None:
         self._standings = standings
         self._fan = fan
         self._names = names
         self._where = where
         self._streams = streams
+        self._questions = questions
         self._running = Running()
         self._repeated = Repeated(standings, fan)
         self._levels = Levels()
@@ -87,6 +93,8 @@ class Desk:
 
     def check(self, call: Call) -> None:
         """`RpcRefused` for what is not served here, before anybody is asked anything."""
+        if call.direction == "answer":
+            return
         row = METHODS.get(call.method)
         if call.rpc_id is None:
             known = call.method == STREAM or (row is not None and row.notification)
@@ -108,7 +116,9 @@ class Desk:
                 yield Said(None)
             return
         if call.rpc_id is None:
-            if call.method == CANCELLED:
+            if call.direction == "answer":
+                await self._questions.answer(caller, leg)
+            elif call.method == CANCELLED:
                 await self._cancel(caller)
             yield Said(None, status=202)
             return
@@ -149,17 +159,50 @@ class Desk:
 
     async def _carried(self, caller: Caller, leg: Leg) -> AsyncGenerator[Said, None]:
         """What the one server says, in the client's era and under the client's id."""
-        call = caller.call
         place = await self._where.of(caller, leg)
+        if not caller.modern and place.params.keys() & ASKED:  # it can make no call again, whatever it says
+            place = replace(place, params={key: value for key, value in place.params.items() if key not in ASKED})
         leg.server, leg.level = place.server, self._levels.of(caller)
-        async with aclosing(self._replies(caller, leg, place)) as replies:
-            async for reply, way in replies:
-                if reply.is_final:
-                    self._where.links.note(caller.whose, place.server, reply.payload.get("result", {}))
-                    message, status = bridge.answered(reply.payload, call, modern=caller.modern, upstream_modern=way.modern)
-                    yield Said(message, status=status)
-                elif bridge.passes(reply.payload, call, modern=caller.modern) and self._levels.passes(caller, reply.payload):
-                    yield Said(reply.payload, is_final=False)
+        with self._questions.during(caller, leg) as dialogue:
+            try:
+                async with aclosing(self._asked(caller, leg, place, dialogue)) as messages:
+                    async for said in messages:
+                        yield said
+            except UnansweredError as error:
+                for notice in dialogue.taken_back():
+                    yield Said(notice, is_final=False)
+                yield Said(await _unanswered(caller, leg, str(error)))
+
+    async def _asked(self, caller: Caller, leg: Leg, place: Place, dialogue: Dialogue) -> AsyncGenerator[Said, None]:
+        """The same; a call whose result asks for more is made again, with what the client says to it."""
+        params = place.params
+        while True:
+            final: tuple[dict[str, Any], Way] | None = None
+            async with aclosing(self._replies(caller, leg, place)) as replies:
+                async for reply, way in replies:
+                    if reply.is_final:
+                        final = reply.payload, way
+                    elif (notice := self._passed(caller, dialogue, reply.payload, way)) is not None:
+                        yield Said(notice, is_final=False)
+            if final is None:
+                raise UpstreamError("closed", "no answer")  # pragma: no cover  as in `Fan`
+            payload, way = final
+            if not bridge.asks(payload, modern=caller.modern):
+                break
+            for question in dialogue.asked(payload["result"]):
+                yield Said(question, is_final=False)
+            more, caller = await dialogue.answers()
+            leg.again += 1
+            place = replace(place, params={**params, **more})
+        self._where.links.note(caller.whose, place.server, payload.get("result", {}))
+        message, status = bridge.answered(payload, caller.call, modern=caller.modern, upstream_modern=way.modern)
+        yield Said(message, status=status)
+
+    def _passed(self, caller: Caller, dialogue: Dialogue, payload: dict[str, Any] | None, way: Way) -> dict[str, Any] | None:
+        """A message on the way to the final one, as far as it is for this client."""
+        if payload is None or not bridge.passes(payload, caller.call, modern=caller.modern):
+            return None
+        return dialogue.relayed(payload, way) if self._levels.passes(caller, payload) else None
 
     def _replies(self, caller: Caller, leg: Leg, place: Place) -> AsyncGenerator[tuple[Reply, Way], None]:
         """The road to the server.
@@ -184,6 +227,16 @@ class Desk:
             with suppress(Refused, UpstreamError):  # on record; the request ends in any case
                 await final(sent(caller, Leg(leg.server), way, CANCELLED, params, None))
         request.cancel()
+
+
+async def _unanswered(caller: Caller, leg: Leg, why: str) -> dict[str, Any]:
+    """The answer to a call whose server got none, once that is on record."""
+    arrival = msgspec.structs.replace(caller.call.arrival, target=leg.server)
+    refusal = Refused(Code.QUESTION_UNANSWERED, why, principal=caller.principal, call=caller.call)
+    caller.stages.observe(arrival, refusal, None)
+    await caller.stages.record_refusal(arrival, refusal)
+    leg.id = arrival.id
+    return bridge.unanswered(caller.call, leg.server, arrival.id, refusal)
 
 
 async def _unasked(caller: Caller, leg: Leg, params: Mapping[str, Any]) -> AsyncGenerator[tuple[Reply, Way], None]:

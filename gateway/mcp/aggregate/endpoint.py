@@ -36,6 +36,7 @@ from gateway.mcp.aggregate.caller import Caller, Leg
 from gateway.mcp.aggregate.desk import Desk, Said
 from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.naming import Names
+from gateway.mcp.aggregate.questions import Questions
 from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.aggregate.streams import Streams
 from gateway.mcp.aggregate.where import UnroutedError, Where
@@ -44,6 +45,7 @@ from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import INITIALIZE
+from gateway.mcp.questions import declared
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
 from gateway.mcp.streams import STREAM
@@ -114,7 +116,7 @@ class Aggregate:
         fan, names = Fan(self._standings, eras, patience), Names(eras)
         where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
         self._open = Streams(self._standings, fan, where, seconds=limits.stream_seconds, patience=patience)
-        self._desk = Desk(self._standings, fan, names, where, self._open)
+        self._desk = Desk(self._standings, fan, names, where, self._open, Questions(sealed))
 
     def enforce(self, stages: Stages, could: Could) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
@@ -212,7 +214,7 @@ class Aggregate:
         except RpcRefused as refusal:
             refusal.rpc_id = call.rpc_id
             raise
-        return replace(call, opens=session.opens)
+        return replace(call, opens=session.opens, declared=session.declared)
 
     async def _answer(self, caller: Caller, leg: Leg, stream: EventStream, send: Send) -> None:
         """Everything that is said to the client, as it comes."""
@@ -222,9 +224,14 @@ class Aggregate:
             if leg.id:
                 headers.append((DECISION_HEADER, leg.id))
             if call.method == INITIALIZE:
-                session = self._sessions.seal(call.version, server=_OURS, principal=caller.principal, opens=call.opens)
-                headers.append((SESSION_HEADER, session))
+                headers.append((SESSION_HEADER, self._session(caller)))
             await _release(said, headers, stream, send)
+
+    def _session(self, caller: Caller) -> str:
+        """A session, which the client keeps for us: what it said of itself."""
+        call = caller.call
+        says = declared(call.declares)
+        return self._sessions.seal(call.version, server=_OURS, principal=caller.principal, opens=call.opens, declared=says)
 
     def _refused(self, refusal: Refused, caller: Caller, leg: Leg) -> Answer:
         """A refusal of the road, told of the call as the client made it; nothing of a server that it may not know of."""

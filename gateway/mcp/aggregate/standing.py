@@ -1,7 +1,7 @@
 """How each server is spoken to: its era, found by asking and kept, and the sessions that are held open for callers.
 
-Sessions belong to one principal at one server and to this process: another replica opens its own.  Nothing here decides; a
-session's id is sealed by the mount and opens for its principal alone.
+Sessions belong to one principal at one server and to this process: another replica opens its own.  A client that can be asked has
+its own as well.  Nothing here decides; a session's id is sealed by the mount and opens for its principal alone.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Standings:
         return (await self._way(caller, leg))[0].modern
 
     async def session(self, caller: Caller, leg: Leg) -> Way:
-        """A session that is nobody else's: whoever asked for it ends it."""
-        return await self._initialized(caller, leg, _Standing())
+        """A session that is nobody else's, in which nobody is asked anything: whoever asked for it ends it."""
+        return await self._initialized(caller, leg, _Standing(), {})
 
     async def offer(self, caller: Caller, leg: Leg) -> Mapping[str, Any]:
         """What the server says of itself: the result of its `server/discover` or `initialize`, for this caller."""
@@ -104,6 +104,7 @@ class Standings:
     async def _way(self, caller: Caller, leg: Leg) -> tuple[Way, str | int]:
         found = self._fixed.get(leg.server) == "modern" or self._found.get(leg.server, (False, 0.0))[0]
         own: str | int = caller.call.rpc_id if caller.call.rpc_id is not None else 0
+        own = f"again-{leg.again}" if leg.again else own  # a request of its own, to the server
         if found:
             return STATELESS, own
         way = await self._stand(caller, leg)
@@ -129,7 +130,7 @@ class Standings:
                 await final(without_body(caller, leg, way, END))
 
     def _standing(self, caller: Caller, server: str) -> _Standing:
-        key = (server, *caller.whose)
+        key = (server, *caller.whose, caller.session if _askable(caller) else None)
         standing = self._held.get(key)
         if standing is None:
             standing = self._held[key] = _Standing()
@@ -155,7 +156,7 @@ class Standings:
             if fixed == "modern":
                 raise UpstreamError("protocol", "the server does not speak the stateless era, as it is configured to")
             self._found.pop(leg.server, None)
-        way = await self._initialized(caller, leg, standing)
+        way = await self._initialized(caller, leg, standing, _askable(caller))
         if leg.server not in self._found:
             self._found[leg.server] = False, now + ERA_SECONDS
         return way
@@ -171,8 +172,8 @@ class Standings:
         result: Mapping[str, Any] | None = reply.payload.get("result")
         return result if result is not None and MODERN[0] in result["supportedVersions"] else None
 
-    async def _initialized(self, caller: Caller, leg: Leg, standing: _Standing) -> Way:
-        params = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _US}  # a question could not be carried back
+    async def _initialized(self, caller: Caller, leg: Leg, standing: _Standing, declared: Mapping[str, Any]) -> Way:
+        params = {"protocolVersion": LEGACY[0], "capabilities": declared, "clientInfo": _US}
         reply = await final(sent(caller, leg, Way(False, ""), INITIALIZE, params, next(standing.numbers)))
         result = reply.payload.get("result")
         if result is None:
@@ -195,6 +196,14 @@ class Standings:
             return False
         self._found.pop(leg.server, None)
         return True
+
+
+def _askable(caller: Caller) -> Mapping[str, Any]:
+    """What the client may be asked by a server with sessions: a client of the stateless era nothing.
+
+    Who may be asked has sessions of their own, so that a question reaches the client whose call it belongs to.
+    """
+    return {} if caller.modern else caller.declares
 
 
 def _session_lost(error: UpstreamError | Refused) -> bool:
