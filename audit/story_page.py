@@ -167,6 +167,7 @@ def _card(call: CallFacts) -> str:
     took = f' <span class="dim">{call.latency_us / 1000:.1f} ms</span>' if call.latency_us is not None else ""
     rows = [
         ("who", " → ".join(call.who)),
+        ("proof", call.joined),
         ("asked for", f"{call.action} {call.resource} ({call.proto} {call.method})"),
         ("when", _when(call.at)),
         ("duties", ", ".join(call.obligations)),

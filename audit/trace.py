@@ -14,6 +14,7 @@ from audit.leaf import Kind
 from audit.model import TamperedError
 from audit.reader import Record, Shredded
 
+JOINED: Final = "the chain is correlated, not proven"
 _SHOWN: Final = 4000
 _ENDS: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED, Kind.EGRESS_END})
 
@@ -93,6 +94,7 @@ class CallFacts:
     who         the chain, person first; `by` its last.
     effect      of the decision; reason is its code, or why the gateway refused before or after deciding.
     missing     the principals whose right is missing.
+    assurance   how strongly the chain is proven: pop, bearer; correlated is not proven; "" of records that do not say.
     outcome     ok, tool-error, upstream-error, interrupted, internal-error; refused; orphaned (nobody knows); open (under way);
                 of a connection that code made, how it ended.
     at          UTC microseconds; latency_us None where the call has no end.
@@ -113,6 +115,7 @@ class CallFacts:
     reason: str
     outcome: str
     detail: str = ""
+    assurance: str = ""
     policy: str = ""
     asked: tuple[Asked, ...] = ()
     missing: tuple[str, ...] = ()
@@ -125,6 +128,11 @@ class CallFacts:
     trace: str = ""
     span: str = ""
     run: RunFacts | None = None
+
+    @property
+    def joined(self) -> str:
+        """Said of a chain in which a trace, and no token, says for whom an agent went on; "" of every other."""
+        return JOINED if self.assurance == "correlated" else ""
 
     @property
     def by(self) -> str:
@@ -281,6 +289,7 @@ def _facts(record: Record, end: Record | None, run: RunFacts | None, open_value:
         reason=str(refused.get("code") or decision.get("reason") or ""),
         outcome=ended,
         detail=str(refused.get("detail") or outcome.get("detail") or (end.leaf.get("reason") if end else "") or ""),
+        assurance=str(_mapping(leaf.get("auth")).get("assurance") or ""),
         policy=str(decision.get("policy") or ""),
         asked=asked,
         missing=tuple(each.who for each in asked if not each.allowed),

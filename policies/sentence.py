@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from policies.model import AccessRequest, Answer, Decision, Match, Obligation, Reason, Role
 
 _ASKED = {
@@ -17,6 +19,9 @@ _LIMIT = 200
 def explain(request: AccessRequest, decision: Decision) -> str:
     """A line each for the decision, every principal of the chain, and the duties; no trailing newline."""
     lines = [_opening(request, decision)]
+    agent = request.context.get("agent")
+    if isinstance(agent, Mapping) and agent.get("assurance") == "correlated":
+        lines.append("  The chain is correlated, not proven: a trace alone says for whom an agent goes on.")
     lines += [f"  {_answer(request, answer)}" for answer in decision.answers]
     if decision.obligations:
         lines.append(f"  Duties: {'; '.join(_duty(duty, decision) for duty in decision.obligations)}.")

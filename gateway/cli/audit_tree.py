@@ -52,7 +52,7 @@ def _head(call: CallFacts) -> Text:
 
 
 def _details(call: CallFacts, *, values: bool) -> list[Text]:
-    lines = []
+    lines = [Text(call.joined, style="yellow")] if call.joined else []
     for asked in call.asked:
         rules = ", ".join(f"{rule.rule} {rule.source}" for rule in asked.rules)
         near = ", ".join(f"{rule.rule} {rule.source}" for rule in asked.near)

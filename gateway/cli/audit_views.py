@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from audit.checkpoint import Vkey
 from audit.model import TamperedError
 from audit.reader import Ledger, Record, Shredded
+from audit.trace import JOINED
 from gateway.identity.keyfiles import LEDGER_FILE, SEAL_FILE, ledger_key, seal_key
 from gateway.stores import ledger_url_of
 
@@ -159,6 +160,8 @@ def render_record(view: Mapping[str, Any], indent: str = "") -> str:
     lines = [f"{indent}record {view['index']}  leaf hash {view['leaf_hash']}"]
     if view["who"]:
         lines.append(f"{indent}who     {view['who']}")
+    if (view["record"].get("auth") or {}).get("assurance") == "correlated":
+        lines.append(f"{indent}proof   {JOINED}")
     lines += [f"{indent}{pseudonym} is {name}" for pseudonym, name in view["names"].items()]
     for name, text in sorted(view["values"].items(), key=lambda item: item[0] != "explanation"):
         lines.append(f"{indent}{name}:")

@@ -1,0 +1,192 @@
+"""A gateway, and agents behind it as processes of their own; who may what is one bundle for all these tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import httpx
+
+from audit.reader import Ledger
+from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
+
+TOLD = Path(__file__).with_name("told_agent.py")
+DESK = Path(__file__).with_name("desk_server.py")
+CHAIN = ("intake", "planner", "buyer", "booker")
+BESIDE = "checker"
+UNCHANGED = "relic"
+"""It passes on no token; the settings say that the trace may stand for it."""
+AGENTS = (*CHAIN, BESIDE, UNCHANGED)
+UNUSED = "fossil"
+"""One more like it, that nobody is asked through."""
+TOOLS = ("desk.read", "desk.seal", "desk.proven")
+
+# paul may all; mia may ask every agent, and not seal; fiona may not ask booker
+GRANTS = """\
+p, role:buyer,      acme, a2a:*,       send,  allow, -, -, BUY-1
+p, role:buyer,      acme, desk.*,      call,  allow, -, -, BUY-2
+p, role:marketer,   acme, a2a:*,       send,  allow, -, -, MKT-1
+p, role:marketer,   acme, desk.read,   call,  allow, -, -, MKT-2
+p, role:controller, acme, a2a:intake,  send,  allow, -, -, FIN-1
+p, role:controller, acme, a2a:planner, send,  allow, -, -, FIN-2
+p, role:controller, acme, a2a:buyer,   send,  allow, -, -, FIN-3
+p, role:controller, acme, a2a:checker, send,  allow, -, -, FIN-4
+p, role:controller, acme, desk.*,      call,  allow, -, -, FIN-5
+p, agents:told,     acme, a2a:*,       send,  allow, -, -, AGT-1
+p, agents:told,     acme, desk.read,   call,  allow, -, -, AGT-2
+p, agents:told,     acme, desk.seal,   relay, allow, -, -, AGT-3
+p, agent:intake,    acme, desk.seal,   call,  allow, -, -, AGT-4
+p, agent:booker,    acme, desk.seal,   call,  allow, -, -, AGT-5
+p, agents:told,     acme, desk.proven, call,  allow, -, -, AGT-6
+p, role:controller, acme, admin:kills, change, allow, -, -, FIN-6
+p, *,               acme, desk.proven, call,  deny,  only-joined, -, SEC-1
+"""
+ROLES = "".join(
+    [
+        "g, idp:procurement-managers, role:buyer, acme\n",
+        "g, idp:marketing-managers, role:marketer, acme\n",
+        "g, idp:finance-controllers, role:controller, acme\n",
+        *(f"g, agent:{agent}, agents:told, acme\n" for agent in AGENTS),
+    ]
+)
+CONDITIONS = {"only-joined": {"if": 'agent.assurance == "correlated"', "say": "the chain is correlated, not proven"}}
+
+
+def who(person: str, *agents: str) -> tuple[str, ...]:
+    """A chain as the ledger has it."""
+    return (f"user:dev/{person}", *(f"agent:{agent}" for agent in agents))
+
+
+class Hop(NamedTuple):
+    """One call as the ledger has it; `who` is the chain, person first."""
+
+    id: str
+    who: tuple[str, ...]
+    what: str
+    kind: str
+    caused_by: str
+    method: str
+    assurance: str
+    reason: str
+
+
+class Chained(Gateway):
+    """`bailiwick serve` with these agents; `urls` says where each of them is, once they are there."""
+
+    def __init__(self, folder: Path, desk: str, agents: Sequence[str] = AGENTS, **more: Any) -> None:
+        """`desk` is where the tool server is."""
+        self._agents, self.desk = agents, desk
+        bundle = folder / "policies"
+        (bundle / "grants").mkdir(parents=True)
+        shutil.copy(ROOT / "policies" / "default" / "model.conf", bundle)
+        files = {
+            "grants/all.csv": GRANTS,
+            "roles.csv": ROLES,
+            "conditions.yaml": json.dumps(CONDITIONS),
+            "obligations.yaml": "{}\n",
+            "tools.yaml": json.dumps(
+                {"tenants": [TENANT], "tools": {tool: {"args": {"text": "string"}, "risk": "low"} for tool in TOOLS}, "sets": {}}
+            ),
+        }
+        for name, text in files.items():
+            (bundle / name).write_text(text)
+        super().__init__(folder, Peers(port=free_port()), more=more)
+
+    def _settings(self, peers: Peers) -> dict[str, Any]:
+        self.agent_secrets |= {agent: f"bws_{agent}_{secrets.token_urlsafe(32)}" for agent in (*self._agents, UNUSED)}
+        settings = super()._settings(peers)
+        settings["agents"] = {agent: {"auth": self._auth(agent)} for agent in (*self._agents, UNUSED)}
+        settings["agents"][UNUSED]["url"] = self.desk
+        settings["mcp"] = {"desk": {"url": f"{self.desk}mcp"}}
+        return settings
+
+    def _auth(self, agent: str) -> dict[str, Any]:
+        digest = hashlib.sha256(self.agent_secrets[agent].encode()).hexdigest()
+        return {"secret_sha256": [digest]} | ({"trace_ok": True} if agent in {UNCHANGED, UNUSED} else {})
+
+    def at(self, urls: Mapping[str, str]) -> Self:
+        """Where the agents are."""
+        for agent, url in urls.items():
+            self.settings["agents"][agent]["url"] = url
+        self.config.write_text(json.dumps(self.settings))
+        return self
+
+    def told(self, person: str, agent: str, plan: Mapping[str, Any], binding: str = "JSONRPC") -> tuple[str, Any]:
+        """A person tells an agent what to do: the workflow, and the agent's answer, or the error."""
+        headers = {"authorization": f"Bearer {self.token(person)}", "a2a-version": "1.0"}
+        message = {"messageId": secrets.token_hex(8), "role": "ROLE_USER", "parts": [{"data": plan}]}
+        path, body = f"/a2a/{agent}/rest/message:send", {"message": message}
+        if binding == "JSONRPC":
+            path, body = f"/a2a/{agent}/", {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
+        answer = self.http.post(path, json=body, headers=headers)
+        said = answer.json()
+        said = said.get("result", said)
+        workflow = answer.headers.get("bailiwick-workflow", "")
+        return workflow, said["task"]["artifacts"][0]["parts"][0]["data"] if "task" in said else said
+
+    def sealed(self) -> list[str]:
+        """What the tool at the end really did, asked past the gateway."""
+        found: list[str] = httpx.get(f"{self.desk}sealed", trust_env=False).json()
+        return found
+
+    def hops(self, workflow: str, *methods: str) -> list[Hop]:
+        """What the ledger says of a workflow's calls of these methods, allowed and refused, in its order."""
+        with self.ledger() as log:
+            return [
+                Hop(record.id, tuple(self._named(log, link) for link in leaf["chain"]), leaf["resource"], record.kind,
+                    leaf["caused_by"], leaf["auth"]["method"], leaf["auth"]["assurance"],
+                    leaf.get("refused", {}).get("code") or leaf["decision"]["reason"])
+                for record in log.workflow(workflow)
+                if (leaf := record.leaf)["kind"] in {"call.start", "decision.deny"} and leaf.get("method") in methods
+            ]  # fmt: skip
+
+    @staticmethod
+    def _named(log: Ledger, link: Sequence[str]) -> str:
+        kind, name = link
+        return str(log.subject_name(name)) if kind == "user" else name
+
+
+@contextmanager
+def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[str]:
+    """An agent or a server that says `ready PORT`; gives its base URL."""
+    inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    with log.open("wb") as errors:
+        running = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=ROOT,
+            env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
+        )
+    try:
+        assert running.stdout is not None
+        word, _, port = running.stdout.readline().strip().partition(" ")
+        assert word == "ready", log.read_text()[-2000:]
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@contextmanager
+def chained(folder: Path, agents: Sequence[str] = AGENTS, **settings: Any) -> Iterator[Chained]:
+    """Everything, running."""
+    with ExitStack() as stack:
+        desk = stack.enter_context(process([sys.executable, str(DESK)], {}, folder / "desk.log"))
+        gateway = Chained(folder, desk, agents, **settings)
+        urls = {}
+        for agent in agents:
+            own = {"GATEWAY_URL": gateway.url, "AGENT_ID": agent, "AGENT_SECRET": gateway.agent_secrets[agent]}
+            urls[agent] = stack.enter_context(process([sys.executable, str(TOLD)], own, folder / f"{agent}.log"))
+        stack.callback(gateway.stop)
+        yield gateway.at(urls).start()
