@@ -163,3 +163,9 @@ def test_a_picture_of_very_many_different_calls_is_bounded_and_says_so() -> None
     assert f"the first {ROWS} of {ROWS + 5} lines" in text
     assert Read(text).tags.count("details") == ROWS + 5
     assert Read(text).tags.count("g") == ROWS
+
+
+def test_a_page_says_of_a_chain_that_was_joined_by_a_trace_that_it_is_not_proven() -> None:
+    assert "the chain is correlated, not proven" in told(facts(assurance="correlated"))
+    for proven in ("pop", "bearer", ""):
+        assert "not proven" not in told(facts(assurance=proven))

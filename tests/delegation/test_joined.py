@@ -57,6 +57,9 @@ def test_the_decision_knows_that_a_chain_is_joined_and_a_condition_can_refuse_it
         record = log.get(refused.id)
         assert record is not None
         facts = json.loads(log.open_value(record, "facts") or b"")
+        explanation = log.open_value(record, "explanation")
+    assert isinstance(explanation, bytes)
+    assert b"correlated, not proven: a trace alone says for whom an agent goes on" in explanation
     assert facts["context"]["agent"]["assurance"] == "correlated"
     assert "the chain is correlated, not proven" in gateway.audit("show", refused.id).stdout
     assert gateway.audit("trace", workflow).stdout.count("the chain is correlated, not proven") >= 2
