@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway import obligations
 from gateway.a2a.callback import CallbackEndpoint
-from gateway.a2a.cards import Cards, by_http
+from gateway.a2a.cards import Cards, Interface, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
-from gateway.a2a.hop import Bounds, Peer
+from gateway.a2a.hop import Bounds
 from gateway.a2a.listing import Place
 from gateway.a2a.operations import CARD
 from gateway.a2a.push import Push
@@ -26,15 +28,16 @@ from gateway.upstream.registry import agent_targets
 def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     """`/a2a/{agent}` for every agent that the settings give a URL, and where agents bring news of tasks."""
     settings, limits = parts.settings, parts.settings.limits
-    peers = {
-        name: Peer(name, agent.url, agent.headers, agent.delegation_header, agent.max_groups)
-        for name, agent in agent_targets(settings, parts.bare).items()
-    }
+    peers = agent_targets(settings, parts.bare)
     # an agent may work in silence for as long as a call may take at all
     patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
     parts.stack.push_async_callback(patient.aclose)
+
+    def served(agent: str) -> Sequence[Interface]:
+        return by_http(settings.public_url, agent, peers[agent].versions)
+
     allowed = Allowed(settings.push.hosts, settings.push.private)
-    cards = Cards(settings.public_url, parts.clock, lambda agent: by_http(settings.public_url, agent), push=bool(allowed))
+    cards = Cards(settings.public_url, parts.clock, served, push=bool(allowed))
     parts.stack.push_async_callback(cards.aclose)
     seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)

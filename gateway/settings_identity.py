@@ -134,6 +134,8 @@ class Agent(Group):
     delegation_header: HeaderName = "Authorization"
     """Where the agent receives the delegation token; `Authorization` says `Bearer <token>`, any other header the token alone."""
     max_chain_groups: int = Field(200, ge=0)
+    versions: frozenset[Literal["1.0", "0.3"]] = Field(frozenset({"1.0"}), min_length=1)
+    """Revisions of A2A in which it is served, each as the agent itself speaks it: `0.3` by JSON-RPC alone."""
 
 
 class Terminator(Group):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobuf ships no stubs
 
+from gateway.a2a import v03
 from gateway.a2a.errors import ERROR_INFO, TASK_NOT_FOUND, task_not_found
 from gateway.a2a.operations import Named, Operation, named_in_answer
 from gateway.a2a.wire import UnreadableError, identifier, load, to_proto
@@ -36,13 +37,22 @@ class AgentSaysNo:
     error: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """An event of which its agent says that it is the last one (0.3)."""
+
+    event: Any
+
+
 def read_answer(data: bytes, call: Call, operation: Operation, *, depth: int, nodes: int) -> Any:
-    """The operation's answer message, or `AgentSaysNo`.
+    """The operation's answer message, of the last event a `LastWord`; or `AgentSaysNo`.
 
     `UpstreamError("protocol")` for what is not one JSON-RPC response to this very request with a whole answer in it.
     """
     try:
         value = load(data, depth=depth, nodes=nodes)
+        if isinstance(value, dict) and operation.answer is empty_pb2.Empty and "error" not in value:
+            value.setdefault("result")  # the SDK's agents leave out a result of 0.3 that is null
         if not isinstance(value, dict) or value.get("jsonrpc") != "2.0" or ("result" in value) == ("error" in value):
             raise UnreadableError("not one JSON-RPC response")
         if "error" in value and value.get("id") is None:
@@ -52,11 +62,15 @@ def read_answer(data: bytes, call: Call, operation: Operation, *, depth: int, no
         if "error" in value:
             return AgentSaysNo(_error(value["error"]))
         result = value["result"]
-        answer = to_proto({} if result is None and operation.answer is empty_pb2.Empty else result, operation.answer())
+        last = False
+        if call.version == v03.VERSION:
+            answer, last = v03.answer(operation.method, result)
+        else:
+            answer = to_proto({} if result is None and operation.answer is empty_pb2.Empty else result, operation.answer())
         _check(answer, call, operation)
     except UnreadableError as error:
         raise UpstreamError("protocol", str(error)) from None
-    return answer
+    return LastWord(answer) if last else answer
 
 
 def pause_of(event: Any) -> Literal["terminal", "interrupted"] | None:

@@ -10,6 +10,7 @@ import re
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
 
+from gateway.a2a import v03
 from gateway.a2a.deliveries import Deliveries, News
 from gateway.a2a.operations import named_in_answer
 from gateway.a2a.push import PATH, Found, Push
@@ -34,7 +35,9 @@ from gateway.reasons import Code
 from gateway.settings import Limits
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}")
-_BEARER = re.compile(r"Bearer ([A-Za-z0-9_-]{43})")
+_SECRET = re.compile(r"(?:Bearer )?([A-Za-z0-9_-]{43})")
+_SHOWN = ("authorization", "x-a2a-notification-token")
+"""Where agents show the callback's secret: those of 0.3 in the second alone."""
 _STATUS = {Code.TOO_LARGE: 413, Code.OVERLOADED: 503, Code.MALFORMED: 400, Code.BAD_ORIGIN: 403}
 
 
@@ -76,13 +79,13 @@ class CallbackEndpoint:
             await send_json(send, 200, b"{}")
 
     async def _take(self, arrival: Arrival, name: str) -> None:
-        shown = _BEARER.fullmatch(arrival.header("authorization") or "")
+        shown = _SECRET.fullmatch(arrival.header(_SHOWN[0]) or arrival.header(_SHOWN[1]) or "")
         if arrival.http_method != "POST" or _NAME.fullmatch(name) is None or shown is None:
             raise Refused(Code.NO_CREDENTIAL, "not a callback")
         found = await self._push.called(name, shown[1])
         if found is None:
             raise Refused(Code.INVALID_CREDENTIAL, "no such callback, or not its secret")
-        event = self._event(arrival)
+        event = self._event(arrival, found.known.version)
         named = named_in_answer(event)
         (task,) = named.tasks if len(named.tasks) == 1 else ("",)
         if not identifier(task) or found.row.task_id not in {"", task}:
@@ -91,15 +94,17 @@ class CallbackEndpoint:
             await self._push.bind(found.row.callback, task)
         self._deliveries.put(News(_of(arrival, found), event, found))
 
-    def _event(self, arrival: Arrival) -> pb.StreamResponse:
-        """A StreamResponse, or (0.3) a bare task."""
+    def _event(self, arrival: Arrival, version: str) -> pb.StreamResponse:
+        """A StreamResponse, or a bare task, as some agents send; in 0.3 with 0.3's words, if it is what it was asked for in."""
         if media_type(arrival.header("content-type") or "") not in {"application/json", "application/a2a+json"}:
             raise Refused(Code.MALFORMED, "content type")
         try:
             value = load(arrival.body, depth=self._limits.json_depth)
-            if isinstance(value, dict) and "id" in value and "status" in value:
-                value = {"task": value}
-            event = to_proto(value, pb.StreamResponse())
+            bare = isinstance(value, dict) and "id" in value and "status" in value
+            if bare and version == v03.VERSION:
+                event = v03.news(value)
+            else:
+                event = to_proto({"task": value} if bare else value, pb.StreamResponse())
         except (UnreadableError, UpstreamError) as error:
             raise Refused(Code.MALFORMED, str(error)) from None
         if event.WhichOneof("payload") is None:
@@ -109,6 +114,6 @@ class CallbackEndpoint:
 
 def _of(arrival: Arrival, found: Found) -> Arrival:
     """The arrival as that of the agent's news, under the trace of the call that asked for it; without the agent's secret."""
-    kept = tuple((name, value) for name, value in arrival.headers if name != "authorization")
+    kept = tuple((name, value) for name, value in arrival.headers if name not in _SHOWN)
     trace = replace(arrival.trace, trace_id=found.known.trace.trace_id, parent=found.known.trace.span_id)
     return replace(arrival, target=found.row.agent, headers=kept, found={}, trace=trace)

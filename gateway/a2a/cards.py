@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from a2a.types import a2a_pb2 as pb
 
+from gateway.a2a import v03
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.rest import PREFIX
 from gateway.a2a.wire import UnreadableError, dump, load, to_json, to_proto
@@ -58,10 +59,15 @@ def public_url(base: str, agent: str) -> str:
     return f"{base}/a2a/{agent}/"
 
 
-def by_http(base: str, agent: str) -> tuple[Interface, ...]:
-    """What is served for every agent: 1.0 by JSON-RPC and by HTTP+JSON."""
-    here, version = public_url(base, agent), SUPPORTED_VERSIONS[0]
-    return Interface("JSONRPC", version, here), Interface("HTTP+JSON", version, here.rstrip("/") + PREFIX)
+def by_http(base: str, agent: str, versions: Sequence[str] = SUPPORTED_VERSIONS) -> tuple[Interface, ...]:
+    """What is served by HTTP: 1.0 by JSON-RPC and by HTTP+JSON, 0.3 by JSON-RPC alone."""
+    here = public_url(base, agent)
+    rest = [Interface("HTTP+JSON", version, here.rstrip("/") + PREFIX) for version in versions if version != v03.VERSION]
+    return (
+        *(Interface("JSONRPC", version, here) for version in versions[:1]),
+        *rest,
+        *(Interface("JSONRPC", version, here) for version in versions[1:]),
+    )
 
 
 def rebuild(
@@ -76,7 +82,8 @@ def rebuild(
     Raises `UpstreamError("protocol")` for what is no card, and for one that demands an extension which is not served.
     """
     try:
-        card = to_proto(load(raw, depth=_DEPTH), pb.AgentCard())
+        said = load(raw, depth=_DEPTH)
+        card = to_proto(said, pb.AgentCard())
     except UnreadableError as error:
         raise UpstreamError("protocol", f"agent card: {error}") from None
     if not card.name or len(card.skills) > MAX_SKILLS:
@@ -84,9 +91,11 @@ def rebuild(
     if any(extension.required for extension in card.capabilities.extensions):
         raise UpstreamError("protocol", "agent card: a required extension is not served here")
     here = public_url(base, agent)
-    authorities = {*hidden, *(urlsplit(interface.url).netloc for interface in card.supported_interfaces)}
+    addresses = (*(interface.url for interface in card.supported_interfaces), *v03.addresses(said))
+    authorities = {*hidden, *(urlsplit(url).netloc for url in addresses)}
     clean = _Scrub(frozenset(authority.lower() for authority in authorities if authority), here)
-    body = dump(to_json(_published(card, clean, served, base, push=push)))
+    published = _published(card, clean, served, base, push=push)
+    body = dump(v03.card(published, to_json(published)))
     return Card(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from a2a.types import a2a_pb2 as pb
 
-from gateway.a2a.errors import SUPPORTED_VERSIONS
+from gateway.a2a import v03
 from gateway.a2a.push import Found
 from gateway.a2a.webhook import Allowed
 from gateway.a2a.wire import dump, to_json
@@ -92,7 +92,7 @@ class Deliveries:
         stages = replace(
             self._stages(),
             authenticate=_known(news.found.known.principal),
-            parse=lambda arrival, _principal: _call(arrival, news.event),
+            parse=lambda arrival, _principal: _call(arrival, news),
             fulfil=_nothing,
             forward=lambda intent: self._forward(intent, news.found),
             filter=lambda reply, _intent: reply,
@@ -109,7 +109,7 @@ class Deliveries:
         call, webhook = intent.permit.call, found.known.webhook
         request = HttpRequest(
             self._allowed.url(webhook.url),
-            dump(to_json(call.message)),
+            dump(v03.news_of(call.message) if call.version == v03.VERSION else to_json(call.message)),
             (
                 *webhook.headers(),
                 (b"content-type", b"application/json"),
@@ -143,8 +143,8 @@ class Deliveries:
                 await response.aclose()
 
 
-def _call(arrival: Arrival, event: pb.StreamResponse) -> Call:
-    return Call(arrival, METHOD, arrival.target, event, arrival.trace, version=SUPPORTED_VERSIONS[0])
+def _call(arrival: Arrival, news: News) -> Call:
+    return Call(arrival, METHOD, arrival.target, news.event, arrival.trace, version=news.found.known.version)
 
 
 def _known(principal: Principal) -> Callable[[Arrival], Any]:

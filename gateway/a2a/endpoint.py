@@ -8,11 +8,11 @@ from contextlib import aclosing
 
 from a2a.types import a2a_pb2 as pb
 
-from gateway.a2a import errors
+from gateway.a2a import errors, v03
 from gateway.a2a.answers import AgentSaysNo
 from gateway.a2a.errors import Answer, Form
 from gateway.a2a.rest import MEDIA_TYPE, is_rest
-from gateway.a2a.wire import peek_id
+from gateway.a2a.wire import peek_id, version_of
 from gateway.asgi import (
     DECISION_HEADER,
     WORKFLOW_HEADER,
@@ -123,7 +123,7 @@ class A2aEndpoint:
             except TimeoutError:
                 answer = self._failed(UpstreamError("timeout"), arrival, form=form)
             if stream.started:  # the status is out already: the news comes as the SDKs expect it
-                await stream.event(answer.body, event="error")
+                await stream.event(answer.body, event=_error_event(arrival))
             else:
                 await _say(send, answer, arrival.id, workflow)
 
@@ -143,6 +143,11 @@ def _form(verb: str, path: str) -> Form:
     return "rest" if is_rest(path) else "rpc" if verb == "POST" else "plain"
 
 
+def _error_event(arrival: Arrival) -> str:
+    """The name of an error's event: clients of 0.3 read errors in events without a name."""
+    return "error" if version_of(arrival) != v03.VERSION else ""
+
+
 async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
     """One message to the client: a whole answer, or an event of a stream, which begins with the first."""
     headers = ((DECISION_HEADER, arrival.id), *reply.headers)
@@ -153,7 +158,7 @@ async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Se
             return
         await stream.start(headers)
     if reply.body is not None:  # None: the stream ends after what has been sent
-        await stream.event(reply.body, event="error" if isinstance(reply.payload, AgentSaysNo) else "")
+        await stream.event(reply.body, event=_error_event(arrival) if isinstance(reply.payload, AgentSaysNo) else "")
 
 
 async def _say(send: Send, answer: Answer, decision: str, workflow: str = "") -> None:

@@ -5,7 +5,7 @@ What a caller may not know of is answered exactly as the unknown: a hidden agent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -55,6 +55,13 @@ class RpcRefused(Refused):
         self.rpc_code = rpc_code
         self.rpc_id = rpc_id
         self.status = status
+
+
+def unsupported(served: Sequence[str], rpc_id: RpcId) -> RpcRefused:
+    """The agent is served in other versions of the protocol."""
+    refusal = RpcRefused(Code.UNSUPPORTED_VERSION, rpc_id=rpc_id)
+    refusal.data = {"supported": tuple(served)}
+    return refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +210,10 @@ def _rest_of(code: int) -> tuple[int, str]:
 def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
     """The error member.  Of the A2A errors none but the gateway's own say a decision id, so that none gives its origin away."""
     if row.domain == A2A_DOMAIN:
-        versions = {"supportedVersions": ", ".join(SUPPORTED_VERSIONS)} if row.rpc == VERSION_NOT_SUPPORTED else NOTHING
-        return _error(row, versions)
+        if row.rpc != VERSION_NOT_SUPPORTED:
+            return _error(row, NOTHING)
+        served = refusal.data.get("supported")
+        return _error(row, {"supportedVersions": ", ".join(served if isinstance(served, tuple) else SUPPORTED_VERSIONS)})
     code = "not-available" if row is _HIDDEN else refusal.code.value
     link = {"url": refusal.data["url"]} if row is _CONSENT else NOTHING
     return _error(row, {"code": code, "decisionId": decision, **link, **text_of(refusal)})

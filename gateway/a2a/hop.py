@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from gateway.a2a import v03
 from gateway.a2a.answers import AgentSaysNo, read_answer
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.events import events_in
@@ -25,7 +26,7 @@ from gateway.upstream.registry import AgentTarget
 Peer = AgentTarget
 
 CARD_BYTES = 1024 * 1024
-_STATIC = ((b"content-type", b"application/json"), (b"a2a-version", SUPPORTED_VERSIONS[0].encode()))
+_VERSIONS = (*SUPPORTED_VERSIONS, v03.VERSION)
 _OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b"tracestate", b"cookie"})
 _JSON = frozenset({"application/json", "application/a2a+json"})
 
@@ -60,7 +61,7 @@ class Answers(Protocol):
         """Each event, or the one answer, as it came; `UpstreamError` where it breaks off."""
 
     def read(self, item: Any) -> Any:
-        """An item as the operation's answer message, or `AgentSaysNo`; `UpstreamError` for anything else."""
+        """An item as `gateway.a2a.answers.read_answer` reads it; `UpstreamError` for anything else."""
 
     async def aclose(self) -> None:
         """Listen no more: the agent notices, and its task goes on."""
@@ -102,7 +103,8 @@ class RpcHop:
         self._bounds = bounds
         self._rejected = rejected
         self._onward = onward
-        self._static = header_block((*peer.headers, *_STATIC))
+        kind = (b"content-type", b"application/json")
+        self._static = {version: header_block((*peer.headers, kind, (b"a2a-version", version.encode()))) for version in _VERSIONS}
         self._card_static = header_block((*peer.headers, (b"accept", b"application/json")))
         self._bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
 
@@ -123,7 +125,10 @@ class RpcHop:
 
     def _request(self, permit: Permit, message: Any) -> HttpRequest:
         call = permit.call
-        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": call.method, "params": to_json(message)})
+        method, params = call.method, to_json(message)
+        if call.version == v03.VERSION:
+            method, params = v03.written(method, message, leaves_waiting=call.kept.leaves_waiting)
+        body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": method, "params": params})
         accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
         trace = call.trace if self._onward is None else self._onward.trace(call)
         headers = [
@@ -134,7 +139,7 @@ class RpcHop:
         ]
         if trace.state:
             headers.append((b"tracestate", trace.state.encode()))
-        return HttpRequest(self.peer.url, body, tuple(headers), self._static)
+        return HttpRequest(self.peer.url, body, tuple(headers), self._static[call.version])
 
     async def card(self, permit: Permit) -> bytes:
         """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobuf ships no stubs
@@ -19,6 +19,8 @@ CARD: Final = "GetAgentCard"
 CARD_PATH: Final = "/.well-known/agent-card.json"
 MAX_REFERENCES: Final = 32
 MAX_PAGE: Final = 100
+MAX_HISTORY: Final = 1000
+"""Messages of a task's history in one answer, where the caller asks for more."""
 LIST_TASKS: Final = "ListTasks"
 
 _SECURE_PASSPORT = "secure-passport"
@@ -30,6 +32,15 @@ class Named:
 
     tasks: tuple[str, ...] = ()
     context: str = ""
+
+
+class Asked(NamedTuple):
+    """What the stages keep of a request beside its message.
+
+    leaves_waiting  0.3: it says nothing of whether the agent shall wait for its task.
+    """
+
+    leaves_waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,7 @@ def _prepare_send(request: Any) -> None:
         raise RpcRefused(Code.INVALID_PARAMS, "ids")
     if not all(identifier(text) for text in message.reference_task_ids):
         raise RpcRefused(Code.INVALID_PARAMS, "referenceTaskIds")
+    _cap_history(request.configuration)
     if request.configuration.HasField("task_push_notification_config"):
         config = request.configuration.task_push_notification_config
         config.tenant, config.task_id = "", ""
@@ -74,6 +86,14 @@ def _prepare_send(request: Any) -> None:
     del message.extensions[:]  # no extension is on the published card, so none is activated
     for metadata in (request.metadata, message.metadata, *(part.metadata for part in message.parts)):
         _strip(metadata)
+
+
+def _cap_history(request: Any) -> None:
+    if not request.HasField("history_length"):
+        return
+    if request.history_length < 0:
+        raise RpcRefused(Code.INVALID_PARAMS, "historyLength")
+    request.history_length = min(request.history_length, MAX_HISTORY)
 
 
 def _strip(metadata: Any) -> None:
@@ -93,12 +113,16 @@ def _prepare_task(request: Any) -> None:
         raise RpcRefused(Code.INVALID_PARAMS, "id")
 
 
+def _prepare_get(request: Any) -> None:
+    _prepare_task(request)
+    _cap_history(request)
+
+
 def _prepare_list(request: Any) -> None:
     request.tenant = ""
     if request.HasField("page_size") and not 1 <= request.page_size <= MAX_PAGE:
         raise RpcRefused(Code.INVALID_PARAMS, "pageSize")
-    if request.HasField("history_length") and request.history_length < 0:
-        raise RpcRefused(Code.INVALID_PARAMS, "historyLength")
+    _cap_history(request)
     if request.context_id and not identifier(request.context_id):
         raise RpcRefused(Code.INVALID_PARAMS, "contextId")
 
@@ -175,7 +199,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
             Operation(
                 "SendStreamingMessage", pb.SendMessageRequest, pb.StreamResponse, _prepare_send, _named_in_send, streams=True
             ),
-            Operation("GetTask", pb.GetTaskRequest, pb.Task, _prepare_task, _named_by_id, about=_id_of, reads=True),
+            Operation("GetTask", pb.GetTaskRequest, pb.Task, _prepare_get, _named_by_id, about=_id_of, reads=True),
             Operation(LIST_TASKS, pb.ListTasksRequest, pb.ListTasksResponse, _prepare_list, _nothing, reads=True),
             Operation("CancelTask", pb.CancelTaskRequest, pb.Task, _prepare_cancel, _named_by_id, about=_id_of),
             Operation(

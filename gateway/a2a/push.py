@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol
 import msgspec
 from a2a.types import a2a_pb2 as pb
 
-from gateway.a2a.errors import PUSH_NOT_SUPPORTED, RpcRefused
+from gateway.a2a import v03
+from gateway.a2a.errors import PUSH_NOT_SUPPORTED, SUPPORTED_VERSIONS, RpcRefused
 from gateway.a2a.webhook import Allowed, Webhook, judged
 from gateway.model import Permit, Principal, Trace
 from gateway.reasons import Code
@@ -60,7 +61,10 @@ class Seal(Protocol):
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
-    """What is kept, sealed, of a configuration: where its news goes, for whom, and the digest of what the agent must show."""
+    """What is kept, sealed, of a configuration: where its news goes, for whom, and the digest of what the agent must show.
+
+    version  of the protocol in which it was made, and in which its news is told.
+    """
 
     url: str
     token: str
@@ -69,6 +73,7 @@ class Known(msgspec.Struct, frozen=True, gc=False):
     secret: str
     principal: Principal
     trace: Trace
+    version: str = SUPPORTED_VERSIONS[0]
 
     @property
     def webhook(self) -> Webhook:
@@ -103,12 +108,13 @@ class Push:
         await judged(said, self.allowed)
         name, secret = secrets.token_urlsafe(24), secrets.token_urlsafe(32)
         callback, principal, call = _digest(name), permit.principal, permit.call
-        known = Known(said.url, said.token, said.scheme, said.credentials, _digest(secret), principal, call.trace)
+        known = Known(said.url, said.token, said.scheme, said.credentials, _digest(secret), principal, call.trace, call.version)
         sealed = self._seal.seal(callback, msgspec.json.encode(known))
         whose = (principal.tenant, principal.subject)
         until = self._now() + LIFETIME_SECONDS
         await self._rows.add(Kept(callback, call.target, config.task_id, config.id, *whose, sealed, until), self._now())
-        config.url, config.token = f"{self._base}{PATH}{name}", ""
+        # Agents of 0.3 show the token, and no credentials.
+        config.url, config.token = f"{self._base}{PATH}{name}", secret if call.version == v03.VERSION else ""
         config.authentication.CopyFrom(pb.AuthenticationInfo(scheme="Bearer", credentials=secret))
         return callback
 

@@ -12,16 +12,26 @@ from typing import Any, cast
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
 
-from gateway.a2a import errors
+from gateway.a2a import errors, v03
 from gateway.a2a import push as pushing
-from gateway.a2a.answers import AgentSaysNo, pause_of, says_failed
+from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
 from gateway.a2a.cards import Card, Cards, released
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
 from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, RpcHop
 from gateway.a2a.listing import NO_TOKENS, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
-from gateway.a2a.operations import CARD, CARD_PATH, LIST_TASKS, OPERATIONS, Named, Operation, named_in_answer, webhook_in
+from gateway.a2a.operations import (
+    CARD,
+    CARD_PATH,
+    LIST_TASKS,
+    OPERATIONS,
+    Asked,
+    Named,
+    Operation,
+    named_in_answer,
+    webhook_in,
+)
 from gateway.a2a.push import Push
 from gateway.a2a.rest import is_rest
 from gateway.a2a.rest import read as read_rest
@@ -63,6 +73,7 @@ class A2aRoad:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._bounds = bounds or Bounds()
         self._hops = {agent: RpcHop(peer, upstreams, self._bounds, rejected, onward) for agent, peer in peers.items()}
+        self._versions = frozenset({errors.SUPPORTED_VERSIONS[0]}.union(*(peer.versions for peer in peers.values())))
         self._ownership = ownership
         self._mint = mint
         self._cards = cards
@@ -82,26 +93,36 @@ class A2aRoad:
         elif arrival.http_method != "POST":
             raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
         else:
-            rpc_id, method, params = envelope(arrival, depth=self._bounds.json_depth)
-            call = self._asked(arrival, method, params, rpc_id)
+            rpc_id, method, params, version = envelope(arrival, self._versions, depth=self._bounds.json_depth)
+            call = self._asked(arrival, method, params, rpc_id, version)
         if arrival.target not in self._hops:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         return call
 
-    def _asked(self, arrival: Arrival, method: str, params: dict[str, Any], rpc_id: errors.RpcId = None) -> Call:
-        operation = OPERATIONS.get(method)
+    def _asked(
+        self,
+        arrival: Arrival,
+        method: str,
+        params: dict[str, Any],
+        rpc_id: errors.RpcId = None,
+        version: str = errors.SUPPORTED_VERSIONS[0],
+    ) -> Call:
+        of_old = version == v03.VERSION
+        operation = OPERATIONS.get(v03.METHODS.get(method, "") if of_old else method)
         if operation is None:
-            raise RpcRefused(Code.UNKNOWN_METHOD, rpc_id=rpc_id)
+            known = of_old and method in OPERATIONS  # by its name it is of another version than it says, or does not say
+            raise RpcRefused(Code.UNSUPPORTED_VERSION if known else Code.UNKNOWN_METHOD, rpc_id=rpc_id)
         try:
-            message = to_proto(params, operation.request())
+            message, leaves = v03.read(method, params) if of_old else (to_proto(params, operation.request()), False)
             operation.prepare(message)
         except UnreadableError as error:
             raise RpcRefused(Code.INVALID_PARAMS, str(error), rpc_id=rpc_id) from None
         except RpcRefused as refusal:
             refusal.rpc_id = rpc_id
             raise
-        version = errors.SUPPORTED_VERSIONS[0]
-        return Call(arrival, method, arrival.target, message, arrival.trace, rpc_id=rpc_id, version=version)
+        asked = Asked(leaves_waiting=leaves)
+        name, target = operation.method, arrival.target
+        return Call(arrival, name, target, message, arrival.trace, rpc_id=rpc_id, version=version, kept=asked)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
         """The question that policy is asked."""
@@ -115,11 +136,13 @@ class A2aRoad:
         call = permit.call
         if call.method == CARD:
             return permit
+        peer = self._hops[call.target].peer
+        if call.version not in peer.versions:  # said only to whoever may know of the agent at all
+            raise errors.unsupported(peer.versions, call.rpc_id)
         if call.method == LIST_TASKS:
             self._place(permit)
         named = OPERATIONS[call.method].names(call.message)
         await self._ownership.check(permit, named.tasks)
-        peer = self._hops[call.target].peer
         token = self._mint(permit.principal, peer.id, call.arrival.id, peer.max_groups)
         if named.context:  # last, as it leaves a trace: a refused call claims nothing
             await self._ownership.enter(permit, named.context)
@@ -177,7 +200,10 @@ class A2aRoad:
         receipt = self._receipt(intent) if reply.is_final else None
         if is_rest(permit.call.arrival.path):
             return replace(_rest_reply(reply, receipt), headers=headers)
-        said = {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": _result(payload, receipt)}
+        of_old = permit.call.version == v03.VERSION
+        said = (
+            {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": _result(reply, receipt, of_old=of_old)}
+        )
         body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
         return replace(reply, body=body, headers=headers)
 
@@ -272,6 +298,8 @@ class A2aRoad:
 
 def _reply(payload: Any, intent: Intent, *, final: bool) -> Reply:
     operation: Operation = OPERATIONS[intent.permit.call.method]
+    if isinstance(payload, LastWord):
+        payload, final = payload.event, True
     if isinstance(payload, AgentSaysNo):
         return Reply(payload, is_final=True, failed=True)
     if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
@@ -279,10 +307,12 @@ def _reply(payload: Any, intent: Intent, *, final: bool) -> Reply:
     return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload))
 
 
-def _result(answer: Any, receipt: Mapping[str, object] | None) -> Any:
+def _result(reply: Reply, receipt: Mapping[str, object] | None, *, of_old: bool = False) -> Any:
     """The answer's JSON; of the answers that have metadata, with the caller's receipt there."""
-    result = result_of(answer)
-    with_metadata(result, receipt, whole=isinstance(answer, pb.Task | pb.Message))
+    answer = reply.payload
+    result = v03.result_of(answer, final=reply.is_final) if of_old else result_of(answer)
+    if isinstance(result, dict):
+        with_metadata(result, receipt, whole="kind" in result if of_old else isinstance(answer, pb.Task | pb.Message))
     return result
 
 
@@ -291,7 +321,7 @@ def _rest_reply(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
     if isinstance(reply.payload, AgentSaysNo):
         status = errors.rest_status(reply.payload.error)
         return replace(reply, body=errors.rest_body(reply.payload.error, status), status=status)
-    return replace(reply, body=dump(_result(reply.payload, receipt)))
+    return replace(reply, body=dump(_result(reply, receipt)))
 
 
 def _card_call(arrival: Arrival) -> Call:

@@ -7,7 +7,7 @@ differently is refused here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: igno
 from google.protobuf.json_format import Error, MessageToDict, ParseDict  # type: ignore[import-untyped]
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
-from gateway.a2a.errors import INVALID_REQUEST, PARSE_ERROR, SUPPORTED_VERSIONS, RpcId, RpcRefused
+from gateway.a2a.errors import INVALID_REQUEST, PARSE_ERROR, RpcId, RpcRefused
 from gateway.model import Arrival, Call
 from gateway.reasons import Code
 
@@ -24,6 +24,7 @@ MAX_NODES = 50_000
 """Objects, lists and members of one request: reading a proto costs some microseconds each."""
 MAX_ID = 256
 _EXACT = 2**53
+UNSAID_VERSION = "0.3"
 _VERSION = "a2a-version"
 _WELL_KNOWN = "google.protobuf."
 
@@ -90,8 +91,8 @@ def _bound(value: Any, depth: int, nodes: int) -> None:
             raise OversizedError("depth")
 
 
-def envelope(arrival: Arrival, *, depth: int) -> tuple[RpcId, str, dict[str, Any]]:
-    """(id, method, params) of one JSON-RPC 2.0 request in a version that is served; `RpcRefused` for anything else."""
+def envelope(arrival: Arrival, versions: Container[str], *, depth: int) -> tuple[RpcId, str, dict[str, Any], str]:
+    """(id, method, params, version) of one JSON-RPC 2.0 request in one of the versions; `RpcRefused` for anything else."""
     if media_type(arrival.header("content-type") or "") not in {"application/json", "application/a2a+json"}:
         raise RpcRefused(Code.MALFORMED, "content type", rpc_code=INVALID_REQUEST)
     try:
@@ -108,12 +109,13 @@ def envelope(arrival: Arrival, *, depth: int) -> tuple[RpcId, str, dict[str, Any
     method = value.get("method")
     if value.get("jsonrpc") != "2.0" or not isinstance(method, str):
         raise RpcRefused(Code.MALFORMED, "jsonrpc or method", rpc_code=INVALID_REQUEST, rpc_id=rpc_id)
-    if version_of(arrival) not in SUPPORTED_VERSIONS:
+    version = version_of(arrival)
+    if version not in versions:
         raise RpcRefused(Code.UNSUPPORTED_VERSION, rpc_id=rpc_id)
     params = value.get("params", {})
     if not isinstance(params, dict):
         raise RpcRefused(Code.INVALID_PARAMS, "params is not an object", rpc_id=rpc_id)
-    return rpc_id, method, params
+    return rpc_id, method, params, version
 
 
 def peek_id(body: bytes, *, depth: int) -> RpcId:
@@ -133,13 +135,13 @@ def _is_id(value: Any) -> bool:
 
 
 def version_of(arrival: Arrival) -> str:
-    """`A2A-Version` by header or query; "" (which A2A reads as 0.3) where it is absent, stands twice, or says two things."""
+    """`A2A-Version` by header or query, which is 0.3 where none is said (A2A 1.0 §3.6.2); "" where two different things are."""
     stated = [value for name, value in arrival.headers if name == _VERSION]
     for item in arrival.query.split("&") if arrival.query else ():
         name, _, value = item.partition("=")
         if unquote(name).lower() == _VERSION:
             stated.append(unquote(value))
-    return stated[0].strip() if stated and len(set(stated)) == 1 else ""
+    return (stated[0].strip() or UNSAID_VERSION) if len(set(stated)) == 1 else "" if stated else UNSAID_VERSION
 
 
 def media_type(content_type: str) -> str:
@@ -167,7 +169,7 @@ def to_proto(value: Any, into: ProtoT) -> ProtoT:
 
 def to_json(message: Message) -> dict[str, Any]:
     """A proto as ProtoJSON; numbers without a fraction are integers again, as they most likely came."""
-    plain: dict[str, Any] = _whole_numbers(MessageToDict(message))
+    plain: dict[str, Any] = whole_numbers(MessageToDict(message))
     return plain
 
 
@@ -194,11 +196,12 @@ def dump(value: Any) -> bytes:
     return orjson.dumps(value)
 
 
-def _whole_numbers(value: Any) -> Any:
+def whole_numbers(value: Any) -> Any:
+    """JSON in which numbers without a fraction are integers, as they most likely came: a proto's Struct has no integers."""
     if isinstance(value, dict):
-        return {key: _whole_numbers(inner) for key, inner in value.items()}
+        return {key: whole_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_whole_numbers(inner) for inner in value]
+        return [whole_numbers(inner) for inner in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
     return value

@@ -53,13 +53,17 @@ class McpTarget:
 
 @dataclass(frozen=True, slots=True)
 class AgentTarget:
-    """An A2A agent behind the gateway; `headers` are the gateway's own credentials towards it: never shown."""
+    """An A2A agent behind the gateway; `headers` are the gateway's own credentials towards it: never shown.
+
+    versions  of the protocol in which it is served, and asked.
+    """
 
     id: str
     url: Url
     headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     delegation_header: bytes
     max_groups: int
+    versions: tuple[str, ...] = ("1.0",)
 
 
 def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
@@ -99,6 +103,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             headers=resolved(agent.headers, resolve),
             delegation_header=agent.delegation_header.lower().encode("ascii"),
             max_groups=agent.max_chain_groups,
+            versions=tuple(sorted(agent.versions, reverse=True)),
         )
         for name, agent in settings.agents.items()
         if agent.url is not None

@@ -372,3 +372,23 @@ async def test_a_foreign_web_page_gets_no_further_than_the_door(world: World, he
     assert answer.status_code == 403
     (entry,) = world.ledger.entries  # whose page it was is not read, so nobody is named
     assert (entry.kind, entry.id, entry.subject, entry.values) == ("auth.refused", answer.headers["bailiwick-decision"], None, ())
+
+
+async def test_no_caller_has_an_agent_tell_more_of_a_history_than_a_thousand_messages(tmp_path: Path) -> None:
+    async def script(request: Request) -> None:
+        answer = task("COMPLETED")
+        await request.result(answer if request.rpc["method"].startswith("Send") else answer["task"])
+
+    async with scripted(script) as (url, agent), gateway(tmp_path, {"ref": url}) as world:
+        message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+        await world.rpc("paul", "SendMessage", {"message": message, "configuration": {"historyLength": 5000}})
+        await world.rpc("paul", "GetTask", {"id": "t-1", "historyLength": 5000})
+        await world.rpc("paul", "GetTask", {"id": "t-1", "historyLength": 7})
+        asked = [request.rpc["params"] for request in agent.requests]
+        assert asked[0]["configuration"] == {"historyLength": 1000}
+        assert [params["historyLength"] for params in asked[1:]] == [1000, 7]
+        for method, params in (
+            ("SendMessage", {"message": message, "configuration": {"historyLength": -1}}),
+            ("GetTask", {"id": "t-1", "historyLength": -1}),
+        ):
+            assert (await world.rpc("paul", method, params)).json()["error"]["code"] == -32602

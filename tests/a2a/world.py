@@ -179,7 +179,9 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         for agent, where in agents.items()
     }
     allowed = options.get("allowed", Allowed())
-    cards = Cards(url, wall_clock, options.get("served", lambda agent: by_http(url, agent)), push=bool(allowed))
+    cards = Cards(
+        url, wall_clock, options.get("served", lambda agent: by_http(url, agent, peers[agent].versions)), push=bool(allowed)
+    )
     sealer = Sealer(bytes(32), "push")
     push = Push(state.push, sealer, url, allowed, lambda: wall_clock() // 1_000_000) if allowed else None
     limits = options.get("limits", Limits())
