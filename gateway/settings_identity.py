@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, HttpUrl, model_validator
+from pydantic import Field, HttpUrl, StringConstraints, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Sha256, Slug
 from gateway.settings_outbound import Credentials
 
 Algorithm = Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"]
+
+
+ExtensionUri = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x2b\x2d-\x7e]{1,500}$")]
 
 
 class Introspection(Group):
@@ -136,6 +139,8 @@ class Agent(Group):
     max_chain_groups: int = Field(200, ge=0)
     versions: frozenset[Literal["1.0", "0.3"]] = Field(frozenset({"1.0"}), min_length=1)
     """Revisions of A2A in which it is served, each as the agent itself speaks it: `0.3` by JSON-RPC alone."""
+    extensions: frozenset[ExtensionUri] = Field(frozenset(), max_length=32)
+    """A2A extensions that are let through to it, where its card offers them."""
 
 
 class Terminator(Group):

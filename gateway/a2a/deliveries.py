@@ -16,6 +16,7 @@ from typing import Any, Final
 from a2a.types import a2a_pb2 as pb
 
 from gateway.a2a import v03
+from gateway.a2a.operations import Asked
 from gateway.a2a.push import Found
 from gateway.a2a.webhook import Allowed
 from gateway.a2a.wire import dump, to_json
@@ -144,7 +145,8 @@ class Deliveries:
 
 
 def _call(arrival: Arrival, news: News) -> Call:
-    return Call(arrival, METHOD, arrival.target, news.event, arrival.trace, version=news.found.known.version)
+    known = news.found.known
+    return Call(arrival, METHOD, arrival.target, news.event, arrival.trace, version=known.version, kept=Asked(known.extensions))
 
 
 def _known(principal: Principal) -> Callable[[Arrival], Any]:

@@ -109,6 +109,7 @@ _BY_RPC_CODE: Final[Mapping[int, _Row]] = {
         EXTENDED_CARD_NOT_CONFIGURED, "Authenticated Extended Card is not configured", "EXTENDED_AGENT_CARD_NOT_CONFIGURED"
     ),
     PUSH_NOT_SUPPORTED: _Row(PUSH_NOT_SUPPORTED, "Push Notification is not supported", "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+    EXTENSION_REQUIRED: _Row(EXTENSION_REQUIRED, "Extension support required", "EXTENSION_SUPPORT_REQUIRED"),
     VERSION_NOT_SUPPORTED: _Row(VERSION_NOT_SUPPORTED, "Version not supported", "VERSION_NOT_SUPPORTED"),
 }
 _BY_CODE: Final[Mapping[Code, _Row]] = {

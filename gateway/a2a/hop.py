@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from gateway.a2a import v03
+from gateway.a2a import extensions, v03
 from gateway.a2a.answers import AgentSaysNo, read_answer
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.events import events_in
@@ -27,7 +27,10 @@ Peer = AgentTarget
 
 CARD_BYTES = 1024 * 1024
 _VERSIONS = (*SUPPORTED_VERSIONS, v03.VERSION)
-_OURS = frozenset({b"content-type", b"accept", b"a2a-version", b"traceparent", b"tracestate", b"cookie"})
+_OURS = frozenset(
+    {b"content-type", b"accept", b"a2a-version", b"a2a-extensions", b"x-a2a-extensions", b"traceparent", b"tracestate", b"cookie"}
+)
+_ECHOES = (extensions.HEADER.lower().encode(), extensions.OLD_HEADER.lower().encode())
 _JSON = frozenset({"application/json", "application/a2a+json"})
 
 
@@ -56,6 +59,10 @@ class Answers(Protocol):
     @property
     def streams(self) -> bool:
         """Whether it is a stream."""
+
+    @property
+    def activated(self) -> tuple[str, ...]:
+        """The extensions of this call that the agent says it activated."""
 
     def items(self) -> AsyncGenerator[Any, None]:
         """Each event, or the one answer, as it came; `UpstreamError` where it breaks off."""
@@ -137,6 +144,8 @@ class RpcHop:
             (self.peer.delegation_header, self._bearer + permit.delegation.encode()),
             *permit.credentials,
         ]
+        if call.kept.extensions:
+            headers.append((extensions.header_of(call.version).lower().encode(), ", ".join(call.kept.extensions).encode()))
         if trace.state:
             headers.append((b"tracestate", trace.state.encode()))
         return HttpRequest(self.peer.url, body, tuple(headers), self._static[call.version])
@@ -167,6 +176,8 @@ class _HttpAnswers:
 
     def __init__(self, response: HttpResponse, call: Call, bounds: Bounds, *, streams: bool) -> None:
         self.streams = streams
+        said = (value.decode("latin-1") for name in _ECHOES if (value := response.header(name)) is not None)
+        self.activated = extensions.echoed(said, call.kept.extensions)
         self._response = response
         self._call = call
         self._bounds = bounds

@@ -37,9 +37,11 @@ class Named:
 class Asked(NamedTuple):
     """What the stages keep of a request beside its message.
 
+    extensions      that are active in this call.
     leaves_waiting  0.3: it says nothing of whether the agent shall wait for its task.
     """
 
+    extensions: tuple[str, ...] = ()
     leaves_waiting: bool = False
 
 
@@ -83,7 +85,6 @@ def _prepare_send(request: Any) -> None:
         config.tenant, config.task_id = "", ""
         if not config.url or (config.id and not identifier(config.id)):
             raise RpcRefused(Code.INVALID_PARAMS, "push configuration")
-    del message.extensions[:]  # no extension is on the published card, so none is activated
     for metadata in (request.metadata, message.metadata, *(part.metadata for part in message.parts)):
         _strip(metadata)
 

@@ -63,7 +63,8 @@ class Seal(Protocol):
 class Known(msgspec.Struct, frozen=True, gc=False):
     """What is kept, sealed, of a configuration: where its news goes, for whom, and the digest of what the agent must show.
 
-    version  of the protocol in which it was made, and in which its news is told.
+    version     of the protocol in which it was made, and in which its news is told.
+    extensions  that were active in the call that made it.
     """
 
     url: str
@@ -74,6 +75,7 @@ class Known(msgspec.Struct, frozen=True, gc=False):
     principal: Principal
     trace: Trace
     version: str = SUPPORTED_VERSIONS[0]
+    extensions: tuple[str, ...] = ()
 
     @property
     def webhook(self) -> Webhook:
@@ -108,7 +110,8 @@ class Push:
         await judged(said, self.allowed)
         name, secret = secrets.token_urlsafe(24), secrets.token_urlsafe(32)
         callback, principal, call = _digest(name), permit.principal, permit.call
-        known = Known(said.url, said.token, said.scheme, said.credentials, _digest(secret), principal, call.trace, call.version)
+        how = call.trace, call.version, call.kept.extensions
+        known = Known(said.url, said.token, said.scheme, said.credentials, _digest(secret), principal, *how)
         sealed = self._seal.seal(callback, msgspec.json.encode(known))
         whose = (principal.tenant, principal.subject)
         until = self._now() + LIFETIME_SECONDS

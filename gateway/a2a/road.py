@@ -12,12 +12,13 @@ from typing import Any, cast
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
 
-from gateway.a2a import errors, v03
+from gateway.a2a import errors, extensions, v03
 from gateway.a2a import push as pushing
 from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
 from gateway.a2a.cards import Card, Cards, released
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
+from gateway.a2a.extensions import Declaring, undeclared
 from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, RpcHop
 from gateway.a2a.listing import NO_TOKENS, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
@@ -69,6 +70,7 @@ class A2aRoad:
         tokens: PageTokens | None = None,
         receipt: Receipts = no_receipt,
         push: Push | None = None,
+        declaring: Declaring = undeclared,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._bounds = bounds or Bounds()
@@ -81,6 +83,7 @@ class A2aRoad:
         self._tokens = tokens or NO_TOKENS
         self._receipt = receipt
         self._push = push
+        self._declaring = declaring
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
@@ -115,14 +118,21 @@ class A2aRoad:
         try:
             message, leaves = v03.read(method, params) if of_old else (to_proto(params, operation.request()), False)
             operation.prepare(message)
+            actives = self._actives(arrival, version)
+            extensions.narrow(message, actives)
         except UnreadableError as error:
             raise RpcRefused(Code.INVALID_PARAMS, str(error), rpc_id=rpc_id) from None
         except RpcRefused as refusal:
             refusal.rpc_id = rpc_id
             raise
-        asked = Asked(leaves_waiting=leaves)
+        asked = Asked(actives, leaves_waiting=leaves)
         name, target = operation.method, arrival.target
         return Call(arrival, name, target, message, arrival.trace, rpc_id=rpc_id, version=version, kept=asked)
+
+    def _actives(self, arrival: Arrival, version: str) -> tuple[str, ...]:
+        hop = self._hops.get(arrival.target)
+        allowed = hop.peer.extensions if hop is not None else frozenset()
+        return extensions.active(arrival, version, allowed, self._declaring(arrival.target))
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
         """The question that policy is asked."""
@@ -139,6 +149,7 @@ class A2aRoad:
         peer = self._hops[call.target].peer
         if call.version not in peer.versions:  # said only to whoever may know of the agent at all
             raise errors.unsupported(peer.versions, call.rpc_id)
+        extensions.demand(self._declaring(call.target), call.kept.extensions, call.version, call.rpc_id)
         if call.method == LIST_TASKS:
             self._place(permit)
         named = OPERATIONS[call.method].names(call.message)
@@ -191,7 +202,7 @@ class A2aRoad:
     def filter(self, reply: Reply, intent: Intent) -> Reply:
         """The bytes that are released: our envelope, the caller's id, the proto that was read."""
         permit = intent.permit
-        headers = ((WORKFLOW_HEADER, permit.principal.workflow),)
+        headers = ((WORKFLOW_HEADER, permit.principal.workflow), *reply.headers)
         payload = reply.payload
         if payload is None:  # a stream that ended in good order after its last event
             return replace(reply, headers=headers)
@@ -249,7 +260,7 @@ class A2aRoad:
     async def _single(self, answers: Answers, intent: Intent) -> Reply:
         async with aclosing(answers.items()) as items:
             item = await anext(items)
-        return await self._owned(_reply(answers.read(item), intent, final=True), intent)
+        return await self._owned(_reply(answers.read(item), intent, answers.activated, final=True), intent)
 
     async def _stream(self, answers: Answers, intent: Intent) -> AsyncGenerator[Reply, None]:
         """Event by event.  The last one is final, so that it waits for its record; which one is last, the stream's end tells.
@@ -261,7 +272,7 @@ class A2aRoad:
         waiting = False
         try:
             while (item := await events.next()) is not None:
-                reply = await self._owned(_reply(answers.read(item), intent, final=False), intent)
+                reply = await self._owned(_reply(answers.read(item), intent, answers.activated, final=False), intent)
                 pause = None if reply.is_final else pause_of(reply.payload)
                 waiting = False
                 if pause is not None:
@@ -296,15 +307,17 @@ class A2aRoad:
         return replace(reply, payload=await self._push.told(payload, permit))
 
 
-def _reply(payload: Any, intent: Intent, *, final: bool) -> Reply:
-    operation: Operation = OPERATIONS[intent.permit.call.method]
+def _reply(payload: Any, intent: Intent, activated: tuple[str, ...], *, final: bool) -> Reply:
+    call = intent.permit.call
+    operation: Operation = OPERATIONS[call.method]
+    headers = ((extensions.header_of(call.version), ", ".join(activated)),) if activated else ()
     if isinstance(payload, LastWord):
         payload, final = payload.event, True
     if isinstance(payload, AgentSaysNo):
-        return Reply(payload, is_final=True, failed=True)
+        return Reply(payload, is_final=True, failed=True, headers=headers)
     if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
         final = True
-    return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload))
+    return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload), headers=headers)
 
 
 def _result(reply: Reply, receipt: Mapping[str, object] | None, *, of_old: bool = False) -> Any:

@@ -55,7 +55,8 @@ class McpTarget:
 class AgentTarget:
     """An A2A agent behind the gateway; `headers` are the gateway's own credentials towards it: never shown.
 
-    versions  of the protocol in which it is served, and asked.
+    versions    of the protocol in which it is served, and asked.
+    extensions  of the protocol that are let through, by URI.
     """
 
     id: str
@@ -64,6 +65,7 @@ class AgentTarget:
     delegation_header: bytes
     max_groups: int
     versions: tuple[str, ...] = ("1.0",)
+    extensions: frozenset[str] = frozenset()
 
 
 def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
@@ -104,6 +106,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             delegation_header=agent.delegation_header.lower().encode("ascii"),
             max_groups=agent.max_chain_groups,
             versions=tuple(sorted(agent.versions, reverse=True)),
+            extensions=agent.extensions,
         )
         for name, agent in settings.agents.items()
         if agent.url is not None

@@ -25,6 +25,8 @@ class Request:
     _send: Any
     _receive: Any
     started: bool = False
+    extra: tuple[tuple[str, str], ...] = ()
+    """Further headers of the answer."""
 
     @property
     def rpc(self) -> Any:
@@ -59,7 +61,7 @@ class Request:
     async def _head(self, kind: str, status: int) -> None:
         if not self.started:
             self.started = True
-            headers = [(b"content-type", kind.encode())]
+            headers = [(b"content-type", kind.encode()), *((name.encode(), value.encode()) for name, value in self.extra)]
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
 

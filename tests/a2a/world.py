@@ -22,6 +22,7 @@ from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.extensions import undeclared
 from gateway.a2a.hop import Peer
 from gateway.a2a.push import PATH as CALLBACKS
 from gateway.a2a.push import Push
@@ -188,7 +189,14 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     tokens = PageTokens(Sealed([bytes(32)]))
     ownership = Ownership(state.tasks, state.contexts)
     road = A2aRoad(
-        peers=peers, upstreams=upstreams, ownership=ownership, mint=delegations.mint, cards=cards, tokens=tokens, push=push
+        peers=peers,
+        upstreams=upstreams,
+        ownership=ownership,
+        mint=delegations.mint,
+        cards=cards,
+        tokens=tokens,
+        push=push,
+        declaring=options.get("declaring", undeclared),
     )
 
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:

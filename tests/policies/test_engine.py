@@ -231,6 +231,22 @@ careful:
     assert not engine.decide(replace(request, context={})).allowed
 
 
+def test_conditions_see_what_a_message_to_an_agent_brings(make: Make) -> None:
+    engine = make(
+        "p, role:buyer, acme, a2a:clerk, send, allow, mandated, -, A-1", "p, *, acme, a2a:*, send, deny, strange, -, A-2",
+        conditions_yaml="""\
+mandated: {if: '"urn:mandate" in ctx.extensions', say: with a mandate}
+strange: {if: 'not all_in(ctx.url_hosts, ["files.example"]) or ctx.raw_bytes > 1000', say: large or strange}
+""",
+        **{"grants/guardrails_csv": ""},
+    )  # fmt: skip
+    ctx: dict[str, object] = {"extensions": ["urn:mandate"], "url_hosts": ["files.example"], "raw_bytes": 10}
+    asked = replace(PAUL, resource="a2a:clerk", action="send", arguments={}, context={"ctx": ctx})
+    assert engine.decide(asked).allowed
+    for change in ({"extensions": []}, {"url_hosts": ["files.example", ""]}, {"raw_bytes": 1001}):
+        assert not engine.decide(replace(asked, context={"ctx": ctx | change})).allowed
+
+
 def test_conditions_see_what_is_registered_of_the_tool_and_fit_tools_alone(make: Make, findings: Any) -> None:
     engine = make(
         "p, role:buyer, acme, erp.*, call, allow, -, -, A-1", "p, *, acme, erp.*, call, deny, finance, -, A-2",
