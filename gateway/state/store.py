@@ -7,6 +7,7 @@ from gateway.state.database import open_engine
 from gateway.state.definitions import Definitions
 from gateway.state.erasing import PersonRows
 from gateway.state.grants import Grants
+from gateway.state.histories import Histories
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
 from gateway.state.ownership import Contexts, Tasks
@@ -36,6 +37,7 @@ class State:
         self.tickets = Tickets(worker)
         self.definitions = Definitions(worker)
         self.push = PushRows(worker)
+        self.histories = Histories(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, String, Text
+from sqlalchemy import BigInteger, Index, String, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -166,3 +166,75 @@ class SeenDefinition(Table, table=True):
     held: str = Field(sa_type=String(80))
     """Digest of what was last seen in its place and is not let through; "" where nothing is."""
     held_at: int = Field(sa_type=BigInteger)
+
+
+class WorkflowHistory(Table, table=True):
+    """A workflow that rules hold calls to.  Its row is the lock under which they are decided one after the other."""
+
+    __tablename__ = "workflow_histories"
+
+    tenant: str = Field(primary_key=True, sa_type=String(63))
+    workflow: str = Field(primary_key=True, sa_type=String(64))
+    epoch: str = Field(sa_type=String(32))
+    """Drawn when the row is made: a history that was made anew is told from the one before."""
+    version: int = Field(sa_type=BigInteger)
+    """Grows with every change of a step; a step holds the one of its last change."""
+    size: int = Field(sa_type=BigInteger)
+    subject: str = Field(index=True, sa_type=String(SUBJECT_CHARS))
+    until: int = Field(index=True, sa_type=BigInteger)
+    """Epoch seconds after which it is forgotten."""
+
+
+class WorkflowStep(Table, table=True):
+    """One call of a workflow: reserved before it is sent, settled by its recorded outcome."""
+
+    __tablename__ = "workflow_steps"
+    __table_args__ = (
+        Index("ix_workflow_steps_version", "tenant", "workflow", "version"),
+        Index("ix_workflow_steps_subject", "subject", "at"),
+        Index("ix_workflow_steps_actor", "actor", "at"),
+        Index("ix_workflow_steps_at", "at"),
+        Index("ix_workflow_steps_state", "state", "at"),
+    )
+
+    call: str = Field(primary_key=True, sa_type=String(40))
+    tenant: str = Field(sa_type=String(63))
+    workflow: str = Field(sa_type=String(64))
+    version: int = Field(sa_type=BigInteger)
+    kind: str = Field(sa_type=String(16))
+    """`call`; what else may satisfy a rule has a word of its own."""
+    resource: str = Field(sa_type=String(1000))
+    actor: str = Field(sa_type=String(SUBJECT_CHARS))
+    subject: str = Field(sa_type=String(SUBJECT_CHARS))
+    at: int = Field(sa_type=BigInteger)
+    state: str = Field(sa_type=String(16))
+    begun: str = Field(sa_type=Text)
+    """JSON of `policies.workflows.kept`: workflows that hold it, marks and sums of its arguments, labels that it brought."""
+    results: str = Field(sa_type=Text)
+    """JSON of the same: fields of its result."""
+    purses: str = Field(sa_type=Text)
+    """JSON: the purses that it draws on, and how much."""
+
+
+class WorkflowPurse(Table, table=True):
+    """What of one budget is used; a sum of steps that is kept, and made anew of them where it is missing."""
+
+    __tablename__ = "workflow_purses"
+
+    key: str = Field(primary_key=True, sa_type=String(64))
+    subject: str = Field(index=True, sa_type=String(SUBJECT_CHARS))
+    """Whose it is, where it is one person's; "" otherwise."""
+    drawn: int | None = Field(default=None, sa_type=BigInteger)
+    """How many steps; None until they are counted."""
+    total: str = Field(sa_type=Text)
+    until: int = Field(index=True, sa_type=BigInteger)
+
+
+class WorkflowMark(Table, table=True):
+    """Steps of all workflows that are about the same thing, by a digest that says nothing of it."""
+
+    __tablename__ = "workflow_marks"
+    __table_args__ = (Index("ix_workflow_marks_call", "call"),)
+
+    mark: str = Field(primary_key=True, sa_type=String(64))
+    call: str = Field(primary_key=True, sa_type=String(40))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from policies.bundle import Bundle, load_texts
+from policies.workflows.model import Workflow
 from tests.policies.conftest import FILES
 
 TOOLS = """\
@@ -31,13 +32,20 @@ GRANTS = "p, role:buyer, acme, erp.*, call, allow, -, -, BUY-1\np, agents:crew, 
 Make = Callable[..., Bundle]
 
 
+def bundle_of(text: str | dict[str, str]) -> Bundle:
+    """A bundle with this text as its only workflow (or these, by file)."""
+    files = {"workflows/w.yaml": text} if isinstance(text, str) else text
+    texts = FILES | {"tools.yaml": TOOLS, "roles.csv": ROLES, "grants/people.csv": GRANTS} | files
+    return load_texts({**texts, "conditions.yaml": "small: {if: args.amount <= 100, say: small}\n"})
+
+
+def workflow_of(text: str) -> Workflow:
+    """Its only workflow."""
+    (workflow,) = bundle_of(text).workflows.values()
+    return workflow
+
+
 @pytest.fixture
 def bundle_with() -> Make:
-    """A bundle with this text as its only workflow (or these, by file)."""
-
-    def make(text: str | dict[str, str]) -> Bundle:
-        files = {"workflows/w.yaml": text} if isinstance(text, str) else text
-        texts = FILES | {"tools.yaml": TOOLS, "roles.csv": ROLES, "grants/people.csv": GRANTS} | files
-        return load_texts({**texts, "conditions.yaml": "small: {if: args.amount <= 100, say: small}\n"})
-
-    return make
+    """`bundle_of`."""
+    return bundle_of

@@ -1,0 +1,213 @@
+"""Histories of workflows: a step is reserved before its call is sent and settled by its recorded outcome.
+
+All decisions about one workflow, on all replicas, are made one after the other, each seeing the steps before it.  A writer of
+these rows could satisfy or exhaust any rule; a reader learns who called what, and the numbers that rules name, no other argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from gateway.model import Refused, random16
+from gateway.reasons import Code
+from gateway.state import history_rows as rows
+from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS, Head
+from gateway.state.worker import Worker
+from policies.workflows import kept
+from policies.workflows.judge import Breach, Past, judge, purses, share, shared
+from policies.workflows.model import Rule, Workflow, Workflows
+from policies.workflows.story import State, Step, Value
+
+MOST_STEPS: Final = 10_000
+"""Of one workflow: with more the next is refused."""
+_UNSETTLED: Final = (State.RUNNING.value, State.OPEN.value)
+_SWEPT_EVERY: Final = 60
+_SWEPT_AT_ONCE: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that is about to be sent.
+
+    workflow, ends   id of its workflow, and the epoch second at which that ends.
+    held             the definitions whose rules it is held to.
+    """
+
+    tenant: str
+    workflow: str
+    ends: int
+    step: Step
+    held: tuple[Workflow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one definition's rules said."""
+
+    workflow: Workflow
+    spoke: tuple[Rule, ...]
+    breaches: tuple[Breach, ...]
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the call may not be sent."""
+        return bool(self.breaches) and not self.workflow.shadow
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A step with its workflow."""
+
+    tenant: str
+    workflow: str
+    step: Step
+
+
+class _RefusedError(Exception):
+    """Rolls back: a refused call leaves nothing behind."""
+
+    def __init__(self, judged: tuple[Judged, ...]) -> None:
+        super().__init__("refused")
+        self.judged = judged
+
+
+class Histories:
+    """Every method is durable on return; `Refused` where the store fails or is overloaded."""
+
+    def __init__(self, worker: Worker, keep_seconds: int = 30 * 86_400) -> None:
+        """A history is kept for `keep_seconds` after its workflow has ended."""
+        self._worker = worker
+        self._keep = keep_seconds
+        self._stories = rows.Stories()
+        self._swept = 0
+
+    async def reserve(self, asked: Asked) -> tuple[Judged, ...]:
+        """What the rules say of a call; its step is reserved, unless one of them refuses it."""
+        now = asked.step.at // 1_000_000
+        due = now - self._swept >= _SWEPT_EVERY
+        if due:
+            self._swept = now
+
+        def work(connection: Connection) -> tuple[Judged, ...]:
+            judged = self._judged(connection, asked)
+            if due:
+                sweep(connection, now)
+            return judged
+
+        try:
+            return await self._worker.run(work)
+        except _RefusedError as refused:
+            return refused.judged
+
+    def _judged(self, connection: Connection, asked: Asked) -> tuple[Judged, ...]:
+        step, until = asked.step, asked.ends + self._keep
+        head = rows.lock(connection, asked.tenant, asked.workflow, step.subject, until)
+        if head.size >= MOST_STEPS:
+            raise Refused(Code.BUDGET_SPENT, f"a workflow has at most {MOST_STEPS} steps")
+        story = self._stories.told(connection, head)
+        drawn = [purse for each in asked.held for purse in purses(each, step, asked.workflow)]
+        about = [one for each in asked.held for one in shared(each, step)]
+        spent = rows.spent_of(connection, asked.tenant, drawn, until)
+        past = Past(story, spent, rows.others(connection, asked.tenant, about, until))
+        judged = tuple(Judged(each, *judge(each, step, past, asked.workflow)) for each in asked.held)
+        if any(each.refuses for each in judged):
+            raise _RefusedError(judged)
+        taken = rows.draw(connection, asked.tenant, spent, {purse: share(purse.budget, step) for purse in drawn})
+        self._write(connection, asked, head, taken)
+        if about:
+            marks = [{"mark": rows.mark_of(asked.tenant, one), "call": step.id} for one in about]
+            rows.insert(connection, MARKS, marks)
+        return judged
+
+    def _write(self, connection: Connection, asked: Asked, head: Head, taken: str) -> None:
+        row = rows.row_of(asked.tenant, asked.workflow, head.version + 1, asked.step, taken)
+        connection.execute(STEPS.insert().values(row))
+        until = max(head.until, asked.ends + self._keep)
+        changed = {"version": head.version + 1, "size": head.size + 1, "until": until}
+        connection.execute(update(HISTORIES).where(head.mine).values(**changed))
+
+    async def settle(self, kept_: Kept, state: State, results: Mapping[str, Value]) -> bool:
+        """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew."""
+        return await self._worker.run(lambda connection: _settle(connection, kept_, state, results))
+
+    async def steps(self, tenant: str, workflow: str) -> tuple[Step, ...]:
+        """The steps of a workflow, by arrival."""
+        c = STEPS.c
+        wanted = select(STEPS).where(c.tenant == tenant, c.workflow == workflow).order_by(c.at, c.call).limit(MOST_STEPS)
+        return await self._worker.run(lambda connection: tuple(rows.step_of(row) for row in connection.execute(wanted)))
+
+    async def unsettled(self, before: int, most: int = 1000) -> tuple[Kept, ...]:
+        """Steps that were reserved before this moment (UTC microseconds) and not heard of since, the oldest first."""
+        c = STEPS.c
+        wanted = select(STEPS).where(c.state == State.RUNNING.value, c.at < before).order_by(c.at).limit(most)
+
+        def work(connection: Connection) -> tuple[Kept, ...]:
+            return tuple(Kept(row.tenant, row.workflow, rows.step_of(row)) for row in connection.execute(wanted))
+
+        return await self._worker.run(work)
+
+    async def workflows(self, most: int = 1000) -> tuple[tuple[str, str, str, int], ...]:
+        """Tenant, id, person and number of steps of workflows, those that end last first."""
+        c = HISTORIES.c
+        wanted = select(c.tenant, c.workflow, c.subject, c.size).order_by(c.until.desc(), c.workflow).limit(most)
+        return await self._worker.run(lambda connection: tuple(tuple(row) for row in connection.execute(wanted)))
+
+    async def replace(self, tenant: str, workflow: str, steps: Sequence[Step], of: Workflows, ends: int) -> None:
+        """Put these steps in place of those that stand; `of` are the definitions by which purses and marks are made anew."""
+        until = ends + self._keep
+
+        def work(connection: Connection) -> None:
+            head = rows.lock(connection, tenant, workflow, steps[0].subject if steps else "", until)
+            _forget_steps(connection, STEPS.c.workflow == workflow, STEPS.c.tenant == tenant)
+            for number, step in enumerate(steps, 1):
+                held = [of[name] for name in sorted(step.held) if name in of]
+                drawn = {purse: share(purse.budget, step) for each in held for purse in purses(each, step, workflow)}
+                taken = rows.taken(tenant, drawn if step.state.counts else {})
+                connection.execute(STEPS.insert().values(rows.row_of(tenant, workflow, number, step, taken)))
+                marks = [{"mark": rows.mark_of(tenant, one), "call": step.id} for each in held for one in shared(each, step)]
+                if marks:
+                    rows.insert(connection, MARKS, marks)
+            changed = {"epoch": random16().hex(), "version": len(steps), "size": len(steps), "until": max(until, head.until)}
+            connection.execute(update(HISTORIES).where(head.mine).values(**changed))
+
+        await self._worker.run(work)
+
+    async def recount(self) -> None:
+        """Forget what is kept of budgets: each is counted anew from the steps when it is next asked for."""
+        await self._worker.run(lambda connection: connection.execute(delete(PURSES)))
+
+
+def _settle(connection: Connection, kept_: Kept, state: State, results: Mapping[str, Value]) -> bool:
+    head = rows.locked(connection, kept_.tenant, kept_.workflow)
+    mine = STEPS.c.call == kept_.step.id
+    row = None if head is None else connection.execute(select(STEPS.c.state, STEPS.c.purses).where(mine)).one_or_none()
+    if head is None or row is None or row.state not in _UNSETTLED or row.state == state.value:
+        return False
+    changed = {"state": state.value, "results": kept.results(results), "version": head.version + 1}
+    connection.execute(update(STEPS).where(mine).values(**changed))
+    connection.execute(update(HISTORIES).where(head.mine).values(version=head.version + 1))
+    if not state.counts:
+        rows.give_back(connection, row.purses)
+    return True
+
+
+def sweep(connection: Connection, now: int) -> None:
+    """Forget histories whose time is over, a batch, and the purses that nothing draws on any more."""
+    c = HISTORIES.c
+    ended = select(c.tenant, c.workflow).where(c.until < now).limit(_SWEPT_AT_ONCE)
+    if connection.dialect.name == "postgresql":
+        ended = ended.with_for_update(skip_locked=True)  # another replica sweeps at the same time
+    for tenant, workflow in connection.execute(ended).all():
+        _forget_steps(connection, STEPS.c.tenant == tenant, STEPS.c.workflow == workflow)
+        connection.execute(delete(HISTORIES).where(c.tenant == tenant, c.workflow == workflow))
+    connection.execute(delete(PURSES).where(PURSES.c.until < now))
+
+
+def _forget_steps(connection: Connection, *where: ColumnElement[bool]) -> None:
+    connection.execute(delete(MARKS).where(MARKS.c.call.in_(select(STEPS.c.call).where(*where))))
+    connection.execute(delete(STEPS).where(*where))
