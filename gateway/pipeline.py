@@ -17,6 +17,7 @@ from gateway.reasons import Code
 from gateway.scope import within
 from policies.model import AccessRequest, Decision
 
+_AUTHORITY_OVER = frozenset({Code.REVOKED, Code.INVALID_CREDENTIAL})
 _OK, _INTERRUPTED = OutcomeStatus.OK, OutcomeStatus.INTERRUPTED
 
 
@@ -117,7 +118,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
         tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
         raise
     except Refused as refusal:  # a duty that shows only in the answer: the result is withheld; or its authority is over
-        revoked = refusal.code is Code.REVOKED or (refusal.decision is not None and not refusal.decision.allowed)
+        revoked = refusal.code in _AUTHORITY_OVER or (refusal.decision is not None and not refusal.decision.allowed)
         tally.status, tally.detail = OutcomeStatus.INTERRUPTED if revoked else OutcomeStatus.INTERNAL_ERROR, str(refusal)
         _of(refusal, intent.permit.principal, intent.permit.call)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway import obligations
 from gateway.a2a.callback import CallbackEndpoint
@@ -14,11 +15,13 @@ from gateway.a2a.listing import Place
 from gateway.a2a.operations import CARD
 from gateway.a2a.push import Push
 from gateway.a2a.road import A2aRoad
+from gateway.a2a.standing import Standing
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.mcp.sealed import Purpose, Sealed
 from gateway.model import Permit, Principal
 from gateway.parts import Parts, derived
+from gateway.policy.in_force import Policy
 from gateway.policy.judging import decided_by
 from gateway.state.sealing import Sealer
 from gateway.upstream.client import Upstreams
@@ -29,8 +32,9 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     """`/a2a/{agent}` for every agent that the settings give a URL, and where agents bring news of tasks."""
     settings, limits = parts.settings, parts.settings.limits
     peers = agent_targets(settings, parts.bare)
-    # an agent may work in silence for as long as a call may take at all
-    patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.call_seconds)
+    # an agent may work in silence for as long as a call may take, or a stream stand, at all
+    silence = max(limits.call_seconds, limits.stream_seconds)
+    patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=silence, probe=True)
     parts.stack.push_async_callback(patient.aclose)
 
     def served(agent: str) -> Sequence[Interface]:
@@ -59,9 +63,17 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
         permit = await parts.identity.outbound.fulfil(obligations.fulfil(permit), shared=permit.call.method == CARD)
         return await road.fulfil(permit)
 
+    standing = Standing(parts.judge_of, parts.clock)
+    parts.stack.push_async_callback(standing.close)
     stages = parts.stages(road, fulfil)
+    stages = replace(stages, watch=standing.over(stages.watch))
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
-    parts.policy.in_force.follow(lambda policy: endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing)))
+
+    def enforce(policy: Policy) -> None:
+        endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing))
+        standing.enforce()
+
+    parts.policy.in_force.follow(enforce)
     webhooks = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=ATTEMPT_SECONDS)
     parts.stack.push_async_callback(webhooks.aclose)
     deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed)

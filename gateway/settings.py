@@ -78,7 +78,7 @@ class Limits(Group):
     concurrent_streams: int = Field(1024, ge=1)
     """Streams that stand open for notices, beside the calls."""
     stream_seconds: float = Field(12 * 3600, gt=0)
-    """How long one stands at most."""
+    """How long one stands at most, and an agent's (A2A) stream of events."""
 
 
 class State(Group):

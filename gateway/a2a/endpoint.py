@@ -110,9 +110,16 @@ class A2aEndpoint:
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             try:
-                async with asyncio.timeout(self._limits.call_seconds), aclosing(govern(arrival, self._stages)) as replies:
+                begun, standing = asyncio.get_running_loop().time(), False
+                async with (
+                    asyncio.timeout(self._limits.call_seconds) as limit,
+                    aclosing(govern(arrival, self._stages)) as replies,
+                ):
                     async for reply in replies:
                         await _release(reply, arrival, stream, send)
+                        if stream.started and not standing:
+                            standing = True
+                            limit.reschedule(begun + self._limits.stream_seconds)
                 return
             except Refused as refusal:
                 workflow = refusal.principal.workflow if refusal.principal else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from gateway.model import wall_clock
 from gateway.settings import Limits
 from tests.a2a.agents import Agent, Answering, Request, scripted, status, task
-from tests.a2a.world import World, gateway
+from tests.a2a.world import DENY, World, gateway
 
 Opened = Callable[..., AbstractAsyncContextManager[tuple[World, Agent]]]
 PARAMS = {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hi"}]}}
@@ -270,6 +272,112 @@ async def test_a_call_that_takes_too_long_is_ended(opened: Opened) -> None:
         await request.event(task("WORKING"))
         await request.gone()
 
-    async with opened(script, limits=Limits(call_seconds=0.3)) as (world, _):
+    async with opened(script, limits=Limits(stream_seconds=0.3)) as (world, _):
         (_, _), (name, last) = await events(world)
         assert (name, last["error"]["code"]) == ("error", -32603)
+
+
+async def test_a_call_that_is_not_answered_in_time_is_ended(opened: Opened) -> None:
+    async def script(request: Request) -> None:
+        await request.gone()
+
+    async with opened(script, limits=Limits(call_seconds=0.3)) as (world, _):
+        assert (await world.send("paul", "m"))["error"]["code"] == -32603
+
+
+async def test_a_stream_goes_on_beyond_the_time_that_one_answer_may_take(opened: Opened) -> None:
+    async def script(request: Request) -> None:
+        await request.event(task("WORKING"))
+        await asyncio.sleep(0.6)
+        await request.event(status("COMPLETED"))
+        await request.end()
+
+    async with opened(script, limits=Limits(call_seconds=0.3)) as (world, _):
+        assert [name for name, _ in await events(world)] == ["", ""]
+
+
+FORMS = {"json-rpc": "rpc", "http+json": "rest"}
+
+
+@asynccontextmanager
+async def standing_in(world: World, form: str, person: str = "paul") -> AsyncIterator[AsyncIterator[str]]:
+    """A stream of either binding, as its lines."""
+    body = PARAMS if form == "rest" else {"jsonrpc": "2.0", "id": 7, "method": "SendStreamingMessage", "params": PARAMS}
+    path = "/a2a/ref/rest/message:stream" if form == "rest" else "/a2a/ref/"
+    headers = world.token(person) | {"a2a-version": "1.0"}
+    async with world.client.stream("POST", path, json=body, headers=headers) as answer:
+        yield answer.aiter_lines()
+
+
+async def rest_of(lines: AsyncIterator[str]) -> tuple[str, Any]:
+    """(event name, parsed data) of the only event that is still to come."""
+    said = [line async for line in lines if line and line != ":"]
+    assert [line.partition(":")[0] for line in said] == ["event", "data"]
+    return said[0].removeprefix("event: "), json.loads(said[1].removeprefix("data: "))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+async def test_a_stream_ends_when_policy_no_longer_lets_it_stand(opened: Opened, form: str) -> None:
+    agent_saw = asyncio.Event()
+
+    async def script(request: Request) -> None:
+        await request.event(task("WORKING"))
+        await request.gone()
+        agent_saw.set()
+
+    async with opened(script) as (world, _), standing_in(world, form) as lines:
+        await next_data(lines)
+        world.enforce("a2a:other", DENY)  # of somebody else: it stands
+        world.enforce("a2a:ref", DENY)
+        name, told = await rest_of(lines)
+        assert name == "error"
+        if form == "rest":
+            assert (told["error"]["code"], told["error"]["status"]) == (403, "PERMISSION_DENIED")
+        else:
+            assert (told["id"], told["error"]["code"]) == (7, -32000)
+        details = told["error"]["details" if form == "rest" else "data"]
+        assert details[0]["reason"] == "POLICY_DENIED"
+        await agent_saw.wait()
+        end = world.ledger.entries[-1].fields["outcome"]
+        assert end["status"] == "interrupted"
+        assert "policy no longer lets the stream stand" in end["detail"]
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+async def test_a_stream_ends_with_the_authority_under_which_it_began(opened: Opened, form: str) -> None:
+    agent_saw = asyncio.Event()
+
+    async def script(request: Request) -> None:
+        await request.event(task("WORKING"))
+        await request.gone()
+        agent_saw.set()
+
+    later = [0]
+    async with opened(script, clock=lambda: wall_clock() + later[0]) as (world, _):
+        claims = json.loads(urlsafe_b64decode(world.token("paul")["authorization"].split(".")[1] + "=="))
+        later[0] = int((claims["exp"] - wall_clock() / 1e6 - 0.5) * 1e6)
+        async with standing_in(world, form) as lines:
+            await next_data(lines)
+            name, told = await rest_of(lines)
+            assert name == "error"
+            error = told["error"]
+            assert (error["code"], error["message"]) == (401 if form == "rest" else -32000, "Authentication is required.")
+            await agent_saw.wait()
+            assert world.ledger.entries[-1].fields["outcome"]["status"] == "interrupted"
+
+
+async def test_a_call_that_waits_for_one_answer_keeps_the_decision_it_was_given(opened: Opened) -> None:
+    came, allowed = asyncio.Event(), asyncio.Event()
+
+    async def script(request: Request) -> None:
+        came.set()
+        await allowed.wait()
+        await request.result(task("COMPLETED"))
+
+    async with opened(script) as (world, _):
+        call = asyncio.create_task(world.send("paul", "m"))
+        await came.wait()
+        world.enforce("a2a:ref", DENY)
+        allowed.set()
+        assert "result" in await call
+        assert (await world.send("paul", "m"))["error"]["code"] == -32000

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gateway.a2a.hop import Peer
 from gateway.a2a.push import PATH as CALLBACKS
 from gateway.a2a.push import Push
 from gateway.a2a.road import A2aRoad
+from gateway.a2a.standing import Standing
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.asgi import HostGuard
@@ -121,6 +122,13 @@ class World:
     secrets: Mapping[str, str]
     verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
     upstreams: Upstreams | None = None
+    standing: Standing | None = None
+
+    def enforce(self, resource: str, decision: Decision) -> None:
+        """Another policy comes into force."""
+        self.verdicts["*", resource] = decision
+        assert self.standing is not None
+        self.standing.enforce()
 
     def decide(self, request: AccessRequest) -> Decision:
         """By (subject, resource), else by resource; allowed where nothing is said and the agent is registered."""
@@ -204,6 +212,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
 
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False) as client:
         world = World(url, issuer, delegations, ledger, client, secrets, upstreams=upstreams)
+        standing = world.standing = Standing(lambda _: world.decide, options.get("clock", wall_clock))
         stages = Stages(
             authenticate=authenticator,
             parse=road.parse,
@@ -217,6 +226,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
             record_refusal=recorder.refusal,
             observe=observe,
         )
+        stages = replace(stages, watch=standing.over(stages.watch))
         heartbeat = options.get("heartbeat", 15.0)
         endpoint = A2aEndpoint(stages, guard=HostGuard(url), limits=limits, heartbeat=heartbeat)
         deliveries = Deliveries(lambda: endpoint.stages, upstreams, allowed, options.get("pauses", (0.01, 0.01)))
@@ -231,6 +241,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
                 yield world
         finally:
             await deliveries.aclose()
+            await standing.close()
             await cards.aclose()
             await upstreams.aclose()
             await state.close()
