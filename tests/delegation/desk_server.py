@@ -1,4 +1,4 @@
-"""A tool server on the official SDK: `read`, `seal`, `proven`.  `/sealed` beside it says, past the gateway, what was sealed."""
+"""A tool server on the official SDK.  `/sealed` beside its tools says, past the gateway, what was sealed."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def seal(text: str) -> str:
 def proven(text: str) -> str:
     """For proven chains alone."""
     return f"proven {text}"
+
+
+@server.tool()
+def note(text: str) -> str:
+    """Note."""
+    return f"noted {text}"
 
 
 @server.custom_route("/sealed", methods=["GET"])

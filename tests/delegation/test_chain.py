@@ -27,7 +27,7 @@ def test_the_ledger_has_the_exact_chain_at_each_hop(gateway: Chained, binding: s
     before = gateway.sealed()
     workflow, answer = gateway.told("paul", "intake", plan(binding), binding)
     listed, card, read, asked = answer["outcomes"]
-    assert (listed, card, read, asked["by"]) == (["proven", "read", "seal"], "booker", "read r", "planner")
+    assert (listed, card, read, asked["by"]) == (["note", "proven", "read", "seal"], "booker", "read r", "planner")
     assert gateway.sealed() == [*before, "s"]
 
     hops = {(hop.who, hop.what): hop for hop in gateway.hops(workflow, *CALLS)}
@@ -60,12 +60,12 @@ def test_the_same_chain_of_somebody_without_the_right_is_refused_at_its_last_hop
     untouched = gateway.sealed()
     workflow, answer = gateway.told("mia", "intake", plan(binding), binding)
     listed, card, read, asked = answer["outcomes"]
-    assert (listed, card, read) == (["read"], "booker", "read r")
+    assert (listed, card, read) == (["note", "read"], "booker", "read r")
     ((checked, bought),) = asked["outcomes"]
     assert checked["outcomes"] == ["read r"]
     read, booked = bought["outcomes"]
     listed, last = booked["outcomes"]
-    assert (read, listed) == ("read r", ["read"])  # booker may seal and read; mia may not seal
+    assert (read, listed) == ("read r", ["note", "read"])  # booker may seal and read; mia may not seal
     assert "Unknown tool" in last["refused"]
     assert gateway.sealed() == untouched
 
@@ -83,7 +83,7 @@ def test_an_agent_that_the_person_may_not_ask_is_refused_at_its_hop_and_not_seen
 ) -> None:
     workflow, answer = gateway.told("fiona", "intake", plan(binding), binding)
     listed, card, _, asked = answer["outcomes"]
-    assert listed == ["proven", "read", "seal"]
+    assert listed == ["note", "proven", "read", "seal"]
     assert "404" in card["refused"]
     ((_, bought),) = asked["outcomes"]
     assert "404" in bought["outcomes"][1]["refused"]  # the client asks for the card first

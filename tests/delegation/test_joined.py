@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.delegation.world import UNCHANGED, Chained, who
+from tests.delegation.world import UNCHANGED, UNUSED, Chained, who
 from tests.interaction.world import MODERN, new_trace
 
 CALLS = ("SendMessage", "tools/call")
@@ -122,7 +122,7 @@ def test_the_trace_of_another_agents_hop_joins_nothing(gateway: Chained) -> None
     _, answer = gateway.told("paul", UNCHANGED, {"do": [HEARD]})
     (trace,) = answer["outcomes"]
     assert subject(gateway, read(gateway, gateway.agent_secrets[UNCHANGED], trace)) == "user:dev/paul"
-    for other in ("fossil", "planner"):  # one that traces may speak for, too; and one that not
+    for other in (UNUSED, "planner"):  # one that traces may speak for, too; and one that not
         assert is_nobody(gateway, read(gateway, gateway.agent_secrets[other], trace), other)
     mias = gateway.call("desk.read", gateway.token("mia"), version=MODERN, traceparent=trace)
     assert subject(gateway, mias) == "user:dev/mia"

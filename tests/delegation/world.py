@@ -19,7 +19,6 @@ import httpx
 from audit.reader import Ledger
 from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 
-TOLD = Path(__file__).with_name("told_agent.py")
 DESK = Path(__file__).with_name("desk_server.py")
 CHAIN = ("intake", "planner", "buyer", "booker")
 BESIDE = "checker"
@@ -28,14 +27,16 @@ UNCHANGED = "relic"
 AGENTS = (*CHAIN, BESIDE, UNCHANGED)
 UNUSED = "fossil"
 """One more like it, that nobody is asked through."""
-TOOLS = ("desk.read", "desk.seal", "desk.proven")
+TOLD = {agent: (sys.executable, str(DESK.with_name("told_agent.py"))) for agent in AGENTS}
+TOOLS = ("desk.read", "desk.note", "desk.seal", "desk.proven")
 
-# paul may all; mia may ask every agent, and not seal; fiona may not ask booker
+# paul may all; mia may ask every agent, note little, and not seal; fiona may not ask booker
 GRANTS = """\
 p, role:buyer,      acme, a2a:*,       send,  allow, -, -, BUY-1
 p, role:buyer,      acme, desk.*,      call,  allow, -, -, BUY-2
 p, role:marketer,   acme, a2a:*,       send,  allow, -, -, MKT-1
 p, role:marketer,   acme, desk.read,   call,  allow, -, -, MKT-2
+p, role:marketer,   acme, desk.note,   call,  allow, small, -, MKT-3
 p, role:controller, acme, a2a:intake,  send,  allow, -, -, FIN-1
 p, role:controller, acme, a2a:planner, send,  allow, -, -, FIN-2
 p, role:controller, acme, a2a:buyer,   send,  allow, -, -, FIN-3
@@ -43,6 +44,7 @@ p, role:controller, acme, a2a:checker, send,  allow, -, -, FIN-4
 p, role:controller, acme, desk.*,      call,  allow, -, -, FIN-5
 p, agents:told,     acme, a2a:*,       send,  allow, -, -, AGT-1
 p, agents:told,     acme, desk.read,   call,  allow, -, -, AGT-2
+p, agents:told,     acme, desk.note,   call,  allow, -, -, AGT-7
 p, agents:told,     acme, desk.seal,   relay, allow, -, -, AGT-3
 p, agent:intake,    acme, desk.seal,   call,  allow, -, -, AGT-4
 p, agent:booker,    acme, desk.seal,   call,  allow, -, -, AGT-5
@@ -50,15 +52,15 @@ p, agents:told,     acme, desk.proven, call,  allow, -, -, AGT-6
 p, role:controller, acme, admin:kills, change, allow, -, -, FIN-6
 p, *,               acme, desk.proven, call,  deny,  only-joined, -, SEC-1
 """
-ROLES = "".join(
-    [
-        "g, idp:procurement-managers, role:buyer, acme\n",
-        "g, idp:marketing-managers, role:marketer, acme\n",
-        "g, idp:finance-controllers, role:controller, acme\n",
-        *(f"g, agent:{agent}, agents:told, acme\n" for agent in AGENTS),
-    ]
-)
-CONDITIONS = {"only-joined": {"if": 'agent.assurance == "correlated"', "say": "the chain is correlated, not proven"}}
+ROLES = """\
+g, idp:procurement-managers, role:buyer,      acme
+g, idp:marketing-managers,   role:marketer,   acme
+g, idp:finance-controllers,  role:controller, acme
+"""
+CONDITIONS = {
+    "small": {"if": 'args.text == "little"', "say": "little notes"},
+    "only-joined": {"if": 'agent.assurance == "correlated"', "say": "the chain is correlated, not proven"},
+}
 
 
 def who(person: str, *agents: str) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class Hop(NamedTuple):
 class Chained(Gateway):
     """`bailiwick serve` with these agents; `urls` says where each of them is, once they are there."""
 
-    def __init__(self, folder: Path, desk: str, agents: Sequence[str] = AGENTS, **more: Any) -> None:
+    def __init__(self, folder: Path, desk: str, agents: Sequence[str]) -> None:
         """`desk` is where the tool server is."""
         self._agents, self.desk = agents, desk
         bundle = folder / "policies"
@@ -90,7 +92,7 @@ class Chained(Gateway):
         shutil.copy(ROOT / "policies" / "default" / "model.conf", bundle)
         files = {
             "grants/all.csv": GRANTS,
-            "roles.csv": ROLES,
+            "roles.csv": ROLES + "".join(f"g, agent:{agent}, agents:told, acme\n" for agent in agents),
             "conditions.yaml": json.dumps(CONDITIONS),
             "obligations.yaml": "{}\n",
             "tools.yaml": json.dumps(
@@ -99,7 +101,7 @@ class Chained(Gateway):
         }
         for name, text in files.items():
             (bundle / name).write_text(text)
-        super().__init__(folder, Peers(port=free_port()), more=more)
+        super().__init__(folder, Peers(port=free_port()))
 
     def _settings(self, peers: Peers) -> dict[str, Any]:
         self.agent_secrets |= {agent: f"bws_{agent}_{secrets.token_urlsafe(32)}" for agent in (*self._agents, UNUSED)}
@@ -179,14 +181,14 @@ def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 
 
 @contextmanager
-def chained(folder: Path, agents: Sequence[str] = AGENTS, **settings: Any) -> Iterator[Chained]:
-    """Everything, running."""
+def chained(folder: Path, agents: Mapping[str, Sequence[str]] = TOLD, **environment: str) -> Iterator[Chained]:
+    """Everything, running: by name each agent's command."""
     with ExitStack() as stack:
         desk = stack.enter_context(process([sys.executable, str(DESK)], {}, folder / "desk.log"))
-        gateway = Chained(folder, desk, agents, **settings)
+        gateway = Chained(folder, desk, tuple(agents))
         urls = {}
-        for agent in agents:
+        for agent, command in agents.items():
             own = {"GATEWAY_URL": gateway.url, "AGENT_ID": agent, "AGENT_SECRET": gateway.agent_secrets[agent]}
-            urls[agent] = stack.enter_context(process([sys.executable, str(TOLD)], own, folder / f"{agent}.log"))
+            urls[agent] = stack.enter_context(process(command, environment | own, folder / f"{agent}.log"))
         stack.callback(gateway.stop)
         yield gateway.at(urls).start()
