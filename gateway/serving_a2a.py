@@ -93,5 +93,5 @@ class PageTokens:
 
     def open(self, principal: Principal, agent: str, text: str) -> Place:
         """See there."""
-        token, skip = self._sealed.open(Purpose.CURSOR, text, server=agent, principal=principal, bound="a2a")
-        return Place(str(token), int(skip))
+        token, skip, total = self._sealed.open(Purpose.CURSOR, text, server=agent, principal=principal, bound="a2a")
+        return Place(str(token), int(skip), int(total))

@@ -17,17 +17,24 @@ from gateway.model import Principal, UpstreamError
 USUAL_PAGE: Final = 50
 MOST_PAGES: Final = 50
 """Of the agent, for one page of ours: a person with few tasks among very many gets a short page, and goes on from there."""
+COUNTED_PAGES: Final = 10
+"""Of the agent, that are read after a first page of ours is full, to tell how many tasks there are."""
 _LONGEST_TOKEN: Final = 4096
+UNCOUNTED: Final = -1
 
 Ask = Callable[[pb.ListTasksRequest], Awaitable[pb.ListTasksResponse]]
 Mine = Callable[[Sequence[str]], Awaitable[frozenset[str]]]
 
 
 class Place(NamedTuple):
-    """Where a page of ours begins: the agent's token of its page, and how many of its tasks come before."""
+    """Where a page of ours begins: the agent's token of its page, how many of its tasks come before, how many there are at all.
+
+    total   as it was when the first page was made; UNCOUNTED where nobody counted so far.
+    """
 
     token: str = ""
     skip: int = 0
+    total: int = UNCOUNTED
 
 
 class PageTokens(Protocol):
@@ -54,34 +61,47 @@ NO_TOKENS: Final = _NoTokens()
 
 
 class Page(NamedTuple):
-    """Tasks of the caller, where the next page begins (None: there is none), and whether all of them were looked at."""
+    """Tasks of the caller, where the next page begins (None: there is none), and how many tasks there are (or UNCOUNTED)."""
 
     tasks: list[pb.Task]
     next: Place | None
-    whole: bool
+    total: int
 
 
 async def page(request: pb.ListTasksRequest, place: Place, ask: Ask, mine: Mine) -> Page:
     """The page that begins at `place`.  `UpstreamError` for an agent that pages in a circle."""
     size = request.page_size or USUAL_PAGE
+    counts = not place.token and not place.skip
     found: list[pb.Task] = []
+    own, after, left = 0, None, MOST_PAGES
     token, skip, seen = place.token, place.skip, {place.token}
-    for _ in range(MOST_PAGES):
-        asked = pb.ListTasksRequest()
-        asked.CopyFrom(request)
-        asked.page_size, asked.page_token = MAX_PAGE, token
-        answer = await ask(asked)
-        own = await mine([task.id for task in answer.tasks])
+    while left:
+        answer = await ask(_asked(request, token))
+        known = await mine([task.id for task in answer.tasks])
         for at, task in enumerate(answer.tasks):
-            if at < skip or task.id not in own:
+            if at < skip or task.id not in known:
                 continue
-            if len(found) == size:
-                return Page(found, Place(token, at), whole=False)
-            found.append(task)
+            own += 1
+            if len(found) < size:
+                found.append(task)
+            elif after is None:
+                after = Place(token, at, place.total)
         if not answer.next_page_token:
-            return Page(found, None, whole=not place.token and not place.skip)
+            total = own if counts else place.total
+            return Page(found, None if after is None else after._replace(total=total), total)
+        if after is not None and not counts:
+            return Page(found, after, place.total)
         token, skip = answer.next_page_token, 0
         if token in seen or len(token) > _LONGEST_TOKEN:
             raise UpstreamError("protocol", "the agent's pages go round in a circle")
         seen.add(token)
-    return Page(found, Place(token, 0), whole=False)
+        left = left - 1 if after is None else min(left - 1, COUNTED_PAGES)
+    return Page(found, after or Place(token, 0, place.total), place.total)
+
+
+def _asked(request: pb.ListTasksRequest, token: str) -> pb.ListTasksRequest:
+    """What the agent is asked for: as much as it gives at once."""
+    asked = pb.ListTasksRequest()
+    asked.CopyFrom(request)
+    asked.page_size, asked.page_token = MAX_PAGE, token
+    return asked

@@ -76,8 +76,9 @@ def read(arrival: Arrival, *, depth: int) -> tuple[str, dict[str, Any]]:
     route, match = matching[0]
     params = _body(arrival, depth) if route.body else {}
     named = match.groupdict()
-    if any(_spelled(name) & params.keys() for name in named):
-        raise RpcRefused(Code.INVALID_PARAMS, "a field of the path stands in the body too")
+    for name, said in named.items():
+        if any(params.pop(spelling) != said for spelling in _spelled(name) & params.keys()):
+            raise RpcRefused(Code.INVALID_PARAMS, "the body says another id than the path")
     return route.method, params | _query(arrival, route) | named
 
 

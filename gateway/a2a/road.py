@@ -20,7 +20,7 @@ from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
 from gateway.a2a.extensions import Declaring, undeclared
 from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, RpcHop
-from gateway.a2a.listing import NO_TOKENS, USUAL_PAGE, PageTokens, Place, page
+from gateway.a2a.listing import NO_TOKENS, UNCOUNTED, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
 from gateway.a2a.operations import (
     CARD,
@@ -251,8 +251,7 @@ class A2aRoad:
         if refused:
             return refused[0]
         answer.tasks.extend(found.tasks)
-        answer.page_size = len(found.tasks)
-        answer.total_size = len(found.tasks) if found.whole else await self._ownership.count(permit, request.context_id)
+        answer.total_size = found.total if found.total != UNCOUNTED else await self._ownership.count(permit, request.context_id)
         if found.next is not None:
             answer.next_page_token = self._tokens.seal(permit.principal, permit.call.target, found.next)
         return Reply(answer, is_final=True)

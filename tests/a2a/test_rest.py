@@ -47,7 +47,7 @@ async def test_a_task_is_made_read_listed_and_cancelled_by_its_owner(world: Worl
     assert "history" not in read.json()
     listed = (await ask(world, "paul", "GET", f"/tasks?contextId={task['contextId']}")).json()
     assert [each["id"] for each in listed["tasks"]] == [task["id"]]
-    assert (listed["nextPageToken"], listed["totalSize"], listed["pageSize"]) == ("", 1, 1)
+    assert (listed["nextPageToken"], listed["totalSize"], listed["pageSize"]) == ("", 1, 50)
     cancelled = await ask(world, "paul", "POST", f"/tasks/{task['id']}:cancel", {})
     assert cancelled.json()["status"]["state"] == "TASK_STATE_CANCELED"
     again = await ask(world, "paul", "POST", f"/tasks/{task['id']}:cancel")
@@ -109,6 +109,28 @@ async def test_a_list_holds_the_callers_own_tasks_in_pages_of_their_own(world: W
     other = (await ask(world, "mia", "GET", f"/tasks?contextId={tasks[0]['contextId']}")).json()
     assert other == (await ask(world, "mia", "GET", "/tasks?contextId=never-was")).json()
     assert other["tasks"] == []
+
+
+async def test_a_page_says_its_size_and_how_many_tasks_there_are_of_what_was_asked_for(world: World) -> None:
+    for number, kind in enumerate(("complete-task", "reject-task", "complete-task", "message-response", "complete-task")):
+        await ask(world, "paul", "POST", "/message:send", message(f"tck-{kind}-{number}"))
+    first = (await ask(world, "paul", "GET", "/tasks?pageSize=2&status=TASK_STATE_COMPLETED")).json()
+    rest = f"/tasks?pageSize=2&status=TASK_STATE_COMPLETED&pageToken={first['nextPageToken']}"
+    second = (await ask(world, "paul", "GET", rest)).json()
+    assert [(len(page["tasks"]), page["pageSize"], page["totalSize"]) for page in (first, second)] == [(2, 2, 3), (1, 2, 3)]
+    assert second["nextPageToken"] == ""
+    none = (await ask(world, "mia", "GET", "/tasks")).json()
+    assert (none["tasks"], none["pageSize"], none["totalSize"]) == ([], 50, 0)
+
+
+async def test_a_body_may_say_the_id_of_its_path_again_and_no_other(world: World) -> None:
+    """The official client of Python says it twice."""
+    task = await task_of(world, "paul", "tck-input-required-twice")
+    for other in ({"id": "another"}, {"id": None}, {"id": [task["id"]]}):
+        refused = await ask(world, "paul", "POST", f"/tasks/{task['id']}:cancel", other)
+        assert (refused.status_code, refused.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    done = await ask(world, "paul", "POST", f"/tasks/{task['id']}:cancel", {"id": task["id"]})
+    assert done.json()["status"]["state"] == "TASK_STATE_CANCELED"
 
 
 async def test_errors_come_in_the_bindings_own_envelope(world: World) -> None:
