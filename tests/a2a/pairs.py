@@ -1,0 +1,169 @@
+"""The reference agent twice, as processes: once asked directly, once behind `bailiwick serve`; and a webhook that both reach."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.a2a.world import reference_agent
+from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
+
+KINDS: Mapping[str, tuple[str, ...]] = {"full": (), "minimal": ("--no-push", "--no-stream"), "auth": ("--auth",)}
+"""The agents, by name, and how each is started."""
+SIDES = ("direct", "through")
+SECONDS = 30
+
+
+@dataclass
+class Hook:
+    """A webhook at `http://localhost:<port>/<key>`, which takes everything and remembers it by key."""
+
+    port: int = 0
+    came: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    grown: threading.Condition = field(default_factory=threading.Condition)
+
+    def url(self, key: str) -> str:
+        return f"http://localhost:{self.port}/{key}"
+
+    def take(self, key: str, news: dict[str, Any]) -> None:
+        with self.grown:
+            self.came.setdefault(key, []).append(news)
+            self.grown.notify_all()
+
+    def until(self, key: str, task: str) -> list[dict[str, Any]]:
+        """What came under the key of a task, once it is over; what there is after a while otherwise."""
+        with self.grown:
+            self.grown.wait_for(lambda: any(_completed(news["body"]) for news in self._of(key, task)), SECONDS)
+            return self._of(key, task)
+
+    def _of(self, key: str, task: str) -> list[dict[str, Any]]:
+        return [news for news in self.came.get(key, ()) if task in json.dumps(news["body"])]
+
+
+def _completed(event: dict[str, Any]) -> bool:
+    return any(each.get("status", {}).get("state") == "TASK_STATE_COMPLETED" for each in event.values())
+
+
+@contextmanager
+def hook() -> Iterator[Hook]:
+    """A webhook that is listening."""
+    found = Hook()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            shown = {name: self.headers[name] for name in ("Authorization", "X-A2A-Notification-Token", "Content-Type")}
+            found.take(self.path.removeprefix("/"), {"headers": shown, "body": body})
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("localhost", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    found.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Sending(Gateway):
+    """`bailiwick serve` in front of agents (by name, their settings), to all of whom every buyer may send."""
+
+    def __init__(self, folder: Path, agents: Mapping[str, Mapping[str, Any]], *, webhooks: tuple[str, ...]) -> None:
+        self._agents = agents
+        self._webhooks = webhooks
+        _bundle(folder / "policies", tuple(agents))
+        super().__init__(folder, Peers(port=free_port()))
+
+    def _settings(self, peers: Peers) -> dict[str, Any]:
+        agents = {name: dict(said) for name, said in self._agents.items()}
+        return super()._settings(peers) | {"agents": agents, "mcp": {}, "push": {"private": list(self._webhooks)}}
+
+
+def _bundle(folder: Path, agents: tuple[str, ...]) -> None:
+    (folder / "grants").mkdir(parents=True)
+    shutil.copy(ROOT / "policies" / "default" / "model.conf", folder)
+    rows = [f"p, role:buyer, {TENANT}, a2a:{agent}, send, allow, -, -, SEND-{n}\n" for n, agent in enumerate(agents)]
+    files = {
+        "grants/all.csv": "".join(rows),
+        "roles.csv": f"g, idp:procurement-managers, role:buyer, {TENANT}\n",
+        "conditions.yaml": "{}\n",
+        "obligations.yaml": "{}\n",
+        "tools.yaml": json.dumps({"tenants": [TENANT], "tools": {}, "sets": {}}),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to an agent: its base URL, and the header that lets a client in."""
+
+    name: str
+    url: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """By kind of agent, both ways to one."""
+
+    gateway: Gateway
+    hook: Hook
+    sides: Mapping[str, Mapping[str, Side]]
+
+    def token(self) -> dict[str, str]:
+        """A header with a fresh token for the gateway."""
+        return {"authorization": f"Bearer {self.gateway.token()}"}
+
+    def side(self, kind: str, name: str) -> Side:
+        """A way, with a credential that has just been made."""
+        found = self.sides[kind][name]
+        return found if name == "direct" else Side(name, found.url, self.token())
+
+
+@contextmanager
+def pairs(folder: Path) -> Iterator[Pairs]:
+    """Both ways to an agent of every kind; the two agents of a kind know nothing of one another."""
+    with ExitStack() as stack:
+        direct, behind = (
+            {kind: stack.enter_context(reference_agent(*arguments)) for kind, arguments in KINDS.items()} for _ in SIDES
+        )
+        webhook = stack.enter_context(hook())
+        (folder / "agent-secret").write_text("gateway")
+        (folder / "agent-secret").chmod(0o600)
+        agents: dict[str, dict[str, Any]] = {kind: {"url": url} for kind, url in behind.items()}
+        # a credential of the gateway's own: the delegation token then travels in a header of another name
+        agents["auth"] |= {
+            "headers": {"Authorization": {"file": "agent-secret", "prefix": "Bearer "}},
+            "delegation_header": "Txn-Token",
+        }
+        running = Sending(folder, agents, webhooks=(f"localhost:{webhook.port}",)).start()
+        stack.callback(running.stop)
+        asked = {"full": {}, "minimal": {}, "auth": {"authorization": "Bearer paul"}}
+        sides = {
+            kind: {
+                "direct": Side("direct", direct[kind], asked[kind]),
+                "through": Side("through", f"{running.url}/a2a/{kind}/", {}),
+            }
+            for kind in KINDS
+        }
+        yield Pairs(running, webhook, sides)
