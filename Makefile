@@ -11,7 +11,7 @@ test: install    ## all tests
 check: install   ## the one gate: format, lint, types, imports, house rules, docs
 	@scripts/check
 bench: install   ## side-by-side benchmarks against a plain proxy; prints ratios, writes bench/out/*.json
-	@missed=0; for part in bench bench.decisions bench.identity bench.replay bench.sandbox bench.aggregate; do .venv/bin/python -m $$part || missed=1; done; exit $$missed
+	@missed=0; for part in bench bench.decisions bench.identity bench.replay bench.sandbox bench.aggregate bench.hidden; do .venv/bin/python -m $$part || missed=1; done; exit $$missed
 bench-escapes: install  ## every escape attempt in every environment, a thousand runs, killed gateways
 	@.venv/bin/python -m bench.escapes
 bench-peers: install  ## the same beside peers that pip can install, each in its own environment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -89,12 +89,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         receipt=parts.recorder.receipt,
     )
 
-    async def fulfil(permit: Permit) -> Permit:
-        permit = obligations.fulfil(permit)
-        permit = road.further(permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit))
-        return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
-
-    stages = parts.stages(road, fulfil)
+    stages = parts.stages(road, _fulfilling(parts, road))
     asking.by(stages)
     pins.tell = standing.changed
     before = parts.policy.in_force.current
@@ -105,7 +100,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         nonlocal before
         could = could_by(policy, parts.clock)
         mine = road.judged_by(could, repeats_by(policy))
-        judged = replace(stages, parse=mine.parse, forward=mine.forward, filter=mine.filter)
+        judged = replace(stages, parse=mine.parse, fulfil=_fulfilling(parts, mine), forward=mine.forward, filter=mine.filter)
         gate = Gate(pins, lambda workflow: policy.pair_of(workflow).bundle.pinning, pinned, parts.clock)
         decided = gate.over(decided_by(policy, judged, parts.policy.shadowing))
         faces.mounts.enforce(decided, could)
@@ -117,6 +112,17 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
     parts.policy.in_force.follow(enforce)
     return faces
+
+
+def _fulfilling(parts: Parts, road: McpRoad) -> Callable[[Permit], Awaitable[Permit]]:
+    """The stage of duties on this road."""
+
+    async def fulfil(permit: Permit) -> Permit:
+        permit = obligations.fulfil(permit)
+        permit = road.further(permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit))
+        return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
+
+    return fulfil
 
 
 def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could: Could, sealed: Sealed) -> McpFaces:

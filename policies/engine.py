@@ -27,7 +27,7 @@ from policies.model import (
     Reason,
     questions,
 )
-from policies.objects import Under
+from policies.objects import Granted, Under
 from policies.rules import NONE
 from policies.values import NO_TYPES, Evaluate, Facts
 
@@ -83,6 +83,7 @@ class Engine:
         self._unknown = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, bundle.digest, visible=False)
         self._things = {name: Thing(spec.args, spec) for name, spec in bundle.tools.items()}
         self._under = Under(r.tool for r in bundle.rules)
+        self._granted = Granted(((r.who, r.tool) for r in bundle.rules if r.effect == "allow"), bundle.sets)
         self._servers: dict[str, tuple[str, ...]] = {}
         for spec in bundle.tools.values():
             self._servers[spec.server] = (*self._servers.get(spec.server, ()), spec.name[len(spec.server) + 1 :])
@@ -102,17 +103,19 @@ class Engine:
         _well_formed(request)
         if request.action == "list":
             return self._list(request)
-        thing = self._thing(request.resource, request.tenant, request.action)
-        if thing is None:
+        if request.tenant not in self.bundle.tenants:  # which is no secret
             return self._unknown
+        known = self._thing(request.resource, request.tenant, request.action)
+        thing = known or _NO_TOOL  # what is unknown is asked about all the same: it takes as long as what is hidden
         ask = _Ask(self._conditions, request, thing, hypothetical=request.arguments is None)
         answers = self._answers(ask, request, questions(request.subject, request.actors, request.action))
         if not answers:
             msg = "nobody was asked"
             raise RuntimeError(msg)
-        if all([answer.allowed for answer in answers]):  # noqa: C419  a list is faster than a generator here
+        if known is not None and all([answer.allowed for answer in answers]):  # noqa: C419  a list is faster than a generator here
             return Decision(_YES, _ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ())
-        return self._denial(ask, request, thing, answers)
+        denial = self._denial(ask, request, thing, answers)
+        return self._unknown if known is None else denial
 
     def _answers(self, ask: _Ask, request: AccessRequest, asked: Iterable[Question]) -> tuple[Answer, ...]:
         tenant, resource, matches = request.tenant, request.resource, self._matches
@@ -221,6 +224,11 @@ class Engine:
         if request.resource.endswith("*"):
             return self._some(request)
         acting = questions(request.subject, request.actors, "list")[-1:]
+        everybody = self._enforcer.everybody  # None on the stock path, of which it is not known whom its lines speak for
+        if everybody is not None and not self._granted.anything(
+            request.resource, self._asker(acting[0], request).names | everybody
+        ):
+            return self._unknown
         for action, pattern in reversed(_OF_SERVER):
             asked = [replace(question, action=action) for question in acting]
             for resource in self._covered(pattern.format(request.resource)):

@@ -108,7 +108,7 @@ class Row:
 
 
 class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no types
-    """The enforcer.  `path` is "indexed" or "stock", `path_reason` says why."""
+    """The enforcer.  `path` is "indexed" or "stock", `path_reason` says why; rules for `everybody`: None where any may be."""
 
     def __init__(
         self,
@@ -140,6 +140,7 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         self._says = _verdicts(self.eft)
         self._index: Index | None = None
         self.path, self.path_reason = "stock", "asked for"
+        self.everybody: frozenset[str] | None = None
         if stock:
             return
         try:
@@ -149,6 +150,7 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         else:
             self._index = Index(shape, self.model["p"]["p"].policy, sets_of, known)
             self.path, self.path_reason = "indexed", "every part of the matcher is understood"
+            self.everybody = frozenset(shape.wide_subjects)
 
     def _hit(self, rule: str) -> bool:
         if self._asking is None:

@@ -107,3 +107,37 @@ class Under:
             return
         server = pattern.removeprefix(kind.prefix).partition("/")[0]
         yield from (name for name, _ in self._by_server.get(server, self._none).of_kind(kind, pattern))
+
+
+class Granted:
+    """Whose names allow lines speak of at each server: whoever has none of them can do nothing there, and need not be asked
+    what there is.  So a server that is hidden takes as long as one that is not there.
+    """
+
+    def __init__(self, lines: Iterable[tuple[str, str]], sets: Mapping[str, tuple[str, ...]]) -> None:
+        """`lines` are (who, object) of every allow line."""
+        found: dict[str, set[str]] = {}
+        for who, cell in lines:
+            for server in _servers(cell, sets):
+                found.setdefault(server, set()).add(who)
+        self._everywhere = frozenset(found.pop("", ()))
+        self._by_server = {server: frozenset(names_) for server, names_ in found.items()}
+
+    def anything(self, server: str, names_: frozenset[str]) -> bool:
+        """Whether any of these names may have been granted anything of the server."""
+        return not (self._by_server.get(server, _NOBODY).isdisjoint(names_) and self._everywhere.isdisjoint(names_))
+
+
+_NOBODY: Final[frozenset[str]] = frozenset()
+
+
+def _servers(cell: str, sets: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """The servers of which a rule with this object may grant something; "" for every one."""
+    prefix, colon, rest = cell.partition(":")
+    if prefix == "set" and colon:
+        yield from (tool.partition(".")[0] for tool in sets.get(cell, ()))
+        return
+    if colon and f"{prefix}:" in names.PREFIXES and prefix not in _OF_SERVERS:
+        return
+    server, mark, _ = rest.partition("/") if colon else cell.partition(".")
+    yield server if mark and names.SLUG.fullmatch(server) else ""

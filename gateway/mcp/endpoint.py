@@ -179,7 +179,7 @@ class McpEndpoint:
         principal = refusal.principal
         if principal is not None and refusal.call is None and refusal.code in _LATE and not isinstance(refusal, RpcRefused):
             refusal = RpcRefused(refusal.code, rpc_id=peek_id(arrival.body, self._limits.json_depth))
-        knows = principal is not None and could(principal, arrival.target)
+        knows = principal is not None and could(principal, arrival.target) and refusal.code is not Code.UNKNOWN_TARGET
         path = f"{ROOT}{arrival.target}"
         asked = challenge(self._public_url, path, self._scopes)
         step = partial(step_up, self._public_url, path)

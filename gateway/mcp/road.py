@@ -126,7 +126,11 @@ class McpRoad:
         return other
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:
-        """One strictly read call, its session unsealed; `RpcRefused` otherwise, last of all for a server that is not there."""
+        """One strictly read call, its session unsealed; `RpcRefused` otherwise.
+
+        Nothing here hangs on the server or on its tools: whether they are there at all is asked after policy has spoken
+        (`further`), so that what is not there takes the way of what is hidden.
+        """
         call = read(arrival, self._json_depth) if arrival.http_method == "POST" else streams.read(arrival)
         sealed = arrival.header("mcp-session-id")
         if sealed is not None and call.version not in MODERN and call.method != INITIALIZE:
@@ -136,14 +140,6 @@ class McpRoad:
                 refusal.rpc_id = call.rpc_id
                 raise
             call = replace(call, session=session.upstream, opens=session.opens, declared=session.declared)
-        target = self._targets.get(arrival.target)
-        if target is None:
-            raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
-        if target.kind == "builtin" and (call.method in {*_STREAMED, LISTEN} or call.direction):
-            raise RpcRefused(Code.UNKNOWN_METHOD, call.method or "response", rpc_id=call.rpc_id, status=_NONE.get(call.method, 0))
-        wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
-        if wanted or call.repeated:
-            call = replace(call, repeated=held(wanted, call.repeated, call.arguments or {}, call.rpc_id))
         if call.declares:
             modern = call.version in MODERN
             served = capabilities.allowed(call.declares, principal, call.target, self._could, modern=modern)
@@ -166,7 +162,17 @@ class McpRoad:
         return opaque.with_opened(call, principal, self._sealed, unasked=call.target not in self._streams.strict)
 
     def further(self, permit: Permit) -> Permit:
-        """What else policy is asked for this call: narrowed by it, or `Refused`."""
+        """The call as its server takes it, and what else policy is asked for it: narrowed by that, or `Refused`."""
+        call = permit.call
+        target = self._targets.get(call.target)
+        if target is None:
+            raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
+        if target.kind == "builtin" and (call.method in {*_STREAMED, LISTEN} or call.direction):
+            raise RpcRefused(Code.UNKNOWN_METHOD, call.method or "response", rpc_id=call.rpc_id, status=_NONE.get(call.method, 0))
+        wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
+        if wanted or call.repeated:
+            lines = held(wanted, call.repeated, call.arguments or {}, call.rpc_id)
+            permit = replace(permit, call=replace(call, repeated=lines))
         return self._further.of(permit)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:

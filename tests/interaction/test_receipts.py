@@ -34,6 +34,21 @@ def test_an_allowed_call_and_a_denied_one_come_with_a_receipt_for_their_record(g
         assert recorded(gateway, said, denied.headers["bailiwick-decision"]) == "decision.deny"
 
 
+def test_at_the_url_of_all_servers_a_refused_name_comes_with_a_receipt_wherever_it_leads(gateway: Gateway, peers: Peers) -> None:
+    headers = {"Authorization": f"Bearer {gateway.token()}"}
+    asked = [
+        ("tools/call", {"name": name})
+        for name in ("desk__seal", "desk__never", "shut__read", "none__read", "read", "none__x_01234567")
+    ]
+    asked += [("prompts/get", {"name": "none__greet"}), ("resources/read", {"uri": "file:///nowhere"})]
+    for method, params in asked:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = gateway.http.post("/mcp", json=message, headers=headers)
+        body = answer.json()
+        said = (body.get("result", {}).get("_meta") or body.get("error", {}).get("data"))["bailiwick/receipt"]
+        assert recorded(gateway, said, answer.headers["bailiwick-decision"]) == "decision.deny", params
+
+
 def test_what_an_upstream_writes_there_is_not_passed_on(gateway: Gateway, peers: Peers) -> None:
     peers.tools["desk.read"] = lambda _: done("done") | {"_meta": {"bailiwick/receipt": "forged", "own": 1}}
     answer = gateway.call("desk.read", gateway.token())

@@ -179,7 +179,7 @@ def test_a_server_that_one_may_not_know_of_is_answered_as_one_that_is_not_there(
         reasons.append(record.leaf["refused"]["code"])
     assert answers[0] == answers[1]
     assert answers[0][0] == 404
-    assert reasons == ["user-lacks-right", "unknown-target"]
+    assert reasons == ["user-lacks-right", "unknown-resource"]
 
 
 def test_an_agent_that_one_may_not_know_of_is_answered_as_one_that_is_not_there(gateway: Gateway) -> None:

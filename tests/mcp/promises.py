@@ -14,6 +14,7 @@ METHODS = "tests/mcp/test_mcp_methods.py::"
 SEALED = "tests/mcp/test_sealed.py::"
 STREAMS = "tests/attacks/test_mcp_streams.py::"
 ORACLES = "tests/attacks/test_mcp_oracles.py::"
+WAY = "tests/attacks/test_mcp_same_way.py::"
 MEMBERS = "tests/attacks/test_mcp_members.py::"
 FUZZ = "tests/mcp/test_mcp_fuzz.py::"
 SMUGGLING = "tests/attacks/test_mcp_smuggling.py::"
@@ -267,7 +268,9 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
         ORACLES + "test_a_path_that_climbs_out_of_what_is_granted_reaches_no_server",
         ADDRESSES + "test_a_hidden_prompt_is_an_unknown_one",
         PINS + "test_what_is_held_back_is_unknown_also_to_whom_policy_denies_it",
-        ORACLES + "test_the_hidden_is_answered_as_the_unknown_byte_for_byte",
-        ORACLES + "test_lists_show_what_could_be_used_and_no_trace_of_the_rest",
+        WAY + "test_the_hidden_takes_the_way_of_the_unknown",
+        WAY + "test_a_hidden_server_takes_the_way_of_one_that_is_not_there",
+        WAY + "test_at_the_url_of_all_servers_a_name_that_leads_nowhere_takes_the_way_of_one_that_is_hidden",
+        WAY + "test_the_headers_that_a_hidden_tool_wants_are_nobodys_business",
     ),
 }

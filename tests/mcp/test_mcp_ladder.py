@@ -181,6 +181,7 @@ def _without(body: dict[str, Any], _headers: Headers) -> None:
     body["params"]["_meta"].pop(CAPABILITIES, None)
 
 
+DENIED = "denied by policy"
 RUNGS: list[Rung] = [
     ("another host", lambda _, headers: headers.update({"host": "evil.example"}), (403, -32600)),
     ("too large", lambda body, _: body.update({"x": "x" * 70_000}), (413, -32600)),
@@ -193,14 +194,15 @@ RUNGS: list[Rung] = [
     ("another method in the header", lambda _, headers: headers.update({"mcp-method": "x"}), (400, -32020)),
     ("a method of the other era", lambda body, _: body.update({"method": "ping"}), (404, -32601)),
     ("a parameter in disguise", lambda body, headers: _params(body, headers, Name="x"), (400, -32600)),
+    (DENIED, lambda _body, _headers: None, (200, 0)),
     ("a lying parameter header", lambda _, headers: headers.update({"mcp-param-x": "y"}), (400, -32020)),
-    ("denied by policy", lambda _body, _headers: None, (200, 0)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("first", range(len(RUNGS)), ids=[name for name, _, _ in RUNGS])
 async def test_of_everything_that_is_wrong_the_first_rung_is_told(world: World, first: int) -> None:
-    world.verdicts["*", "ref.gw_echo"] = DENY
+    if any(name == DENIED for name, _, _ in RUNGS[first:]):
+        world.verdicts["*", "ref.gw_echo"] = DENY
     body, headers = about("tools/call", name="gw_echo", arguments={})
     headers |= USUAL | world.token("anna")
     for _, breaks, _ in RUNGS[first:]:

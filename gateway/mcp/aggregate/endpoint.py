@@ -236,8 +236,9 @@ class Aggregate:
     def _refused(self, refusal: Refused, caller: Caller, leg: Leg) -> Answer:
         """A refusal of the road, told of the call as the client made it; nothing of a server that it may not know of."""
         call = caller.call
-        if refusal.code not in _WHOEVER_ASKS and not (leg.server and caller.could(caller.principal, leg.server)):
-            refusal = Refused(Code.UNKNOWN_TARGET)
+        if refusal.code not in _WHOEVER_ASKS and not (caller.could(caller.principal, leg.server) and leg.server):
+            receipt, refusal = refusal.receipt, Refused(Code.UNKNOWN_TARGET)
+            refusal.receipt = receipt  # of the record of why
         refusal.call = call
         return errors.refused(
             refusal, call.arrival, leg.id or call.arrival.id, knows=True, challenge=self._challenge, step=self._step

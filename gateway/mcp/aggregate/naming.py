@@ -54,8 +54,8 @@ class Names:
         return name if server and name and self.shown(server, name) == shown else ""
 
     def digested(self, shown: str) -> bool:
-        """Whether a name may be the short one of something: then only the server's list says of what."""
-        return bool(self.server(shown)) and len(shown) <= LONGEST and _DIGESTED.search(shown) is not None
+        """Whether a name, of whatever server, may be the short one of something: then only the server's list says of what."""
+        return SEPARATOR in shown and len(shown) <= LONGEST and _DIGESTED.search(shown) is not None
 
     def of(self, server: str, names: Iterable[str]) -> dict[str, str]:
         """Shown name to own name, in their order; names that would be shown alike are left out, all of them."""

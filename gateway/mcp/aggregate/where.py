@@ -82,16 +82,10 @@ class Where:
         call, params = caller.call, caller.call.message["params"]
         if call.method == CALL_TOOL:
             server, own = await self._named(caller, leg, call.name or "", LIST_TOOLS, "tools")
-            return (
-                Place(server, {**params, "name": own}, _could(caller, server, f"{server}.{own}")) if server else Place("", params)
-            )
+            return Place(server, {**params, "name": own}, _could(caller, server, f"{server}.{own}"))
         if call.method == GET_PROMPT:
             server, own = await self._named(caller, leg, call.name or "", LIST_PROMPTS, "prompts")
-            return (
-                Place(server, {**params, "name": own}, _could(caller, server, prompt(server, own)))
-                if server
-                else Place("", params)
-            )
+            return Place(server, {**params, "name": own}, _could(caller, server, prompt(server, own)))
         if call.method in TASK_ACTIONS:
             server = self.of_task(caller, params.get("taskId"))
             return Place(server, params, may=bool(server))
@@ -122,21 +116,21 @@ class Where:
         return found
 
     async def _named(self, caller: Caller, leg: Leg, shown: str, method: str, member: str) -> tuple[str, str]:
-        """(server, own name) of what is shown so; ("", "") where nothing is."""
+        """(server, own name) of what is shown so; the name itself, of no server, where nothing is."""
         server, own = self._names.server(shown), self._names.name(shown)
-        if own or not self._names.digested(shown) or not caller.could(caller.principal, server):
-            return (server, own) if own else ("", "")
+        if own or not self._names.digested(shown) or not _could(caller, server, server):
+            return (server, own) if own else ("", shown)
         leg.server = server
         listed = await self._fan.one_list(caller, leg, method, member, "name")
         own = self._names.of(server, (item["name"] for item in listed.items)).get(shown, "")
-        return (server, own) if own else ("", "")
+        return (server, own) if own else ("", shown)
 
     async def _completed(self, caller: Caller, leg: Leg, params: Mapping[str, Any]) -> Place:
         ref = params["ref"]
         if ref["type"] == PROMPT_REF:
             server, own = await self._named(caller, leg, ref["name"], LIST_PROMPTS, "prompts")
             sent = {**params, "ref": {**ref, "name": own}}
-            return Place(server, sent, _could(caller, server, prompt(server, own))) if server else Place("", params)
+            return Place(server, sent, _could(caller, server, prompt(server, own)))
         said = ref["uri"]
         objects = {server: names.template(server, said) for server in self._fan.reachable(caller)}
         server = await self._claimed(caller, leg, objects, lambda claims, _: said in claims.templates or said in claims.uris)
@@ -189,7 +183,8 @@ class Where:
 
 
 def _could(caller: Caller, server: str, found: str) -> bool:
-    return bool(server) and caller.could(caller.principal, found)
+    """Asked also where there is no server: a name that leads nowhere takes the way of one that is hidden."""
+    return caller.could(caller.principal, found) and bool(server)
 
 
 def _fits(template: str, form: str) -> bool:
