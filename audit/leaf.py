@@ -58,6 +58,7 @@ class Kind(StrEnum):
     CALL_END = "call.end"
     CALL_ORPHANED = "call.orphaned"
     QUESTION_ASK = "question.ask"
+    AUTHORISATION_ASK = "authorisation.ask"
     DECISION_DENY = "decision.deny"
     DECISION_EVALUATE = "decision.evaluate"
     AUTH_REFUSED = "auth.refused"

@@ -52,7 +52,7 @@ COSIGNATURES = 100  # of each witness, the newest; each is checked against the t
 SIGNATURES = 1000  # pure Python takes milliseconds for each: of more checkpoints, the newest are checked, the roots of all
 KINDS = frozenset(
     {
-        *("decision.evaluate", "question.ask"),
+        *("decision.evaluate", "question.ask", "authorisation.ask"),
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
         *("policy.reload", "definition.seen", "definition.changed", "definition.quarantined", "definition.refused"),
         "definition.approved",

@@ -137,6 +137,21 @@ class Recorder:
         """An end is written after its start, and not without."""
         return await self.outcome(await self.settled(intent), outcome)
 
+    async def authorisation(self, intent: Intent, task: str, hosts: tuple[str, ...], withheld: bool) -> None:
+        """Record that the agent asks the person of a call to authorise something elsewhere, before anybody is told so."""
+        call, principal = intent.permit.call, intent.permit.principal
+        now = self._clock()
+        fields: dict[str, object] = {
+            "call": call.arrival.id,
+            "target": call.target,
+            "workflow": principal.workflow,
+            "trace": call.trace.trace_id,
+            "task": task,
+            "hosts": list(hosts[:16]),
+            "withheld": withheld,
+        }
+        await self._write(Entry("authorisation.ask", new_id(now), now, principal.subject, fields))
+
     async def refusal(self, arrival: Arrival, refusal: Refused) -> None:
         """Record a call that was not made, and why."""
         principal, call, request, decision = refusal.principal, refusal.call, refusal.request, refusal.decision

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway import obligations
+from gateway.a2a.authorisation import Asks
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, Interface, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
@@ -45,6 +46,7 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     parts.stack.push_async_callback(cards.aclose)
     seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)
+    asks = Asks(parts.recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})
     road = A2aRoad(
         peers=peers,
         upstreams=patient,
@@ -57,6 +59,7 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
         tokens=PageTokens(Sealed([derived(parts.seal_key, b"a2a pages")])),
         receipt=parts.recorder.receipt,
         push=push if allowed else None,
+        asks=asks,
     )
 
     async def fulfil(permit: Permit) -> Permit:
@@ -74,11 +77,17 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
         standing.enforce()
 
     parts.policy.in_force.follow(enforce)
+    deliveries = _deliveries(parts, endpoint, allowed, asks)
+    return endpoint, CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
+
+
+def _deliveries(parts: Parts, endpoint: A2aEndpoint, allowed: Allowed, asks: Asks) -> Deliveries:
+    limits = parts.settings.limits
     webhooks = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=ATTEMPT_SECONDS)
     parts.stack.push_async_callback(webhooks.aclose)
-    deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed)
+    deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed, asks=asks)
     parts.stack.push_async_callback(deliveries.aclose)
-    return endpoint, CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
+    return deliveries
 
 
 class PageTokens:

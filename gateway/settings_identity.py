@@ -13,6 +13,7 @@ from gateway.settings_outbound import Credentials
 Algorithm = Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"]
 
 
+HostPattern = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 ExtensionUri = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x2b\x2d-\x7e]{1,500}$")]
 
 
@@ -141,6 +142,8 @@ class Agent(Group):
     """Revisions of A2A in which it is served, each as the agent itself speaks it: `0.3` by JSON-RPC alone."""
     extensions: frozenset[ExtensionUri] = Field(frozenset(), max_length=32)
     """A2A extensions that are let through to it, where its card offers them."""
+    authorize_hosts: frozenset[HostPattern] | None = Field(None, max_length=256)
+    """Hosts to which it may send a person who has to authorise something: a name, or `*.` and a domain; without it, any."""
 
 
 class Terminator(Group):

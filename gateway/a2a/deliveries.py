@@ -16,6 +16,7 @@ from typing import Any, Final
 from a2a.types import a2a_pb2 as pb
 
 from gateway.a2a import v03
+from gateway.a2a.authorisation import Asks
 from gateway.a2a.operations import Asked
 from gateway.a2a.push import Found
 from gateway.a2a.webhook import Allowed
@@ -52,12 +53,18 @@ class Deliveries:
     """What waits for its webhook, by task.  stages: those of A2A, of which a delivery exchanges what is its own."""
 
     def __init__(
-        self, stages: Callable[[], Stages], upstreams: Upstreams, allowed: Allowed, pauses: tuple[float, ...] = PAUSES
+        self,
+        stages: Callable[[], Stages],
+        upstreams: Upstreams,
+        allowed: Allowed,
+        pauses: tuple[float, ...] = PAUSES,
+        asks: Asks | None = None,
     ) -> None:
         self._stages = stages
         self._upstreams = upstreams
         self._allowed = allowed
         self._pauses = pauses
+        self._asks = asks or Asks()
         self._waiting: dict[tuple[str, str], asyncio.Queue[News]] = {}
         self._workers: set[asyncio.Task[None]] = set()
 
@@ -108,6 +115,7 @@ class Deliveries:
     async def _forward(self, intent: Intent, found: Found) -> AsyncGenerator[Reply, None]:
         """Try until the webhook takes it, or will not."""
         call, webhook = intent.permit.call, found.known.webhook
+        await self._asks.heard(call.message, intent)
         request = HttpRequest(
             self._allowed.url(webhook.url),
             dump(v03.news_of(call.message) if call.version == v03.VERSION else to_json(call.message)),

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gateway.a2a import errors, extensions, v03
 from gateway.a2a import push as pushing
 from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
+from gateway.a2a.authorisation import Asks
 from gateway.a2a.cards import Card, Cards, released
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
@@ -71,6 +72,7 @@ class A2aRoad:
         receipt: Receipts = no_receipt,
         push: Push | None = None,
         declaring: Declaring = undeclared,
+        asks: Asks | None = None,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._bounds = bounds or Bounds()
@@ -84,6 +86,7 @@ class A2aRoad:
         self._receipt = receipt
         self._push = push
         self._declaring = declaring
+        self._asks = asks or Asks()
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
@@ -251,6 +254,7 @@ class A2aRoad:
         if refused:
             return refused[0]
         answer.tasks.extend(found.tasks)
+        await self._asks.heard(answer, intent)
         answer.total_size = found.total if found.total != UNCOUNTED else await self._ownership.count(permit, request.context_id)
         if found.next is not None:
             answer.next_page_token = self._tokens.seal(permit.principal, permit.call.target, found.next)
@@ -292,6 +296,8 @@ class A2aRoad:
         permit, payload = intent.permit, reply.payload
         named = Named() if isinstance(payload, AgentSaysNo) else named_in_answer(payload)
         await self._ownership.learn(permit, named)
+        if not isinstance(payload, pb.ListTasksResponse):  # of which a part is the caller's
+            await self._asks.heard(payload, intent)
         if self._push is None:
             return reply
         config = webhook_in(permit.call.message)

@@ -57,6 +57,7 @@ class AgentTarget:
 
     versions    of the protocol in which it is served, and asked.
     extensions  of the protocol that are let through, by URI.
+    sends_to    hosts to which it may send a person who has to authorise something; None: any.
     """
 
     id: str
@@ -66,6 +67,7 @@ class AgentTarget:
     max_groups: int
     versions: tuple[str, ...] = ("1.0",)
     extensions: frozenset[str] = frozenset()
+    sends_to: frozenset[str] | None = None
 
 
 def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
@@ -107,6 +109,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             max_groups=agent.max_chain_groups,
             versions=tuple(sorted(agent.versions, reverse=True)),
             extensions=agent.extensions,
+            sends_to=agent.authorize_hosts,
         )
         for name, agent in settings.agents.items()
         if agent.url is not None

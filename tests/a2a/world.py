@@ -18,6 +18,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
+from gateway.a2a.authorisation import Asks
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import Deliveries
@@ -205,6 +206,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         tokens=tokens,
         push=push,
         declaring=options.get("declaring", undeclared),
+        asks=(asks := Asks(recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})),
     )
 
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
@@ -229,7 +231,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         stages = replace(stages, watch=standing.over(stages.watch))
         heartbeat = options.get("heartbeat", 15.0)
         endpoint = A2aEndpoint(stages, guard=HostGuard(url), limits=limits, heartbeat=heartbeat)
-        deliveries = Deliveries(lambda: endpoint.stages, upstreams, allowed, options.get("pauses", (0.01, 0.01)))
+        deliveries = Deliveries(lambda: endpoint.stages, upstreams, allowed, options.get("pauses", (0.01, 0.01)), asks)
         callbacks = CallbackEndpoint(push, deliveries, HostGuard(url), limits, stages, wall_clock) if push else None
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
