@@ -28,6 +28,7 @@ KNOWN = {
     "/*card/said/provider/url": CARD,
     "/*card/said/securityRequirements*": CARD,
     "/*card/said/securitySchemes*": CARD,
+    "/read with too little/raised/[mt]e*": TEXT,
     "/no page/raised/[mt]e*": TEXT,
     "/less than a page/raised/[mt]e*": TEXT,
     "/not a token/raised/[mt]e*": TEXT,
