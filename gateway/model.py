@@ -61,6 +61,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     """W3C trace context of one call: what came in, and our own span in it.
 
     parent is the caller's span id, or "" where the trace starts here.  state is the caller's `tracestate`, passed on as it came.
+    link is another span that led to this one, as `<trace id>-<span id>`; "" for none.
     """
 
     trace_id: str
@@ -68,6 +69,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     parent: str = ""
     flags: str = "01"
     state: str = ""
+    link: str = ""
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):

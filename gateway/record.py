@@ -260,6 +260,8 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         "span": trace.span_id,
         "parent": trace.parent,
     }
+    if trace.link:
+        fields["link"] = trace.link
     if principal is not None:
         fields["tenant"] = principal.tenant
         fields["workflow"] = principal.workflow

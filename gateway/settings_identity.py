@@ -142,6 +142,8 @@ class Agent(Group):
     """Revisions of A2A in which it is served, each as the agent itself speaks it: `0.3` by JSON-RPC alone."""
     extensions: frozenset[ExtensionUri] = Field(frozenset(), max_length=32)
     """A2A extensions that are let through to it, where its card offers them."""
+    baggage: frozenset[HeaderName] = Field(frozenset(), max_length=64)
+    """Members of a caller's `baggage` (W3C) that go on to it; no other does."""
     authorize_hosts: frozenset[HostPattern] | None = Field(None, max_length=256)
     """Hosts to which it may send a person who has to authorise something: a name, or `*.` and a domain; without it, any."""
 

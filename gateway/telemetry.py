@@ -309,6 +309,7 @@ class _Spans:
     def _make(self, seen: Seen) -> None:
         from opentelemetry.context import Context  # noqa: PLC0415
         from opentelemetry.trace import (  # noqa: PLC0415
+            Link,
             NonRecordingSpan,
             SpanContext,
             SpanKind,
@@ -325,8 +326,12 @@ class _Spans:
             state = TraceState.from_header([trace.state]) if trace.state else None
             caller = SpanContext(self._ids.trace_id, int(trace.parent, 16), True, TraceFlags(int(trace.flags, 16)), state)
             context = set_span_in_context(NonRecordingSpan(caller), context)
+        links = []
+        if trace.link:
+            other, span_id = trace.link.split("-")
+            links.append(Link(SpanContext(int(other, 16), int(span_id, 16), True)))
         span = self._tracer.start_span(
-            signals.span_name(seen), context, SpanKind.SERVER, signals.attributes(seen), start_time=seen.started * 1000
+            signals.span_name(seen), context, SpanKind.SERVER, signals.attributes(seen), links, seen.started * 1000
         )
         if problem := signals.error_type(seen):
             span.set_status(Status(StatusCode.ERROR, problem))

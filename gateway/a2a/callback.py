@@ -10,7 +10,7 @@ import re
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
 
-from gateway.a2a import v03
+from gateway.a2a import tracing, v03
 from gateway.a2a.deliveries import Deliveries, News
 from gateway.a2a.operations import named_in_answer
 from gateway.a2a.push import PATH, Found, Push
@@ -115,5 +115,5 @@ class CallbackEndpoint:
 def _of(arrival: Arrival, found: Found) -> Arrival:
     """The arrival as that of the agent's news, under the trace of the call that asked for it; without the agent's secret."""
     kept = tuple((name, value) for name, value in arrival.headers if name not in _SHOWN)
-    trace = replace(arrival.trace, trace_id=found.known.trace.trace_id, parent=found.known.trace.span_id)
+    trace = tracing.continued(found.known.trace, arrival.trace)
     return replace(arrival, target=found.row.agent, headers=kept, found={}, trace=trace)

@@ -15,13 +15,12 @@ from typing import Any, Final
 
 from a2a.types import a2a_pb2 as pb
 
-from gateway.a2a import v03
+from gateway.a2a import tracing, v03
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.operations import Asked
 from gateway.a2a.push import Found
 from gateway.a2a.webhook import Allowed
 from gateway.a2a.wire import dump, to_json
-from gateway.asgi import child_traceparent
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
@@ -119,11 +118,7 @@ class Deliveries:
         request = HttpRequest(
             self._allowed.url(webhook.url),
             dump(v03.news_of(call.message) if call.version == v03.VERSION else to_json(call.message)),
-            (
-                *webhook.headers(),
-                (b"content-type", b"application/json"),
-                (b"traceparent", child_traceparent(call.trace).encode()),
-            ),
+            (*webhook.headers(), (b"content-type", b"application/json"), *tracing.lines(call.trace)),
         )
         said = ""
         for attempt in range(len(self._pauses) + 1):

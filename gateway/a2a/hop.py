@@ -11,13 +11,12 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from gateway.a2a import extensions, v03
+from gateway.a2a import extensions, tracing, v03
 from gateway.a2a.answers import AgentSaysNo, read_answer
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.events import events_in
 from gateway.a2a.operations import CARD_PATH, OPERATIONS
 from gateway.a2a.wire import dump, media_type, to_json
-from gateway.asgi import child_traceparent
 from gateway.model import Call, Permit, Trace, UpstreamError
 from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams, header_block
 from gateway.upstream.credentials import Rejected
@@ -28,7 +27,17 @@ Peer = AgentTarget
 CARD_BYTES = 1024 * 1024
 _VERSIONS = (*SUPPORTED_VERSIONS, v03.VERSION)
 _OURS = frozenset(
-    {b"content-type", b"accept", b"a2a-version", b"a2a-extensions", b"x-a2a-extensions", b"traceparent", b"tracestate", b"cookie"}
+    {
+        b"content-type",
+        b"accept",
+        b"a2a-version",
+        b"a2a-extensions",
+        b"x-a2a-extensions",
+        b"traceparent",
+        b"tracestate",
+        b"baggage",
+        b"cookie",
+    }
 )
 _ECHOES = (extensions.HEADER.lower().encode(), extensions.OLD_HEADER.lower().encode())
 _JSON = frozenset({"application/json", "application/a2a+json"})
@@ -140,14 +149,12 @@ class RpcHop:
         trace = call.trace if self._onward is None else self._onward.trace(call)
         headers = [
             (b"accept", accept),
-            (b"traceparent", child_traceparent(trace).encode()),
+            *tracing.lines(trace, tracing.baggage(call.arrival, self.peer.baggage)),
             (self.peer.delegation_header, self._bearer + permit.delegation.encode()),
             *permit.credentials,
         ]
         if call.kept.extensions:
             headers.append((extensions.header_of(call.version).lower().encode(), ", ".join(call.kept.extensions).encode()))
-        if trace.state:
-            headers.append((b"tracestate", trace.state.encode()))
         return HttpRequest(self.peer.url, body, tuple(headers), self._static[call.version])
 
     async def card(self, permit: Permit) -> bytes:

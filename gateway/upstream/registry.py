@@ -57,6 +57,7 @@ class AgentTarget:
 
     versions    of the protocol in which it is served, and asked.
     extensions  of the protocol that are let through, by URI.
+    baggage     members of a caller's that go on to it.
     sends_to    hosts to which it may send a person who has to authorise something; None: any.
     """
 
@@ -68,6 +69,7 @@ class AgentTarget:
     versions: tuple[str, ...] = ("1.0",)
     extensions: frozenset[str] = frozenset()
     sends_to: frozenset[str] | None = None
+    baggage: frozenset[str] = frozenset()
 
 
 def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
@@ -110,6 +112,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             versions=tuple(sorted(agent.versions, reverse=True)),
             extensions=agent.extensions,
             sends_to=agent.authorize_hosts,
+            baggage=agent.baggage,
         )
         for name, agent in settings.agents.items()
         if agent.url is not None

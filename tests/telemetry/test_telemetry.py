@@ -8,6 +8,7 @@ import json
 import logging
 import os
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -47,6 +48,18 @@ def test_a_span_has_the_ids_the_parent_and_the_times_of_the_call(collector, inte
     assert span.kind == Span.SPAN_KIND_SERVER
     assert (span.start_time_unix_nano, span.end_time_unix_nano) == (AT * 1000, (AT + 1500) * 1000)
     assert span.status.code == Status.STATUS_CODE_UNSET
+
+
+def test_another_span_that_led_to_a_call_is_linked(collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch)
+    other, span_id = "0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b8"
+    came = arrival(trace=msgspec.structs.replace(TRACE, link=f"{other}-{span_id}"))
+    telemetry.observe(came, intent(came), OK, AT + 1500)
+    telemetry.shutdown()
+    span, hop = collector.spans
+    assert [(link.trace_id.hex(), link.span_id.hex()) for link in span.links] == [(other, span_id)]
+    assert not hop.links
+    assert span.parent_span_id.hex() == TRACE.parent
 
 
 def test_a_trace_that_starts_here_has_no_parent(collector, intent, monkeypatch) -> None:
