@@ -62,6 +62,7 @@ from gateway.sandbox.runs import Sandboxed
 from gateway.sandbox.servers import opened as opened_servers
 from gateway.sandbox.user_folders import PURPOSE
 from gateway.serving_a2a import open_a2a
+from gateway.serving_grpc import open_grpc
 from gateway.serving_mcp import McpFaces, open_mcp, open_pins
 from gateway.settings import Settings
 from gateway.state.store import State
@@ -203,6 +204,8 @@ class App:
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         _add_ledger(self._api, parts, doors.policy.administration, servers.erase)
         self._policy = policy
+        a2a = self._a2a
+        await open_grpc(parts, lambda: a2a.stages)  # last: from here on calls come
 
     def _open_recorder(self, ledger: OpenedLedger, policy: Opened) -> Recorder:
         journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)

@@ -82,6 +82,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     query    the raw query string, without "?"; only `A2A-Version` is ever read from it.
     found    the same headers by name, so that nobody searches them again; empty where whoever framed it had no use for that.
     url_path the whole path of the request's URL, decoded, as "/mcp/erp": what a proof of possession names.
+    binding  `grpc` where `path` is a gRPC method and `body` its message as protobuf encodes it; "" for HTTP.
+    origin   scheme and authority under which the world reaches the listener, by settings; "" where it is the public URL's.
     """
 
     id: str
@@ -97,6 +99,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     query: str = ""
     found: Mapping[str, Sequence[str]] = NO_HEADERS
     url_path: str = ""
+    binding: Literal["", "grpc"] = ""
+    origin: str = ""
 
     def every(self, name: str) -> Sequence[str]:
         """All values of a header, in order; none where it is absent."""

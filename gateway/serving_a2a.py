@@ -11,6 +11,7 @@ from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, Interface, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.hop import Bounds
 from gateway.a2a.listing import Place
 from gateway.a2a.operations import CARD
@@ -39,7 +40,9 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     parts.stack.push_async_callback(patient.aclose)
 
     def served(agent: str) -> Sequence[Interface]:
-        return by_http(settings.public_url, agent, peers[agent].versions)
+        grpc = settings.a2a.grpc
+        extra = (Interface("GRPC", SUPPORTED_VERSIONS[0], grpc.authority(agent)),) if grpc and agent in grpc.agents else ()
+        return (*by_http(settings.public_url, agent, peers[agent].versions), *extra)
 
     allowed = Allowed(settings.push.hosts, settings.push.private)
     cards = Cards(settings.public_url, parts.clock, served, push=bool(allowed))

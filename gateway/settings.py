@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl, model_validator
 
+from gateway.settings_a2a import A2a, Grpc, GrpcAgent
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Slug
 from gateway.settings_egress import Egress, Exemption, Runner, RunnerTls
 from gateway.settings_identity import (
@@ -42,9 +43,9 @@ from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 from gateway.settings_streams import Push, Questions
 
 __all__ = [
-    "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
-    "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "HeaderName", "Introspection", "Issuer", "Keys",
-    "Ledger", "Limits", "Mcp", "Policy", "Push", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls",
+    "A2a", "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
+    "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "Grpc", "GrpcAgent", "HeaderName", "Introspection", "Issuer",
+    "Keys", "Ledger", "Limits", "Mcp", "Policy", "Push", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls",
     "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
     "TrustDomain", "Witness",
 ]  # fmt: skip
@@ -175,6 +176,7 @@ class Settings(Group):
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()
     push: Push = Push()
+    a2a: A2a = A2a()
 
     @model_validator(mode="after")
     def _sandbox_is_an_agent(self) -> Settings:
@@ -183,6 +185,14 @@ class Settings(Group):
             own = self.agents.setdefault(self.sandbox.agent, Agent())
             if own.url is not None or own.auth != AgentAuth() or own.client_ids:
                 msg = f"agents.{self.sandbox.agent}: it is the gateway's own sandbox, and has no address and no credential"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _served_agents_are_there(self) -> Settings:
+        for name in self.a2a.grpc.agents if self.a2a.grpc is not None else ():
+            if name not in self.agents or self.agents[name].url is None:
+                msg = f"a2a.grpc.agents.{name}: there is no such agent with a url"
                 raise ValueError(msg)
         return self
 

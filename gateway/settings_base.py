@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -67,3 +68,11 @@ class Keys(Group):
             msg = "give exactly one of url and file"
             raise ValueError(msg)
         return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a setting means this machine."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

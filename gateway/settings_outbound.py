@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, HttpUrl, StringConstraints, model_validator
 
-from gateway.settings_base import Argument, Client, Group, HeaderName, Secret, Slug
+from gateway.settings_base import Argument, Client, Group, HeaderName, Secret, Slug, is_loopback
 from gateway.settings_streams import Level, Questions
 
 STDIO_PROFILE = "mcp-stdio"
@@ -59,7 +58,7 @@ class TokenEndpoint(Group):
 
     @model_validator(mode="after")
     def _safe(self) -> TokenEndpoint:
-        if self.url.scheme != "https" and not _is_loopback(self.url.host or ""):
+        if self.url.scheme != "https" and not is_loopback(self.url.host or ""):
             msg = "a token endpoint is spoken to over https only"
             raise ValueError(msg)
         return self
@@ -110,13 +109,6 @@ class Credentials(Group):
             msg = "a transaction token never stands in Authorization: it is no access token"
             raise ValueError(msg)
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Mcp(Group):

@@ -20,6 +20,7 @@ from gateway.a2a.cards import Card, Cards, released
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
 from gateway.a2a.extensions import Declaring, undeclared
+from gateway.a2a.grpc_wire import read as read_grpc
 from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, RpcHop
 from gateway.a2a.listing import NO_TOKENS, UNCOUNTED, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
@@ -90,7 +91,10 @@ class A2aRoad:
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
-        if arrival.path == CARD_PATH:
+        if arrival.binding == "grpc":
+            method, params, text = read_grpc(arrival, depth=self._bounds.json_depth)
+            call = self._asked(replace(arrival, body=text), method, params)
+        elif arrival.path == CARD_PATH:
             call = _card_call(arrival)
         elif is_rest(arrival.path):
             call = self._asked(arrival, *read_rest(arrival, depth=self._bounds.json_depth))
@@ -212,6 +216,8 @@ class A2aRoad:
         if isinstance(payload, Card):
             return released(payload, permit.call.arrival, headers)
         receipt = self._receipt(intent) if reply.is_final else None
+        if permit.call.arrival.binding == "grpc":
+            return replace(_grpc_reply(reply, receipt), headers=headers)
         if is_rest(permit.call.arrival.path):
             return replace(_rest_reply(reply, receipt), headers=headers)
         of_old = permit.call.version == v03.VERSION
@@ -340,6 +346,14 @@ def _rest_reply(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
         status = errors.rest_status(reply.payload.error)
         return replace(reply, body=errors.rest_body(reply.payload.error, status), status=status)
     return replace(reply, body=dump(_result(reply, receipt)))
+
+
+def _grpc_reply(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
+    """The message that is released, and for the record what HTTP+JSON would say."""
+    if isinstance(reply.payload, AgentSaysNo):
+        return _rest_reply(reply, receipt)
+    result = _result(reply, receipt)
+    return replace(reply, body=dump(result), payload=to_proto(result, type(reply.payload)()))
 
 
 def _card_call(arrival: Arrival) -> Call:

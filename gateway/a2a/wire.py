@@ -50,7 +50,7 @@ def load(body: bytes, *, depth: int, nodes: int = MAX_NODES) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise UnreadableError(type(error).__name__) from None
-    _bound(value, depth, nodes)
+    bound(value, depth, nodes)
     return value
 
 
@@ -72,7 +72,8 @@ def _not_a_number(text: str) -> float:
     raise UnreadableError(f"{text} is not JSON")
 
 
-def _bound(value: Any, depth: int, nodes: int) -> None:
+def bound(value: Any, depth: int, nodes: int) -> None:
+    """`OversizedError` where plain JSON is deeper, or made of more pieces, than that."""
     level: list[Any] = [value]
     count = 1
     while level:

@@ -130,7 +130,8 @@ class Proofs:
             origin, path = _split(str(htu))
         except ValueError:
             return False
-        return origin == self._origin and bool(arrival.url_path) and (path or "/") == self._base + arrival.url_path
+        here, base = _split(arrival.origin) if arrival.origin else (self._origin, self._base)
+        return origin == here and bool(arrival.url_path) and (path or "/") == base + arrival.url_path
 
 
 def thumbprint(public: PublicKey) -> str:

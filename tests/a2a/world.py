@@ -24,6 +24,7 @@ from gateway.a2a.cards import Cards, by_http
 from gateway.a2a.deliveries import Deliveries
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.extensions import undeclared
+from gateway.a2a.grpc_server import Door, GrpcFace
 from gateway.a2a.hop import Peer
 from gateway.a2a.push import PATH as CALLBACKS
 from gateway.a2a.push import Push
@@ -58,14 +59,21 @@ HIDDEN = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, "sha256:0", visible=Fals
 @contextmanager
 def reference_agent(*arguments: str) -> Iterator[str]:
     """The reference agent as a process of its own; gives its base URL."""
+    with reference_agent_at(*arguments) as (url, *_):
+        yield url
+
+
+@contextmanager
+def reference_agent_at(*arguments: str) -> Iterator[tuple[str, ...]]:
+    """The same; with `--grpc`, its base URL and where it serves gRPC."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     command = [sys.executable, str(REFERENCE), "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
-            word, port = process.stdout.readline().split()
+            word, port, *rest = process.stdout.readline().split()
             assert word == "ready"
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", *(f"127.0.0.1:{each}" for each in rest)
         finally:
             process.kill()
 
@@ -124,6 +132,9 @@ class World:
     verdicts: dict[tuple[str, str], Decision] = field(default_factory=dict)
     upstreams: Upstreams | None = None
     standing: Standing | None = None
+    doors: Mapping[str, int] = field(default_factory=dict)
+    """Port of each agent over gRPC."""
+    face: GrpcFace | None = None
 
     def enforce(self, resource: str, decision: Decision) -> None:
         """Another policy comes into force."""
@@ -161,7 +172,9 @@ class World:
 
 @asynccontextmanager
 async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> AsyncIterator[World]:
-    """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces)."""
+    """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces),
+    `grpc`: the certificate of its listeners, or False for none; `door`: what each of them serves.
+    """
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     issuer = DevIssuer(folder, f"{url}/dev", url)
@@ -238,10 +251,18 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
             place = callbacks if callbacks is not None and scope.get("path", "").startswith(CALLBACKS) else endpoint
             await place(scope, receive, send)
 
+        face = GrpcFace(lambda: endpoint.stages, limits=limits)
+        certificate = options.get("grpc")
         try:
+            if certificate is not None:
+                shared = options.get("door")
+                doors = [shared or Door("127.0.0.1", 0, {agent: agent}, {}) for agent in agents]
+                ports = [await face.open(door, certificate or None) for door in doors]
+                world.doors, world.face = dict(zip(agents, ports, strict=True)), face
             async with serving(app, sock):
                 yield world
         finally:
+            await face.close(0)
             await deliveries.aclose()
             await standing.close()
             await cards.aclose()

@@ -56,6 +56,16 @@ async def test_a_proof_tells_the_thumbprint_of_its_key() -> None:
     assert await check(dpop(KEY, "t", NOW)) == thumbprint_of(KEY)
 
 
+async def test_a_proof_for_another_listener_names_the_address_of_that_listener() -> None:
+    path = "/lf.a2a.v1.A2AService/SendMessage"
+    for url, works in ((f"https://clerk.example{path}", True), (f"https://clerk.example:443{path}", True), (URL + path, False)):
+        here = replace(arrival(("dpop", dpop(KEY, "t", NOW, url=url)), path=path), origin="https://clerk.example")
+        if works:
+            assert await proofs().check(here, "t", NOW) == thumbprint_of(KEY)
+        else:
+            await refused(proofs().check(here, "t", NOW))
+
+
 async def test_a_proof_is_good_once_and_another_of_the_same_key_is_another() -> None:
     checker, proof = proofs(), dpop(KEY, "t", NOW)
     await checker.check(arrival(("dpop", proof)), "t", NOW)

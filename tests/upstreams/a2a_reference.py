@@ -1,9 +1,9 @@
 """Reference A2A agent on the official SDK; behaviour is chosen by the messageId's prefix, as the TCK's scenarios ask.
 
-    python a2a_reference.py --port 0 [--auth] [--no-stream] [--no-push]
+    python a2a_reference.py --port 0 [--auth] [--no-stream] [--no-push] [--grpc]
 
 Prints `ready PORT` once connections are accepted.  Prefixes of our own: gw-headers (what it received), gw-message (the message
-as it came), gw-auth-open-K (waits for a person until gw-release-K comes).  gRPC is served where grpcio is installed.
+as it came), gw-auth-open-K (waits for a person until gw-release-K comes).  With --grpc it prints `ready PORT GRPCPORT`.
 """
 
 import argparse
@@ -184,7 +184,7 @@ async def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--host", default="127.0.0.1")
     ap.add_argument("--port", type=int, default=9999)
-    ap.add_argument("--grpc-port", type=int, default=0, help="0: port+1; -1: none")
+    ap.add_argument("--grpc", action="store_true", help="serve gRPC too, at any port that is free")
     ap.add_argument("--public-url", default="")
     ap.add_argument("--compat03", action="store_true")
     ap.add_argument("--auth", action="store_true")
@@ -196,7 +196,8 @@ async def main():
     sock = socket.create_server((a.host, a.port))
     a.port = sock.getsockname()[1]
     base = a.public_url or f"http://{a.host}:{a.port}"
-    gport = (a.grpc_port or a.port + 1) if grpc else -1
+    gs = grpc.aio.server() if a.grpc else None
+    gport = gs.add_insecure_port(f"{a.host}:0") if a.grpc else 0
 
     ifaces = [
         AgentInterface(url=base, protocol_binding="JSONRPC", protocol_version="1.0"),
@@ -258,10 +259,7 @@ async def main():
     if a.auth:
         app = RequireAuth(app)
     server = uvicorn.Server(uvicorn.Config(app, host=a.host, port=a.port, log_level="warning"))
-    gs = None
-    if gport > 0:
-        gs = grpc.aio.server()
-        gs.add_insecure_port(f"{a.host}:{gport}")
+    if gs:
         a2a_grpc.add_A2AServiceServicer_to_server(GrpcHandler(handler, GrpcCtx() if a.auth else None), gs)
         if a.compat03:
             from a2a.compat.v0_3 import a2a_v0_3_pb2_grpc as g03
@@ -270,7 +268,7 @@ async def main():
             g03.add_A2AServiceServicer_to_server(CompatGrpcHandler(handler), gs)
         await gs.start()
     try:
-        print(f"ready {a.port}", flush=True)
+        print(f"ready {a.port} {gport or ''}", flush=True)
         await server.serve(sockets=[sock])
     finally:
         if gs:
