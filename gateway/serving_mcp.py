@@ -150,6 +150,7 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         slots=parts.slots,
         clock=parts.clock,
     )
+    parts.stack.push_async_callback(aggregate.aclose)
     return McpFaces(mounts, aggregate)
 
 

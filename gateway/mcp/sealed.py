@@ -38,6 +38,7 @@ class Purpose(StrEnum):
     STATE = "state"  # requestState, of a result that asks for input
     TASK = "task"  # taskId
     CURSOR = "cursor"
+    HELD = "held"  # requestState, of a call that is held at the aggregate
     QUESTION = "question"  # the id of a server's request to the client
     EVENT = "event"  # the id of an event in a stream, at which it can be resumed
 
@@ -47,6 +48,7 @@ LIFETIME: Final = {
     Purpose.STATE: 600,
     Purpose.TASK: 7 * 24 * 3600,
     Purpose.CURSOR: 3600,
+    Purpose.HELD: 600,
     Purpose.QUESTION: 3600,
     Purpose.EVENT: 12 * 3600,
 }

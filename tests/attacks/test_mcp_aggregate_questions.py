@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from gateway.mcp.errors import POLICY
+from gateway.model import Refused
+from gateway.reasons import Code
 from tests.mcp.aggregate_world import of_era
 from tests.mcp.scripted import FORM_QUESTION, SSE, asking, event, in_session, scripted, where, whole
+from tests.mcp.test_aggregate_held import again
+from tests.mcp.test_aggregate_held import asked as held_asked
 from tests.mcp.test_aggregate_questions import ASKS, BOTH, FORM, Asker, answered, both, calling
 from tests.mcp.world import DENY, MODERN, World, answer_of, gateway, reference_server
 from tests.upstream.wire import Reader, Upstream, Writer, upstream
@@ -172,3 +176,56 @@ async def test_a_list_that_says_that_it_is_unfinished_is_filtered_all_the_same(
         extra = {"session": session} if session else {}
         assert "hidden" not in (await ask("anna", method, server="srv", **extra)).text
         assert "hidden" not in (await ask("anna", method, server="")).text
+
+
+async def test_a_held_call_goes_on_for_nobody_else_nor_with_other_arguments_nor_twice(world: World) -> None:
+    question = await held_asked(world)
+    for person, more in (
+        ("ben", again(question)),
+        ("anna", again(question, arguments={"message": "other"})),
+        ("anna", again(question, name="old__test_elicitation_sep1034_defaults")),
+        ("anna", again(question, name="new__test_input_required_result_elicitation")),
+        ("anna", again(question, requestState=question["requestState"][:-2] + "AA")),
+        ("anna", again(question, requestState="s1")),
+    ):
+        assert (await held_asked(world, person=person, **more))["code"] == -32602, (person, more)
+    said = await asyncio.gather(*(held_asked(world, **again(question)) for _ in range(5)))
+    assert sorted("Ada" in json.dumps(each) for each in said) == [False] * 4 + [True]
+    assert {each["code"] for each in said if "code" in each} == {-32602}
+    assert (await held_asked(world, **again(question)))["code"] == -32602
+    tools = [entry.fields["tool"] for entry in world.ledger.entries if entry.kind == "call.start" and entry.fields["tool"]]
+    assert tools == ["test_elicitation"]  # none of it made a second call
+
+
+async def test_a_state_of_the_servers_own_making_is_no_held_call(world: World) -> None:
+    question = await held_asked(world)
+    session = await world.handshake("anna", "", capabilities=ASKS)
+    more = {"name": "old__test_elicitation", "arguments": {"message": "Who are you?"}, **again(question)}
+    answer = await world.legacy("anna", "tools/list", server="", session=session)
+    assert answer.status_code == 200
+    async with calling(world, session, "old__test_elicitation", message="Who are you?") as stream:  # of the other era: a new call
+        assert (await stream.until("elicitation/create"))["id"] != question["requestState"]
+    assert (await world.modern("anna", "tools/call", server="old", **more)).json()["error"]["code"] == -32602
+
+
+async def test_calls_that_are_held_are_bounded_and_the_one_too_many_ends(
+    tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.aggregate.held.OF_ONE", 2)
+    async with gateway(tmp_path, both(server_url)) as world:
+        questions = [await held_asked(world) for _ in range(2)]
+        refused = await held_asked(world)
+        assert (refused["isError"], refused["_meta"]["bailiwick/code"]) == (True, "question-unanswered")
+        assert refused["resultType"] == "complete"
+        assert "inputRequests" in await held_asked(world, person="ben")
+        for question in questions:
+            assert "Ada" in json.dumps(await held_asked(world, **again(question)))
+        assert "inputRequests" in await held_asked(world)
+
+
+async def test_a_person_whose_authority_ends_while_they_are_asked_is_not_gone_on_for(world: World) -> None:
+    question = await held_asked(world)
+    assert world.running.end(lambda _: Refused(Code.REVOKED, "killed")) == 1
+    said = await held_asked(world, **again(question))
+    assert "Ada" not in json.dumps(said)
+    assert "revoked" in json.dumps(said)

@@ -77,13 +77,13 @@ class Person:
 
 
 @asynccontextmanager
-async def client_of(world: World, answers: Person, person: str = "anna") -> AsyncIterator[Client]:
-    """The official client, of the era of handshakes, at `/mcp`."""
+async def client_of(world: World, answers: Person, person: str = "anna", mode: str = "legacy") -> AsyncIterator[Client]:
+    """The official client, of either era, at `/mcp`."""
     async with httpx2.AsyncClient(headers=world.token(person), timeout=30, trust_env=False) as http:
         transport = streamable_http_client(f"{world.url}/mcp", http_client=http)
         async with Client(
             transport,
-            mode="legacy",
+            mode=mode,
             elicitation_callback=answers.elicit,
             sampling_callback=answers.sample,
             list_roots_callback=answers.roots,

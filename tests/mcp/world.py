@@ -356,6 +356,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             async with serving(both, sock):
                 yield world
         finally:
+            await world.aggregate.aclose()
             await upstreams.aclose()
 
 

@@ -48,14 +48,15 @@ def asks(payload: Mapping[str, Any], *, modern: bool) -> bool:
     return not modern and payload.get("result", {}).get("resultType") == "input_required"
 
 
-def unanswered(client: Call, server: str, decision: str, refusal: Refused) -> dict[str, Any]:
+def unanswered(client: Call, server: str, decision: str, refusal: Refused, *, modern: bool) -> dict[str, Any]:
     """The answer where a server's question had none: nothing more was asked of the server."""
     code = refusal.code.value
     text = f"The server {server} asked for something and got no answer (code: {code}). Decision {decision}."
     head: dict[str, Any] = {"jsonrpc": "2.0", "id": client.rpc_id}
     if client.method == CALL_TOOL:
         meta = {META_CODE: code, META_DECISION: decision, **of_refusal(refusal)}
-        return {**head, "result": {"content": [{"type": "text", "text": text}], "isError": True, "_meta": meta}}
+        result = {"content": [{"type": "text", "text": text}], "isError": True, "_meta": meta}
+        return {**head, "result": complete(result, client.method) if modern else result}
     return {
         **head,
         "error": {"code": UPSTREAM, "message": text, "data": {"code": code, "decision": decision, **of_refusal(refusal)}},

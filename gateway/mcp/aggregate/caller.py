@@ -7,18 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.asgi import by_name
+from gateway.mcp.errors import INVALID_PARAMS, RpcRefused
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import CAPABILITIES_KEY, LEVEL_KEY, METHODS, VERSION_KEY
-from gateway.mcp.questions import declaring
+from gateway.mcp.questions import LATER, declared, declaring
 from gateway.mcp.repeated import PARAM_PREFIX, Lines, encoded
 from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Clock, Principal, Reply, Trace, new_id, random16
 from gateway.pipeline import Stages, govern
+from gateway.reasons import Code
 
 _ERA = "io.modelcontextprotocol/"
 ASKED = frozenset({"inputResponses", "requestState"})
 """Members of a call that is made again; only the stateless era has them."""
 _MEDIA = (("accept", "application/json, text/event-stream"), ("content-type", "application/json"))
+
+
+class UnroutedError(RpcRefused):
+    """A request that was refused before any server was asked for its sake: not on record yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,12 @@ class Caller:
         if self.modern:
             return self.call.declares if isinstance(self.call.declares, dict) else {}
         return declaring(self.call.declared)
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """What the client may be asked, in the words of `Call.declared`."""
+        said = declared(self.call.declares) if self.modern else self.call.declared
+        return said - {LATER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +163,9 @@ def _modern(
 
 
 def _legacy(way: Way, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...]]:
-    """What only the stateless era says stays behind."""
+    """What only the stateless era says stays behind; a call that goes on with another one cannot, and is not begun anew."""
+    if "requestState" in params:
+        raise UnroutedError(Code.INVALID_PARAMS, "requestState: of another server, or another era", rpc_code=INVALID_PARAMS)
     meta = {key: value for key, value in params.get("_meta", {}).items() if not key.startswith(_ERA)}
     headers = [*_MEDIA, ("mcp-protocol-version", way.version)] if way.version else [*_MEDIA]
     if way.session:

@@ -6,21 +6,20 @@ What has no row is unknown here.  A name that leads nowhere goes down the road a
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
-
-import msgspec
 
 from gateway.mcp.aggregate import bridge, merge
 from gateway.mcp.aggregate.caller import ASKED, Caller, Leg, Way, sent
 from gateway.mcp.aggregate.fan import Fan
+from gateway.mcp.aggregate.held import Held
 from gateway.mcp.aggregate.levels import Levels
 from gateway.mcp.aggregate.naming import Names
-from gateway.mcp.aggregate.questions import Dialogue, Questions, UnansweredError
+from gateway.mcp.aggregate.questions import Dialogue, Questions, UnansweredError, unanswered
 from gateway.mcp.aggregate.repeated import Repeated
 from gateway.mcp.aggregate.running import Cancelled, Running
-from gateway.mcp.aggregate.standing import STATELESS, Standings, final
+from gateway.mcp.aggregate.standing import STATELESS, Standings, cancelled
 from gateway.mcp.aggregate.streams import Streams
 from gateway.mcp.aggregate.where import ROUTED, Place, Where
 from gateway.mcp.errors import RpcRefused
@@ -43,7 +42,7 @@ from gateway.mcp.methods import (
     UNSUBSCRIBE,
 )  # fmt: skip
 from gateway.mcp.streams import STREAM
-from gateway.model import Call, Refused, Reply, UpstreamError
+from gateway.model import Call, Reply, UpstreamError
 from gateway.reasons import Code
 
 SERVED: Final = (*MODERN, *LEGACY[:3])
@@ -72,7 +71,7 @@ class Desk:
     """Serves one request after another, many at once."""
 
     def __init__(  # noqa: PLR0917  its parts
-        self, standings: Standings, fan: Fan, names: Names, where: Where, streams: Streams, questions: Questions
+        self, standings: Standings, fan: Fan, names: Names, where: Where, streams: Streams, questions: Questions, held: Held
     ) -> None:
         self._standings = standings
         self._fan = fan
@@ -80,6 +79,7 @@ class Desk:
         self._where = where
         self._streams = streams
         self._questions = questions
+        self._held = held
         self._running = Running()
         self._repeated = Repeated(standings, fan)
         self._levels = Levels()
@@ -171,7 +171,7 @@ class Desk:
             except UnansweredError as error:
                 for notice in dialogue.taken_back():
                     yield Said(notice, is_final=False)
-                yield Said(await _unanswered(caller, leg, str(error)))
+                yield Said(await unanswered(caller, leg, str(error)))
 
     async def _asked(self, caller: Caller, leg: Leg, place: Place, dialogue: Dialogue) -> AsyncGenerator[Said, None]:
         """The same; a call whose result asks for more is made again, with what the client says to it."""
@@ -212,31 +212,20 @@ class Desk:
         """
         if place.may and caller.call.method == CALL_TOOL and not caller.modern:
             return self._repeated.carry(caller, leg, place)
+        if place.may and caller.modern and self._held.is_mine(caller, place.server):
+            return self._held.resumed(caller, leg)
         if place.may:
-            return self._standings.carry(caller, leg, caller.call.method, place.params)
+            replies = self._standings.carry(caller, leg, caller.call.method, place.params)
+            waits = caller.modern and caller.asks and not self._standings.is_stateless(place.server)
+            return self._held.begun(caller, leg, replies) if waits else replies
         return _unasked(caller, leg, place.params)
 
     async def _cancel(self, caller: Caller) -> None:
         """The client's notice, told to the server in its own words: a notice in a session, a hang-up without one."""
         request = self._running.of(caller, caller.call)
-        if request is None:
-            return
-        leg, way = request.leg, request.leg.way
-        if way is not None and not way.modern:
-            params = {**caller.call.message["params"], "requestId": leg.rpc_id}
-            with suppress(Refused, UpstreamError):  # on record; the request ends in any case
-                await final(sent(caller, Leg(leg.server), way, CANCELLED, params, None))
-        request.cancel()
-
-
-async def _unanswered(caller: Caller, leg: Leg, why: str) -> dict[str, Any]:
-    """The answer to a call whose server got none, once that is on record."""
-    arrival = msgspec.structs.replace(caller.call.arrival, target=leg.server)
-    refusal = Refused(Code.QUESTION_UNANSWERED, why, principal=caller.principal, call=caller.call)
-    caller.stages.observe(arrival, refusal, None)
-    await caller.stages.record_refusal(arrival, refusal)
-    leg.id = arrival.id
-    return bridge.unanswered(caller.call, leg.server, arrival.id, refusal)
+        if request is not None:
+            await cancelled(caller, request.leg, caller.call.message["params"])
+            request.cancel()
 
 
 async def _unasked(caller: Caller, leg: Leg, params: Mapping[str, Any]) -> AsyncGenerator[tuple[Reply, Way], None]:

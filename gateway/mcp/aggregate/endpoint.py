@@ -32,14 +32,15 @@ from gateway.bodies import Bodies
 from gateway.deadline import After, Within
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
-from gateway.mcp.aggregate.caller import Caller, Leg
+from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError
 from gateway.mcp.aggregate.desk import Desk, Said
 from gateway.mcp.aggregate.fan import PATIENCE, Fan
+from gateway.mcp.aggregate.held import Held
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.questions import Questions
 from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.aggregate.streams import Streams
-from gateway.mcp.aggregate.where import UnroutedError, Where
+from gateway.mcp.aggregate.where import Where
 from gateway.mcp.endpoint import ENDS_ITSELF, is_standing, may_wait
 from gateway.mcp.errors import Answer, RpcRefused
 from gateway.mcp.hop import SESSION_HEADER
@@ -116,7 +117,12 @@ class Aggregate:
         fan, names = Fan(self._standings, eras, patience), Names(eras)
         where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
         self._open = Streams(self._standings, fan, where, seconds=limits.stream_seconds, patience=patience)
-        self._desk = Desk(self._standings, fan, names, where, self._open, Questions(sealed))
+        self._held = Held(sealed)
+        self._desk = Desk(self._standings, fan, names, where, self._open, Questions(sealed), self._held)
+
+    async def aclose(self) -> None:
+        """End what waits for a client's answer."""
+        await self._held.aclose()
 
     def enforce(self, stages: Stages, could: Could) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from gateway.mcp.aggregate.caller import Caller, Leg
-from gateway.mcp.aggregate.standing import Standings
+from gateway.mcp.aggregate.standing import Standings, unasked
 from gateway.mcp.errors import METHOD_NOT_FOUND
 from gateway.model import Refused, UpstreamError
 from gateway.reasons import Code
@@ -164,7 +164,9 @@ class Fan:
         """One page; None where the server has no such list."""
         params = {} if cursor is None else {"cursor": cursor}
         async with aclosing(self._standings.carry(caller, leg, method, params)) as replies:
-            async for reply, _ in replies:
+            async for reply, way in replies:
+                if not reply.is_final and reply.payload is not None and "id" in reply.payload:
+                    await unasked(caller, leg, way, reply.payload["id"])
                 if reply.is_final:
                     error = reply.payload.get("error")
                     if error is None:

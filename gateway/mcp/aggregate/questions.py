@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from secrets import token_urlsafe
 from typing import Any, Final
 
-from gateway.mcp.aggregate.caller import Caller, Leg, Way, answering
+import msgspec
+
+from gateway.mcp.aggregate import bridge
+from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError, Way, answering
 from gateway.mcp.aggregate.standing import final
-from gateway.mcp.aggregate.where import UnroutedError
 from gateway.mcp.errors import INVALID_PARAMS
 from gateway.mcp.methods import CANCELLED
 from gateway.mcp.questions import URL, answered, question
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
-from gateway.model import UpstreamError
+from gateway.model import Refused, UpstreamError
 from gateway.reasons import Code
 
 ANSWER_SECONDS = 540.0
@@ -208,6 +210,16 @@ class Dialogue:
             if self._questions.is_open(known):
                 params = {"requestId": known, "reason": "no longer needed"}
                 yield {"jsonrpc": "2.0", "method": CANCELLED, "params": params}
+
+
+async def unanswered(caller: Caller, leg: Leg, why: str) -> dict[str, Any]:
+    """The answer to a call whose server got none, once that is on record."""
+    arrival = msgspec.structs.replace(caller.call.arrival, target=leg.server)
+    refusal = Refused(Code.QUESTION_UNANSWERED, why, principal=caller.principal, call=caller.call)
+    caller.stages.observe(arrival, refusal, None)
+    await caller.stages.record_refusal(arrival, refusal)
+    leg.id = arrival.id
+    return bridge.unanswered(caller.call, leg.server, arrival.id, refusal, modern=caller.modern)
 
 
 def _at(caller: Caller) -> int:

@@ -1,7 +1,8 @@
 """How each server is spoken to: its era, found by asking and kept, and the sessions that are held open for callers.
 
 Sessions belong to one principal at one server and to this process: another replica opens its own.  A client that can be asked has
-its own as well.  Nothing here decides; a session's id is sealed by the mount and opens for its principal alone.
+one of its own, so that a question reaches whose call it belongs to; clients without sessions share one, if they can be asked the
+same.  Nothing here decides; a session's id is sealed by the mount and opens for its principal alone.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from contextlib import aclosing, suppress
 from itertools import count
 from typing import Any
 
-from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent, without_body
-from gateway.mcp.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
+from gateway.mcp.aggregate.caller import Caller, Leg, Way, answering, sent, without_body
+from gateway.mcp.errors import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
 from gateway.mcp.hop import SESSION_HEADER
-from gateway.mcp.methods import DISCOVER, INITIALIZE, INITIALIZED, LEGACY, MODERN
+from gateway.mcp.methods import CANCELLED, DISCOVER, INITIALIZE, INITIALIZED, LEGACY, MODERN
+from gateway.mcp.questions import declaring
 from gateway.mcp.streams import END
 from gateway.model import Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.settings_outbound import Era
+from policies.model import NOTHING
 
 ERA_SECONDS = 3600.0
 """How long a server counts as one of the era of handshakes before it is asked anew: it may have learned."""
@@ -72,6 +75,10 @@ class Standings:
         """Whether the server speaks the stateless era."""
         return (await self._way(caller, leg))[0].modern
 
+    def is_stateless(self, server: str) -> bool:
+        """Whether the server is known to speak the stateless era."""
+        return self._fixed.get(server) == "modern" or self._found.get(server, (False, 0.0))[0]
+
     async def session(self, caller: Caller, leg: Leg) -> Way:
         """A session that is nobody else's, in which nobody is asked anything: whoever asked for it ends it."""
         return await self._initialized(caller, leg, _Standing(), {})
@@ -102,10 +109,9 @@ class Standings:
             self._drop(caller, leg.server, way)
 
     async def _way(self, caller: Caller, leg: Leg) -> tuple[Way, str | int]:
-        found = self._fixed.get(leg.server) == "modern" or self._found.get(leg.server, (False, 0.0))[0]
         own: str | int = caller.call.rpc_id if caller.call.rpc_id is not None else 0
         own = f"again-{leg.again}" if leg.again else own  # a request of its own, to the server
-        if found:
+        if self.is_stateless(leg.server):
             return STATELESS, own
         way = await self._stand(caller, leg)
         return way, own if way.modern else next(self._standing(caller, leg.server).numbers)
@@ -130,7 +136,8 @@ class Standings:
                 await final(without_body(caller, leg, way, END))
 
     def _standing(self, caller: Caller, server: str) -> _Standing:
-        key = (server, *caller.whose, caller.session if _askable(caller) else None)
+        asks = caller.asks
+        key = (server, *caller.whose, (caller.session or asks) if asks else None)
         standing = self._held.get(key)
         if standing is None:
             standing = self._held[key] = _Standing()
@@ -156,7 +163,7 @@ class Standings:
             if fixed == "modern":
                 raise UpstreamError("protocol", "the server does not speak the stateless era, as it is configured to")
             self._found.pop(leg.server, None)
-        way = await self._initialized(caller, leg, standing, _askable(caller))
+        way = await self._initialized(caller, leg, standing, declaring(caller.asks))
         if leg.server not in self._found:
             self._found[leg.server] = False, now + ERA_SECONDS
         return way
@@ -198,14 +205,6 @@ class Standings:
         return True
 
 
-def _askable(caller: Caller) -> Mapping[str, Any]:
-    """What the client may be asked by a server with sessions: a client of the stateless era nothing.
-
-    Who may be asked has sessions of their own, so that a question reaches the client whose call it belongs to.
-    """
-    return {} if caller.modern else caller.declares
-
-
 def _session_lost(error: UpstreamError | Refused) -> bool:
     if isinstance(error, Refused):
         return error.code is Code.UNKNOWN_SESSION  # the mount's seal has run out
@@ -219,3 +218,19 @@ async def final(replies: AsyncGenerator[Reply, None]) -> Reply:
             if reply.is_final:
                 return reply
     raise UpstreamError("closed", "no answer")  # pragma: no cover  `govern` ends with a final message or raises
+
+
+async def cancelled(caller: Caller, leg: Leg, said: Mapping[str, Any] = NOTHING) -> None:
+    """Tell a server with sessions that nobody waits for its answer any more; whatever it says to that, the request ends."""
+    way = leg.way
+    if way is not None and not way.modern:
+        with suppress(Refused, UpstreamError, TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await final(sent(caller, Leg(leg.server), way, CANCELLED, {**said, "requestId": leg.rpc_id}, None))
+
+
+async def unasked(caller: Caller, leg: Leg, way: Way, rpc_id: str | int) -> None:
+    """Tell a server that its question goes to nobody: the client asked for something during which it can be asked nothing."""
+    error = {"code": METHOD_NOT_FOUND, "message": "Nobody can be asked during this request"}
+    with suppress(Refused, UpstreamError):
+        await final(answering(caller, Leg(leg.server), way, {"jsonrpc": "2.0", "id": rpc_id, "error": error}))

@@ -8,11 +8,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.mcp.aggregate.caller import Caller
+from gateway.mcp.aggregate.caller import Caller, UnroutedError
 from gateway.mcp.aggregate.fan import Fan
 from gateway.mcp.aggregate.listening import Listening, Wanted
 from gateway.mcp.aggregate.standing import Standings
-from gateway.mcp.aggregate.where import UnroutedError, Where
+from gateway.mcp.aggregate.where import Where
 from gateway.mcp.errors import INVALID_PARAMS
 from gateway.mcp.lists import Could
 from gateway.mcp.methods import LISTEN, SUBSCRIPTION_KEY

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.mcp.aggregate.caller import Caller, Leg
+from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError
 from gateway.mcp.aggregate.fan import Fan
 from gateway.mcp.aggregate.links import Links
 from gateway.mcp.aggregate.naming import Names
-from gateway.mcp.errors import INVALID_PARAMS, RpcRefused
+from gateway.mcp.errors import INVALID_PARAMS
 from gateway.mcp.lists import UNDER
 from gateway.mcp.methods import (
     CALL_TOOL,
@@ -37,10 +37,6 @@ from policies import uri as uris
 
 ROUTED: Final = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE, COMPLETE, *TASK_ACTIONS})
 _ACTION: Final = {READ_RESOURCE: "read", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "subscribe", COMPLETE: "read"}
-
-
-class UnroutedError(RpcRefused):
-    """A request that was refused before any server was asked for its sake: not on record yet."""
 
 
 @dataclass(frozen=True, slots=True)
