@@ -9,23 +9,26 @@ import pytest
 from tests.delegation.world import BESIDE, CHAIN, UNCHANGED, Chained, who
 
 BINDINGS = ("JSONRPC", "HTTP+JSON")
-CALLS = ("SendMessage", "tools/call")
+CALLS = ("SendMessage", "SendStreamingMessage", "tools/call")
+pytestmark = pytest.mark.timeout(300)
 READ, SEAL = {"tool": "desk.read", "args": {"text": "r"}}, {"tool": "desk.seal", "args": {"text": "s"}}
 
 
-def plan(binding: str) -> dict[str, Any]:
+def plan(binding: str, *, streams: bool = False) -> dict[str, Any]:
     """What `intake` is told: list, read, ask planner; who asks checker and buyer at once; and buyer asks booker, who seals."""
-    booker = {"agent": "booker", "binding": binding, "plan": {"do": [{"list": "desk"}, SEAL]}}
-    buyer = {"agent": "buyer", "binding": binding, "plan": {"do": [READ, booker]}}
-    checker = {"agent": BESIDE, "binding": binding, "plan": {"do": [READ]}}
-    planner = {"agent": "planner", "binding": binding, "plan": {"do": [{"together": [checker, buyer]}]}}
+    by = {"binding": binding, "streams": streams}
+    booker = {"agent": "booker", **by, "plan": {"do": [{"list": "desk"}, SEAL]}}
+    buyer = {"agent": "buyer", **by, "plan": {"do": [READ, booker]}}
+    checker = {"agent": BESIDE, **by, "plan": {"do": [READ]}}
+    planner = {"agent": "planner", **by, "plan": {"do": [{"together": [checker, buyer]}]}}
     return {"do": [{"list": "desk"}, {"card": "booker"}, READ, planner]}
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["messages", "streams"])
 @pytest.mark.parametrize("binding", BINDINGS)
-def test_the_ledger_has_the_exact_chain_at_each_hop(gateway: Chained, binding: str) -> None:
+def test_the_ledger_has_the_exact_chain_at_each_hop(gateway: Chained, binding: str, streams: bool) -> None:
     before = gateway.sealed()
-    workflow, answer = gateway.told("paul", "intake", plan(binding), binding)
+    workflow, answer = gateway.told("paul", "intake", plan(binding, streams=streams), binding)
     listed, card, read, asked = answer["outcomes"]
     assert (listed, card, read, asked["by"]) == (["note", "proven", "read", "seal"], "booker", "read r", "planner")
     assert gateway.sealed() == [*before, "s"]
@@ -48,6 +51,10 @@ def test_the_ledger_has_the_exact_chain_at_each_hop(gateway: Chained, binding: s
         hop = hops[at]
         assert (hop.kind, hop.reason) == ("call.start", "allowed")
         assert hop.caused_by == (hops[cause].id if cause else "")
+        if hop.what.startswith("a2a:"):
+            (record,) = gateway.records(id=hop.id)
+            assert (b'"jsonrpc"' in gateway.opened(record, "request")) == (binding == "JSONRPC")
+            assert record.leaf["method"] == ("SendStreamingMessage" if streams and cause else "SendMessage")
         assert (hop.method, hop.assurance) == ("bearer" if cause is None else "delegation+secret", "bearer")
     lists = {who("paul", "intake"), who("paul", *CHAIN[:3]), who("paul", *CHAIN), who("paul", "intake", "planner", BESIDE)}
     assert {hop.who for hop in gateway.hops(workflow, "tools/list")} == lists  # the SDK's client lists before it calls

@@ -14,6 +14,7 @@ from tests.interaction.world import MODERN, new_trace
 CALLS = ("SendMessage", "tools/call")
 READ, PROVEN = {"tool": "desk.read", "args": {"text": "r"}}, {"tool": "desk.proven", "args": {"text": "p"}}
 HEARD = {"heard": True}
+pytestmark = pytest.mark.timeout(300)
 
 
 def read(gateway: Chained, secret: str | None, traceparent: str = "", **more: str) -> httpx.Response:
@@ -140,3 +141,19 @@ def test_a_trace_that_is_replayed_when_its_workflow_was_ended_is_refused(gateway
     assert killed.status_code == 201, killed.text
     replayed = read(gateway, gateway.agent_secrets[UNCHANGED], trace)
     assert replayed.status_code == 401
+
+
+def test_a_delegation_whose_time_is_over_is_refused_and_no_trace_and_no_right_of_the_agents_own_takes_its_place(
+    gateway: Chained,
+) -> None:
+    _, answer = gateway.told("paul", UNCHANGED, {"do": [HEARD]})
+    (trace,) = answer["outcomes"]
+    secret = gateway.agent_secrets[UNCHANGED]
+    fresh = read(gateway, secret, **{"bailiwick-delegation": gateway.delegation(UNCHANGED, age=290)})
+    assert subject(gateway, fresh) == "user:dev/paul"
+    over = {"bailiwick-delegation": gateway.delegation(UNCHANGED, age=310)}
+    for traceparent in ("", trace):
+        refused = read(gateway, secret, traceparent, **over)
+        assert refused.status_code == 401
+        (record,) = gateway.records(id=refused.headers["bailiwick-decision"])
+        assert record.leaf["refused"] == {"code": "invalid-credential", "detail": "token has ended"}

@@ -1,10 +1,10 @@
 """An agent on the official A2A SDK that does what it is told: the message is a plan, the answer is what came of it.
 
 Every call goes through the gateway, with the official clients.  Steps of a plan, each an object with one of these keys:
-`agent` (and `binding`, `plan`), `tool` (as `server.name`, and `args`), `list` (tools of a server), `card` (of an agent),
+`agent` (and `binding`, `streams`, `plan`), `tool` (as `server.name`, and `args`), `list` (tools of a server), `card` (its name),
 `heard` (the trace of the request), `together` (steps at the same time).  `shows` says how the calls of a plan are made: `token`
 by `gateway.propagate`; `trace`, as an agent that knows nothing but its secret and traces what it does; `nothing`, with the
-secret alone; `stranger`, with the trace alone; or the exact headers.
+secret alone; `stranger`, with the trace alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
-from a2a.types import AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Role, SendMessageRequest
+from a2a.types import AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Part, Role, SendMessageRequest
 from a2a.utils.errors import A2AError
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
@@ -38,16 +38,12 @@ NAME, SECRET = os.environ["AGENT_ID"], os.environ["AGENT_SECRET"]
 SECONDS = 60
 CARRIER = Carrier(GATEWAY, SECRET)
 
-Shows = str | dict[str, str]
 
-
-def options(shows: Shows) -> dict[str, Any]:
+def options(shows: str) -> dict[str, Any]:
     """Of an httpx client, by what it shows."""
     common: dict[str, Any] = {"timeout": SECONDS, "trust_env": False}
     if shows == "token":
         return common | {"event_hooks": CARRIER.hooks}
-    if isinstance(shows, dict):
-        return common | {"headers": {"authorization": f"Bearer {SECRET}"} | shows}
     heard = served()
     trace = {"traceparent": heard.traceparent} if heard is not None and shows in {"trace", "stranger"} else {}
     own = {} if shows == "stranger" else {"authorization": f"Bearer {SECRET}"}
@@ -60,7 +56,7 @@ async def carry_out(plan: dict[str, Any]) -> list[Any]:
     return [await step(each, shows) for each in plan.get("do", [])]
 
 
-async def step(said: dict[str, Any], shows: Shows) -> Any:
+async def step(said: dict[str, Any], shows: str) -> Any:
     """What came of one step; a refusal as `{"refused": what the client says}`."""
     try:
         if "together" in said:
@@ -80,17 +76,21 @@ async def step(said: dict[str, Any], shows: Shows) -> Any:
         return {"refused": repr(error)}
 
 
-async def ask(said: dict[str, Any], shows: Shows) -> Any:
+async def ask(said: dict[str, Any], shows: str) -> Any:
     async with httpx.AsyncClient(**options(shows)) as http:
         card = await A2ACardResolver(http, f"{GATEWAY}/a2a/{said['agent']}").get_agent_card()
-        config = ClientConfig(httpx_client=http, streaming=False, supported_protocol_bindings=[said.get("binding", "JSONRPC")])
+        config = ClientConfig(
+            httpx_client=http, streaming=said.get("streams", False), supported_protocol_bindings=[said.get("binding", "JSONRPC")]
+        )
         request = SendMessageRequest(message=new_data_message(said.get("plan", {}), role=Role.ROLE_USER))
+        parts: list[Part] = []
         async for reply in ClientFactory(config).create(card).send_message(request):
-            answer = get_data_parts([part for artifact in reply.task.artifacts for part in artifact.parts])
-    return answer[-1]
+            for artifact in (*reply.task.artifacts, reply.artifact_update.artifact):
+                parts += artifact.parts
+    return get_data_parts(parts)[-1]
 
 
-async def tool(said: dict[str, Any], shows: Shows) -> Any:
+async def tool(said: dict[str, Any], shows: str) -> Any:
     server, _, name = said.get("tool", said.get("list", "")).partition(".")
     async with (
         httpx2.AsyncClient(**options(shows)) as http,

@@ -9,14 +9,18 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from audit.reader import Ledger
+from gateway.identity.delegation import Delegations
+from gateway.model import Principal, new_id, wall_clock
 from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 
 DESK = Path(__file__).with_name("desk_server.py")
@@ -108,6 +112,10 @@ class Chained(Gateway):
         settings = super()._settings(peers)
         settings["agents"] = {agent: {"auth": self._auth(agent)} for agent in (*self._agents, UNUSED)}
         settings["agents"][UNUSED]["url"] = self.desk
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        (self.folder / "delegations.pem").write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        (self.folder / "delegations.pem").chmod(0o600)
+        settings["delegation"] = {"key": {"file": "delegations.pem"}}
         settings["mcp"] = {"desk": {"url": f"{self.desk}mcp"}}
         return settings
 
@@ -135,6 +143,16 @@ class Chained(Gateway):
         workflow = answer.headers.get("bailiwick-workflow", "")
         return workflow, said["task"]["artifacts"][0]["parts"][0]["data"] if "task" in said else said
 
+    def delegation(self, agent: str, age: int = 0) -> str:
+        """As the gateway would have minted it for paul so many seconds ago."""
+        at = wall_clock() - age * 1_000_000
+        ends = at // 1_000_000 + 3600
+        paul = Principal(
+            subject="user:dev/paul", actors=(), tenant=TENANT, workflow=f"wf-{secrets.token_hex(13)}", ends=ends,
+            method="bearer", credential="0" * 64, groups=frozenset({"procurement-managers"}),
+        )  # fmt: skip
+        return Delegations(self.key, self.url, clock=lambda: at).mint(paul, agent, new_id(at))
+
     def sealed(self) -> list[str]:
         """What the tool at the end really did, asked past the gateway."""
         found: list[str] = httpx.get(f"{self.desk}sealed", trust_env=False).json()
@@ -158,23 +176,21 @@ class Chained(Gateway):
 
 
 @contextmanager
-def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """An agent or a server that says `ready PORT`; gives its base URL."""
+def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Callable[[], str]]:
+    """An agent or a server that says `ready PORT`; gives what waits for that and says its base URL."""
     inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    own = inherited | {"PYTHONPATH": str(ROOT)} | environment
     with log.open("wb") as errors:
-        running = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            cwd=ROOT,
-            env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
-        )
-    try:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=own)
+
+    def url() -> str:
         assert running.stdout is not None
         word, _, port = running.stdout.readline().strip().partition(" ")
         assert word == "ready", log.read_text()[-2000:]
-        yield f"http://127.0.0.1:{port}/"
+        return f"http://127.0.0.1:{port}/"
+
+    try:
+        yield url
     finally:
         running.kill()
         running.communicate()
@@ -184,11 +200,11 @@ def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 def chained(folder: Path, agents: Mapping[str, Sequence[str]] = TOLD, **environment: str) -> Iterator[Chained]:
     """Everything, running: by name each agent's command."""
     with ExitStack() as stack:
-        desk = stack.enter_context(process([sys.executable, str(DESK)], {}, folder / "desk.log"))
+        desk = stack.enter_context(process([sys.executable, str(DESK)], {}, folder / "desk.log"))()
         gateway = Chained(folder, desk, tuple(agents))
-        urls = {}
+        started = {}
         for agent, command in agents.items():
             own = {"GATEWAY_URL": gateway.url, "AGENT_ID": agent, "AGENT_SECRET": gateway.agent_secrets[agent]}
-            urls[agent] = stack.enter_context(process(command, environment | own, folder / f"{agent}.log"))
+            started[agent] = stack.enter_context(process(command, environment | own, folder / f"{agent}.log"))
         stack.callback(gateway.stop)
-        yield gateway.at(urls).start()
+        yield gateway.at({agent: url() for agent, url in started.items()}).start()
