@@ -142,6 +142,8 @@ class Agent(Group):
     """Revisions of A2A in which it is served, each as the agent itself speaks it: `0.3` by JSON-RPC alone."""
     extensions: frozenset[ExtensionUri] = Field(frozenset(), max_length=32)
     """A2A extensions that are let through to it, where its card offers them."""
+    contexts: Literal["claim", "refuse"] = "claim"
+    """What comes of a `contextId` that a client made up: it is that person's from then on, or refused as one of somebody else."""
     baggage: frozenset[HeaderName] = Field(frozenset(), max_length=64)
     """Members of a caller's `baggage` (W3C) that go on to it; no other does."""
     authorize_hosts: frozenset[HostPattern] | None = Field(None, max_length=256)

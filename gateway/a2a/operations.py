@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +24,8 @@ MAX_HISTORY: Final = 1000
 """Messages of a task's history in one answer, where the caller asks for more."""
 LIST_TASKS: Final = "ListTasks"
 
-_SECURE_PASSPORT = "secure-passport"
+_IDENTITIES: Final = frozenset({"actorchain", "txntoken", "authorization"})
+_SPEAKERS: Final = ("bailiwick", "securepassport")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ def _strip(metadata: Any) -> None:
 
 
 def _claims_identity(key: str) -> bool:
-    folded = key.casefold().strip()
-    return "bailiwick" in folded or _SECURE_PASSPORT in folded or folded in {"actorchain", "txn-token", "authorization"}
+    folded = "".join(char for char in unicodedata.normalize("NFKC", key).casefold() if char.isalnum())
+    return folded in _IDENTITIES or any(word in folded for word in _SPEAKERS)
 
 
 def _prepare_task(request: Any) -> None:

@@ -163,7 +163,7 @@ class A2aRoad:
         await self._ownership.check(permit, named.tasks)
         token = self._mint(permit.principal, peer.id, call.arrival.id, peer.max_groups)
         if named.context:  # last, as it leaves a trace: a refused call claims nothing
-            await self._ownership.enter(permit, named.context)
+            await self._ownership.enter(permit, named.context, claims=peer.own_contexts)
         if self._onward is not None:
             await self._onward.hand(call, token)
         return replace(permit, call=await self._relayed(permit), delegation=token)

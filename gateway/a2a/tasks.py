@@ -89,9 +89,14 @@ class Ownership:
         owner = await self._contexts.owner(permit.call.target, context)
         return owner is not None and owner.is_for(permit.principal.tenant, permit.principal.subject)
 
-    async def enter(self, permit: Permit, context: str) -> None:
-        """Make an unclaimed context the caller's; `Refused(NOT_OWNER)`, answered as invalid params, for somebody else's."""
+    async def enter(self, permit: Permit, context: str, *, claims: bool = True) -> None:
+        """Make an unclaimed context the caller's; `Refused(NOT_OWNER)`, answered as invalid params, for somebody else's.
+
+        claims  whether that may be: otherwise one that nobody is known to own is as somebody else's.
+        """
         try:
+            if not claims and not await self.known(permit, context):
+                raise Refused(Code.NOT_OWNER)
             await self._claim_context(permit, context)
         except Refused as refusal:
             if refusal.code is not Code.NOT_OWNER:

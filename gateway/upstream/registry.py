@@ -55,10 +55,11 @@ class McpTarget:
 class AgentTarget:
     """An A2A agent behind the gateway; `headers` are the gateway's own credentials towards it: never shown.
 
-    versions    of the protocol in which it is served, and asked.
-    extensions  of the protocol that are let through, by URI.
-    baggage     members of a caller's that go on to it.
-    sends_to    hosts to which it may send a person who has to authorise something; None: any.
+    versions      of the protocol in which it is served, and asked.
+    extensions    of the protocol that are let through, by URI.
+    own_contexts  whether a person may name a context that the agent has not told them of.
+    baggage       members of a caller's that go on to it.
+    sends_to      hosts to which it may send a person who has to authorise something; None: any.
     """
 
     id: str
@@ -70,6 +71,7 @@ class AgentTarget:
     extensions: frozenset[str] = frozenset()
     sends_to: frozenset[str] | None = None
     baggage: frozenset[str] = frozenset()
+    own_contexts: bool = True
 
 
 def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
@@ -113,6 +115,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             extensions=agent.extensions,
             sends_to=agent.authorize_hosts,
             baggage=agent.baggage,
+            own_contexts=agent.contexts == "claim",
         )
         for name, agent in settings.agents.items()
         if agent.url is not None

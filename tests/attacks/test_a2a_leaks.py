@@ -114,6 +114,19 @@ async def test_a_context_made_by_a_client_belongs_to_whoever_used_it_first(world
     assert "result" in await world.send("paul", "plain-3", contextId="our-talk")
 
 
+async def test_where_settings_say_so_no_client_makes_up_a_context(tmp_path: Path, agent_url: str) -> None:
+    async with gateway(tmp_path, {"ref": agent_url}, peers={"ref": {"own_contexts": False}}) as world:
+        before = len(world.ledger.entries)
+        for method in ("SendMessage", "SendStreamingMessage"):
+            unknown = (await world.rpc("mia", method, message(contextId="made-up"))).json()
+            assert unknown["error"]["code"] == -32602
+        await never_sent(world, before)
+        told = (await world.send("paul", "tck-input-required-1"))["result"]["task"]["contextId"]
+        assert "result" in await world.send("paul", "plain", contextId=told)
+        theirs = (await world.rpc("mia", "SendMessage", message(contextId=told))).json()
+        assert theirs["error"] == unknown["error"]
+
+
 async def test_a_context_belongs_to_one_person_although_two_ask_at_once(world: World) -> None:
     answers = await asyncio.gather(*(world.send(who, f"plain-{who}", contextId="race") for who in ("paul", "mia")))
     assert sorted("result" in answer for answer in answers) == [False, True]
@@ -159,6 +172,8 @@ async def test_the_callers_tenant_never_reaches_the_agent(world: World) -> None:
 
 async def test_metadata_that_claims_an_identity_never_reaches_the_agent(world: World) -> None:
     claims = {"bailiwick/subject": "user:dev/paul", "X-Bailiwick-User": "paul", "actorChain": [], "colour": "blue"}
+    claims |= dict.fromkeys(("actor_chain", "ACTOR-CHAIN", "Txn-Token", "txn_token", " authorization", "ａｃｔｏｒChain"), "paul")
+    claims |= {"secure_passport": {}, "ba\u200biliwick": 1}
     params = message(messageId="gw-message-2", metadata=claims, parts=[{"text": "x", "metadata": claims}])
     answer = (await world.rpc("mia", "SendMessage", {**params, "metadata": claims})).json()
     seen = json.loads(answer["result"]["message"]["parts"][0]["text"])
