@@ -100,18 +100,18 @@ class Carrier:
     What began elsewhere and was led to the gateway shows nothing either: nobody else makes calls in the person's name.
     """
 
-    def __init__(self, gateway: str, credential: str | Callable[[], str] = "", *, alone: bool = False) -> None:
-        """ValueError where `gateway` is anything but an origin, as https://gateway.example.com.
+    def __init__(
+        self, gateway: str, credential: str | Callable[[], str] = "", *, more: Iterable[str] = (), alone: bool = False
+    ) -> None:
+        """ValueError where `gateway`, or one of `more`, is anything but an origin, as https://gateway.example.com.
 
+        more        further origins of the gateway's, as those at which it serves gRPC.
         credential  the agent's secret, or what makes an assertion or fetches an SVID for each call; "" where its certificate, or
                     the delegation alone, is enough.
         alone       whether the agent calls in its own name where it serves no request.  For a request without a delegation it
                     never does.
         """
-        origin = _read(gateway.removesuffix("/"), whole=True)
-        if origin is None:
-            raise ValueError("the gateway's URL has a scheme, a host and perhaps a port, and nothing else")
-        self._origin = origin
+        self._origins = {_whole(each) for each in (gateway, *more)}
         self._credential = credential
         self._alone = alone
 
@@ -120,7 +120,7 @@ class Carrier:
 
         NoDelegationError where the call would not be for whom the agent works.
         """
-        return self._shown() if _read(url) == self._origin else {}
+        return self._shown() if _read(url) in self._origins else {}
 
     @property
     def hooks(self) -> Hooks:
@@ -140,13 +140,13 @@ class Carrier:
         url, headers = request.url, request.headers
         origin = url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS.get(url.scheme, 0)
         begun_at = request.extensions.setdefault(_MARK, origin)
-        if origin == begun_at == self._origin:
+        if origin == begun_at and origin in self._origins:
             shown = self._shown()
             if "traceparent" in headers:  # the agent traces by itself
                 shown.pop("traceparent", None)
             headers.update(shown)
-        elif begun_at == self._origin:
-            request.extensions[_MARK] = None  # what has left comes back as anybody's
+        elif begun_at in self._origins:
+            request.extensions[_MARK] = ""  # what has left comes back as anybody's
             for name in _OURS:
                 headers.pop(name, None)
 
@@ -165,13 +165,21 @@ class Carrier:
         return shown
 
 
-def _read(url: str, *, whole: bool = False) -> Origin | None:
-    """The origin of a URL, `whole` where it is nothing else; None for what is no plain http(s) URL."""
+def _read(url: str) -> Origin | None:
+    """The origin of a URL; None for what is no plain http(s) URL."""
     read = _URL.fullmatch(url)
-    if read is None or (whole and read[4]):
+    if read is None:
         return None
     scheme = read[1].lower()
     return scheme, read[2].lower().strip("[]"), int(read[3] or _PORTS[scheme])
+
+
+def _whole(url: str) -> Origin:
+    """The origin of a URL that is nothing else."""
+    origin = _read(url)
+    if origin is None or url.removesuffix("/").count("/") != 2:
+        raise ValueError("the gateway's URL has a scheme, a host and perhaps a port, and nothing else")
+    return origin
 
 
 def _text(value: str | bytes) -> str:

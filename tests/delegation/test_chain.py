@@ -8,7 +8,7 @@ import pytest
 
 from tests.delegation.world import BESIDE, CHAIN, UNCHANGED, Chained, who
 
-BINDINGS = ("JSONRPC", "HTTP+JSON")
+BINDINGS = ("JSONRPC", "HTTP+JSON", "GRPC")
 CALLS = ("SendMessage", "SendStreamingMessage", "tools/call")
 pytestmark = pytest.mark.timeout(300)
 READ, SEAL = {"tool": "desk.read", "args": {"text": "r"}}, {"tool": "desk.seal", "args": {"text": "s"}}

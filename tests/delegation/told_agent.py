@@ -14,10 +14,11 @@ import os
 import socket
 from typing import Any
 
+import grpc.aio
 import httpx
 import httpx2
 import uvicorn
-from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
+from a2a.client import A2ACardResolver, ClientCallContext, ClientConfig, ClientFactory
 from a2a.client.errors import A2AClientError
 from a2a.helpers.proto_helpers import get_data_parts, new_data_message, new_data_part, new_task_from_user_message
 from a2a.server.agent_execution import AgentExecutor, RequestContext
@@ -25,7 +26,7 @@ from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
-from a2a.types import AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Part, Role, SendMessageRequest
+from a2a.types import AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Role, SendMessageRequest
 from a2a.utils.errors import A2AError
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
@@ -36,7 +37,7 @@ from gateway.propagate import Carrier, DelegationMiddleware, NoDelegationError, 
 GATEWAY = os.environ["GATEWAY_URL"]
 NAME, SECRET = os.environ["AGENT_ID"], os.environ["AGENT_SECRET"]
 SECONDS = 60
-CARRIER = Carrier(GATEWAY, SECRET)
+CARRIER = Carrier(GATEWAY, SECRET, more=os.environ["GATEWAY_GRPC"].split())
 
 
 def options(shows: str) -> dict[str, Any]:
@@ -77,16 +78,23 @@ async def step(said: dict[str, Any], shows: str) -> Any:
 
 
 async def ask(said: dict[str, Any], shows: str) -> Any:
+    binding, parts, context = said.get("binding", "JSONRPC"), [], None
     async with httpx.AsyncClient(**options(shows)) as http:
         card = await A2ACardResolver(http, f"{GATEWAY}/a2a/{said['agent']}").get_agent_card()
         config = ClientConfig(
-            httpx_client=http, streaming=said.get("streams", False), supported_protocol_bindings=[said.get("binding", "JSONRPC")]
+            httpx_client=http,
+            streaming=said.get("streams", False),
+            supported_protocol_bindings=[binding],
+            grpc_channel_factory=grpc.aio.insecure_channel,
         )
+        if binding == "GRPC":
+            (target,) = (each.url for each in card.supported_interfaces if each.protocol_binding == "GRPC")
+            context = ClientCallContext(service_parameters=CARRIER.headers(f"http://{target}"))
         request = SendMessageRequest(message=new_data_message(said.get("plan", {}), role=Role.ROLE_USER))
-        parts: list[Part] = []
-        async for reply in ClientFactory(config).create(card).send_message(request):
-            for artifact in (*reply.task.artifacts, reply.artifact_update.artifact):
-                parts += artifact.parts
+        async with ClientFactory(config).create(card) as client:
+            async for reply in client.send_message(request, context=context):
+                for artifact in (*reply.task.artifacts, reply.artifact_update.artifact):
+                    parts += artifact.parts
     return get_data_parts(parts)[-1]
 
 

@@ -116,6 +116,9 @@ class Chained(Gateway):
         (self.folder / "delegations.pem").write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         (self.folder / "delegations.pem").chmod(0o600)
         settings["delegation"] = {"key": {"file": "delegations.pem"}}
+        self.grpc = {agent: f"127.0.0.1:{free_port()}" for agent in self._agents}
+        served = {agent: {"port": int(at.rpartition(":")[2])} for agent, at in self.grpc.items()}
+        settings["a2a"] = {"grpc": {"agents": served}}
         settings["mcp"] = {"desk": {"url": f"{self.desk}mcp"}}
         return settings
 
@@ -205,6 +208,7 @@ def chained(folder: Path, agents: Mapping[str, Sequence[str]] = TOLD, **environm
         started = {}
         for agent, command in agents.items():
             own = {"GATEWAY_URL": gateway.url, "AGENT_ID": agent, "AGENT_SECRET": gateway.agent_secrets[agent]}
+            own["GATEWAY_GRPC"] = " ".join(f"http://{at}" for at in gateway.grpc.values())
             started[agent] = stack.enter_context(process(command, environment | own, folder / f"{agent}.log"))
         stack.callback(gateway.stop)
         yield gateway.at({agent: url() for agent, url in started.items()}).start()

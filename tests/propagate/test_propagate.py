@@ -198,6 +198,17 @@ def test_a_gateway_that_is_no_origin_is_a_mistake_that_is_seen_at_once(url: str)
         Carrier(url, "s")
 
 
+def test_each_of_several_origins_of_the_gateway_is_the_gateway_and_no_other() -> None:
+    carrier = Carrier("https://gw.example.com", "s", more=["https://clerk.gw.example.com:9090/"])
+    with serving(PAUL):
+        for url in ("https://gw.example.com/", "https://clerk.gw.example.com:9090"):
+            assert carrier.headers(url)["bailiwick-delegation"] == PAUL.token
+        for url in ("https://clerk.gw.example.com", "https://gw.example.com:9090", "https://buyer.gw.example.com:9090"):
+            assert carrier.headers(url) == {}
+    with pytest.raises(ValueError, match="scheme, a host"):
+        Carrier("https://gw.example.com", more=["clerk.gw.example.com:9090"])
+
+
 async def test_without_a_delegation_nothing_is_sent(gateway: Server, send: Any) -> None:
     """Or the agent would act in its own name, with its own rights, for whoever asked."""
     with pytest.raises(NoDelegationError, match="no request is being served"):
