@@ -77,21 +77,6 @@ def form_of(text: str) -> str | None:
     return text if is_canonical(text) else canonical(text)
 
 
-def onward(uri: str) -> str | None:
-    """What is sent to a server for a URI that rules see in its one form; None where it has none.
-
-    As it was written, for many servers compare letter by letter and list escapes in another style.  Scheme, host and port are
-    sent in their form: a server could know two places by two spellings, and rules only one.
-    """
-    form = form_of(uri)
-    if form is None or form == uri:
-        return form
-    scheme, slashes, rest = uri.partition("://")
-    place = f"{scheme}://{rest.partition('/')[0]}" if slashes else f"{uri.partition(':')[0]}:"
-    kept = form.startswith(place) and (not slashes or form[len(place) : len(place) + 1] in ("", "/"))
-    return uri if kept else form
-
-
 def beginning(text: str) -> str | None:
     """The canonical form of what stands before a boundary, for a pattern's `*`; None where it has none."""
     if prefix(text):

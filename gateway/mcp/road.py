@@ -147,7 +147,9 @@ class McpRoad:
             if served:
                 call = declaring(call, served)
         call = self._carried(call, principal)
-        return _with_uri(call) if call.method in _ADDRESSED else call
+        if call.method in _ADDRESSED and uris.form_of(call.message["params"]["uri"]) is None:
+            raise RpcRefused(Code.INVALID_PARAMS, "uri", rpc_id=call.rpc_id)  # sent on as it was written, or not at all
+        return call
 
     def _carried(self, call: Call, principal: Principal) -> Call:
         """The call with everything opened that was sealed for this caller, in its direction."""
@@ -300,14 +302,3 @@ def _over(call: Call) -> Reply:
 def _taken() -> Reply:
     """A notification is accepted, whatever becomes of it."""
     return Reply(None, is_final=True, status=202)
-
-
-def _with_uri(call: Call) -> Call:
-    """The call with an address that means what policy is asked about, to whoever reads it."""
-    uri = call.message["params"]["uri"]
-    sent = uris.onward(uri)
-    if sent is None:
-        raise RpcRefused(Code.INVALID_PARAMS, "uri", rpc_id=call.rpc_id)
-    if sent == uri:
-        return call
-    return replace(call, message={**call.message, "params": {**call.message["params"], "uri": sent}}, name=sent)

@@ -41,7 +41,7 @@ class Filter(msgspec.Struct, frozen=True, gc=False):
         """As the upstream is asked."""
         said: dict[str, Any] = {kind: True for kind in CHANGED.values() if kind in self.lists}
         if self.uris:
-            said["resourceSubscriptions"] = [uris.onward(spelled) or form for form, spelled in self.uris.items()]
+            said["resourceSubscriptions"] = list(self.uris.values())
         if self.tasks:
             said["taskIds"] = list(self.tasks)
         return said

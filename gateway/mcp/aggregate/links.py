@@ -26,7 +26,7 @@ class Links:
 
     def note(self, whose: Whose, server: str, result: Mapping[str, Any]) -> None:
         """Remember the links of one result."""
-        found = [form for uri in _uris(result) if (form := uris.canonical(uri)) is not None]
+        found = [form for uri in _uris(result) if (form := uris.form_of(uri)) is not None]
         if not found:
             return
         own = self._seen.setdefault(whose, OrderedDict())

@@ -60,7 +60,7 @@ class Listening:
         self._woken = asyncio.Event()
         self._error: Refused | None = None
         self._ending: list[asyncio.Task[None]] = []
-        self._spelled = {uris.canonical(uri): uri for each in wanted.uris.values() for uri in each}
+        self._spelled = {uris.form_of(uri): uri for each in wanted.uris.values() for uri in each}
 
     async def messages(self, servers: Iterable[str], until: float) -> AsyncGenerator[dict[str, Any], None]:
         """What is honoured, as {"honoured": …}; then every notice; ends `until` (of the loop's clock) or with the authority."""
@@ -163,8 +163,9 @@ class Listening:
         elif method in CHANGED:
             self._changed((method,))
         elif method == UPDATED:
-            uri = self._spelled.get(str(params.get("uri")), params.get("uri"))
-            self._waiting[method, server, str(uri)] = {"method": method, "params": {**params, "uri": uri}}
+            said = str(params.get("uri"))
+            uri = said if said in self._wanted.uris.get(server, ()) else self._spelled.get(uris.form_of(said), said)
+            self._waiting[method, server, uri] = {"method": method, "params": {**params, "uri": uri}}
         elif method == TASKS and sum(key[0] == TASKS for key in self._waiting) < _KEPT:
             self._waiting[method, server, str(params.get("taskId"))] = {"method": method, "params": params}
         self._woken.set()
@@ -183,7 +184,7 @@ class Listening:
         way = await self._soon(self._standings.session(self._caller, leg))
         try:
             asked = self._wanted.uris.get(leg.server, ())
-            known = [uri for uri in asked if await self._soon(self._subscribed(leg, way, uri))]
+            known = [uri for number, uri in enumerate(asked) if await self._soon(self._subscribed(leg, way, uri, number))]
             honoured: dict[str, Any] | None = {"resourceSubscriptions": known} if known else {}
             async with aclosing(without_body(self._caller, leg, way, STREAM)) as replies:
                 async for reply in replies:
@@ -203,9 +204,9 @@ class Listening:
         except TimeoutError:
             raise UpstreamError("timeout") from None
 
-    async def _subscribed(self, leg: Leg, way: Way, uri: str) -> bool:
+    async def _subscribed(self, leg: Leg, way: Way, uri: str, number: int) -> bool:
         try:
-            reply = await final(sent(self._caller, leg, way, SUBSCRIBE, {"uri": uri}, uri))
+            reply = await final(sent(self._caller, leg, way, SUBSCRIBE, {"uri": uri}, f"subscribe:{number}"))
         except Refused:
             return False
         return "result" in reply.payload

@@ -58,9 +58,9 @@ class _Claims:
     uris: frozenset[str] = frozenset()
     templates: frozenset[str] = frozenset()
 
-    def resource(self, form: str) -> bool:
-        """Whether a resource is among them."""
-        return form in self.uris or any(_fits(template, form) for template in self.templates)
+    def resource(self, uri: str, form: str) -> bool:
+        """Whether a resource is among them, as it was written, or in its form."""
+        return form in self.uris or any(_fits(template, uri) or _fits(template, form) for template in self.templates)
 
 
 class Where:
@@ -98,14 +98,14 @@ class Where:
 
     async def of_all(self, caller: Caller, addresses: Iterable[str]) -> dict[str, list[str]]:
         """Of these addresses those that one server alone has, by server, as they were spelled."""
-        forms = {uri: form for uri in addresses if (form := uris.canonical(uri)) is not None}
+        forms = {uri: form for uri in addresses if (form := uris.form_of(uri)) is not None}
         said = await self._fan.every(caller, lambda each: self._claims(caller, each))
         found: dict[str, list[str]] = {}
         for uri, form in forms.items():
             having = [
                 server
                 for server, claims in said.found.items()
-                if claims.resource(form) and caller.could(caller.principal, names.resource(server, form) or "", "read")
+                if claims.resource(uri, form) and caller.could(caller.principal, names.resource(server, form) or "", "read")
             ]
             if len(having) == 1:
                 found.setdefault(having[0], []).append(uri)
@@ -133,13 +133,14 @@ class Where:
         return Place(server, params, may=bool(server))
 
     async def _addressed(self, caller: Caller, leg: Leg, params: Mapping[str, Any]) -> Place:
-        form = uris.canonical(params["uri"])
+        uri = params["uri"]
+        form = uris.form_of(uri)
         if form is None:
             raise UnroutedError(Code.INVALID_PARAMS, "uri", rpc_id=caller.call.rpc_id)
         objects = {server: names.resource(server, form) for server in self._fan.reachable(caller)}
         linked = self.links.of(caller.whose, form)
-        server = await self._claimed(caller, leg, objects, lambda claims, it: it in linked or claims.resource(form))
-        return Place(server, {**params, "uri": form}, may=bool(server))
+        server = await self._claimed(caller, leg, objects, lambda claims, it: it in linked or claims.resource(uri, form))
+        return Place(server, params, may=bool(server))
 
     async def _claimed(self, caller: Caller, leg: Leg, objects: Mapping[str, str | None], claims: Any) -> str:
         """The one server that claims it, of those where the caller could do this; "" where none does."""
@@ -164,8 +165,8 @@ class Where:
     async def _claims(self, caller: Caller, leg: Leg) -> _Claims:
         listed = await self._fan.drained(caller, leg, LIST_RESOURCES, "resources", "uri")
         templates = await self._fan.drained(caller, leg, LIST_TEMPLATES, "resourceTemplates", "uriTemplate")
-        forms = {uris.canonical(item["uri"]) for item in listed.items} - {None}
-        said = frozenset(item["uri"] for item in listed.items) | frozenset(form for form in forms if form is not None)
+        said = frozenset(item["uri"] for item in listed.items)
+        said |= frozenset(form for uri in said if (form := uris.form_of(uri)) is not None)
         return _Claims(said, frozenset(item["uriTemplate"] for item in templates.items))
 
     def _ambiguous(self, caller: Caller, claiming: Iterable[str]) -> UnroutedError:
