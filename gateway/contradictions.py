@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -35,9 +36,20 @@ def contradictions(configuration: Configuration) -> Iterator[Problem]:
     for path, text, help_ in of_credentials(settings):
         yield configuration.problem("credentials", text, path, help_)
     yield from _browser(configuration)
+    yield from _grpc(configuration)
     if settings.sandbox.enabled and "sandbox" in settings.mcp:
         text = "'sandbox' is the built-in server; give this one another id"
         yield configuration.problem("reserved-name", text, ("mcp", "sandbox"))
+
+
+def _grpc(configuration: Configuration) -> Iterator[Problem]:
+    """What needs an extra that is not installed."""
+    settings = configuration.settings
+    asked: list[tuple[str, ...]] = [("a2a", "grpc")] if settings.a2a.grpc is not None else []
+    asked += [("agents", name, "url") for name, agent in settings.agents.items() if agent.speaks_grpc]
+    if find_spec("grpc") is None:
+        for path in asked:
+            yield configuration.problem("missing-extra", "A2A over gRPC needs grpcio", path, "pip install 'bailiwick[grpc]'")
 
 
 def _proofs(configuration: Configuration) -> Iterator[Problem]:

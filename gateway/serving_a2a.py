@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from gateway import obligations
 from gateway.a2a.authorisation import Asks
@@ -25,9 +26,10 @@ from gateway.model import Permit, Principal
 from gateway.parts import Parts, derived
 from gateway.policy.in_force import Policy
 from gateway.policy.judging import decided_by
+from gateway.settings import Settings
 from gateway.state.sealing import Sealer
 from gateway.upstream.client import Upstreams
-from gateway.upstream.registry import agent_targets
+from gateway.upstream.registry import AgentTarget, agent_targets
 
 
 def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
@@ -39,13 +41,8 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=silence, probe=True)
     parts.stack.push_async_callback(patient.aclose)
 
-    def served(agent: str) -> Sequence[Interface]:
-        grpc = settings.a2a.grpc
-        extra = (Interface("GRPC", SUPPORTED_VERSIONS[0], grpc.authority(agent)),) if grpc and agent in grpc.agents else ()
-        return (*by_http(settings.public_url, agent, peers[agent].versions), *extra)
-
     allowed = Allowed(settings.push.hosts, settings.push.private)
-    cards = Cards(settings.public_url, parts.clock, served, push=bool(allowed))
+    cards = Cards(settings.public_url, parts.clock, partial(_served, settings, peers), push=bool(allowed))
     parts.stack.push_async_callback(cards.aclose)
     seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)
@@ -64,6 +61,7 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
         push=push if allowed else None,
         asks=asks,
     )
+    parts.stack.push_async_callback(road.aclose)
 
     async def fulfil(permit: Permit) -> Permit:
         permit = await parts.identity.outbound.fulfil(obligations.fulfil(permit), shared=permit.call.method == CARD)
@@ -82,6 +80,13 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     parts.policy.in_force.follow(enforce)
     deliveries = _deliveries(parts, endpoint, allowed, asks)
     return endpoint, CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
+
+
+def _served(settings: Settings, peers: Mapping[str, AgentTarget], agent: str) -> Sequence[Interface]:
+    """By which ways an agent can be reached here."""
+    grpc = settings.a2a.grpc
+    extra = (Interface("GRPC", SUPPORTED_VERSIONS[0], grpc.authority(agent)),) if grpc and agent in grpc.agents else ()
+    return (*by_http(settings.public_url, agent, peers[agent].versions), *extra)
 
 
 def _deliveries(parts: Parts, endpoint: A2aEndpoint, allowed: Allowed, asks: Asks) -> Deliveries:

@@ -1,24 +1,17 @@
-"""A2A over gRPC made of parts, where settings ask for it: the one place that needs the extra `grpc` to be installed."""
+"""A2A over gRPC made of parts, where settings ask for it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Final
 
 from gateway.parts import Parts
 from gateway.pipeline import Stages
 from gateway.problem import Problem, ProblemError
-from gateway.settings import Grpc, Settings
+from gateway.settings import Grpc
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
-def check_installed(settings: Settings) -> None:
-    """`ProblemError` where settings ask for gRPC and the extra is not there."""
-    if settings.a2a.grpc is not None and find_spec("grpc") is None:
-        raise ProblemError(Problem("missing-extra", "A2A over gRPC needs grpcio", "a2a.grpc", "pip install 'bailiwick[grpc]'"))
 
 
 async def open_grpc(parts: Parts, stages: Callable[[], Stages]) -> None:
@@ -26,7 +19,6 @@ async def open_grpc(parts: Parts, stages: Callable[[], Stages]) -> None:
     asked = parts.settings.a2a.grpc
     if asked is None:
         return
-    check_installed(parts.settings)
     from gateway.a2a.grpc_server import Certificate, DeafError, Door, GrpcFace  # noqa: PLC0415  an optional extra
 
     face = GrpcFace(stages, limits=parts.settings.limits, slots=parts.slots, clock=parts.clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, HttpUrl, StringConstraints, model_validator
+from pydantic import AnyUrl, Field, HttpUrl, StringConstraints, UrlConstraints, model_validator
 
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Sha256, Slug
 from gateway.settings_outbound import Credentials
@@ -120,11 +120,18 @@ class AgentAuth(Group):
     """Whether, without a delegation token, the trace of a call that was handed to it says for whom the agent goes on."""
 
 
+AgentUrl = Annotated[
+    AnyUrl, UrlConstraints(max_length=2083, allowed_schemes=["http", "https", "grpc", "grpcs"], host_required=True)
+]
+
+
 class Agent(Group):
     """An A2A agent behind the gateway, and (with `auth`) a caller of its own."""
 
-    url: HttpUrl | None = None
-    """Base URL of its JSON-RPC binding; none for an agent that only calls."""
+    url: AgentUrl | None = None
+    """Base URL of its JSON-RPC binding, or `grpc://host:port`, `grpcs://host:port`; none for an agent that only calls."""
+    card_url: HttpUrl | None = None
+    """Where the card of an agent is that is reached over gRPC."""
     auth: AgentAuth = AgentAuth()
     tenant: Slug | None = None
     """In which it acts as a service of its own; defaults to the gateway's `tenant`."""
@@ -148,6 +155,26 @@ class Agent(Group):
     """Members of a caller's `baggage` (W3C) that go on to it; no other does."""
     authorize_hosts: frozenset[HostPattern] | None = Field(None, max_length=256)
     """Hosts to which it may send a person who has to authorise something: a name, or `*.` and a domain; without it, any."""
+
+    @property
+    def speaks_grpc(self) -> bool:
+        """Whether it is reached over gRPC."""
+        return self.url is not None and self.url.scheme in {"grpc", "grpcs"}
+
+    @model_validator(mode="after")
+    def _reached_over_grpc(self) -> Agent:
+        if not self.speaks_grpc:
+            if self.card_url is not None:
+                msg = "card_url is for an agent whose url is gRPC's: another's card is found by its url"
+                raise ValueError(msg)
+            return self
+        if self.url is not None and (self.url.path not in {None, "", "/"} or self.url.query):
+            msg = "gRPC has no place for a path: grpcs://host:port"
+            raise ValueError(msg)
+        if self.versions != {"1.0"}:
+            msg = "over gRPC an agent is asked in 1.0 alone"
+            raise ValueError(msg)
+        return self
 
 
 class Terminator(Group):

@@ -73,6 +73,24 @@ def read_answer(data: bytes, call: Call, operation: Operation, *, depth: int, no
     return LastWord(answer) if last else answer
 
 
+def read_message(told: Any, call: Call, operation: Operation) -> Any:
+    """The operation's answer message of ProtoJSON that stands for itself; `UpstreamError("protocol")` for what is none."""
+    try:
+        answer = to_proto(told, operation.answer())
+        _check(answer, call, operation)
+    except UnreadableError as error:
+        raise UpstreamError("protocol", str(error)) from None
+    return answer
+
+
+def says_no(error: Any) -> AgentSaysNo:
+    """The agent's error of JSON that stands for itself; `UpstreamError("protocol")` for what is none."""
+    try:
+        return AgentSaysNo(_error(error))
+    except UnreadableError as found:
+        raise UpstreamError("protocol", str(found)) from None
+
+
 def pause_of(event: Any) -> Literal["terminal", "interrupted"] | None:
     """Whether the task of an event has come to its end, waits for its person, or goes on (None)."""
     state = _state(event)

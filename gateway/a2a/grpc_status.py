@@ -37,6 +37,7 @@ _RPC_CODES: Final = {
     "EXTENSION_SUPPORT_REQUIRED": errors.EXTENSION_REQUIRED,
     "VERSION_NOT_SUPPORTED": errors.VERSION_NOT_SUPPORTED,
 }
+_REASONS: Final = {code: reason for reason, code in _RPC_CODES.items()}
 _BARE: Final = {
     "UNKNOWN": errors.INTERNAL,
     "INVALID_ARGUMENT": errors.INVALID_PARAMS,
@@ -75,6 +76,9 @@ def failed(error: UpstreamError, decision: str) -> Status:
 
 def said(error: Mapping[str, Any]) -> Status:
     """Of an error that the agent said."""
+    if "data" not in error and error["code"] in _REASONS:
+        info = {"@type": errors.ERROR_INFO, "reason": _REASONS[error["code"]], "domain": errors.A2A_DOMAIN, "metadata": {}}
+        error = {**error, "data": [info]}  # clients of gRPC tell A2A's errors by their reason alone
     status = errors.rest_status(error)
     return _status(errors.Answer(status, errors.rest_body(error, status)))
 
@@ -104,7 +108,7 @@ def as_error(name: str, message: str, details: bytes | None) -> dict[str, Any] |
     code = _RPC_CODES[reason] if reason else _BARE.get(name)
     if code is None:
         return None
-    error: dict[str, Any] = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": message if name != "UNKNOWN" else "Internal error"}
     if infos:
         error["data"] = infos
     return error

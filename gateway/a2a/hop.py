@@ -5,7 +5,7 @@ What is sent is made from the proto that was checked; identity and trace are the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from gateway.a2a.events import events_in
 from gateway.a2a.operations import CARD_PATH, OPERATIONS
 from gateway.a2a.wire import dump, media_type, to_json
 from gateway.model import Call, Permit, Trace, UpstreamError
-from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams, header_block
+from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams, Url, header_block
 from gateway.upstream.credentials import Rejected
 from gateway.upstream.registry import AgentTarget
 
@@ -100,6 +100,9 @@ class Hop(Protocol):
     async def card(self, permit: Permit) -> bytes:
         """The agent's own card, as it publishes it.  Raises `UpstreamError`."""
 
+    async def aclose(self) -> None:
+        """Let go of what is only this agent's."""
+
 
 class RpcHop:
     """By JSON-RPC over HTTP/1.1."""
@@ -108,11 +111,7 @@ class RpcHop:
         self, peer: Peer, upstreams: Upstreams, bounds: Bounds, rejected: Rejected, onward: Onward | None = None
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
-        taken = {name.lower() for name, _ in peer.headers}
-        clash = taken & (_OURS | {peer.delegation_header})
-        if clash:
-            name = min(clash).decode("latin-1")
-            raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
+        headers = own_headers(peer)
         self.peer = peer
         self.hidden = (peer.url.authority.decode(), f"{peer.url.host}:{peer.url.port}")
         self._upstreams = upstreams
@@ -120,8 +119,7 @@ class RpcHop:
         self._rejected = rejected
         self._onward = onward
         kind = (b"content-type", b"application/json")
-        self._static = {version: header_block((*peer.headers, kind, (b"a2a-version", version.encode()))) for version in _VERSIONS}
-        self._card_static = header_block((*peer.headers, (b"accept", b"application/json")))
+        self._static = {version: header_block((*headers, kind, (b"a2a-version", version.encode()))) for version in _VERSIONS}
         self._bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
 
     async def send(self, permit: Permit, message: Any) -> Answers:
@@ -161,21 +159,48 @@ class RpcHop:
         """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""
         path = self.peer.url.target.partition(b"?")[0].rstrip(b"/")
         tries = [path + CARD_PATH.encode(), CARD_PATH.encode()] if path else [CARD_PATH.encode()]
-        for at in tries:
-            url = replace(self.peer.url, target=at)
-            request = HttpRequest(url, b"", permit.credentials, self._card_static, b"GET", replay=True)
-            response = await self._upstreams.send(request)
-            try:
-                if response.status == 200:
-                    return await response.read(CARD_BYTES)
-                status = response.status
-                if status == 401:
-                    await self._rejected(permit, again=False)
-            finally:
-                await response.aclose()
-            if status != 404:
-                break
-        raise UpstreamError("status", f"agent card: {status}")
+        urls = [replace(self.peer.url, target=at) for at in tries]
+        return await fetched_card(self._upstreams, self.peer, urls, permit, self._rejected)
+
+    async def aclose(self) -> None:
+        """See `Hop`."""
+
+
+def own_headers(peer: Peer) -> tuple[tuple[bytes, bytes], ...]:
+    """What settings have the gateway say to an agent; ValueError for what it says of itself."""
+    taken = {name.lower() for name, _ in peer.headers}
+    clash = taken & (_OURS | {peer.delegation_header})
+    if clash:
+        name = min(clash).decode("latin-1")
+        raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
+    return peer.headers
+
+
+async def fetched_card(upstreams: Upstreams, peer: Peer, urls: Sequence[Url], permit: Permit, rejected: Rejected) -> bytes:
+    """An agent's card from the first of some addresses where one stands.  `UpstreamError` where none does."""
+    static, status = header_block((*peer.headers, (b"accept", b"application/json"))), 0
+    for url in urls:
+        response = await upstreams.send(HttpRequest(url, b"", permit.credentials, static, b"GET", replay=True))
+        try:
+            if response.status == 200:
+                return await response.read(CARD_BYTES)
+            status = response.status
+            if status == 401:
+                await rejected(permit, again=False)
+        finally:
+            await response.aclose()
+        if status != 404:
+            break
+    raise UpstreamError("status", f"agent card: {status}")
+
+
+def hop_to(peer: Peer, upstreams: Upstreams, bounds: Bounds, rejected: Rejected, onward: Onward | None) -> Hop:
+    """The way to an agent, by the binding that it speaks.  ValueError as its maker says."""
+    if peer.binding == "grpc":
+        from gateway.a2a.grpc_hop import GrpcHop  # noqa: PLC0415  an optional extra
+
+        return GrpcHop(peer, upstreams, bounds, rejected, onward)
+    return RpcHop(peer, upstreams, bounds, rejected, onward)
 
 
 class _HttpAnswers:

@@ -23,6 +23,7 @@ MAX_PAGE: Final = 100
 MAX_HISTORY: Final = 1000
 """Messages of a task's history in one answer, where the caller asks for more."""
 LIST_TASKS: Final = "ListTasks"
+EXTENDED_CARD: Final = "GetExtendedAgentCard"
 
 _IDENTITIES: Final = frozenset({"actorchain", "txntoken", "authorization"})
 _SPEAKERS: Final = ("bailiwick", "securepassport")
@@ -245,7 +246,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
                 _prepare_configs,
                 _named_by_task,
             ),
-            Operation("GetExtendedAgentCard", pb.GetExtendedAgentCardRequest, pb.AgentCard, _prepare_extended, _nothing),
+            Operation(EXTENDED_CARD, pb.GetExtendedAgentCardRequest, pb.AgentCard, _prepare_extended, _nothing),
         )
     }
 )

@@ -21,7 +21,7 @@ from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
 from gateway.a2a.extensions import Declaring, undeclared
 from gateway.a2a.grpc_wire import read as read_grpc
-from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, RpcHop
+from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, hop_to
 from gateway.a2a.listing import NO_TOKENS, UNCOUNTED, USUAL_PAGE, PageTokens, Place, page
 from gateway.a2a.normalise import normalise
 from gateway.a2a.operations import (
@@ -77,7 +77,7 @@ class A2aRoad:
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
         self._bounds = bounds or Bounds()
-        self._hops = {agent: RpcHop(peer, upstreams, self._bounds, rejected, onward) for agent, peer in peers.items()}
+        self._hops = {agent: hop_to(peer, upstreams, self._bounds, rejected, onward) for agent, peer in peers.items()}
         self._versions = frozenset({errors.SUPPORTED_VERSIONS[0]}.union(*(peer.versions for peer in peers.values())))
         self._ownership = ownership
         self._mint = mint
@@ -88,6 +88,11 @@ class A2aRoad:
         self._push = push
         self._declaring = declaring
         self._asks = asks or Asks()
+
+    async def aclose(self) -> None:
+        """Let go of every agent."""
+        for hop in self._hops.values():
+            await hop.aclose()
 
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""

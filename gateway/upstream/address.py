@@ -5,7 +5,12 @@ The check is made on the resolved address, and that same address is connected to
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from gateway.model import UpstreamError
+from gateway.upstream.message import Url
 
 Address = IPv4Address | IPv6Address
 
@@ -39,6 +44,20 @@ def forbidden(text: str, *, allow_private: bool) -> str:
         if reason := _judged(one, allow_private=allow_private):
             return reason
     return ""
+
+
+async def resolved(url: Url) -> list[str]:
+    """Every address of a URL's host that may be reached, in the resolver's order.  `UpstreamError("connect")` for none."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise UpstreamError("connect", "the name does not resolve") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    reasons = {address: forbidden(address, allow_private=url.allow_private) for address in addresses}
+    allowed = [address for address in addresses if not reasons[address]]
+    if not allowed:
+        raise UpstreamError("connect", next(iter(reasons.values()), "no address"))
+    return allowed
 
 
 def _carried(address: Address) -> tuple[IPv4Address, ...]:

@@ -6,12 +6,11 @@ No redirects, no cookies, no compression, no proxies.  Addresses are judged afte
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 
 from gateway.model import UpstreamError
-from gateway.upstream.address import forbidden
+from gateway.upstream.address import resolved
 from gateway.upstream.connection import Connection
 from gateway.upstream.message import NO_HEADERS, HeaderBlock, HttpRequest, Url, header_block
 from gateway.upstream.response import HttpResponse
@@ -248,7 +247,7 @@ class _Pool:
         loop = asyncio.get_running_loop()
         url = self._url
         last = "no address"
-        for host in await self._addresses():
+        for host in await resolved(url):
             try:
                 _, connection = await loop.create_connection(
                     self._made, host, url.port, ssl=self._tls, server_hostname=url.host if self._tls else None
@@ -264,17 +263,3 @@ class _Pool:
 
     def _made(self) -> Connection:
         return Connection(self._owner.idle_seconds, self._freed, self._gone)
-
-    async def _addresses(self) -> list[str]:
-        """Every address of the host that may be reached, in the resolver's order."""
-        url = self._url
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise UpstreamError("connect", "the name does not resolve") from None
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        reasons = {address: forbidden(address, allow_private=url.allow_private) for address in addresses}
-        allowed = [address for address in addresses if not reasons[address]]
-        if not allowed:
-            raise UpstreamError("connect", next(iter(reasons.values()), "no address"))
-        return allowed

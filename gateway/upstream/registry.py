@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from gateway.settings_outbound import STDIO_PROFILE, Era, Mcp
 from gateway.upstream.credentials import Resolve, block, environment, resolved
 from gateway.upstream.message import NO_HEADERS, HeaderBlock, Url
 
+_GRPC = re.compile(r"^grpc(?=s?:)")
 _MCP_FIXED = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
 
 
@@ -60,6 +62,8 @@ class AgentTarget:
     own_contexts  whether a person may name a context that the agent has not told them of.
     baggage       members of a caller's that go on to it.
     sends_to      hosts to which it may send a person who has to authorise something; None: any.
+    binding       of the protocol that it speaks; `grpc`: `url` is http for gRPC without TLS, https with it.
+    card          where its card is, where that does not follow from `url`.
     """
 
     id: str
@@ -72,6 +76,8 @@ class AgentTarget:
     sends_to: frozenset[str] | None = None
     baggage: frozenset[str] = frozenset()
     own_contexts: bool = True
+    binding: Literal["jsonrpc", "grpc"] = "jsonrpc"
+    card: Url | None = None
 
 
 def mcp_targets(settings: Settings, resolve: Resolve) -> dict[str, McpTarget]:
@@ -107,7 +113,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
     return {
         name: AgentTarget(
             id=name,
-            url=Url.parse(str(agent.url), allow_private=True),
+            url=Url.parse(_GRPC.sub("http", str(agent.url)), allow_private=True),
             headers=resolved(agent.headers, resolve),
             delegation_header=agent.delegation_header.lower().encode("ascii"),
             max_groups=agent.max_chain_groups,
@@ -116,6 +122,8 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             sends_to=agent.authorize_hosts,
             baggage=agent.baggage,
             own_contexts=agent.contexts == "claim",
+            binding="grpc" if agent.speaks_grpc else "jsonrpc",
+            card=Url.parse(str(agent.card_url), allow_private=True) if agent.card_url is not None else None,
         )
         for name, agent in settings.agents.items()
         if agent.url is not None

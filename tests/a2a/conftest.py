@@ -7,13 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.a2a.world import World, gateway, reference_agent
+from tests.a2a.world import World, gateway, reference_agent, reference_agent_at
 
 
 @pytest.fixture(scope="session")
 def agent_url() -> Iterator[str]:
     with reference_agent() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def both() -> Iterator[tuple[str, ...]]:
+    """The same agent once more: its base URL, and where it serves gRPC."""
+    with reference_agent_at("--grpc") as found:
+        yield found
+
+
+@pytest.fixture(params=["jsonrpc", "grpc"])
+def upstream(request: pytest.FixtureRequest, both: tuple[str, ...]) -> str:
+    """That agent as settings name it, by either of its bindings."""
+    return both[0] if request.param == "jsonrpc" else f"grpc://{both[1]}"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,13 @@ from gateway.a2a.webhook import Allowed
 from gateway.settings import Limits
 from tests.a2a.agents import Request, scripted, status, task
 from tests.a2a.calls import VERSION, asking, channel, error_of, info_of, metadata, official, raw, said, stub
-from tests.a2a.world import DENY, HIDDEN, World, gateway, reference_agent_at
-
-
-@pytest.fixture(scope="module")
-def both() -> Iterator[tuple[str, ...]]:
-    """The reference agent's base URL, and where it serves gRPC."""
-    with reference_agent_at("--grpc") as found:
-        yield found
+from tests.a2a.world import DENY, HIDDEN, World, gateway
 
 
 @pytest.fixture
-async def world(tmp_path: Path, both: tuple[str, ...]) -> AsyncIterator[World]:
+async def world(tmp_path: Path, upstream: str) -> AsyncIterator[World]:
     allowed = Allowed(private=("127.0.0.1:9",))
-    async with gateway(tmp_path, {"ref": both[0], "other": both[0]}, grpc=False, allowed=allowed) as running:
+    async with gateway(tmp_path, {"ref": upstream}, grpc=False, allowed=allowed) as running:
         yield running
 
 

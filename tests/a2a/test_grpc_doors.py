@@ -162,16 +162,25 @@ def test_an_agent_has_the_address_that_its_settings_say() -> None:
     assert authorities(asked, "buyer") == ("127.0.0.1:9091",)
 
 
-def test_without_the_extra_the_gateway_starts_and_says_what_to_install_where_grpc_is_asked_for() -> None:
+def test_without_the_extra_the_gateway_is_whole_and_says_what_to_install_where_grpc_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text("agents: {clerk: {url: 'http://127.0.0.1:1/'}}\n")
+    (tmp_path / "grpc.yaml").write_text(
+        "agents:\n  clerk: {url: 'http://127.0.0.1:1/'}\n  buyer: {url: 'grpc://127.0.0.1:1'}\n"
+        "a2a: {grpc: {agents: {clerk: {port: 9090}}}}\n"
+    )
     program = (
-        "import sys\nfor name in ('grpc', 'grpc.aio'): sys.modules[name] = None\n"
-        "import gateway.app, gateway.serving_grpc as serving\n"
-        "from gateway.settings import Settings\n"
-        "agents = {'clerk': {'url': 'http://127.0.0.1:1/'}}\n"
-        "serving.check_installed(Settings.model_validate({'agents': agents}))\n"
-        "asked = {'agents': agents, 'a2a': {'grpc': {'agents': {'clerk': {'port': 9090}}}}}\n"
-        "try:\n    serving.check_installed(Settings.model_validate(asked))\n"
-        "except Exception as error: print(error)\n"
+        "import importlib.util, sys\nfrom pathlib import Path\n"
+        "class Gone:\n    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'grpc': raise ModuleNotFoundError(name)\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'grpc' else found(name)\n"
+        "sys.meta_path.insert(0, Gone())\n"
+        "import gateway.app\nfrom gateway.configuration import load\n"
+        f"load(Path({str(tmp_path / 'plain.yaml')!r}), {{}})\nprint('starts')\n"
+        f"try: load(Path({str(tmp_path / 'grpc.yaml')!r}), {{}})\nexcept Exception as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "pip install 'bailiwick[grpc]'" in done.stdout
+    assert done.stdout.startswith("starts")
+    assert done.stdout.count("pip install 'bailiwick[grpc]'") == 2
+    assert "grpc.yaml:3:" in done.stdout
+    assert "grpc.yaml:4:" in done.stdout

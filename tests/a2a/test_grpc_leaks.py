@@ -21,8 +21,8 @@ UNKNOWN = ("NOT_FOUND", "TASK_NOT_FOUND", "Task not found")
 
 
 @pytest.fixture
-async def world(tmp_path: Path, agent_url: str) -> AsyncIterator[World]:
-    async with gateway(tmp_path, {"ref": agent_url}, grpc=False, allowed=Allowed(private=("127.0.0.1:9",))) as running:
+async def world(tmp_path: Path, upstream: str) -> AsyncIterator[World]:
+    async with gateway(tmp_path, {"ref": upstream}, grpc=False, allowed=Allowed(private=("127.0.0.1:9",))) as running:
         yield running
 
 
@@ -114,10 +114,10 @@ async def test_a_task_that_was_made_over_http_is_its_persons_over_grpc_and_nobod
     assert there.json()["result"]["id"]
 
 
-async def test_news_of_a_task_reaches_the_webhook_that_was_given_over_grpc(tmp_path: Path, agent_url: str) -> None:
+async def test_news_of_a_task_reaches_the_webhook_that_was_given_over_grpc(tmp_path: Path, upstream: str) -> None:
     async with (
         receiver() as (url, place, webhook),
-        gateway(tmp_path, {"ref": agent_url}, allowed=Allowed(private=(place,)), grpc=False) as world,
+        gateway(tmp_path, {"ref": upstream}, allowed=Allowed(private=(place,)), grpc=False) as world,
         stub(world) as client,
     ):
         request = asking("tck-complete-task-push")

@@ -173,7 +173,7 @@ class World:
 @asynccontextmanager
 async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> AsyncIterator[World]:
     """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces),
-    `grpc`: the certificate of its listeners, or False for none; `door`: what each of them serves.
+    `grpc`: the certificate of its listeners, or False for none; `door`: what each of them serves; `bounds`.
     """
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -193,9 +193,10 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     peers = {
         agent: Peer(
             agent,
-            Url.parse(where, allow_private=True),
+            Url.parse(where.replace("grpc", "http", 1) if where.startswith("grpc") else where, allow_private=True),
             **(
                 {"headers": (), "delegation_header": b"authorization", "max_groups": 200}
+                | ({"binding": "grpc"} if where.startswith("grpc") else {})
                 | options.get("peers", {}).get(agent, {})
             ),
         )
@@ -218,6 +219,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         cards=cards,
         tokens=tokens,
         push=push,
+        bounds=options.get("bounds"),
         declaring=options.get("declaring", undeclared),
         asks=(asks := Asks(recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})),
     )
@@ -263,6 +265,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
                 yield world
         finally:
             await face.close(0)
+            await road.aclose()
             await deliveries.aclose()
             await standing.close()
             await cards.aclose()
