@@ -107,6 +107,8 @@ class A2aEndpoint:
 
     async def _serve(self, arrival: Arrival, send: Send) -> None:
         form = _form(arrival.http_method, arrival.path)
+        if form == "rpc" and _is_old(arrival):
+            form = "old"
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             try:
@@ -135,7 +137,7 @@ class A2aEndpoint:
                 await _say(send, answer, arrival.id, workflow)
 
     def _failed(self, error: UpstreamError, arrival: Arrival, *, form: Form) -> Answer:
-        rpc_id = peek_id(arrival.body, depth=self._limits.json_depth) if form == "rpc" else None
+        rpc_id = peek_id(arrival.body, depth=self._limits.json_depth) if form in {"rpc", "old"} else None
         return errors.failed(error, arrival.id, rpc_id=rpc_id, form=form)
 
 
@@ -150,9 +152,13 @@ def _form(verb: str, path: str) -> Form:
     return "rest" if is_rest(path) else "rpc" if verb == "POST" else "plain"
 
 
+def _is_old(arrival: Arrival) -> bool:
+    return version_of(arrival) == v03.VERSION
+
+
 def _error_event(arrival: Arrival) -> str:
     """The name of an error's event: clients of 0.3 read errors in events without a name."""
-    return "error" if version_of(arrival) != v03.VERSION else ""
+    return "error" if not _is_old(arrival) else ""
 
 
 async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:

@@ -38,8 +38,9 @@ A2A_DOMAIN: Final = "a2a-protocol.org"
 OUR_DOMAIN: Final = "bailiwick"
 
 RpcId = str | int | None
-Form = Literal["rpc", "plain", "rest"]
-"""`rpc`: an answer to JSON-RPC; `plain`: the same with HTTP's own status, to a GET; `rest`: HTTP+JSON (A2A 1.0 §11.6)."""
+Form = Literal["rpc", "old", "plain", "rest"]
+"""`rpc`: an answer to JSON-RPC; `old`: the same in 0.3; `plain`: with HTTP's own status, to a GET; `rest`: HTTP+JSON (A2A 1.0
+§11.6)."""
 
 
 class RpcRefused(Refused):
@@ -154,6 +155,8 @@ _STATUS_NAMES: Final[Mapping[int, str]] = {
 }  # fmt: skip
 _UNREACHABLE = _Row(INTERNAL, "The agent cannot be reached.", "AGENT_UNAVAILABLE", plain=502, domain=OUR_DOMAIN)
 _BAD_ANSWER = _Row(INVALID_AGENT_RESPONSE, "Invalid agent response", "INVALID_AGENT_RESPONSE", plain=500)
+_RPC: Final = frozenset({"rpc", "old"})
+_OLD_CODES: Final = range(EXTENDED_CARD_NOT_CONFIGURED, TASK_NOT_FOUND + 1)
 _UNREACHABLE_KINDS = frozenset({"connect", "timeout", "closed"})
 
 
@@ -162,7 +165,7 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, form: Form
     row = _row(refusal)
     if isinstance(refusal, RpcRefused):
         rpc_id = refusal.rpc_id if refusal.rpc_id is not None else rpc_id
-    status = (isinstance(refusal, RpcRefused) and refusal.status) or (row.status if form == "rpc" else row.plain)
+    status = (isinstance(refusal, RpcRefused) and refusal.status) or (row.status if form in _RPC else row.plain)
     headers: tuple[tuple[str, str], ...] = ()
     if row is _CREDENTIAL:
         error = ', error="invalid_token"' if refusal.code is not Code.NO_CREDENTIAL else ""
@@ -174,7 +177,9 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, form: Form
     elif status == 405:
         headers = (("Allow", "POST"),)
     told = row_error(row, refusal, decision)
-    return Answer(status, rest_body(told, status) if form == "rest" else body(told, rpc_id), headers)
+    if form == "rest":
+        return Answer(status, rest_body(told, status), headers)
+    return Answer(status, body(as_old(told) if form == "old" else told, rpc_id), headers)
 
 
 def failed(error: UpstreamError, decision: str, *, rpc_id: RpcId = None, form: Form = "rpc") -> Answer:
@@ -183,12 +188,17 @@ def failed(error: UpstreamError, decision: str, *, rpc_id: RpcId = None, form: F
     told = _error(row, {"decisionId": decision})
     if form == "rest":
         return Answer(row.plain, rest_body(told, row.plain))
-    return Answer(row.status if form == "rpc" else row.plain, body(told, rpc_id))
+    return Answer(row.status if form in _RPC else row.plain, body(as_old(told) if form == "old" else told, rpc_id))
 
 
 def body(error: Mapping[str, Any], rpc_id: RpcId) -> bytes:
     """A JSON-RPC error response; `rpc_id` None where the request's id could not be read."""
     return orjson.dumps({"jsonrpc": "2.0", "id": rpc_id, "error": error})
+
+
+def as_old(error: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same error in 0.3, whose own errors say nothing beside."""
+    return {name: said for name, said in error.items() if name != "data"} if error["code"] in _OLD_CODES else error
 
 
 def rest_body(error: Mapping[str, Any], status: int) -> bytes:

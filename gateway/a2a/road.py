@@ -226,9 +226,10 @@ class A2aRoad:
         if is_rest(permit.call.arrival.path):
             return replace(_rest_reply(reply, receipt), headers=headers)
         of_old = permit.call.version == v03.VERSION
-        said = (
-            {"error": payload.error} if isinstance(payload, AgentSaysNo) else {"result": _result(reply, receipt, of_old=of_old)}
-        )
+        if isinstance(payload, AgentSaysNo):
+            said = {"error": errors.as_old(payload.error) if of_old else payload.error}
+        else:
+            said = {"result": _result(reply, receipt, of_old=of_old)}
         body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
         return replace(reply, body=body, headers=headers)
 

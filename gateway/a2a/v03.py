@@ -131,7 +131,7 @@ def card(published: pb.AgentCard, said: dict[str, Any]) -> dict[str, Any]:
     """A card as 1.0 says it, with what readers of 0.3 look for beside, where an interface of 0.3 is among its own."""
     if not any(interface.protocol_version == VERSION for interface in published.supported_interfaces):
         return said
-    beside = _dumped(conversions.to_compat_agent_card(published))
+    beside = _dumped(conversions.to_compat_agent_card(published)) | {"protocolVersion": f"{VERSION}.0"}  # as 0.3 writes it
     schemes = {name: beside["securitySchemes"][name] | scheme for name, scheme in said.get("securitySchemes", {}).items()}
     merged: dict[str, Any] = beside | said | ({"securitySchemes": schemes} if schemes else {})
     return merged

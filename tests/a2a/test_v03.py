@@ -161,7 +161,7 @@ async def test_the_official_client_finds_the_gateway_by_the_members_of_0_3_alone
     card = (await world.client.get("/a2a/ref/.well-known/agent-card.json", headers=world.token("paul"))).json()
     here = f"{world.url}/a2a/ref/"
     assert [each["protocolVersion"] for each in card["supportedInterfaces"]] == ["1.0", "1.0", "0.3"]
-    assert (card["url"], card["preferredTransport"], card["protocolVersion"]) == (here, "JSONRPC", "0.3")
+    assert (card["url"], card["preferredTransport"], card["protocolVersion"]) == (here, "JSONRPC", "0.3.0")
     assert card["security"] == [{"bearer": []}]
     assert card["securitySchemes"]["bearer"]["type"] == "http"
     assert card["securitySchemes"]["bearer"]["httpAuthSecurityScheme"]["scheme"] == "Bearer"
