@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway import obligations
 from gateway.identity.keyfiles import travel_keys
+from gateway.mcp.aggregate.elsewhere import Elsewhere
 from gateway.mcp.aggregate.endpoint import Aggregate
 from gateway.mcp.asking import Asking
 from gateway.mcp.endpoint import McpEndpoint
@@ -149,9 +150,23 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         sealed=sealed,
         slots=parts.slots,
         clock=parts.clock,
+        elsewhere=_elsewhere(parts, sealed),
     )
     parts.stack.push_async_callback(aggregate.aclose)
     return McpFaces(mounts, aggregate)
+
+
+def _elsewhere(parts: Parts, sealed: Sealed) -> Elsewhere | None:
+    """How answers go from one replica to another; None where no other replica shares the store."""
+    url = state_url_of(parts.settings)
+    if not Notices.possible(url):
+        return None
+    elsewhere = Elsewhere(parts.state.tickets, sealed, parts.clock)
+    notices = Notices(url, "bailiwick_answers", random16().hex(), elsewhere.wake)
+    parts.stack.push_async_callback(notices.aclose)
+    elsewhere.tell = notices.say
+    notices.start()
+    return elsewhere
 
 
 def _streams(parts: Parts, could: Could) -> tuple[Asking, Standing, StreamTerms]:

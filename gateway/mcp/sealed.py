@@ -40,6 +40,7 @@ class Purpose(StrEnum):
     CURSOR = "cursor"
     HELD = "held"  # requestState, of a call that is held at the aggregate
     QUESTION = "question"  # the id of a server's request to the client
+    ANSWER = "answer"  # a client's, on its way to the replica whose call waits for it
     EVENT = "event"  # the id of an event in a stream, at which it can be resumed
 
 
@@ -50,6 +51,7 @@ LIFETIME: Final = {
     Purpose.CURSOR: 3600,
     Purpose.HELD: 600,
     Purpose.QUESTION: 3600,
+    Purpose.ANSWER: 600,
     Purpose.EVENT: 12 * 3600,
 }
 """Seconds for which a value counts."""

@@ -124,7 +124,7 @@ class VaultToken(Table, table=True):
 
 
 class VaultTicket(Table, table=True):
-    """A consent that somebody was asked for; by the SHA-256 (hex) of its random id, sealed, good once."""
+    """What somebody was asked for, a consent or a server's question; by the SHA-256 (hex) of its random id, sealed, good once."""
 
     __tablename__ = "vault_tickets"
 

@@ -6,6 +6,7 @@ own key.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, update
@@ -126,6 +127,24 @@ class Tickets:
         await self._worker.run(
             lambda connection: connection.execute(insert(_TICKETS).values(digest=digest, sealed=sealed, until=until))
         )
+
+    async def leave(self, digest: str, sealed: bytes, until: int, now: int) -> bool:
+        """One more; False where there is one of this digest already."""
+
+        def work(connection: Connection) -> bool:
+            _sweep(connection, now)
+            return _points(connection, digest, None, sealed, until, now)
+
+        return await self._worker.run(work)
+
+    async def take_all(self, digests: Iterable[str], now: int) -> dict[str, bytes]:
+        """What is sealed in each of these that is there, for the only one who ever gets it."""
+        taken = delete(_TICKETS).where(_TICKETS.c.digest.in_(list(digests))).returning(*_TICKETS.c)
+
+        def work(connection: Connection) -> dict[str, bytes]:
+            return {row.digest: bytes(row.sealed) for row in connection.execute(taken) if row.until > now}
+
+        return await self._worker.run(work)
 
     async def point(  # noqa: PLR0917  two rows, and what the first was
         self, place: str, before: bytes | None, sealed: bytes, ticket: tuple[str, bytes], gone: str, until: int, now: int

@@ -58,6 +58,7 @@ FAILURES: Mapping[str, tuple[str, ...]] = {
         SEALED + "test_a_session_goes_on_at_another_gateway_that_has_the_keys",
         SEALED + "test_pages_are_turned_at_two_gateways_that_share_nothing_but_their_keys",
         AGGREGATE + "test_two_gateways_without_stickiness_serve_one_client",
+        "tests/mcp/test_aggregate_replicas.py::test_an_answer_reaches_the_call_that_waits_whichever_replica_it_is_given_to",
         STANDING + "test_two_workers_without_stickiness_carry_a_question_and_its_answer",
         STANDING + "test_an_answer_is_resumed_at_another_replica_and_governed_as_it_began",
     ),

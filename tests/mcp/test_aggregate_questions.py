@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,6 @@ from mcp.client.streamable_http import streamable_http_client
 from gateway.mcp import lists
 from gateway.mcp.errors import UPSTREAM
 from gateway.mcp.questions import Rules
-from gateway.mcp.sealed import Sealed
 from gateway.model import wall_clock
 from tests.mcp.aggregate_world import Heard, of_era
 from tests.mcp.scripted import FORM_QUESTION, SSE, done, event, in_session, scripted, where, whole
@@ -454,24 +452,6 @@ async def test_policy_that_changes_while_a_person_thinks_counts_for_the_answer(t
             result = (await stream.next())["result"]
     assert (result["isError"], result["_meta"]["bailiwick/code"]) == (True, "user-lacks-right")
     assert asker.answers == []
-
-
-async def test_an_answer_to_a_server_with_sessions_is_brought_there_by_any_replica(tmp_path: Path, server_url: str) -> None:
-    sealed = Sealed([secrets.token_bytes(32)])
-    async with (
-        gateway(tmp_path, both(server_url), sealed=sealed) as first,
-        gateway(tmp_path, both(server_url), sealed=sealed, public_url=first.url) as second,
-    ):
-        session = await first.handshake("anna", "", capabilities=ASKS)
-        async with calling(first, session, FORM["old"][0], **FORM["old"][1]) as stream:
-            question = await stream.until("elicitation/create")
-            assert await answered(second, session, question["id"]) == 202
-            assert "Ada" in json.dumps(await stream.next())
-        async with calling(first, session, FORM["new"][0]) as stream:
-            question = await stream.until("elicitation/create")
-            assert await answered(second, session, question["id"]) == 400  # the call that waits is at the other one
-            assert await answered(first, session, question["id"]) == 202
-            assert "Ada" in json.dumps(await stream.next())
 
 
 async def test_sessions_at_servers_are_one_clients_where_it_can_be_asked(tmp_path: Path) -> None:

@@ -261,7 +261,8 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     options: `issuer` (changes of its settings), `others`, `limits`, `heartbeat`, `patience`, `sealed`,
     `credentials` (header lines towards every HTTP server),
     `repeats` (by approved definitions), `upstreams`, `further` (what follows the duties), `public_url`,
-    `rules` (of questions), `streams`."""
+    `rules` (of questions), `streams`,
+    `shared` (of sealed values: how answers go from one replica to another)."""
     sock = socket.create_server(("127.0.0.1", 0))
     own = f"http://127.0.0.1:{sock.getsockname()[1]}"
     url = options.get("public_url", own)  # another gateway's, where both are replicas of one
@@ -347,6 +348,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             sealed=sealed,
             heartbeat=heartbeat,
             patience=options.get("patience", 5.0),
+            elsewhere=options["shared"](sealed) if "shared" in options else None,
         )
 
         async def both(scope: Any, receive: Any, send: Any) -> None:

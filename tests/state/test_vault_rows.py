@@ -84,3 +84,15 @@ async def test_a_place_holds_one_ticket_and_the_one_before_is_out_of_force(open_
     assert await other.tickets.take("44", NOW) is None
     assert await other.tickets.take("33", NOW) == b"s"
     assert await other.tickets.point("p", None, b"5", ("55", b"s"), "", NOW + 90, NOW + 30)  # the place itself has ended
+
+
+async def test_what_is_left_under_a_digest_is_left_once_and_taken_once_and_not_after_its_end(open_state: Opens) -> None:
+    one, other = await open_state(), await open_state()
+    left = [state.tickets.leave("a" * 64, text, NOW + 10, NOW) for state, text in ((one, b"1"), (other, b"2"))]
+    assert sorted(await asyncio.gather(*left)) == [False, True]
+    assert await one.tickets.leave("b" * 64, b"3", NOW + 1, NOW)
+    assert await other.tickets.take_all(["c" * 64], NOW) == {}
+    taken = await asyncio.gather(*[state.tickets.take_all(["a" * 64, "b" * 64], NOW + 1) for state in (one, other) * 3])
+    assert [sorted(each) for each in taken if each] == [["a" * 64]]  # the other one has ended
+    assert await other.tickets.leave("b" * 64, b"4", NOW + 20, NOW + 2)
+    assert await one.tickets.take_all(["b" * 64], NOW + 2) == {"b" * 64: b"4"}

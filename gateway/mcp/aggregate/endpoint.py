@@ -34,6 +34,7 @@ from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError
 from gateway.mcp.aggregate.desk import Desk, Said
+from gateway.mcp.aggregate.elsewhere import Elsewhere
 from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.held import Held
 from gateway.mcp.aggregate.naming import Names
@@ -83,6 +84,7 @@ class Aggregate:
 
     eras      by server: every one that may be in it, and how it is spoken to.
     patience  seconds that a server has for its part of a list.
+    elsewhere how answers go from one replica to another, where there are several.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Aggregate:
         clock: Clock = wall_clock,
         heartbeat: float = HEARTBEAT_SECONDS,
         patience: float = PATIENCE,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """ValueError where two servers could not be told apart by their names here."""
         self._in_force = stages, could
@@ -117,18 +120,20 @@ class Aggregate:
         fan, names = Fan(self._standings, eras, patience), Names(eras)
         where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
         self._open = Streams(self._standings, fan, where, seconds=limits.stream_seconds, patience=patience)
-        self._held = Held(sealed)
-        self._desk = Desk(self._standings, fan, names, where, self._open, Questions(sealed), self._held)
+        self._held, self._questions = Held(sealed), Questions(sealed, stages, could, elsewhere)
+        self._desk = Desk(self._standings, fan, names, where, self._open, self._questions, self._held)
 
     async def aclose(self) -> None:
         """End what waits for a client's answer."""
         await self._held.aclose()
+        await self._questions.aclose()
 
     def enforce(self, stages: Stages, could: Could) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
         self._in_force = stages, could
         self._standings.forget_offers()
         self._open.enforce(stages, could)
+        self._questions.in_force = stages, could
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request; what is refused before it is a call (host, size) is on record without its contents."""

@@ -17,12 +17,15 @@ import msgspec
 
 from gateway.mcp.aggregate import bridge
 from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError, Way, answering
+from gateway.mcp.aggregate.elsewhere import Elsewhere
 from gateway.mcp.aggregate.standing import final
 from gateway.mcp.errors import INVALID_PARAMS
+from gateway.mcp.lists import Could
 from gateway.mcp.methods import CANCELLED
 from gateway.mcp.questions import URL, answered, question
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
 from gateway.model import Refused, UpstreamError
+from gateway.pipeline import Stages
 from gateway.reasons import Code
 
 ANSWER_SECONDS = 540.0
@@ -39,15 +42,26 @@ class UnansweredError(Exception):
     """A stateless server's question has no answer that could go to the server; the message says why."""
 
 
+_Waiting = asyncio.Future[Mapping[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a client said, a result, and by which policy it may say so."""
+class _Open:
+    """A question that can be answered: whose, of which server, and what waits for the result, if it is this process."""
 
-    result: Mapping[str, Any]
-    by: Caller
+    caller: Caller
+    server: str
+    waiting: _Waiting | None
 
-
-_Waiting = asyncio.Future[_Answer]
+    def say(self, message: Mapping[str, Any]) -> None:
+        """This is what the client said to it."""
+        if self.waiting is None or self.waiting.done():
+            return
+        if "error" in message:
+            self.waiting.set_exception(UnansweredError(f"error {message['error']['code']}"))
+            self.waiting.exception()  # seen: the call may be over before anybody looks
+        else:
+            self.waiting.set_result(message["result"])
 
 
 class Questions:
@@ -57,10 +71,14 @@ class Questions:
     call is under way.  This process knows that of its own ids alone; of another replica's the server knows, which waits.
     """
 
-    def __init__(self, sealed: Sealed) -> None:
+    def __init__(self, sealed: Sealed, stages: Stages, could: Could, elsewhere: Elsewhere | None = None) -> None:
+        """`stages` and `could` are of the policy in force; `elsewhere` knows what was said at other replicas."""
+        self.in_force = stages, could
         self._sealed = sealed
         self._me = token_urlsafe(8)
-        self._open: dict[str, _Waiting | None] = {}
+        self._open: dict[str, _Open] = {}
+        self._elsewhere = elsewhere
+        self._looking: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -82,8 +100,24 @@ class Questions:
         """
         inner = [self._me, needs, back]
         known = self._sealed.seal(Purpose.QUESTION, inner, server=server, principal=caller.principal, bound=_bound(caller))
-        self._open[known] = waiting
+        self._open[known] = _Open(caller, server, waiting)
+        if waiting is not None and self._elsewhere is not None and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(self._elsewhere))
         return known
+
+    async def aclose(self) -> None:
+        """Look for nothing any more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _look(self, elsewhere: Elsewhere) -> None:
+        """For answers that reached other replicas, as long as something waits for one."""
+        while waiting := {known: (each.caller, each.server) for known, each in self._open.items() if each.waiting is not None}:
+            for known, message in (await elsewhere.found(waiting)).items():
+                each = self._open.pop(known, None)
+                if each is not None:
+                    each.say(message)
 
     def is_open(self, known: str) -> bool:
         """Whether it can still be answered."""
@@ -91,9 +125,9 @@ class Questions:
 
     def close(self, known: str) -> None:
         """It can no longer be answered."""
-        waiting = self._open.pop(known, None)
-        if waiting is not None:
-            waiting.cancel()
+        each = self._open.pop(known, None)
+        if each is not None and each.waiting is not None:
+            each.waiting.cancel()
 
     async def answer(self, caller: Caller, leg: Leg) -> None:
         """Bring a client's answer to where it is waited for; `UnroutedError` for one that nobody waits for, or that is none."""
@@ -106,25 +140,30 @@ class Questions:
             )
             if "result" in message:
                 answered(needs, message["result"])
-            waiting = self._taken(known) if whose == self._me else None
+            each = self._taken(known) if whose == self._me else None
         except UnknownValueError as error:
             raise _unknown(f"question: {error}") from None
         except ValueError as error:
             raise _unknown(f"answer: {error}") from None
         leg.server = server
+        said = {key: value for key, value in message.items() if key != "id"}
         if back is not None:
-            said = {key: value for key, value in message.items() if key != "id"}
             way = Way(modern=False, version=back[2], session=back[1])
             await final(answering(caller, leg, way, {**said, "id": back[0]}))
-        elif waiting is None:
-            raise _unknown("question: asked by another replica")
-        elif "error" in message:
-            waiting.set_exception(UnansweredError(f"error {message['error']['code']}"))
-            waiting.exception()  # seen: the call may be over before anybody looks
+        elif each is not None:
+            each.say(said)
         else:
-            waiting.set_result(_Answer(message["result"], caller))
+            await self._leave(caller, server, known, said)
 
-    def _taken(self, known: str) -> _Waiting | None:
+    async def _leave(self, caller: Caller, server: str, known: str, said: Mapping[str, Any]) -> None:
+        try:
+            left = self._elsewhere is not None and await self._elsewhere.leave(caller, server, known, said)
+        except Refused as refusal:  # of the store
+            raise UnroutedError(refusal.code, refusal.detail) from None
+        if not left:
+            raise _unknown("question: another replica's, which does not hear of this answer")
+
+    def _taken(self, known: str) -> _Open:
         if known not in self._open:
             raise UnknownValueError("answered, or over")
         return self._open.pop(known)
@@ -186,9 +225,14 @@ class Dialogue:
     async def answers(self) -> tuple[dict[str, Any], Caller]:
         """What the call has besides when it is made again, and by which policy; `UnansweredError` where it cannot be."""
         more: dict[str, Any] = {"requestState": self._state}
-        if not self._waiting:
+        if self._waiting:
+            more["inputResponses"] = await self._answered()
+        else:
             await asyncio.sleep(min(_PAUSE * self._rounds, _LONGEST_PAUSE))
-            return more, self._caller
+        caller, (stages, could) = self._caller, self._questions.in_force  # which may have changed since the call was made
+        return more, replace(caller, stages=replace(stages, authenticate=caller.stages.authenticate), could=could)
+
+    async def _answered(self) -> dict[str, Any]:
         caller = self._caller
         seconds = min(ANSWER_SECONDS, max(caller.principal.ends - caller.clock() / 1_000_000, 0))
         waiting = [each for _, each in self._waiting.values()]
@@ -198,11 +242,7 @@ class Dialogue:
                 raise error
         if late:
             raise UnansweredError("no answer in time")
-        more["inputResponses"] = {key: each.result().result for key, (_, each) in self._waiting.items()}
-        newest = max((each.result().by for each in waiting), key=_at)  # policy may have changed since the call was made
-        stages = replace(newest.stages, authenticate=caller.stages.authenticate)
-        self._caller = replace(caller, stages=stages, could=newest.could)
-        return more, self._caller
+        return {key: each.result() for key, (_, each) in self._waiting.items()}
 
     def taken_back(self) -> Iterator[dict[str, Any]]:
         """That nobody waits any more for what is still open."""
@@ -220,10 +260,6 @@ async def unanswered(caller: Caller, leg: Leg, why: str) -> dict[str, Any]:
     await caller.stages.record_refusal(arrival, refusal)
     leg.id = arrival.id
     return bridge.unanswered(caller.call, leg.server, arrival.id, refusal, modern=caller.modern)
-
-
-def _at(caller: Caller) -> int:
-    return caller.call.arrival.at
 
 
 def _bound(caller: Caller) -> str:
