@@ -16,6 +16,10 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from gateway import propagate
 from gateway.propagate import Carrier, Delegation, DelegationMiddleware, NoDelegationError, served, serving
@@ -303,6 +307,18 @@ async def test_requests_at_the_same_time_keep_their_own_delegations_with_all_tas
     await asyncio.gather(*tasks)
     assert later == [True] * 40
     assert served() is None
+
+
+async def test_frameworks_take_the_middleware_as_their_own() -> None:
+    async def whose(request: Request) -> PlainTextResponse:
+        delegation = served()
+        return PlainTextResponse(delegation.token if delegation is not None else "nobody's")
+
+    app = Starlette(routes=[Route("/", whose)])
+    app.add_middleware(DelegationMiddleware)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent") as client:
+        assert (await client.get("/", headers={"Bailiwick-Delegation": PAUL.token})).text == PAUL.token
+        assert (await client.get("/")).text == ""
 
 
 def test_work_that_is_handed_to_a_thread_takes_its_delegation_along_by_hand(gateway: Server) -> None:
