@@ -222,8 +222,10 @@ def _fields(descriptor: Descriptor) -> _Names:
 
 def _one_reading(descriptor: Descriptor, value: Any) -> None:
     """Refuse what ParseDict would read in a way of its own; leave what it refuses to it."""
-    if not isinstance(value, dict) or descriptor.full_name.startswith(_WELL_KNOWN):
+    if descriptor.full_name.startswith(_WELL_KNOWN):
         return
+    if not isinstance(value, dict):  # of a text it would read each letter as the name of a member that it does not know
+        raise UnreadableError("a message is not an object")
     names = _fields(descriptor)
     seen = set()
     for key, inner in value.items():
@@ -237,8 +239,8 @@ def _one_reading(descriptor: Descriptor, value: Any) -> None:
             if field.enum_type is not None:
                 if not isinstance(item, str) or item not in field.enum_type.values_by_name:
                     raise UnreadableError("an enum is not one of its names")
-            elif field.message_type is not None:
-                _one_reading(_target(field), item)
+            elif (target := _target(field)) is not None:
+                _one_reading(target, item)
 
 
 def _items(field: FieldDescriptor, value: Any) -> Iterable[Any]:
@@ -255,8 +257,6 @@ def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _target(field: FieldDescriptor) -> Descriptor:
-    if _is_map(field):
-        value = field.message_type.fields_by_name["value"]
-        return value.message_type if value.message_type is not None else field.message_type
-    return field.message_type
+def _target(field: FieldDescriptor) -> Descriptor | None:
+    """The message that stands in a field, or in the values of a map; None for scalars."""
+    return field.message_type.fields_by_name["value"].message_type if _is_map(field) else field.message_type
