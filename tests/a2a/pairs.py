@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,10 +129,11 @@ class Pairs:
     gateway: Gateway
     hook: Hook
     sides: Mapping[str, Mapping[str, Side]]
+    keeper: Callable[[], str]
 
     def token(self) -> dict[str, str]:
-        """A header with a fresh token for the gateway."""
-        return {"authorization": f"Bearer {self.gateway.token()}"}
+        """A header with a token for the gateway, which is not old."""
+        return {"authorization": f"Bearer {self.keeper()}"}
 
     def side(self, kind: str, name: str) -> Side:
         """A way, with a credential that has just been made."""
@@ -166,4 +167,4 @@ def pairs(folder: Path) -> Iterator[Pairs]:
             }
             for kind in KINDS
         }
-        yield Pairs(running, webhook, sides)
+        yield Pairs(running, webhook, sides, running.keeper())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from tests.conformance.shim import authorized
 from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 from tests.mcp.world import reference_server
 
-PERSON = "paul"
-TOKEN_SECONDS = 120
 GRANTS = {
     "res:{server}/*": ("read", "subscribe"),
     "prompt:{server}/*": ("get",),
@@ -54,22 +51,6 @@ class Granting(Gateway):
     def _settings(self, peers: Peers) -> dict[str, Any]:
         settings = super()._settings(peers)
         return settings | {"agents": {}, "mcp": {name: dict(said) for name, said in self._servers.items()}}
-
-    def keeper(self) -> Callable[[], str]:
-        """Gives a token of the person; asks for a new one only when the last one is getting old."""
-        kept: list[tuple[float, str]] = []
-
-        def token() -> str:
-            if not kept or time.monotonic() - kept[-1][0] > TOKEN_SECONDS:
-                kept.append((time.monotonic(), _token(self.url)))
-            return kept[-1][1]
-
-        return token
-
-
-def _token(url: str) -> str:
-    answer = httpx.post(f"{url}/dev/token", data={"user": PERSON}, trust_env=False, timeout=60)
-    return str(answer.raise_for_status().json()["access_token"])
 
 
 def _bundle(

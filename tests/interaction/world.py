@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ TENANT = "acme"
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 AGENTS = ("clerk", "courier", "hermit")
 START_SECONDS = 60
+TOKEN_SECONDS = 120
 
 PEOPLE = """\
 # p, who,           tenant, tool,          action, effect, when, must, id
@@ -324,6 +326,18 @@ class Gateway:
         """A fresh access token: the start of a workflow of its own."""
         answer = self.http.post("/dev/token", data={"user": person})
         return str(answer.raise_for_status().json()["access_token"])
+
+    def keeper(self, person: str = "paul") -> Callable[[], str]:
+        """Gives tokens of the person, to any thread; asks for a new one only when the last one is getting old."""
+        kept: list[tuple[float, str]] = []
+
+        def token() -> str:
+            if not kept or time.monotonic() - kept[-1][0] > TOKEN_SECONDS:
+                answer = httpx.post(f"{self.url}/dev/token", data={"user": person}, trust_env=False, timeout=60)
+                kept.append((time.monotonic(), str(answer.raise_for_status().json()["access_token"])))
+            return kept[-1][1]
+
+        return token
 
     @property
     def http(self) -> httpx.Client:

@@ -3,7 +3,8 @@
     python a2a_reference.py --port 0 [--auth] [--no-stream] [--no-push] [--grpc]
 
 Prints `ready PORT` once connections are accepted.  Prefixes of our own: gw-headers (what it received), gw-message (the message
-as it came), gw-auth-open-K (waits for a person until gw-release-K comes).  With --grpc it prints `ready PORT GRPCPORT`.
+as it came), gw-auth-open-K (waits for a person until gw-release-K comes), gw-ticks-N (a chunk a second, N of them).
+With --grpc it prints `ready PORT GRPCPORT`.
 """
 
 import argparse
@@ -84,6 +85,13 @@ class Executor(AgentExecutor):
             await u.requires_auth(msg("Please authorise at https://idp.example/"))
             await RELEASED.setdefault(mid.removeprefix("gw-auth-open-"), asyncio.Event()).wait()
             await u.complete(msg("authorised"))
+        elif mid.startswith("gw-ticks-"):
+            await u.start_work()
+            for tick in range(count := int(mid.split("-")[2])):
+                await asyncio.sleep(1)
+                part = [Part(text=f"tick-{tick} ")]
+                await u.add_artifact(part, artifact_id="ticks", append=tick > 0, last_chunk=tick == count - 1)
+            await u.complete()
         elif mid.startswith("tck-reject-task"):
             await u.reject(msg("rejected"))
         elif mid.startswith("tck-input-required"):
