@@ -55,7 +55,7 @@ KINDS = frozenset(
         *("decision.evaluate", "question.ask", "authorisation.ask"),
         *("call.start", "call.end", "call.orphaned", "decision.deny", "auth.refused", "policy.activate", "policy.reject"),
         *("policy.reload", "definition.seen", "definition.changed", "definition.quarantined", "definition.refused"),
-        "definition.approved",
+        *("definition.approved", "card.seen", "card.changed", "card.refused"),
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),

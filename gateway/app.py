@@ -195,17 +195,17 @@ class App:
         stack.push_async_callback(servers.aclose)
         telemetry.watch(stdio=servers.families)
         pins = await open_pins(parts, targets)
-        telemetry.watch(policy=lambda: chain(families(policy.activation, policy.shadowing), pins.families()))
         self._mcp = open_mcp(parts, targets, await servers.begun(targets.values(), limits), pins)
-        self._a2a, self._callbacks = open_a2a(parts)
+        agents = open_a2a(parts)
+        self._a2a, self._callbacks = agents.endpoint, agents.callbacks
+        telemetry.watch(policy=lambda: chain(families(policy.activation, policy.shadowing), pins.families(), agents.families()))
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
         _add_ledger(self._api, parts, doors.policy.administration, servers.erase)
         self._policy = policy
-        a2a = self._a2a
-        await open_grpc(parts, lambda: a2a.stages)  # last: from here on calls come
+        await open_grpc(parts, lambda: agents.endpoint.stages)  # last: from here on calls come
 
     def _open_recorder(self, ledger: OpenedLedger, policy: Opened) -> Recorder:
         journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)

@@ -37,6 +37,7 @@ class Code(StrEnum):
     INSUFFICIENT_SCOPE = "insufficient-scope"
     DEFINITION_HELD = "definition-held"
     DEFINITION_UNKNOWN = "definition-unknown"
+    CARD_UNVERIFIED = "card-unverified"
     # what came before, in the workflow
     STEP_MISSING = "step-missing"
     STEP_TOO_LATE = "step-too-late"
@@ -89,6 +90,7 @@ PROSE: dict[Code, str] = {
     Code.INSUFFICIENT_SCOPE: "The workflow was begun for less than this.",
     Code.DEFINITION_HELD: "The server's definition of what is called is not the one that was approved or seen first.",
     Code.DEFINITION_UNKNOWN: "The server did not say what its definition of what is called is now.",
+    Code.CARD_UNVERIFIED: "The agent shows no card that a pinned key signed, and its settings stop calls to it then.",
     Code.STEP_MISSING: "In this workflow something else must have succeeded first.",
     Code.STEP_TOO_LATE: "In this workflow the time for this step is over.",
     Code.STEP_LOCKED: "In this workflow something was begun that must end before anything else is done.",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gateway import obligations
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.callback import CallbackEndpoint
-from gateway.a2a.cards import Cards, Interface, by_http
+from gateway.a2a.cards import Cards, Interface, Terms, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
+from gateway.a2a.drift import Drifts
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.hop import Bounds
@@ -21,19 +22,30 @@ from gateway.a2a.road import A2aRoad
 from gateway.a2a.standing import Standing
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
+from gateway.identity.keys import KeySet
 from gateway.mcp.sealed import Purpose, Sealed
 from gateway.model import Permit, Principal
 from gateway.parts import Parts, derived
 from gateway.policy.in_force import Policy
 from gateway.policy.judging import decided_by
-from gateway.settings import Settings
+from gateway.prometheus import Family
+from gateway.settings import Agent, Settings
 from gateway.state.sealing import Sealer
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import AgentTarget, agent_targets
 
 
-def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
-    """`/a2a/{agent}` for every agent that the settings give a URL, and where agents bring news of tasks."""
+@dataclass(frozen=True, slots=True)
+class A2aFaces:
+    """`/a2a/` and all under it; where agents bring news of tasks; what is counted of cards."""
+
+    endpoint: A2aEndpoint
+    callbacks: CallbackEndpoint
+    families: Callable[[], Iterator[Family]]
+
+
+def open_a2a(parts: Parts) -> A2aFaces:
+    """`/a2a/{agent}` for every agent that the settings give a URL, and what belongs to it."""
     settings, limits = parts.settings, parts.settings.limits
     peers = agent_targets(settings, parts.bare)
     # an agent may work in silence for as long as a call may take, or a stream stand, at all
@@ -42,8 +54,8 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     parts.stack.push_async_callback(patient.aclose)
 
     allowed = Allowed(settings.push.hosts, settings.push.private)
-    cards = Cards(settings.public_url, parts.clock, partial(_served, settings, peers), push=bool(allowed))
-    parts.stack.push_async_callback(cards.aclose)
+    drifts = Drifts(parts.state.cards, parts.journal.append, parts.clock)
+    cards = _cards(parts, peers, drifts, push=bool(allowed))
     seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)
     asks = Asks(parts.recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})
@@ -53,6 +65,8 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
         ownership=Ownership(parts.state.tasks, parts.state.contexts),
         mint=parts.identity.delegations.mint,
         cards=cards,
+        judge=parts.judge_of,
+        shared=partial(parts.identity.outbound.fulfil, shared=True),
         bounds=Bounds(limits.response_bytes, limits.json_depth),
         rejected=parts.identity.outbound.rejected,
         onward=parts.identity.hops,
@@ -74,12 +88,14 @@ def open_a2a(parts: Parts) -> tuple[A2aEndpoint, CallbackEndpoint]:
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
 
     def enforce(policy: Policy) -> None:
-        endpoint.enforce(decided_by(policy, stages, parts.policy.shadowing))
+        mine = road.judged_by(lambda principal: policy.pair_of(principal.workflow).engine.decide)
+        judged = replace(stages, forward=mine.forward)  # whatever else it does asks no judge
+        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing))
         standing.enforce()
 
     parts.policy.in_force.follow(enforce)
-    deliveries = _deliveries(parts, endpoint, allowed, asks)
-    return endpoint, CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
+    news = CallbackEndpoint(push, _deliveries(parts, endpoint, allowed, asks), parts.guard, limits, stages, parts.clock)
+    return A2aFaces(endpoint, news, drifts.families)
 
 
 def _served(settings: Settings, peers: Mapping[str, AgentTarget], agent: str) -> Sequence[Interface]:
@@ -96,6 +112,25 @@ def _deliveries(parts: Parts, endpoint: A2aEndpoint, allowed: Allowed, asks: Ask
     deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed, asks=asks)
     parts.stack.push_async_callback(deliveries.aclose)
     return deliveries
+
+
+def _cards(parts: Parts, peers: Mapping[str, AgentTarget], drifts: Drifts, *, push: bool) -> Cards:
+    """Every agent's card, with the interfaces that are served for it."""
+    terms = {name: _terms(parts, parts.settings.agents[name]) for name in peers}
+    served = partial(_served, parts.settings, peers)
+    cards = Cards(parts.settings.public_url, parts.clock, served, ring=parts.identity.ring, push=push, terms=terms, drift=drifts)
+    parts.stack.push_async_callback(cards.aclose)
+    return cards
+
+
+def _terms(parts: Parts, agent: Agent) -> Terms:
+    """What is demanded of an agent's card."""
+    extensions, card = agent.extensions, agent.card
+    if card is None:
+        return Terms(extensions=extensions)
+    keys = KeySet(card.keys, partial(parts.upstreams.fetch, allow_private=True))  # the operator named the address
+    parts.stack.push_async_callback(keys.close)
+    return Terms(keys, card.require, card.require and card.calls == "refuse", extensions)
 
 
 class PageTokens:

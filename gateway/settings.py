@@ -17,6 +17,7 @@ from gateway.settings_egress import Egress, Exemption, Runner, RunnerTls
 from gateway.settings_identity import (
     Agent,
     AgentAuth,
+    AgentCard,
     Delegation,
     Directory,
     Events,
@@ -43,9 +44,10 @@ from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 from gateway.settings_streams import Push, Questions
 
 __all__ = [
-    "A2a", "Agent", "AgentAuth", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation", "Directory",
-    "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "Grpc", "GrpcAgent", "HeaderName", "Introspection", "Issuer",
-    "Keys", "Ledger", "Limits", "Mcp", "Policy", "Push", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls",
+    "A2a", "Agent", "AgentAuth", "AgentCard", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation",
+    "Directory", "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "Grpc", "GrpcAgent", "HeaderName",
+    "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Push", "Questions", "Retention", "Revocation",
+    "Root", "Runner", "RunnerTls",
     "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
     "TrustDomain", "Witness",
 ]  # fmt: skip

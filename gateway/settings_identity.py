@@ -125,6 +125,17 @@ AgentUrl = Annotated[
 ]
 
 
+class AgentCard(Group):
+    """What is demanded of an agent's own card."""
+
+    keys: Keys
+    """Keys that may sign it; what the card itself names (`jku`) is never followed."""
+    require: bool = True
+    """Whether a card that none of them signed is shown to nobody; otherwise it is on record alone."""
+    calls: Literal["refuse", "allow"] = "refuse"
+    """What becomes of calls to the agent while such a card is missing."""
+
+
 class Agent(Group):
     """An A2A agent behind the gateway, and (with `auth`) a caller of its own."""
 
@@ -147,6 +158,7 @@ class Agent(Group):
     max_chain_groups: int = Field(200, ge=0)
     versions: frozenset[Literal["1.0", "0.3"]] = Field(frozenset({"1.0"}), min_length=1)
     """Revisions of A2A in which it is served, each as the agent itself speaks it: `0.3` by JSON-RPC alone."""
+    card: AgentCard | None = None
     extensions: frozenset[ExtensionUri] = Field(frozenset(), max_length=32)
     """A2A extensions that are let through to it, where its card offers them."""
     contexts: Literal["claim", "refuse"] = "claim"

@@ -64,6 +64,8 @@ STDIO_FAILURES = "bailiwick_stdio_failures_total"
 STDIO_HEALTHY = "bailiwick_stdio_healthy"
 STDIO_MEMORY = "bailiwick_stdio_memory_bytes"
 STDIO_CPU = "bailiwick_stdio_cpu_seconds"
+CARD_CHANGES = "bailiwick_agent_card_changes_total"
+CARD_REFUSED = "bailiwick_agent_card_refused"
 BUILD_INFO = "bailiwick_build_info"
 SPANS_DROPPED = "bailiwick_spans_dropped_total"
 PROCESS_START = "process_start_time_seconds"
@@ -92,7 +94,7 @@ UPSTREAM_KINDS = frozenset({"connect", "timeout", "protocol", "too-large", "clos
 _LONGEST = 128
 """Characters of a caller's text that a span keeps."""
 _HOP = 0x9E37_79B9_7F4A_7C15
-_NOT_SENT_ON = frozenset({"ping", "GetAgentCard"})
+_NOT_SENT_ON = frozenset({"ping", "GetAgentCard", "ListAgents"})
 """Answered here, or from a card that is kept and was fetched for nobody in particular."""
 _SAMPLERS = frozenset({"always_on", "always_off", "traceidratio"})
 _ALL_TRACES = 1 << 64

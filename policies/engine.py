@@ -84,6 +84,7 @@ class Engine:
         self._things = {name: Thing(spec.args, spec) for name, spec in bundle.tools.items()}
         self._under = Under(r.tool for r in bundle.rules)
         self._granted = Granted(((r.who, r.tool) for r in bundle.rules if r.effect == "allow"), bundle.sets)
+        self._skilled = frozenset((r.tenant, r.tool[6:].partition("/")[0]) for r in bundle.rules if r.tool.startswith("skill:"))
         self._servers: dict[str, tuple[str, ...]] = {}
         for spec in bundle.tools.values():
             self._servers[spec.server] = (*self._servers.get(spec.server, ()), spec.name[len(spec.server) + 1 :])
@@ -103,6 +104,8 @@ class Engine:
         _well_formed(request)
         if request.action == "list":
             return self._list(request)
+        if request.action == "read" and request.resource.startswith("skill:"):
+            request = self._of_skill(request)
         if request.tenant not in self.bundle.tenants:  # which is no secret
             return self._unknown
         known = self._thing(request.resource, request.tenant, request.action)
@@ -187,6 +190,16 @@ class Engine:
             completed.append(Answer(answer.question, allowed=False, matched=answer.matched, near=near))
         return tuple(completed)
 
+    def _of_skill(self, request: AccessRequest) -> AccessRequest:
+        """The question itself, where some line names a skill of that agent; else the one that its card asks.
+
+        So a bundle that says nothing of skills shows all of them, and one line closes the list: what no line allows is hidden.
+        """
+        agent = request.resource[6:].partition("/")[0]
+        if not self._skilled.isdisjoint(((request.tenant, agent), ("*", agent))):
+            return request
+        return replace(request, action="send", resource=f"a2a:{agent}", arguments=None)
+
     # --- what could be called
 
     def _could(
@@ -214,16 +227,19 @@ class Engine:
         return True
 
     def _list(self, request: AccessRequest) -> Decision:
-        """Asked of a pattern, whether there is anything under it, for the whole chain.
+        """Asked of a pattern, whether there is anything under it, for the whole chain.  Which agents there are may be asked by
+        everybody: the answer has those to which the asking chain could send.
 
         A server may be approached by whoever makes the call, if that principal could use a tool, a resource or a prompt of it.
 
         Only the acting principal is asked: an agent connects to its servers before it knows for what.  Whose rights count for a
         tool is asked at each tool, when it is listed and when it is called.
         """
+        acting = questions(request.subject, request.actors, "list")[-1:]
+        if request.resource == names.EVERY_AGENT and request.tenant in self.bundle.tenants:
+            return Decision(_YES, _ALLOWED, self.bundle.digest, tuple(Answer(q, allowed=True) for q in acting))
         if request.resource.endswith("*"):
             return self._some(request)
-        acting = questions(request.subject, request.actors, "list")[-1:]
         everybody = self._enforcer.everybody  # None on the stock path, of which it is not known whom its lines speak for
         if everybody is not None and not self._granted.anything(
             request.resource, self._asker(acting[0], request).names | everybody

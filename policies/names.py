@@ -155,6 +155,9 @@ KINDS: Final = (
     Kind("agent", "a2a:", "`a2a:<agent>`", ("`a2a:*`",),
          {"send": "A2A `SendMessage`, `SendStreamingMessage`, `GetTask` and the other operations on tasks, the agent card"},
          _slug, _all),
+    Kind("skill", "skill:", "`skill:<agent>/<skill id>`", ("`skill:<agent>/*`",),
+         {"read": "A2A agent cards: which skills of an agent a caller is told of; where no line names one, whoever may send"},
+         partial(_matches, _PROMPT), partial(_after_server, "/")),
     Kind("agent-task", "a2a-task:", "`a2a-task:<agent>`", ("`a2a-task:*`",),
          {"read": "A2A `GetTask`, `ListTasks`, `SubscribeToTask`", "cancel": "A2A `CancelTask`",
           "push": "A2A push notification configurations"}, _slug, _all, instead=_CALLED),
@@ -176,6 +179,8 @@ KINDS: Final = (
 )  # fmt: skip
 
 TOOLS, SERVERS = KINDS[0], KINDS[1]
+EVERY_AGENT: Final = "a2a:*"
+"""What `list` is asked of where agents are looked for."""
 ACTIONS: Final = tuple(dict.fromkeys(action for kind in KINDS if kind.ruled for action in kind.actions))
 """What rules and questions can name, beside `relay`, `list` and `*`."""
 WITH_ARGUMENTS: Final = frozenset({TOOLS.name})
@@ -220,6 +225,12 @@ def resource(server: str, address: str) -> str | None:
     """The object of a resource as a client names it; None where its URI has no one form, or cannot stand in a rule."""
     form = uri.form_of(address)
     return None if form is None or SLUG.fullmatch(server) is None else f"res:{server}/{form}"
+
+
+def skill(agent: str, text: str) -> str | None:
+    """The object of a skill by its id on the agent's card; None for an id that can stand in no rule."""
+    name = f"skill:{agent}/{text}"
+    return name if kind_of(name) is not None else None
 
 
 def template(server: str, text: str) -> str | None:

@@ -25,7 +25,7 @@ _TERMINAL = frozenset(
         pb.TaskState.TASK_STATE_REJECTED,
     }
 )
-_CONFIGS = (pb.TaskPushNotificationConfig, pb.ListTaskPushNotificationConfigsResponse, empty_pb2.Empty)
+_TASKLESS = (pb.TaskPushNotificationConfig, pb.ListTaskPushNotificationConfigsResponse, pb.AgentCard, empty_pb2.Empty)
 _FAILED = frozenset({pb.TaskState.TASK_STATE_FAILED, pb.TaskState.TASK_STATE_REJECTED})
 _INTERRUPTED = frozenset({pb.TaskState.TASK_STATE_INPUT_REQUIRED, pb.TaskState.TASK_STATE_AUTH_REQUIRED})
 
@@ -105,7 +105,7 @@ def says_failed(answer: Any) -> bool:
 
 
 def _state(answer: Any) -> int:
-    if isinstance(answer, (*_CONFIGS, pb.ListTasksResponse)):
+    if isinstance(answer, (*_TASKLESS, pb.ListTasksResponse)):
         return 0
     chosen = answer.WhichOneof("payload") if not isinstance(answer, pb.Task) else None
     if chosen in {"task", "status_update"}:
@@ -117,7 +117,7 @@ def _state(answer: Any) -> int:
 
 
 def _check(answer: Any, call: Call, operation: Operation) -> None:
-    if isinstance(answer, _CONFIGS):
+    if isinstance(answer, _TASKLESS):
         return
     if isinstance(answer, pb.ListTasksResponse):
         for task in answer.tasks:

@@ -128,6 +128,9 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.BAD_ORIGIN: _Row(INVALID_REQUEST, "This origin is not allowed.", "BAD_ORIGIN", 403, 403, OUR_DOMAIN),
     Code.NOT_OWNER: _BY_RPC_CODE[TASK_NOT_FOUND],
     Code.CONSENT_REQUIRED: _CONSENT,
+    Code.CARD_UNVERIFIED: _Row(
+        REFUSED, "The agent's card does not verify; no call is made to it.", "CARD_UNVERIFIED", plain=502, domain=OUR_DOMAIN
+    ),
     Code.LEDGER_UNAVAILABLE: _UNAVAILABLE,
     Code.OVERLOADED: _UNAVAILABLE,
     Code.INTERNAL_ERROR: _Row(INTERNAL, "Internal error", "INTERNAL_ERROR", plain=500, domain=OUR_DOMAIN),

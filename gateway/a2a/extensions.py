@@ -45,10 +45,6 @@ Declaring = Callable[[str], Declared | None]
 """What an agent's card says of extensions; None while no card of it was read."""
 
 
-def undeclared(_agent: str) -> None:
-    """For a road on which no card is ever read."""
-
-
 def header_of(version: str) -> str:
     """Where extensions are named in this version of the protocol."""
     return OLD_HEADER if version == UNSAID_VERSION else HEADER

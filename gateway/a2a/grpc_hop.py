@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc.aio
@@ -171,6 +171,10 @@ class _GrpcAnswers:
         except (DecodeError, UnreadableError) as error:
             raise UpstreamError("protocol", type(error).__name__) from None
         return read_message(told, self._call, operation)
+
+    def said(self, item: bytes | AgentSaysNo) -> Mapping[str, Any] | None:  # noqa: ARG002  its shape
+        """See `Answers`."""
+        return None
 
     async def aclose(self) -> None:
         """See `Answers`."""

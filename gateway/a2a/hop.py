@@ -5,7 +5,7 @@ What is sent is made from the proto that was checked; identity and trace are the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from gateway.a2a.answers import AgentSaysNo, read_answer
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.events import events_in
 from gateway.a2a.operations import CARD_PATH, OPERATIONS
-from gateway.a2a.wire import dump, media_type, to_json
+from gateway.a2a.wire import UnreadableError, dump, load, media_type, to_json
 from gateway.model import Call, Permit, Trace, UpstreamError
 from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams, Url, header_block
 from gateway.upstream.credentials import Rejected
@@ -78,6 +78,9 @@ class Answers(Protocol):
 
     def read(self, item: Any) -> Any:
         """An item as `gateway.a2a.answers.read_answer` reads it; `UpstreamError` for anything else."""
+
+    def said(self, item: Any) -> Mapping[str, Any] | None:
+        """The result in an item as its JSON stands; None where it came as no JSON.  `UpstreamError` where it cannot be read."""
 
     async def aclose(self) -> None:
         """Listen no more: the agent notices, and its task goes on."""
@@ -233,6 +236,14 @@ class _HttpAnswers:
         if self._response.status != 200 and not isinstance(answer, AgentSaysNo):
             raise UpstreamError("status", str(self._response.status))
         return answer
+
+    def said(self, item: bytes) -> Mapping[str, Any] | None:
+        """See `Answers`."""
+        try:
+            said: Mapping[str, Any] = load(item, depth=self._bounds.json_depth, nodes=self._bounds.nodes)["result"]
+        except (UnreadableError, LookupError, TypeError) as error:
+            raise UpstreamError("protocol", type(error).__name__) from None
+        return said
 
     async def aclose(self) -> None:
         """See `Answers`."""

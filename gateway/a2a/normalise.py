@@ -6,23 +6,26 @@ from collections.abc import Mapping
 
 from a2a.types import a2a_pb2 as pb
 
-from gateway.a2a.operations import CARD
+from gateway.a2a.operations import CARD, LIST_AGENTS
 from gateway.model import Call, Principal
 from policies.addresses import host_of
 from policies.model import NOTHING, AccessRequest
+from policies.names import EVERY_AGENT
 
 
 def normalise(call: Call, principal: Principal) -> AccessRequest:
     """Every operation asks for `send` on `a2a:<agent>`: who may send may read its own tasks.
 
     The card asks hypothetically (`arguments=None`): whether the caller could send to the agent under some condition.
+    The directory asks `list` on all agents: each of them is asked for what its card asks, and left out where that is no.
     """
+    listing = call.method == LIST_AGENTS
     return AccessRequest(
         subject=principal.subject,
         actors=principal.actors,
         tenant=principal.tenant,
-        action="send",
-        resource=f"a2a:{call.target}",
+        action="list" if listing else "send",
+        resource=EVERY_AGENT if listing else f"a2a:{call.target}",
         at=call.arrival.at,
         groups=principal.groups,
         arguments=None if call.method == CARD else NOTHING,
@@ -33,10 +36,10 @@ def normalise(call: Call, principal: Principal) -> AccessRequest:
 def _facts(call: Call, principal: Principal) -> Mapping[str, Mapping[str, object]]:
     """`agent.*` and `ctx.*`: also the extensions that are active, and of a message what its parts are, come from and weigh.
 
-    The card's question is for nobody's message yet, so that these are left open there.
+    A card's question, and the directory's, is for nobody's message yet, so that these are left open there.
     """
     facts = principal.facts("a2a", call.method, call.version)
-    if call.method == CARD:
+    if call.method in {CARD, LIST_AGENTS}:
         return facts
     parts = call.message.message.parts if isinstance(call.message, pb.SendMessageRequest) else ()
     said: dict[str, object] = {

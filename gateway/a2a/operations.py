@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobuf ships no stubs
 
-from gateway.a2a.errors import EXTENDED_CARD_NOT_CONFIGURED, RpcRefused
+from gateway.a2a.errors import RpcRefused
 from gateway.a2a.wire import identifier
 from gateway.reasons import Code
 
@@ -24,6 +24,9 @@ MAX_HISTORY: Final = 1000
 """Messages of a task's history in one answer, where the caller asks for more."""
 LIST_TASKS: Final = "ListTasks"
 EXTENDED_CARD: Final = "GetExtendedAgentCard"
+LIST_AGENTS: Final = "ListAgents"
+"""Our word for the GET of the directory, which is not A2A's."""
+DIRECTORY_PATH: Final = "/a2a/"
 
 _IDENTITIES: Final = frozenset({"actorchain", "txntoken", "authorization"})
 _SPEAKERS: Final = ("bailiwick", "securepassport")
@@ -148,8 +151,8 @@ def _prepare_configs(request: Any) -> None:
         raise RpcRefused(Code.INVALID_PARAMS, "taskId or id")
 
 
-def _prepare_extended(_request: Any) -> None:
-    raise RpcRefused(Code.INVALID_PARAMS, "extended card", rpc_code=EXTENDED_CARD_NOT_CONFIGURED)
+def _prepare_extended(request: Any) -> None:
+    request.tenant = ""
 
 
 def _named_in_send(request: Any) -> Named:
@@ -246,7 +249,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
                 _prepare_configs,
                 _named_by_task,
             ),
-            Operation(EXTENDED_CARD, pb.GetExtendedAgentCardRequest, pb.AgentCard, _prepare_extended, _nothing),
+            Operation(EXTENDED_CARD, pb.GetExtendedAgentCardRequest, pb.AgentCard, _prepare_extended, _nothing, reads=True),
         )
     }
 )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from copy import copy
+from typing import Any, Self, cast
 
 from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace
@@ -16,10 +17,11 @@ from gateway.a2a import errors, extensions, v03
 from gateway.a2a import push as pushing
 from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
 from gateway.a2a.authorisation import Asks
-from gateway.a2a.cards import Card, Cards, released
+from gateway.a2a.cards import Card, Cards, cacheable, etag_of
+from gateway.a2a.desk import Desk, Judge, Listing, Shared
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
-from gateway.a2a.extensions import Declaring, undeclared
+from gateway.a2a.extensions import Declaring
 from gateway.a2a.grpc_wire import read as read_grpc
 from gateway.a2a.hop import Answers, Bounds, Hop, Onward, Peer, hop_to
 from gateway.a2a.listing import NO_TOKENS, UNCOUNTED, USUAL_PAGE, PageTokens, Place, page
@@ -27,6 +29,9 @@ from gateway.a2a.normalise import normalise
 from gateway.a2a.operations import (
     CARD,
     CARD_PATH,
+    DIRECTORY_PATH,
+    EXTENDED_CARD,
+    LIST_AGENTS,
     LIST_TASKS,
     OPERATIONS,
     Asked,
@@ -55,6 +60,10 @@ Mint = Callable[[Principal, str, str, int], str]
 """Principal, agent, call id, most groups → the token by which the agent goes on for this principal; may raise `Refused`."""
 
 
+async def _as_it_is(permit: Permit) -> Permit:
+    return permit
+
+
 class A2aRoad:
     """Fills `Stages` for A2A: `parse`, `normalise`, `fulfil` (to be run after the duties), `forward`, `filter`."""
 
@@ -66,27 +75,33 @@ class A2aRoad:
         ownership: Ownership,
         mint: Mint,
         cards: Cards,
+        judge: Judge,
+        shared: Shared = _as_it_is,
         bounds: Bounds | None = None,
         rejected: Rejected = no_other,
         onward: Onward | None = None,
         tokens: PageTokens | None = None,
         receipt: Receipts = no_receipt,
         push: Push | None = None,
-        declaring: Declaring = undeclared,
+        declaring: Declaring | None = None,
         asks: Asks | None = None,
     ) -> None:
-        """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's."""
+        """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's.
+
+        judge   who decides what of cards and of the directory a principal sees: the bundle that decides its calls.
+        shared  what an agent is shown where the answer, its card, is everybody's.
+        """
         self._bounds = bounds or Bounds()
         self._hops = {agent: hop_to(peer, upstreams, self._bounds, rejected, onward) for agent, peer in peers.items()}
         self._versions = frozenset({errors.SUPPORTED_VERSIONS[0]}.union(*(peer.versions for peer in peers.values())))
         self._ownership = ownership
         self._mint = mint
-        self._cards = cards
+        self._desk = Desk(cards, self._hops, judge, shared)
         self._onward = onward
         self._tokens = tokens or NO_TOKENS
         self._receipt = receipt
         self._push = push
-        self._declaring = declaring
+        self._declaring = declaring or cards.declared
         self._asks = asks or Asks()
 
     async def aclose(self) -> None:
@@ -94,11 +109,19 @@ class A2aRoad:
         for hop in self._hops.values():
             await hop.aclose()
 
+    def judged_by(self, judge: Judge) -> Self:
+        """The same road, whose cards and directory ask another judge."""
+        other = copy(self)
+        other._desk = self._desk.judged_by(judge)
+        return other
+
     def parse(self, arrival: Arrival, principal: Principal) -> Call:  # noqa: ARG002  a stage's shape
         """One strictly read call; `RpcRefused` for anything else, and last of all for an agent that is not there."""
         if arrival.binding == "grpc":
             method, params, text = read_grpc(arrival, depth=self._bounds.json_depth)
             call = self._asked(replace(arrival, body=text), method, params)
+        elif arrival.url_path == DIRECTORY_PATH and arrival.http_method == "GET":
+            return Call(arrival, LIST_AGENTS, "", None, arrival.trace)
         elif arrival.path == CARD_PATH:
             call = _card_call(arrival)
         elif is_rest(arrival.path):
@@ -156,11 +179,12 @@ class A2aRoad:
         Raises `Refused`: NOT_OWNER, DELEGATION_LOOP, DELEGATION_TOO_DEEP, and what else minting raises.
         """
         call = permit.call
-        if call.method == CARD:
+        if call.method in {CARD, LIST_AGENTS}:
             return permit
         peer = self._hops[call.target].peer
         if call.version not in peer.versions:  # said only to whoever may know of the agent at all
             raise errors.unsupported(peer.versions, call.rpc_id)
+        await self._desk.vouch(permit)
         extensions.demand(self._declaring(call.target), call.kept.extensions, call.version, call.rpc_id)
         if call.method == LIST_TASKS:
             self._place(permit)
@@ -192,11 +216,14 @@ class A2aRoad:
     async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
         """The hop to the agent.  Every task and context is written down as the caller's before the reply that names it."""
         call = intent.permit.call
-        hop: Hop = self._hops[call.target]
-        if call.method == CARD:
-            card = await self._cards.get(call.target, lambda: hop.card(intent.permit), hop.hidden)
-            yield Reply(card, is_final=True)
+        if call.method in {CARD, LIST_AGENTS}:
+            read = self._desk.public if call.method == CARD else self._desk.directory
+            yield Reply(await read(intent.permit), is_final=True)
             return
+        if call.method == EXTENDED_CARD:
+            yield await self._desk.extended(intent.permit)
+            return
+        hop: Hop = self._hops[call.target]
         if call.method == LIST_TASKS:
             yield await self._listed(intent, hop)
             return
@@ -218,13 +245,16 @@ class A2aRoad:
         payload = reply.payload
         if payload is None:  # a stream that ended in good order after its last event
             return replace(reply, headers=headers)
-        if isinstance(payload, Card):
-            return released(payload, permit.call.arrival, headers)
+        if isinstance(payload, Card | Listing):
+            return cacheable(payload, payload.body, payload.etag, permit.call.arrival, headers)
         receipt = self._receipt(intent) if reply.is_final else None
         if permit.call.arrival.binding == "grpc":
             return replace(_grpc_reply(reply, receipt), headers=headers)
         if is_rest(permit.call.arrival.path):
-            return replace(_rest_reply(reply, receipt), headers=headers)
+            reply = _rest_reply(reply, receipt)
+            if isinstance(payload, pb.AgentCard) and reply.body is not None:
+                return cacheable(payload, reply.body, etag_of(reply.body), permit.call.arrival, headers)
+            return replace(reply, headers=headers)
         of_old = permit.call.version == v03.VERSION
         if isinstance(payload, AgentSaysNo):
             said = {"error": errors.as_old(payload.error) if of_old else payload.error}

@@ -93,12 +93,22 @@ class KeyRing:
 
     def sign(self, typ: str, claims: Mapping[str, Any]) -> str:
         """A compact JWS (RFC 7515 §7.1) of these claims; `Refused(INTERNAL_ERROR)` where no key can sign."""
+        return ".".join(self._signed({"typ": typ}, orjson.dumps(claims)))
+
+    def sign_document(self, payload: bytes, jku: str) -> tuple[str, str]:
+        """Protected header and signature over a document that stands elsewhere (RFC 7515 appendix F); refused as above.
+
+        It can pass for no token: its `typ` is none of theirs, and a header with a `jku` is refused in every token.
+        """
+        protected, _, signature = self._signed({"typ": "JOSE", "jku": jku}, payload)
+        return protected, signature
+
+    def _signed(self, header: Mapping[str, str], payload: bytes) -> tuple[str, str, str]:
         held = self._held
         if held.signer is None:
             raise Refused(Code.INTERNAL_ERROR, "no key of the gateway can sign")
-        header = b64url(orjson.dumps({"alg": "ES256", "typ": typ, "kid": held.kid}))
-        signed = f"{header}.{b64url(orjson.dumps(claims))}"
-        return f"{signed}.{b64url(held.signer.sign(signed.encode('ascii')))}"
+        protected, body = b64url(orjson.dumps({"alg": "ES256", **header, "kid": held.kid})), b64url(payload)
+        return protected, body, b64url(held.signer.sign(f"{protected}.{body}".encode("ascii")))
 
     def public(self, kid: str) -> Key | None:
         """The key of that kid, while its signatures count."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.model import random16
+from gateway.state.cards import CardRows
 from gateway.state.database import open_engine
 from gateway.state.definitions import Definitions
 from gateway.state.erasing import PersonRows
@@ -38,6 +39,7 @@ class State:
         self.definitions = Definitions(worker)
         self.push = PushRows(worker)
         self.histories = Histories(worker)
+        self.cards = CardRows(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

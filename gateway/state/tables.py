@@ -238,3 +238,16 @@ class WorkflowMark(Table, table=True):
 
     mark: str = Field(primary_key=True, sa_type=String(64))
     call: str = Field(primary_key=True, sa_type=String(40))
+
+
+class AgentCard(Table, table=True):
+    """What an agent was last heard to say of itself."""
+
+    __tablename__ = "agent_cards"
+
+    agent: str = Field(primary_key=True, sa_type=String(63))
+    digest: str = Field(sa_type=String(80))
+    """Of its own card, without signatures."""
+    verdict: str = Field(sa_type=String(200))
+    """What its signatures came to, or why it is not shown."""
+    heard_at: int = Field(sa_type=BigInteger)

@@ -53,7 +53,7 @@ async def test_the_delegation_token_goes_where_the_agent_wants_it(tmp_path: Path
 def test_an_agents_own_headers_cannot_stand_beside_the_gateways(name: bytes) -> None:
     peer = Peer("ref", Url.parse("http://127.0.0.1:1"), ((name, b"x"),), b"authorization", 200)
     with pytest.raises(ValueError, match=r"agents\.ref\.headers"):
-        A2aRoad(peers={"ref": peer}, upstreams=None, ownership=None, mint=None, cards=None)  # type: ignore[arg-type]
+        A2aRoad(peers={"ref": peer}, upstreams=None, ownership=None, mint=None, cards=None, judge=None)  # type: ignore[arg-type]
 
 
 async def test_an_agent_calls_on_with_its_delegation_token_for_the_same_person(world: World) -> None:

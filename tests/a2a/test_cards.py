@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.a2a.cards import Cards, Interface, by_http, rebuild
+from gateway.a2a.cards import Cards, Interface, Terms, by_http
+from gateway.identity.signing import KeyRing
 from gateway.model import UpstreamError
 from tests.a2a.agents import Request, scripted
 from tests.a2a.world import DENY, World, gateway
 
 BASE = "https://gate.example"
 SERVED = by_http(BASE, "buyer")
+RING = KeyRing.of(ec.generate_private_key(ec.SECP256R1()))
 CARD: dict[str, Any] = {
     "name": "Buyer",
     "description": "Buys. Docs at http://buyer.internal:9/docs, also on BUYER.internal:9.",
@@ -56,20 +59,34 @@ CARD: dict[str, Any] = {
 }
 
 
-def test_no_address_of_the_agent_is_left_anywhere() -> None:
-    body = rebuild(json.dumps(CARD).encode(), "buyer", BASE, SERVED, ("10.0.0.1:9",)).body
+def cards(clock: Any = None, served: Any = lambda agent: by_http(BASE, agent), **terms: Any) -> Cards:
+    return Cards(BASE, clock or Clock(), served, ring=RING, terms={"buyer": Terms(**terms)})
+
+
+async def published(card: Any, hidden: tuple[str, ...] = (), **options: Any) -> bytes:
+    """What a caller reads of the agent's card who sees every skill."""
+
+    async def fetch() -> bytes:
+        return card if isinstance(card, bytes) else json.dumps(card).encode()
+
+    kept = cards(**options)
+    return (await kept.shown("buyer", await kept.get("buyer", fetch, hidden), lambda _: True, extended=True)).body
+
+
+async def test_no_address_of_the_agent_is_left_anywhere() -> None:
+    body = await published(CARD, ("10.0.0.1:9",))
     assert b"internal" not in body.lower()
     assert b"eyJqa3U" not in body
 
 
-def test_a_card_says_what_the_gateway_serves() -> None:
-    card = json.loads(rebuild(json.dumps(CARD).encode(), "buyer", BASE, SERVED).body)
+async def test_a_card_says_what_the_gateway_serves() -> None:
+    card = json.loads(await published(CARD))
     here = f"{BASE}/a2a/buyer/"
     assert card["supportedInterfaces"] == [
         {"url": here, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
         {"url": f"{here}rest", "protocolBinding": "HTTP+JSON", "protocolVersion": "1.0"},
     ]
-    assert card["capabilities"] == {"streaming": True, "pushNotifications": False, "extendedAgentCard": False}
+    assert card["capabilities"] == {"streaming": True, "pushNotifications": False, "extendedAgentCard": True}
     assert card["securitySchemes"] == {"bearer": {"httpAuthSecurityScheme": {"scheme": "Bearer", "bearerFormat": "JWT"}}}
     assert card["securityRequirements"] == [{"schemes": {"bearer": {}}}]
     assert card["description"] == f"Buys. Docs at {here} also on {here}."
@@ -82,12 +99,12 @@ def test_a_card_says_what_the_gateway_serves() -> None:
         "inputModes": ["text/plain"],
     }
     assert card["provider"] == {"organization": "Buyers", "url": BASE}
-    assert {"signatures", "documentationUrl", "iconUrl", "url", "additionalInterfaces"}.isdisjoint(card)
+    assert {"documentationUrl", "iconUrl", "url", "additionalInterfaces"}.isdisjoint(card)
 
 
-def test_a_card_names_each_interface_that_is_served_and_no_other() -> None:
+async def test_a_card_names_each_interface_that_is_served_and_no_other() -> None:
     served = (*SERVED, Interface("GRPC", "1.0", "gate.example:9443"))
-    card = json.loads(rebuild(json.dumps(CARD).encode(), "buyer", BASE, served).body)
+    card = json.loads(await published(CARD, served=lambda _: served))
     assert [(each["protocolBinding"], each["url"]) for each in card["supportedInterfaces"]] == [
         ("JSONRPC", f"{BASE}/a2a/buyer/"),
         ("HTTP+JSON", f"{BASE}/a2a/buyer/rest"),
@@ -107,9 +124,9 @@ def test_a_card_names_each_interface_that_is_served_and_no_other() -> None:
     ],
     ids=["no JSON", "a list", "no name", "a member twice", "a required extension", "too many skills"],
 )
-def test_what_is_no_card_is_not_published(wrong: bytes) -> None:
+async def test_what_is_no_card_is_not_published(wrong: bytes) -> None:
     with pytest.raises(UpstreamError):
-        rebuild(wrong, "buyer", BASE, SERVED)
+        await published(wrong)
 
 
 async def test_the_published_card_of_a_real_agent_names_the_gateway_alone(world: World, agent_url: str) -> None:
@@ -178,30 +195,30 @@ class Clock:
 
 
 async def test_many_askers_cause_one_fetch_although_the_first_leaves() -> None:
-    source, cards = Source(), Cards(BASE, Clock(), lambda agent: by_http(BASE, agent))
+    source, kept = Source(), cards()
     source.go.clear()
-    first = asyncio.create_task(cards.get("buyer", source))
-    others = [asyncio.create_task(cards.get("buyer", source)) for _ in range(5)]
+    first = asyncio.create_task(kept.get("buyer", source))
+    others = [asyncio.create_task(kept.get("buyer", source)) for _ in range(5)]
     await asyncio.sleep(0)
     first.cancel()
     source.go.set()
-    assert len({card.etag for card in await asyncio.gather(*others)}) == 1
+    assert len({card.card.version for card in await asyncio.gather(*others)}) == 1
     assert source.fetches == 1
 
 
 async def test_a_card_is_fetched_again_after_a_minute_and_kept_an_hour_while_the_agent_is_away() -> None:
     source, clock = Source(), Clock()
-    cards = Cards(BASE, clock, lambda agent: by_http(BASE, agent))
-    first = await cards.get("buyer", source)
+    kept = cards(clock)
+    first = await kept.get("buyer", source)
     clock.seconds += 59
-    assert await cards.get("buyer", source) == first
+    assert await kept.get("buyer", source) == first
     clock.seconds += 2
-    second = await cards.get("buyer", source)
+    second = await kept.get("buyer", source)
     assert second != first
     source.broken = True
     clock.seconds += 3600
-    assert await cards.get("buyer", source) == second
-    assert (await cards.get("buyer", source), source.fetches) == (second, 3)  # not asked again at once
+    assert await kept.get("buyer", source) == second
+    assert (await kept.get("buyer", source), source.fetches) == (second, 3)  # not asked again at once
     clock.seconds += 6
     with pytest.raises(UpstreamError):
-        await cards.get("buyer", source)
+        await kept.get("buyer", source)

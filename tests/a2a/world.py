@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.callback import CallbackEndpoint
-from gateway.a2a.cards import Cards, by_http
+from gateway.a2a.cards import JWKS_PATH, Cards, by_http
 from gateway.a2a.deliveries import Deliveries
+from gateway.a2a.drift import Drifts
 from gateway.a2a.endpoint import A2aEndpoint
-from gateway.a2a.extensions import undeclared
 from gateway.a2a.grpc_server import Door, GrpcFace
 from gateway.a2a.hop import Peer
 from gateway.a2a.push import PATH as CALLBACKS
@@ -32,7 +32,7 @@ from gateway.a2a.road import A2aRoad
 from gateway.a2a.standing import Standing
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
-from gateway.asgi import HostGuard
+from gateway.asgi import HostGuard, send_json
 from gateway.identity.agents import new_secret
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
@@ -173,6 +173,7 @@ class World:
 @asynccontextmanager
 async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> AsyncIterator[World]:
     """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces),
+    `terms` (agent → what is demanded of its card).
     `grpc`: the certificate of its listeners, or False for none; `door`: what each of them serves; `bounds`.
     """
     sock = socket.create_server(("127.0.0.1", 0))
@@ -204,8 +205,10 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     }
     allowed = options.get("allowed", Allowed())
     cards = Cards(
-        url, wall_clock, options.get("served", lambda agent: by_http(url, agent, peers[agent].versions)), push=bool(allowed)
-    )
+        url, wall_clock, options.get("served", lambda agent: by_http(url, agent, peers[agent].versions)),
+        ring=delegations.ring, push=bool(allowed),
+        terms=options.get("terms", {}), drift=Drifts(state.cards, ledger.append, wall_clock),
+    )  # fmt: skip
     sealer = Sealer(bytes(32), "push")
     push = Push(state.push, sealer, url, allowed, lambda: wall_clock() // 1_000_000) if allowed else None
     limits = options.get("limits", Limits())
@@ -220,7 +223,8 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         tokens=tokens,
         push=push,
         bounds=options.get("bounds"),
-        declaring=options.get("declaring", undeclared),
+        judge=lambda _: world.decide,
+        declaring=options.get("declaring"),
         asks=(asks := Asks(recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})),
     )
 
@@ -250,7 +254,12 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         callbacks = CallbackEndpoint(push, deliveries, HostGuard(url), limits, stages, wall_clock) if push else None
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            place = callbacks if callbacks is not None and scope.get("path", "").startswith(CALLBACKS) else endpoint
+            path = scope.get("path", "")
+            if path == JWKS_PATH:
+                document, _ = delegations.ring.document()
+                await send_json(send, 200, document)
+                return
+            place = callbacks if callbacks is not None and path.startswith(CALLBACKS) else endpoint
             await place(scope, receive, send)
 
         face = GrpcFace(lambda: endpoint.stages, limits=limits)

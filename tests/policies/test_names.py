@@ -56,6 +56,7 @@ OBJECTS = {
     "roots": "roots:erp",
     "task": "task:erp",
     "agent": "a2a:helper",
+    "skill": "skill:helper/pay",
     "profile": "profile:analysis",
     "host": "host:api.example.com:443",
     "administration": "admin:policy",
@@ -85,6 +86,7 @@ def test_every_kind_has_patterns_with_a_star_at_the_end(write: Any, kind: names.
         "tool": "erp.*",
         "resource": "res:files/file:///data/*",
         "prompt": "prompt:erp/*",
+        "skill": "skill:helper/*",
         "extension": "extension:erp/*",
     }.get(kind.name, kind.prefix + "*")
     action = next(iter(kind.actions))

@@ -26,6 +26,7 @@ TEXT = "the gateway refuses this itself, by the same code: the words of the text
 FIRST = "a task that is not the caller's is unknown before anybody asks what its agent can do"
 KNOWN = {
     "/*card/said/provider/url": CARD,
+    "/*card/said/signatures": "the gateway signs what it publishes; the reference agent does not",
     "/*card/said/securityRequirements*": CARD,
     "/*card/said/securitySchemes*": CARD,
     "/read with too little/raised/[mt]e*": TEXT,
