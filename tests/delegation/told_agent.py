@@ -2,9 +2,9 @@
 
 Every call goes through the gateway, with the official clients.  Steps of a plan, each an object with one of these keys:
 `agent` (and `binding`, `streams`, `plan`), `tool` (as `server.name`, and `args`), `list` (tools of a server), `card` (its name),
-`heard` (the trace of the request), `together` (steps at the same time).  `shows` says how the calls of a plan are made: `token`
-by `gateway.propagate`; `trace`, as an agent that knows nothing but its secret and traces what it does; `nothing`, with the
-secret alone; `stranger`, with the trace alone.
+`directory` (of agents), `heard` (the trace of the request), `together` (steps at the same time).  `shows` says how the calls of a
+plan are made: `token` by `gateway.propagate`; `trace`, as an agent that knows nothing but its secret and traces what it does;
+`nothing`, with the secret alone; `stranger`, with the trace alone.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from a2a.helpers.proto_helpers import get_data_parts, new_data_message, new_data
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
+from a2a.server.request_handlers.grpc_handler import GrpcHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types import AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Role, SendMessageRequest
+from a2a.types.a2a_pb2_grpc import add_A2AServiceServicer_to_server
 from a2a.utils.errors import A2AError
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from starlette.applications import Starlette
 
-from gateway.propagate import Carrier, DelegationMiddleware, NoDelegationError, served
+from gateway.propagate import Carrier, Delegation, DelegationMiddleware, NoDelegationError, served, serving
 
 GATEWAY = os.environ["GATEWAY_URL"]
 NAME, SECRET = os.environ["AGENT_ID"], os.environ["AGENT_SECRET"]
@@ -67,6 +69,10 @@ async def step(said: dict[str, Any], shows: str) -> Any:
         if "heard" in said:
             request = served()
             return request.traceparent if request is not None else ""
+        if "directory" in said:
+            async with httpx.AsyncClient(**options(shows)) as http:
+                found = (await http.get(f"{GATEWAY}/a2a/")).raise_for_status().json()
+                return sorted(each["id"] for each in found["agents"])
         if "card" in said:
             async with httpx.AsyncClient(**options(shows)) as http:
                 return (await A2ACardResolver(http, f"{GATEWAY}/a2a/{said['card']}").get_agent_card()).name
@@ -119,32 +125,44 @@ class Told(AgentExecutor):
         await event_queue.enqueue_event(new_task_from_user_message(context.message))
         task = TaskUpdater(event_queue, context.task_id or "", context.context_id or "")
         plan = (get_data_parts(context.message.parts) or [{}])[0]
-        await task.add_artifact([new_data_part({"by": NAME, "outcomes": await carry_out(plan)})], name="answer")
+        call = context.call_context.state.get("grpc_context") if context.call_context is not None else None
+        if call is None:
+            outcomes = await carry_out(plan)
+        else:
+            with serving(Delegation.of(call.invocation_metadata())):
+                outcomes = await carry_out(plan)
+        await task.add_artifact([new_data_part({"by": NAME, "outcomes": outcomes})], name="answer")
         await task.complete()
 
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
         await TaskUpdater(event_queue, context.task_id or "", context.context_id or "").cancel()
 
 
-def main() -> None:
-    """Serve on any loopback port, and say which."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+async def main() -> None:
+    """Serve on any loopback port, and over gRPC on another, and say which."""
+    listening, calls = socket.create_server(("127.0.0.1", 0)), grpc.aio.server()
+    port, grpc_port = listening.getsockname()[1], calls.add_insecure_port("127.0.0.1:0")
+    url = f"http://127.0.0.1:{port}/"
     card = AgentCard(
         name=NAME,
         description="does what it is told",
         version="1.0.0",
-        supported_interfaces=[AgentInterface(url=f"{url}/", protocol_binding="JSONRPC", protocol_version="1.0")],
+        supported_interfaces=[AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")],
         capabilities=AgentCapabilities(streaming=True),
         default_input_modes=["application/json"],
         default_output_modes=["application/json"],
         skills=[AgentSkill(id="plan", name="plan", description="carries out a plan", tags=["plan"])],
     )
     handler = DefaultRequestHandler(agent_executor=Told(), task_store=InMemoryTaskStore(), agent_card=card)
+    add_A2AServiceServicer_to_server(GrpcHandler(handler), calls)
+    await calls.start()
     app = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/")])
-    print("ready", url.rpartition(":")[2], flush=True)
-    uvicorn.Server(uvicorn.Config(DelegationMiddleware(app), log_level="warning")).run(sockets=[listening])
+    print("ready", port, grpc_port, flush=True)
+    try:
+        await uvicorn.Server(uvicorn.Config(DelegationMiddleware(app), log_level="warning")).serve(sockets=[listening])
+    finally:
+        await calls.stop(0)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

@@ -126,10 +126,13 @@ class Chained(Gateway):
         digest = hashlib.sha256(self.agent_secrets[agent].encode()).hexdigest()
         return {"secret_sha256": [digest]} | ({"trace_ok": True} if agent in {UNCHANGED, UNUSED} else {})
 
-    def at(self, urls: Mapping[str, str]) -> Self:
-        """Where the agents are."""
-        for agent, url in urls.items():
-            self.settings["agents"][agent]["url"] = url
+    def at(self, addresses: Mapping[str, tuple[str, ...]]) -> Self:
+        """Where the agents are; the one beside the chain is reached over gRPC."""
+        for agent, (http, *grpc) in addresses.items():
+            where = {"url": f"http://{http}/"}
+            if agent == BESIDE:
+                where = {"url": f"grpc://{grpc[0]}", "card_url": f"http://{http}/.well-known/agent-card.json"}
+            self.settings["agents"][agent] |= where
         self.config.write_text(json.dumps(self.settings))
         return self
 
@@ -179,21 +182,21 @@ class Chained(Gateway):
 
 
 @contextmanager
-def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Callable[[], str]]:
-    """An agent or a server that says `ready PORT`; gives what waits for that and says its base URL."""
+def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Callable[[], tuple[str, ...]]]:
+    """An agent or a server that says `ready PORT…`; gives what waits for that and says `127.0.0.1:PORT…`."""
     inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     own = inherited | {"PYTHONPATH": str(ROOT)} | environment
     with log.open("wb") as errors:
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=own)
 
-    def url() -> str:
+    def ready() -> tuple[str, ...]:
         assert running.stdout is not None
-        word, _, port = running.stdout.readline().strip().partition(" ")
-        assert word == "ready", log.read_text()[-2000:]
-        return f"http://127.0.0.1:{port}/"
+        said = running.stdout.readline().split()
+        assert said[:1] == ["ready"], log.read_text()[-2000:]
+        return tuple(f"127.0.0.1:{port}" for port in said[1:])
 
     try:
-        yield url
+        yield ready
     finally:
         running.kill()
         running.communicate()
@@ -204,11 +207,11 @@ def chained(folder: Path, agents: Mapping[str, Sequence[str]] = TOLD, **environm
     """Everything, running: by name each agent's command."""
     with ExitStack() as stack:
         desk = stack.enter_context(process([sys.executable, str(DESK)], {}, folder / "desk.log"))()
-        gateway = Chained(folder, desk, tuple(agents))
+        gateway = Chained(folder, f"http://{desk[0]}/", tuple(agents))
         started = {}
         for agent, command in agents.items():
             own = {"GATEWAY_URL": gateway.url, "AGENT_ID": agent, "AGENT_SECRET": gateway.agent_secrets[agent]}
             own["GATEWAY_GRPC"] = " ".join(f"http://{at}" for at in gateway.grpc.values())
             started[agent] = stack.enter_context(process(command, environment | own, folder / f"{agent}.log"))
         stack.callback(gateway.stop)
-        yield gateway.at({agent: url() for agent, url in started.items()}).start()
+        yield gateway.at({agent: ready() for agent, ready in started.items()}).start()

@@ -14,7 +14,7 @@ EXAMPLES = "\n".join(path.read_text() for path in RUN)
 
 
 def test_there_is_code_for_what_comes_in_and_for_each_framework() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 @pytest.mark.parametrize("block", BLOCKS)
