@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.a2a.world import reference_agent
+from tests.a2a.world import reference_agent_at
 from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 
 KINDS: Mapping[str, tuple[str, ...]] = {"full": (), "minimal": ("--no-push", "--no-stream"), "auth": ("--auth",)}
@@ -95,7 +95,9 @@ class Sending(Gateway):
 
     def _settings(self, peers: Peers) -> dict[str, Any]:
         agents = {name: dict(said) for name, said in self._agents.items()}
-        return super()._settings(peers) | {"agents": agents, "mcp": {}, "push": {"private": list(self._webhooks)}}
+        doors = {name: {"port": free_port()} for name in agents}
+        more = {"agents": agents, "mcp": {}, "push": {"private": list(self._webhooks)}, "a2a": {"grpc": {"agents": doors}}}
+        return super()._settings(peers) | more
 
 
 def _bundle(folder: Path, agents: tuple[str, ...]) -> None:
@@ -146,7 +148,8 @@ def pairs(folder: Path) -> Iterator[Pairs]:
     """Both ways to an agent of every kind; the two agents of a kind know nothing of one another."""
     with ExitStack() as stack:
         direct, behind = (
-            {kind: stack.enter_context(reference_agent(*arguments)) for kind, arguments in KINDS.items()} for _ in SIDES
+            {kind: stack.enter_context(reference_agent_at("--grpc", *arguments))[0] for kind, arguments in KINDS.items()}
+            for _ in SIDES
         )
         webhook = stack.enter_context(hook())
         (folder / "agent-secret").write_text("gateway")

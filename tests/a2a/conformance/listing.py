@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from tests.a2a.conformance.verdicts import check, each
-from tests.a2a.conformance.wires import Wire
+from tests.a2a.conformance.wires import INVALID, OVER_HTTP, Wire
 
 BAD: dict[str, Any] = {
     "too large a page": {"pageSize": 101},
     "no page": {"pageSize": 0},
     "less than a page": {"pageSize": -1},
     "a token that is none": {"pageToken": "guess"},
-    "a state that is none": {"status": "TASK_STATE_HAPPY"},
-    "a time that is none": {"statusTimestampAfter": "yesterday"},
     "a history of less than nothing": {"historyLength": -1},
 }
+WORDS: dict[str, Any] = {
+    "a state that is none": {"status": "TASK_STATE_HAPPY"},
+    "a time that is none": {"statusTimestampAfter": "yesterday"},
+}
+"""What no message of protobuf could say."""
 
 
 async def three(wire: Wire) -> list[dict[str, Any]]:
@@ -98,4 +101,9 @@ async def history_is_listed_as_long_as_was_asked_for(wire: Wire) -> None:
 async def a_list_of_nothing_that_there_is_is_refused(wire: Wire, params: Any) -> None:
     answer = await wire.ask("ListTasks", params)
     assert answer.error is not None, answer.whole
-    assert answer.error["code"] in {-32602, 400}
+    assert answer.error["code"] in INVALID
+
+
+@each(WORDS, bindings=tuple(OVER_HTTP), kinds=("full", "minimal"))
+async def a_list_of_what_no_word_means_is_refused(wire: Wire, params: Any) -> None:
+    await a_list_of_nothing_that_there_is_is_refused(wire, params)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from tests.a2a.conformance.wires import WIRES, Wire
+from tests.a2a.conformance.grpc_wire import Grpc
+from tests.a2a.conformance.wires import OVER_HTTP, Wire
 from tests.a2a.pairs import KINDS, Pairs
 
+WIRES: Mapping[str, type[Wire]] = OVER_HTTP | {"GRPC": Grpc}
 Body = Callable[[Any], Awaitable[None]]
 PASSED = "passed"
 
@@ -71,7 +73,11 @@ async def wired(pairs: Pairs, kind: str, binding: str, side: str) -> Any:
     async with httpx.AsyncClient(timeout=40, trust_env=False, verify=False) as http:
         place = f"{way.url.rstrip('/')}/.well-known/agent-card.json"
         card = (await http.get(place, headers=dict(way.headers))).raise_for_status().json()
-        yield WIRES[binding](way, http, pairs.hook, card)
+        wire = WIRES[binding](way, http, pairs.hook, card)
+        try:
+            yield wire
+        finally:
+            await wire.close()
 
 
 async def judged(found: Check, pairs: Pairs, kind: str, binding: str, side: str) -> str:

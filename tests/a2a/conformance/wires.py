@@ -14,6 +14,8 @@ import httpx
 
 from tests.a2a.pairs import Hook, Side
 
+INVALID = frozenset({-32602, 400, "INVALID_ARGUMENT"})
+"""What says over each binding that params are invalid."""
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 
 
@@ -67,6 +69,9 @@ class Wire:
         """An operation with one, while it is open."""
         raise NotImplementedError
         yield
+
+    async def close(self) -> None:
+        """Leave nothing open."""
 
     async def events(self, op: str, params: Any) -> list[Any]:
         """All events of a stream, to its end."""
@@ -238,4 +243,4 @@ def routed(op: str, params: Mapping[str, Any]) -> tuple[str, str, bytes | None]:
     raise AssertionError(op)
 
 
-WIRES: Mapping[str, type[Wire]] = {"JSONRPC": Rpc, "HTTP+JSON": Rest}
+OVER_HTTP: Mapping[str, type[Wire]] = {"JSONRPC": Rpc, "HTTP+JSON": Rest}
