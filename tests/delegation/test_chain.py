@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.delegation.world import BESIDE, CHAIN, UNCHANGED, Chained, who
+from tests.delegation.world import AGENTS, BESIDE, CHAIN, UNCHANGED, UNUSED, Chained, who
 
 BINDINGS = ("JSONRPC", "HTTP+JSON", "GRPC")
 CALLS = ("SendMessage", "SendStreamingMessage", "tools/call")
@@ -21,7 +21,7 @@ def plan(binding: str, *, streams: bool = False) -> dict[str, Any]:
     buyer = {"agent": "buyer", **by, "plan": {"do": [READ, booker]}}
     checker = {"agent": BESIDE, **by, "plan": {"do": [READ]}}
     planner = {"agent": "planner", **by, "plan": {"do": [{"together": [checker, buyer]}]}}
-    return {"do": [{"list": "desk"}, {"card": "booker"}, READ, planner]}
+    return {"do": [{"list": "desk"}, {"directory": True}, {"card": "booker"}, READ, planner]}
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["messages", "streams"])
@@ -29,7 +29,8 @@ def plan(binding: str, *, streams: bool = False) -> dict[str, Any]:
 def test_the_ledger_has_the_exact_chain_at_each_hop(gateway: Chained, binding: str, streams: bool) -> None:
     before = gateway.sealed()
     workflow, answer = gateway.told("paul", "intake", plan(binding, streams=streams), binding)
-    listed, card, read, asked = answer["outcomes"]
+    listed, agents, card, read, asked = answer["outcomes"]
+    assert agents == sorted((*AGENTS, UNUSED))
     assert (listed, card, read, asked["by"]) == (["note", "proven", "read", "seal"], "booker", "read r", "planner")
     assert gateway.sealed() == [*before, "s"]
 
@@ -66,8 +67,9 @@ def test_the_same_chain_of_somebody_without_the_right_is_refused_at_its_last_hop
 ) -> None:
     untouched = gateway.sealed()
     workflow, answer = gateway.told("mia", "intake", plan(binding), binding)
-    listed, card, read, asked = answer["outcomes"]
+    listed, agents, card, read, asked = answer["outcomes"]
     assert (listed, card, read) == (["note", "read"], "booker", "read r")
+    assert agents == sorted((*AGENTS, UNUSED))  # mia may ask them all; what she may not is in the list of tools
     ((checked, bought),) = asked["outcomes"]
     assert checked["outcomes"] == ["read r"]
     read, booked = bought["outcomes"]
@@ -89,8 +91,9 @@ def test_an_agent_that_the_person_may_not_ask_is_refused_at_its_hop_and_not_seen
     gateway: Chained, binding: str
 ) -> None:
     workflow, answer = gateway.told("fiona", "intake", plan(binding), binding)
-    listed, card, _, asked = answer["outcomes"]
+    listed, agents, card, _, asked = answer["outcomes"]
     assert listed == ["note", "proven", "read", "seal"]
+    assert agents == sorted({*CHAIN, BESIDE} - {"booker"})
     assert "404" in card["refused"]
     ((_, bought),) = asked["outcomes"]
     assert "404" in bought["outcomes"][1]["refused"]  # the client asks for the card first
