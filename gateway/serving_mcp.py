@@ -11,6 +11,7 @@ from gateway import obligations
 from gateway.identity.keyfiles import travel_keys
 from gateway.mcp.aggregate.elsewhere import Elsewhere
 from gateway.mcp.aggregate.endpoint import Aggregate
+from gateway.mcp.aggregate.sessions import Known
 from gateway.mcp.asking import Asking
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.gate import Gate
@@ -57,12 +58,7 @@ async def open_pins(parts: Parts, targets: Mapping[str, McpTarget]) -> Pins:
         now=time.monotonic,
     )
     await pins.open(targets)
-    url = state_url_of(parts.settings)
-    if Notices.possible(url):
-        notices = Notices(url, "bailiwick_definitions", random16().hex(), pins.forget)
-        parts.stack.push_async_callback(notices.aclose)
-        pins.announce = notices.say
-        notices.start()
+    pins.announce = _told(parts, "bailiwick_definitions", pins.forget) or pins.announce
     return pins
 
 
@@ -139,6 +135,7 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         slots=parts.slots,
         clock=parts.clock,
     )
+    known = Known(parts.state.tickets, sealed, parts.clock)
     aggregate = Aggregate(
         stages,
         eras={name: target.era for name, target in targets.items()},
@@ -148,25 +145,35 @@ def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could
         could=could,
         scopes=scopes,
         sealed=sealed,
+        known=known,
         slots=parts.slots,
         clock=parts.clock,
         elsewhere=_elsewhere(parts, sealed),
     )
     parts.stack.push_async_callback(aggregate.aclose)
+    known.tell = _told(parts, "bailiwick_sessions", aggregate.look) or known.tell
     return McpFaces(mounts, aggregate)
 
 
 def _elsewhere(parts: Parts, sealed: Sealed) -> Elsewhere | None:
     """How answers go from one replica to another; None where no other replica shares the store."""
+    elsewhere = Elsewhere(parts.state.tickets, sealed, parts.clock)
+    tell = _told(parts, "bailiwick_answers", elsewhere.wake)
+    if tell is None:
+        return None
+    elsewhere.tell = tell
+    return elsewhere
+
+
+def _told(parts: Parts, channel: str, heard: Callable[[], None]) -> Callable[[], None] | None:
+    """Has this process hear what other replicas say on a channel; what says it to them.  None where they share no PostgreSQL."""
     url = state_url_of(parts.settings)
     if not Notices.possible(url):
         return None
-    elsewhere = Elsewhere(parts.state.tickets, sealed, parts.clock)
-    notices = Notices(url, "bailiwick_answers", random16().hex(), elsewhere.wake)
+    notices = Notices(url, channel, random16().hex(), heard)
     parts.stack.push_async_callback(notices.aclose)
-    elsewhere.tell = notices.say
     notices.start()
-    return elsewhere
+    return notices.say
 
 
 def _streams(parts: Parts, could: Could) -> tuple[Asking, Standing, StreamTerms]:

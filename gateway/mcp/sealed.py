@@ -41,6 +41,7 @@ class Purpose(StrEnum):
     HELD = "held"  # requestState, of a call that is held at the aggregate
     QUESTION = "question"  # the id of a server's request to the client
     ANSWER = "answer"  # a client's, on its way to the replica whose call waits for it
+    NOTE = "note"  # what replicas keep of a session at the aggregate
     EVENT = "event"  # the id of an event in a stream, at which it can be resumed
 
 
@@ -52,6 +53,7 @@ LIFETIME: Final = {
     Purpose.HELD: 600,
     Purpose.QUESTION: 3600,
     Purpose.ANSWER: 600,
+    Purpose.NOTE: 12 * 3600,
     Purpose.EVENT: 12 * 3600,
 }
 """Seconds for which a value counts."""

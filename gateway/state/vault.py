@@ -112,6 +112,15 @@ class Tickets:
         """What is sealed in it and until when it is good, leaving it there; None where there is none, or it has ended."""
         return await self._worker.run(lambda connection: _read(connection, digest, now))
 
+    async def put(self, digest: str, before: bytes | None, sealed: bytes, until: int, now: int) -> bool:
+        """Put something in a place; False where it does not hold `before` any more (None: nothing): somebody else was faster."""
+
+        def work(connection: Connection) -> bool:
+            _sweep(connection, now)
+            return _points(connection, digest, before, sealed, until, now)
+
+        return await self._worker.run(work)
+
     async def take(self, digest: str, now: int) -> bytes | None:
         """What is sealed in it, for the only one who ever gets it; None for everybody else."""
 

@@ -30,6 +30,7 @@ from gateway.identity.devissuer import DevIssuer
 from gateway.listener.listener import Bounds, Listener
 from gateway.mcp import lists
 from gateway.mcp.aggregate.endpoint import PATHS, Aggregate
+from gateway.mcp.aggregate.sessions import Known
 from gateway.mcp.asking import Asking
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.questions import Rules
@@ -137,6 +138,22 @@ class Ledger:
                 if entry.kind == kind:
                     return entry
             await self.grown.wait()
+
+
+class Notes:
+    """Keeps what replicas know of sessions in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[bytes, int]] = {}
+
+    async def read(self, digest: str, now: int) -> tuple[bytes, int] | None:
+        return self.rows.get(digest)
+
+    async def put(self, digest: str, before: bytes | None, sealed: bytes, until: int, now: int) -> bool:
+        if self.rows.get(digest, (None, 0))[0] != before:
+            return False
+        self.rows[digest] = sealed, until
+        return True
 
 
 @dataclass
@@ -261,7 +278,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     options: `issuer` (changes of its settings), `others`, `limits`, `heartbeat`, `patience`, `sealed`,
     `credentials` (header lines towards every HTTP server),
     `repeats` (by approved definitions), `upstreams`, `further` (what follows the duties), `public_url`,
-    `rules` (of questions), `streams`,
+    `rules` (of questions), `streams`, `notes` (of sessions),
     `shared` (of sealed values: how answers go from one replica to another)."""
     sock = socket.create_server(("127.0.0.1", 0))
     own = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -346,6 +363,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             public_url=url,
             could=could,
             sealed=sealed,
+            known=Known(options.get("notes") or Notes(), sealed, wall_clock),
             heartbeat=heartbeat,
             patience=options.get("patience", 5.0),
             elsewhere=options["shared"](sealed) if "shared" in options else None,

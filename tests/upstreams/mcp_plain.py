@@ -37,6 +37,7 @@ class World:
         self.cancelled: list[Any] = []
         self.streams: list[queue.Queue[Any]] = []
         self.subscribed: list[str] = []
+        self.subscribes = True
         self.page = options.page
         self.circle = options.circle
         self.uris: list[str] = options.uri
@@ -217,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         return {
             "tools": {"listChanged": True},
             "prompts": {},
-            "resources": {"subscribe": True},
+            "resources": {"subscribe": True} if self.world.subscribes else {},
             "completions": {},
             "experimental": {"x": {}},
         }

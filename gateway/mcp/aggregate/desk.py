@@ -21,6 +21,7 @@ from gateway.mcp.aggregate.repeated import Repeated
 from gateway.mcp.aggregate.running import Cancelled, Running
 from gateway.mcp.aggregate.standing import STATELESS, Standings, cancelled
 from gateway.mcp.aggregate.streams import Streams
+from gateway.mcp.aggregate.subscribing import Subscribing
 from gateway.mcp.aggregate.where import ROUTED, Place, Where
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import (
@@ -41,7 +42,7 @@ from gateway.mcp.methods import (
     SUBSCRIBE,
     UNSUBSCRIBE,
 )  # fmt: skip
-from gateway.mcp.streams import STREAM
+from gateway.mcp.streams import END, STREAM
 from gateway.model import Call, Reply, UpstreamError
 from gateway.reasons import Code
 
@@ -54,7 +55,6 @@ LISTS: Final[Mapping[str, tuple[str, str]]] = {
     LIST_TEMPLATES: ("resourceTemplates", "uriTemplate"),
 }
 """Member and key of every list."""
-_CARRIED: Final = ROUTED - {SUBSCRIBE, UNSUBSCRIBE}  # a subscription would be one replica's alone: `subscriptions/listen` is not
 _CANCELLED_CODE: Final = -32800
 
 
@@ -71,7 +71,15 @@ class Desk:
     """Serves one request after another, many at once."""
 
     def __init__(  # noqa: PLR0917  its parts
-        self, standings: Standings, fan: Fan, names: Names, where: Where, streams: Streams, questions: Questions, held: Held
+        self,
+        standings: Standings,
+        fan: Fan,
+        names: Names,
+        where: Where,
+        streams: Streams,
+        questions: Questions,
+        held: Held,
+        subscribing: Subscribing,
     ) -> None:
         self._standings = standings
         self._fan = fan
@@ -83,6 +91,7 @@ class Desk:
         self._running = Running()
         self._repeated = Repeated(standings, fan)
         self._levels = Levels()
+        self._subscribing = subscribing
         self._here: Mapping[str, Callable[[Caller], Awaitable[dict[str, Any]]]] = {
             INITIALIZE: self._initialized,
             DISCOVER: self._discovered,
@@ -97,9 +106,9 @@ class Desk:
             return
         row = METHODS.get(call.method)
         if call.rpc_id is None:
-            known = call.method == STREAM or (row is not None and row.notification)
+            known = call.method in {STREAM, END} or (row is not None and row.notification)
         else:
-            known = call.method in self._here or call.method in _CARRIED or call.method == LISTEN
+            known = call.method in self._here or call.method in ROUTED or call.method == LISTEN
         if not known:
             raise RpcRefused(Code.UNKNOWN_METHOD, call.method, rpc_id=call.rpc_id)
         if call.method in LISTS and "cursor" in call.message["params"]:  # every list is one page: it is none of ours
@@ -115,12 +124,19 @@ class Desk:
             if call.method == STREAM:
                 yield Said(None)
             return
+        if call.method == END:
+            await self._subscribing.end(caller)
+            yield Said(None)
+            return
         if call.rpc_id is None:
             if call.direction == "answer":
                 await self._questions.answer(caller, leg)
             elif call.method == CANCELLED:
                 await self._cancel(caller)
             yield Said(None, status=202)
+            return
+        if call.method in {SUBSCRIBE, UNSUBSCRIBE}:
+            yield Said({"jsonrpc": "2.0", "id": call.rpc_id, "result": dict(await self._subscribing.serve(caller, leg))})
             return
         here = self._here.get(call.method)
         if here is not None:

@@ -39,8 +39,10 @@ from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.held import Held
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.questions import Questions
+from gateway.mcp.aggregate.sessions import Known
 from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.aggregate.streams import Streams
+from gateway.mcp.aggregate.subscribing import Subscribing
 from gateway.mcp.aggregate.where import Where
 from gateway.mcp.endpoint import ENDS_ITSELF, is_standing, may_wait
 from gateway.mcp.errors import Answer, RpcRefused
@@ -50,7 +52,7 @@ from gateway.mcp.methods import INITIALIZE
 from gateway.mcp.questions import declared
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.session import Sessions
-from gateway.mcp.streams import STREAM
+from gateway.mcp.streams import END, STREAM
 from gateway.mcp.streams import read as read_stream
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import read
@@ -85,6 +87,7 @@ class Aggregate:
     eras      by server: every one that may be in it, and how it is spoken to.
     patience  seconds that a server has for its part of a list.
     elsewhere how answers go from one replica to another, where there are several.
+    known     what replicas know of sessions.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Aggregate:
         public_url: str,
         could: Could,
         sealed: Sealed,
+        known: Known,
         scopes: tuple[str, ...] = (),
         slots: Slots | None = None,
         clock: Clock = wall_clock,
@@ -119,14 +123,22 @@ class Aggregate:
         self._standings = Standings(eras)
         fan, names = Fan(self._standings, eras, patience), Names(eras)
         where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
-        self._open = Streams(self._standings, fan, where, seconds=limits.stream_seconds, patience=patience)
+        self._known = known
+        self._open = Streams(self._standings, fan, where, known, seconds=limits.stream_seconds, patience=patience)
         self._held, self._questions = Held(sealed), Questions(sealed, stages, could, elsewhere)
-        self._desk = Desk(self._standings, fan, names, where, self._open, self._questions, self._held)
+        subscribing = Subscribing(self._standings, where, self._open, known)
+        self._desk = Desk(self._standings, fan, names, where, self._open, self._questions, self._held, subscribing)
 
     async def aclose(self) -> None:
         """End what waits for a client's answer."""
         await self._held.aclose()
         await self._questions.aclose()
+        await self._open.aclose()
+
+    def look(self) -> None:
+        """Another replica says that something of sessions has changed."""
+        self._known.forget()
+        self._open.look()
 
     def enforce(self, stages: Stages, could: Could) -> None:
         """Serve every call that arrives from now on by these; a call that has begun keeps its own to its end."""
@@ -202,6 +214,7 @@ class Aggregate:
         try:
             principal = await stages.authenticate(arrival)
             call = self._read(arrival, principal)
+            await self._alive(call, principal)
             self._desk.check(call)
         except Refused as refusal:
             refusal.principal = refusal.principal or principal
@@ -216,7 +229,7 @@ class Aggregate:
         return Caller(call, principal, inner, could, self._clock, errors.is_modern(arrival))
 
     def _read(self, arrival: Arrival, principal: Principal) -> Call:
-        call = read_stream(arrival) if arrival.http_method == STREAM else read(arrival, self._limits.json_depth)
+        call = read_stream(arrival) if arrival.http_method in {STREAM, END} else read(arrival, self._limits.json_depth)
         sealed = arrival.header("mcp-session-id")
         if sealed is None or errors.is_modern(arrival) or call.method == INITIALIZE:
             return call
@@ -226,6 +239,12 @@ class Aggregate:
             refusal.rpc_id = call.rpc_id
             raise
         return replace(call, opens=session.opens, declared=session.declared)
+
+    async def _alive(self, call: Call, principal: Principal) -> None:
+        """`RpcRefused` where the session that the client names was ended, at whichever replica."""
+        session = None if errors.is_modern(call.arrival) or call.method == INITIALIZE else call.arrival.header("mcp-session-id")
+        if session is not None and (await self._known.of(session, principal)).over:
+            raise RpcRefused(Code.UNKNOWN_SESSION, "ended", rpc_id=call.rpc_id)
 
     async def _answer(self, caller: Caller, leg: Leg, stream: EventStream, send: Send) -> None:
         """Everything that is said to the client, as it comes."""

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, sent, without_body
 from gateway.mcp.aggregate.standing import STATELESS, Standings, final
-from gateway.mcp.methods import LISTEN, SUBSCRIBE
+from gateway.mcp.methods import LISTEN, SUBSCRIBE, UNSUBSCRIBE
 from gateway.mcp.streams import END, STREAM
 from gateway.mcp.subscriptions import ACKNOWLEDGED, CHANGED, TASKS, UPDATED
 from gateway.model import Refused, UpstreamError
@@ -55,12 +55,13 @@ class Listening:
         self._patience = patience
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self._settled: dict[str, asyncio.Event] = {}
+        self._ways: dict[str, Way] = {}  # sessions in which it listens now
         self._honoured: dict[str, dict[str, Any]] = {}
         self._waiting: dict[tuple[str, ...], dict[str, Any]] = {}
         self._woken = asyncio.Event()
         self._error: Refused | None = None
+        self._over = False
         self._ending: list[asyncio.Task[None]] = []
-        self._spelled = {uris.form_of(uri): uri for each in wanted.uris.values() for uri in each}
 
     async def messages(self, servers: Iterable[str], until: float) -> AsyncGenerator[dict[str, Any], None]:
         """What is honoured, as {"honoured": …}; then every notice; ends `until` (of the loop's clock) or with the authority."""
@@ -80,7 +81,7 @@ class Listening:
                     yield self._waiting.pop(next(iter(self._waiting)))
                 if self._error is not None:
                     raise self._error
-                if asyncio.get_running_loop().time() >= until:
+                if self._over or asyncio.get_running_loop().time() >= until:
                     return
         finally:
             self._ending += self._pumps.values()
@@ -96,8 +97,7 @@ class Listening:
         for server in sorted(now - standing):
             if not self._wanted.of(server):
                 continue
-            self._settled[server] = asyncio.Event()
-            self._pumps[server] = asyncio.create_task(self._pump(server, deaf=begun))
+            self._begin(server, deaf=begun)
         for server in self._pumps.keys() - now:
             pump = self._pumps.pop(server)
             pump.cancel()
@@ -105,6 +105,44 @@ class Listening:
             self._honoured.pop(server, None)
             self._settled.pop(server).set()
             self._changed()
+
+    async def want(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
+        """Listen to these resources from now on, as soon as each server has said so; nothing is missed meanwhile."""
+        before, self._wanted = self._wanted.uris, msgspec.structs.replace(self._wanted, uris=addresses)
+        waiting = []
+        for server in self._pumps.keys() & {each for each in {*before, *addresses} if before.get(each) != addresses.get(each)}:
+            way = self._ways.get(server)
+            if way is not None:
+                waiting.append(self._moved(Leg(server), way, before.get(server, ()), addresses.get(server, ())))
+            else:
+                old, settled = self._pumps[server], self._begin(server, deaf=False)
+                waiting.append(self._replaced(old, settled))
+        await asyncio.gather(*waiting)
+
+    async def _moved(self, leg: Leg, way: Way, before: tuple[str, ...], after: tuple[str, ...]) -> None:
+        """In the session in which it listens."""
+        with suppress(UpstreamError, Refused):
+            for number, uri in enumerate(uri for uri in after if uri not in before):
+                await self._soon(self._subscribed(leg, way, uri, f"subscribe-{number}"))
+            for number, uri in enumerate(uri for uri in before if uri not in after):
+                await self._soon(final(sent(self._caller, leg, way, UNSUBSCRIBE, {"uri": uri}, f"unsubscribe-{number}")))
+
+    async def _replaced(self, old: asyncio.Task[None], settled: asyncio.Event) -> None:
+        """By another stream, which begins before the one ends."""
+        with suppress(UpstreamError):
+            await self._soon(settled.wait())
+        old.cancel()
+        self._ending.append(old)
+
+    def end(self) -> None:
+        """Its session is over."""
+        self._over = True
+        self._woken.set()
+
+    def _begin(self, server: str, *, deaf: bool) -> asyncio.Event:
+        settled = self._settled[server] = asyncio.Event()
+        self._pumps[server] = asyncio.create_task(self._pump(server, settled, deaf=deaf))
+        return settled
 
     def _told(self) -> dict[str, Any]:
         """The honoured part of what was asked for; lists always are, since policy changes them too."""
@@ -120,7 +158,7 @@ class Listening:
                 self._waiting[(method,)] = {"method": method, "params": {}}
         self._woken.set()
 
-    async def _pump(self, server: str, *, deaf: bool) -> None:
+    async def _pump(self, server: str, settled: asyncio.Event, *, deaf: bool) -> None:
         """Listen to one server, again whenever it ends; `deaf`: something may have changed unheard."""
         wait, longest = AGAIN_SECONDS
         while True:
@@ -130,12 +168,12 @@ class Listening:
                         if deaf:
                             self._changed()
                         deaf, wait = True, AGAIN_SECONDS[0]
-                        self._settled[server].set()
+                        settled.set()
             except UpstreamError as error:
                 if error.kind == "status" and error.detail == "405":
-                    return self._settled[server].set()  # it has no notices
+                    return settled.set()  # it has no notices
             except Refused as refusal:
-                self._settled[server].set()
+                settled.set()
                 self._honoured.pop(server, None)
                 if refusal.code in {Code.REVOKED, Code.LEDGER_UNAVAILABLE}:
                     self._error = refusal
@@ -143,7 +181,7 @@ class Listening:
                 else:
                     self._changed()  # it went out of sight
                 return None
-            self._settled[server].set()
+            settled.set()
             await asyncio.sleep(wait)
             wait = min(wait * 2, longest)
 
@@ -163,9 +201,10 @@ class Listening:
         elif method in CHANGED:
             self._changed((method,))
         elif method == UPDATED:
-            said = str(params.get("uri"))
-            uri = said if said in self._wanted.uris.get(server, ()) else self._spelled.get(uris.form_of(said), said)
-            self._waiting[method, server, uri] = {"method": method, "params": {**params, "uri": uri}}
+            mine, said = self._wanted.uris.get(server, ()), str(params.get("uri"))
+            uri = said if said in mine else {uris.form_of(each): each for each in mine}.get(uris.form_of(said))
+            if uri is not None:  # else nobody here asked for it
+                self._waiting[method, server, uri] = {"method": method, "params": {**params, "uri": uri}}
         elif method == TASKS and sum(key[0] == TASKS for key in self._waiting) < _KEPT:
             self._waiting[method, server, str(params.get("taskId"))] = {"method": method, "params": params}
         self._woken.set()
@@ -184,16 +223,21 @@ class Listening:
         way = await self._soon(self._standings.session(self._caller, leg))
         try:
             asked = self._wanted.uris.get(leg.server, ())
-            known = [uri for number, uri in enumerate(asked) if await self._soon(self._subscribed(leg, way, uri, number))]
+            known = [
+                uri for number, uri in enumerate(asked) if await self._soon(self._subscribed(leg, way, uri, f"first-{number}"))
+            ]
             honoured: dict[str, Any] | None = {"resourceSubscriptions": known} if known else {}
             async with aclosing(without_body(self._caller, leg, way, STREAM)) as replies:
                 async for reply in replies:
                     if honoured is not None:  # the first word is that the stream stands
+                        self._ways[leg.server] = way
                         yield {"method": ACKNOWLEDGED, "params": {"notifications": honoured}}
                         honoured = None
                     if not reply.is_final and isinstance(reply.payload, dict) and "id" not in reply.payload:
                         yield reply.payload
         finally:
+            if self._ways.get(leg.server) is way:
+                del self._ways[leg.server]
             with suppress(UpstreamError, Refused):
                 await self._soon(final(without_body(self._caller, leg, way, END)))
 
@@ -204,9 +248,9 @@ class Listening:
         except TimeoutError:
             raise UpstreamError("timeout") from None
 
-    async def _subscribed(self, leg: Leg, way: Way, uri: str, number: int) -> bool:
+    async def _subscribed(self, leg: Leg, way: Way, uri: str, rpc_id: str) -> bool:
         try:
-            reply = await final(sent(self._caller, leg, way, SUBSCRIBE, {"uri": uri}, f"subscribe:{number}"))
+            reply = await final(sent(self._caller, leg, way, SUBSCRIBE, {"uri": uri}, rpc_id))
         except Refused:
             return False
         return "result" in reply.payload

@@ -55,7 +55,7 @@ def offered(gathered: Gathered[Mapping[str, Any]], *, modern: bool) -> dict[str,
         theirs = theirs if isinstance(theirs, dict) else {}
         for name in CAPABILITIES & theirs.keys():
             capabilities.setdefault(name, {"listChanged": True} if name in _CHANGING else {})
-        if modern and _subscribes(theirs):
+        if subscribes(offer):
             capabilities["resources"]["subscribe"] = True
         extensions = theirs.get("extensions")
         if modern and isinstance(extensions, dict) and TASKS in extensions:
@@ -66,8 +66,10 @@ def offered(gathered: Gathered[Mapping[str, Any]], *, modern: bool) -> dict[str,
     )
 
 
-def _subscribes(capabilities: Mapping[str, Any]) -> bool:
-    resources = capabilities.get("resources")
+def subscribes(offer: Mapping[str, Any]) -> bool:
+    """Whether a server that says this of itself tells of changed resources."""
+    capabilities = offer.get("capabilities")
+    resources = capabilities.get("resources") if isinstance(capabilities, dict) else None
     return isinstance(resources, dict) and resources.get("subscribe") is True
 
 

@@ -30,6 +30,8 @@ ERA_SECONDS = 3600.0
 SESSION_SECONDS = 600.0
 """How long a session that nobody uses is kept."""
 _END_SECONDS = 1.0
+USERS = 256
+"""Clients' sessions that are told apart of those that share one at a server; with more it lasts its own time."""
 STANDINGS = 4096
 """Sessions and offers that are kept at once; the one unused longest makes room."""
 _NOT_TAKEN = frozenset({"400", "404", "405", "406", "415"})
@@ -42,9 +44,10 @@ STATELESS = Way(modern=True, version=MODERN[0])
 class _Standing:
     """What is known of one server for one principal."""
 
-    __slots__ = ("lock", "numbers", "until", "way")
+    __slots__ = ("lock", "numbers", "until", "users", "way")
 
     def __init__(self) -> None:
+        self.users: set[object] = set()  # the clients' own sessions for which it is held; None: somebody's who has none
         self.lock = asyncio.Lock()
         self.way: Way | None = None
         self.until = 0.0
@@ -129,6 +132,23 @@ class Standings:
                 standing.until = asyncio.get_running_loop().time() + SESSION_SECONDS
             return standing.way
 
+    async def end(self, caller: Caller) -> None:
+        """The client's session is over, and so are sessions at servers that are held for no other client."""
+        mine = [
+            key
+            for key, standing in self._held.items()
+            if key[1:4] == caller.whose and caller.session in (standing.users or {caller.session})
+        ]
+        over = []
+        for key in mine:
+            standing = self._held[key]
+            standing.users.discard(caller.session)
+            if not standing.users:
+                del self._held[key]
+                if standing.way is not None and standing.way.session:
+                    over.append(self._ended(caller, Leg(str(key[0])), standing.way))
+        await asyncio.gather(*over)
+
     async def _ended(self, caller: Caller, leg: Leg, way: Way) -> None:
         """Give a session up that nobody has used for long; the server may say what it likes."""
         with suppress(UpstreamError, Refused, TimeoutError):
@@ -144,6 +164,8 @@ class Standings:
             while len(self._held) > self._most:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
+        if caller.modern or caller.call.method != INITIALIZE:  # which is of a session that is yet to be
+            standing.users.add(caller.session if len(standing.users) < USERS else None)
         return standing
 
     def _drop(self, caller: Caller, server: str, way: Way) -> None:
