@@ -21,7 +21,7 @@ from gateway.a2a.extensions import Declared
 from gateway.a2a.published import own_addresses, published, unfit
 from gateway.a2a.rest import PREFIX
 from gateway.a2a.signed import Verdict, digest_of, forms, judge, sign
-from gateway.a2a.wire import UnreadableError, dump, load, to_json, to_proto
+from gateway.a2a.wire import UnreadableError, dump, load, to_json
 from gateway.model import Arrival, Clock, Reply, UpstreamError
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ def _read(raw: bytes) -> _Told:
     said = load(raw, depth=_DEPTH)
     if not isinstance(said, dict):
         raise UnreadableError("not an object")
-    return _told(to_proto(said, pb.AgentCard()), said)
+    return _told(v03.card_of(said), said)
 
 
 def _told(card: pb.AgentCard, said: Mapping[str, Any]) -> _Told:

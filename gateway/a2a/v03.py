@@ -21,7 +21,7 @@ from google.protobuf.json_format import Error  # type: ignore[import-untyped]
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from gateway.a2a.wire import UNSAID_VERSION, UnreadableError, whole_numbers
+from gateway.a2a.wire import UNSAID_VERSION, UnreadableError, to_json, to_proto, whole_numbers
 
 VERSION: Final = UNSAID_VERSION
 METHODS: Final[Mapping[str, str]] = MappingProxyType(
@@ -104,6 +104,8 @@ def result_of(message: Any, *, final: bool = False) -> Any:
     """An answer as 0.3 says it; `final`: of an event that tells a status, whether it is the last."""
     if isinstance(message, empty_pb2.Empty):
         return None
+    if isinstance(message, pb.AgentCard):
+        return card(message, to_json(message))
     if isinstance(message, pb.TaskPushNotificationConfig):
         return _dumped(conversions.to_compat_task_push_notification_config(message))
     if isinstance(message, pb.ListTaskPushNotificationConfigsResponse):
@@ -135,6 +137,14 @@ def card(published: pb.AgentCard, said: dict[str, Any]) -> dict[str, Any]:
     schemes = {name: beside["securitySchemes"][name] | scheme for name, scheme in said.get("securitySchemes", {}).items()}
     merged: dict[str, Any] = beside | said | ({"securitySchemes": schemes} if schemes else {})
     return merged
+
+
+def card_of(said: Any) -> pb.AgentCard:
+    """An agent's card, of which 0.3 calls one member otherwise.  Raises `UnreadableError`."""
+    found = to_proto(said, pb.AgentCard())
+    if isinstance(said, dict) and said.get("supportsAuthenticatedExtendedCard") is True:
+        found.capabilities.extended_agent_card = True
+    return found
 
 
 def addresses(said: Any) -> list[str]:
@@ -342,6 +352,7 @@ _ANSWERS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
         "CreateTaskPushNotificationConfig": _config,
         "GetTaskPushNotificationConfig": _config,
         "ListTaskPushNotificationConfigs": _configs,
+        "GetExtendedAgentCard": card_of,
     }
 )
 _SAID: Final[Mapping[type[Any], Callable[[Any], BaseModel]]] = MappingProxyType(

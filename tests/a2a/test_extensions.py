@@ -176,3 +176,24 @@ async def test_policy_is_told_what_a_message_brings(opened: Opened) -> None:
     assert {name: said[1]["context"]["ctx"][name] for name in ("extensions", "url_hosts", "raw_bytes")} == {
         "extensions": [], "url_hosts": [], "raw_bytes": 0,
     }  # fmt: skip
+
+
+async def test_once_its_card_was_read_an_agents_own_word_counts(opened: Opened) -> None:
+    offered = [{"uri": AP2, "required": True}, {"uri": OTHER}]
+    card = {"name": "Agent", "description": "d", "version": "1", "capabilities": {"extensions": offered}}
+
+    async def script(request: Request) -> None:
+        if request.path.endswith("agent-card.json"):
+            await request.reply(json.dumps(card).encode())
+        else:
+            await completed(request)
+
+    async with opened(script) as (world, agent):
+        await world.rpc("paul", "SendMessage", params(), a2a_extensions=TRACE)
+        assert agent.requests[0].headers["a2a-extensions"] == TRACE  # allowed, and nothing else is known yet
+        answer = await world.client.get("/a2a/ref/.well-known/agent-card.json", headers=world.token("paul"))
+        assert answer.json()["capabilities"]["extensions"] == [{"uri": AP2, "required": True}]
+        refused = await world.rpc("paul", "SendMessage", params(), a2a_extensions=TRACE)
+        assert refused.json()["error"]["code"] == -32008
+        await world.rpc("paul", "SendMessage", params(), a2a_extensions=f"{AP2},{TRACE},{OTHER}")
+        assert agent.requests[-1].headers["a2a-extensions"] == AP2

@@ -184,6 +184,23 @@ async def test_the_official_client_finds_the_gateway_by_the_members_of_0_3_alone
     assert event.task.status.state == pb.TaskState.TASK_STATE_COMPLETED
 
 
+async def test_the_extended_card_is_told_in_0_3_with_the_skills_that_policy_lets_the_caller_see(tmp_path: Path) -> None:
+    with reference_agent("--extended", "--auth", "--compat03") as url:
+        async with gateway(tmp_path, {"ref": url}, peers={"ref": BOTH}) as world:
+            world.verdicts["user:dev/mia", "skill:ref/secret"] = HIDDEN
+            seen = {}
+            for person in ("paul", "mia"):
+                async with sdk_client(f"{world.url}/a2a/ref/", world.token(person), streaming=False) as client:
+                    card = await client.get_extended_agent_card(pb.GetExtendedAgentCardRequest())
+                assert [each.url for each in card.supported_interfaces] == [f"{world.url}/a2a/ref/"]
+                seen[person] = [skill.id for skill in card.skills]
+            assert seen == {"paul": ["tck", "echo", "secret"], "mia": ["tck", "echo"]}
+            assert url.removeprefix("http://") not in str(card)
+            answer = await rpc(world, "paul", "agent/getAuthenticatedExtendedCard", {})
+            assert answer["result"]["protocolVersion"] == "0.3.0"
+            assert url.removeprefix("http://") not in json.dumps(answer)
+
+
 async def test_a_card_without_0_3_has_none_of_its_members(world: World) -> None:
     card = (await world.client.get("/a2a/new/.well-known/agent-card.json", headers=world.token("paul"))).json()
     assert not card.keys() & {"url", "preferredTransport", "protocolVersion", "additionalInterfaces", "security"}

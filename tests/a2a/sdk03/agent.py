@@ -85,7 +85,10 @@ def main():
         default_input_modes=["text/plain"],
         default_output_modes=["text/plain"],
         skills=[AgentSkill(id="echo", name="Echo", description="Echoes", tags=["demo"])],
+        supports_authenticated_extended_card=True,
     )
+    more = AgentSkill(id="more", name="More", description="For those who are known", tags=["demo"])
+    extended = card.model_copy(update={"skills": [*card.skills, more]})
     store = InMemoryPushNotificationConfigStore()
     handler = DefaultRequestHandler(
         agent_executor=Executor(),
@@ -93,7 +96,7 @@ def main():
         push_config_store=store,
         push_sender=BasePushNotificationSender(httpx.AsyncClient(trust_env=False), store),
     )
-    app = A2AStarletteApplication(card, handler).build()
+    app = A2AStarletteApplication(card, handler, extended_agent_card=extended).build()
     print(f"ready {url.rsplit(':', 1)[1].rstrip('/')}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[sock])
 

@@ -42,6 +42,8 @@ async def main(url, mode, webhook, authorization=""):
             {"capabilities": card.capabilities.model_dump(mode="json", exclude_none=True), "version": card.protocol_version}
         )
         client = ClientFactory(ClientConfig(streaming=mode == "stream", httpx_client=http)).create(card)
+        extended = await client.get_card()
+        said.append([card.supports_authenticated_extended_card, [skill.id for skill in extended.skills]])
 
         async def send(words, **more):
             message = Message(role=Role.user, parts=[Part(root=TextPart(text=words))], message_id=f"m-{len(said)}", **more)
