@@ -140,7 +140,9 @@ class Agent(Group):
     """An A2A agent behind the gateway, and (with `auth`) a caller of its own."""
 
     url: AgentUrl | None = None
-    """Base URL of its JSON-RPC binding, or `grpc://host:port`, `grpcs://host:port`; none for an agent that only calls."""
+    """Base URL of its binding, for gRPC `grpc://host:port` or `grpcs://host:port`; none for an agent that only calls."""
+    binding: Literal["jsonrpc", "rest"] = "jsonrpc"
+    """What it speaks over HTTP: JSON-RPC, or HTTP+JSON."""
     card_url: HttpUrl | None = None
     """Where the card of an agent is that is reached over gRPC."""
     auth: AgentAuth = AgentAuth()
@@ -175,6 +177,9 @@ class Agent(Group):
 
     @model_validator(mode="after")
     def _reached_over_grpc(self) -> Agent:
+        if self.versions != {"1.0"} and (self.speaks_grpc or self.binding != "jsonrpc"):
+            msg = "0.3 is spoken by JSON-RPC alone"
+            raise ValueError(msg)
         if not self.speaks_grpc:
             if self.card_url is not None:
                 msg = "card_url is for an agent whose url is gRPC's: another's card is found by its url"
@@ -183,8 +188,8 @@ class Agent(Group):
         if self.url is not None and (self.url.path not in {None, "", "/"} or self.url.query):
             msg = "gRPC has no place for a path: grpcs://host:port"
             raise ValueError(msg)
-        if self.versions != {"1.0"}:
-            msg = "over gRPC an agent is asked in 1.0 alone"
+        if "binding" in self.model_fields_set:
+            msg = "binding says what is spoken over HTTP, and the url is gRPC's"
             raise ValueError(msg)
         return self
 

@@ -13,9 +13,8 @@ from gateway.a2a import extensions, grpc_status
 from gateway.a2a.answers import AgentSaysNo, read_message, says_no
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.grpc_wire import method_path, plain
-from gateway.a2a.hop import Answers, Bounds, Onward, Peer, fetched_card, own_headers
+from gateway.a2a.hop import Answers, Bounds, Onward, Peer, fetched_card, own_headers, said
 from gateway.a2a.operations import EXTENDED_CARD, OPERATIONS
-from gateway.a2a.tracing import baggage, lines
 from gateway.a2a.wire import UnreadableError, dump
 from gateway.model import Call, Permit, UpstreamError
 from gateway.upstream.client import Upstreams
@@ -55,22 +54,12 @@ class GrpcHop:
         for name, _ in (*self._static, *_text([(peer.delegation_header, b"")])):
             if _KEY.fullmatch(name) is None or name in _RESERVED or name.startswith("grpc-") or name.endswith("-bin"):
                 raise ValueError(f"agents.{peer.id}: {name} is no metadata that gRPC would carry")
-        self._bearer = "Bearer " if peer.delegation_header == b"authorization" else ""
 
     async def send(self, permit: Permit, message: Any) -> Answers:
         """See `Hop`."""
-        call = permit.call
-        trace = call.trace if self._onward is None else self._onward.trace(call)
-        said = [
-            *self._static,
-            *_text(lines(trace, baggage(call.arrival, self.peer.baggage))),
-            (self.peer.delegation_header.decode(), self._bearer + permit.delegation),
-            *_text(permit.credentials),
-        ]
-        if call.kept.extensions:
-            said.append((extensions.HEADER.lower(), ", ".join(call.kept.extensions)))
+        metadata = [*self._static, *_text(said(self.peer, permit, self._onward))]
         answers = _GrpcAnswers(self._channel, await self._channel.open(), permit, self._bounds, self._rejected)
-        await answers.begin(method_path(call.method), message.SerializeToString(), said)
+        await answers.begin(method_path(permit.call.method), message.SerializeToString(), metadata)
         return answers
 
     async def card(self, permit: Permit) -> bytes:
@@ -126,8 +115,8 @@ class _GrpcAnswers:
             self._sent = self._channel.call(self._line, path, body, metadata)
             first = await self._sent.initial_metadata()
             wanted = extensions.HEADER.lower()
-            said = (value for key, value in first or () if key == wanted and isinstance(value, str))
-            self.activated = extensions.echoed(said, self._call.kept.extensions)
+            echoes = (value for key, value in first or () if key == wanted and isinstance(value, str))
+            self.activated = extensions.echoed(echoes, self._call.kept.extensions)
         except BaseException:
             await self.aclose()
             raise
@@ -190,7 +179,7 @@ class _GrpcAnswers:
         details = dict(error.trailing_metadata() or ()).get(grpc_status.STATUS_KEY)
         if code is grpc.StatusCode.UNAUTHENTICATED:
             await self._rejected(self._permit, again=False)  # as of HTTP's 401
-        told = grpc_status.as_error(code.name, text, details if isinstance(details, bytes) else None)
+        told = grpc_status.as_error(code.name, text, grpc_status.infos(details if isinstance(details, bytes) else b""))
         if told is not None:
             return says_no(told)
         self._failed = code is grpc.StatusCode.UNAVAILABLE

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS: Final = 15.0
 STREAMS_PER_CONNECTION: Final = 128
+CONNECTIONS: Final = 2048
+"""At each port; a client needs one."""
 _FORWARDED: Final = "x-forwarded-host"
 _MILLI: Final = 1000
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -316,5 +318,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", int(HEARTBEAT_SECONDS * _MILLI)),
         ("grpc.keepalive_timeout_ms", int(HEARTBEAT_SECONDS * _MILLI)),
         ("grpc.http2.min_ping_interval_without_data_ms", 10 * _MILLI),
-        ("grpc.max_connection_idle_ms", 300 * _MILLI),
+        ("grpc.max_connection_idle_ms", 120 * _MILLI),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", 20 * _MILLI),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -97,28 +97,29 @@ def _status(answer: errors.Answer, name: str = "") -> Status:
     return Status(code, error["message"], status.SerializeToString(), trailing)
 
 
-def as_error(name: str, message: str, details: bytes | None) -> dict[str, Any] | None:
+def as_error(name: str, message: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """An agent's status as the JSON-RPC error that it stands for; None where it is none of A2A's, but says something of the way.
 
     name     of the code, as `NOT_FOUND`.
-    details  its google.rpc.Status, where there was one.
+    details  that stood beside it, as JSON has them.
     """
-    infos = _infos(details)
-    reason = next((info["reason"] for info in infos if info["domain"] == errors.A2A_DOMAIN and info["reason"] in _RPC_CODES), "")
+    ours = (info.get("reason") for info in details if info.get("domain") == errors.A2A_DOMAIN)
+    reason = next((str(each) for each in ours if each in _RPC_CODES), "")
     code = _RPC_CODES[reason] if reason else _BARE.get(name)
     if code is None:
         return None
     error: dict[str, Any] = {"code": code, "message": message if name != "UNKNOWN" else "Internal error"}
-    if infos:
-        error["data"] = infos
+    if details:
+        error["data"] = list(details)
     return error
 
 
-def _infos(details: bytes | None) -> list[dict[str, Any]]:
+def infos(details: bytes) -> list[dict[str, Any]]:
+    """The ErrorInfos of a google.rpc.Status."""
     status = status_pb2.Status()
     found: list[dict[str, Any]] = []
     try:
-        status.ParseFromString(details or b"")
+        status.ParseFromString(details)
         for each in status.details[:MAX_DETAILS]:
             info = ErrorInfo()
             if each.Is(ErrorInfo.DESCRIPTOR) and each.Unpack(info):

@@ -5,7 +5,7 @@ What is sent is made from the proto that was checked; identity and trace are the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ _OURS = frozenset(
     }
 )
 _ECHOES = (extensions.HEADER.lower().encode(), extensions.OLD_HEADER.lower().encode())
+_Read = Callable[[bytes, Call, int], Any]
 _JSON = frozenset({"application/json", "application/a2a+json"})
 
 
@@ -123,7 +124,6 @@ class RpcHop:
         self._onward = onward
         kind = (b"content-type", b"application/json")
         self._static = {version: header_block((*headers, kind, (b"a2a-version", version.encode()))) for version in _VERSIONS}
-        self._bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
 
     async def send(self, permit: Permit, message: Any) -> Answers:
         """See `Hop`."""
@@ -133,12 +133,23 @@ class RpcHop:
                 await self._rejected(permit, again=False)  # an operation may have an effect: the next call shall do better
             kind = media_type((response.header(b"content-type") or b"").decode("latin-1"))
             streams = kind == "text/event-stream" and response.status == 200 and OPERATIONS[permit.call.method].streams
-            if not streams and kind not in _JSON:
+            if not streams and kind not in _JSON and response.status != 204:
                 raise UpstreamError("status" if response.status >= 300 else "protocol", f"{response.status}, not JSON")
         except BaseException:
             await response.aclose()
             raise
-        return _HttpAnswers(response, permit.call, self._bounds, streams=streams)
+        return _HttpAnswers(response, permit.call, self._bounds, self._read, self._result, streams=streams)
+
+    def _result(self, value: Any) -> Any:
+        """Where in its JSON an answer stands."""
+        return value["result"]
+
+    def _read(self, item: bytes, call: Call, status: int) -> Any:
+        bounds, operation = self._bounds, OPERATIONS[call.method]
+        answer = read_answer(item, call, operation, depth=bounds.json_depth, nodes=bounds.nodes)
+        if status != 200 and not isinstance(answer, AgentSaysNo):
+            raise UpstreamError("status", str(status))
+        return answer
 
     def _request(self, permit: Permit, message: Any) -> HttpRequest:
         call = permit.call
@@ -147,16 +158,8 @@ class RpcHop:
             method, params = v03.written(method, message, leaves_waiting=call.kept.leaves_waiting)
         body = dump({"jsonrpc": "2.0", "id": call.arrival.id, "method": method, "params": params})
         accept = b"text/event-stream, application/json" if OPERATIONS[call.method].streams else b"application/json"
-        trace = call.trace if self._onward is None else self._onward.trace(call)
-        headers = [
-            (b"accept", accept),
-            *tracing.lines(trace, tracing.baggage(call.arrival, self.peer.baggage)),
-            (self.peer.delegation_header, self._bearer + permit.delegation.encode()),
-            *permit.credentials,
-        ]
-        if call.kept.extensions:
-            headers.append((extensions.header_of(call.version).lower().encode(), ", ".join(call.kept.extensions).encode()))
-        return HttpRequest(self.peer.url, body, tuple(headers), self._static[call.version])
+        headers = ((b"accept", accept), *said(self.peer, permit, self._onward))
+        return HttpRequest(self.peer.url, body, headers, self._static[call.version])
 
     async def card(self, permit: Permit) -> bytes:
         """By the path under the agent's own URL; where nothing stands there, at its origin (A2A 1.0 §8.2)."""
@@ -177,6 +180,21 @@ def own_headers(peer: Peer) -> tuple[tuple[bytes, bytes], ...]:
         name = min(clash).decode("latin-1")
         raise ValueError(f"agents.{peer.id}.headers: {name} is set by the gateway itself")
     return peer.headers
+
+
+def said(peer: Peer, permit: Permit, onward: Onward | None) -> list[tuple[bytes, bytes]]:
+    """What stands beside every message to an agent: its trace, for whom it goes on, credentials, the active extensions."""
+    call = permit.call
+    trace = call.trace if onward is None else onward.trace(call)
+    bearer = b"Bearer " if peer.delegation_header == b"authorization" else b""
+    found = [
+        *tracing.lines(trace, tracing.baggage(call.arrival, peer.baggage)),
+        (peer.delegation_header, bearer + permit.delegation.encode()),
+        *permit.credentials,
+    ]
+    if call.kept.extensions:
+        found.append((extensions.header_of(call.version).lower().encode(), ", ".join(call.kept.extensions).encode()))
+    return found
 
 
 async def fetched_card(upstreams: Upstreams, peer: Peer, urls: Sequence[Url], permit: Permit, rejected: Rejected) -> bytes:
@@ -203,19 +221,27 @@ def hop_to(peer: Peer, upstreams: Upstreams, bounds: Bounds, rejected: Rejected,
         from gateway.a2a.grpc_hop import GrpcHop  # noqa: PLC0415  an optional extra
 
         return GrpcHop(peer, upstreams, bounds, rejected, onward)
+    if peer.binding == "rest":
+        from gateway.a2a.rest_hop import RestHop  # noqa: PLC0415  it is one more of these
+
+        return RestHop(peer, upstreams, bounds, rejected, onward)
     return RpcHop(peer, upstreams, bounds, rejected, onward)
 
 
 class _HttpAnswers:
     """One HTTP response: server-sent events, or a JSON body."""
 
-    def __init__(self, response: HttpResponse, call: Call, bounds: Bounds, *, streams: bool) -> None:
+    def __init__(
+        self, response: HttpResponse, call: Call, bounds: Bounds, read: _Read, result: Callable[[Any], Any], *, streams: bool
+    ) -> None:
         self.streams = streams
-        said = (value.decode("latin-1") for name in _ECHOES if (value := response.header(name)) is not None)
-        self.activated = extensions.echoed(said, call.kept.extensions)
+        echoes = (value.decode("latin-1") for name in _ECHOES if (value := response.header(name)) is not None)
+        self.activated = extensions.echoed(echoes, call.kept.extensions)
         self._response = response
         self._call = call
         self._bounds = bounds
+        self._read = read
+        self._result = result
 
     async def items(self) -> AsyncGenerator[bytes, None]:
         """See `Answers`."""
@@ -231,16 +257,12 @@ class _HttpAnswers:
 
     def read(self, item: bytes) -> Any:
         """See `Answers`."""
-        bounds, operation = self._bounds, OPERATIONS[self._call.method]
-        answer = read_answer(item, self._call, operation, depth=bounds.json_depth, nodes=bounds.nodes)
-        if self._response.status != 200 and not isinstance(answer, AgentSaysNo):
-            raise UpstreamError("status", str(self._response.status))
-        return answer
+        return self._read(item, self._call, self._response.status)
 
     def said(self, item: bytes) -> Mapping[str, Any] | None:
         """See `Answers`."""
         try:
-            said: Mapping[str, Any] = load(item, depth=self._bounds.json_depth, nodes=self._bounds.nodes)["result"]
+            said: Mapping[str, Any] = self._result(load(item, depth=self._bounds.json_depth, nodes=self._bounds.nodes))
         except (UnreadableError, LookupError, TypeError) as error:
             raise UpstreamError("protocol", type(error).__name__) from None
         return said

@@ -23,9 +23,13 @@ _MAX_QUERY: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route: `path` names the message's fields in its groups, `query` those that may stand in the query, with their type."""
+    """One route: `path` names the message's fields in its groups, `query` those that may stand in the query, with their type.
+
+    template  the same path, with those fields' names in braces.
+    """
 
     verbs: tuple[str, ...]
+    template: str
     path: re.Pattern[str]
     method: str
     query: tuple[tuple[str, type], ...] = ()
@@ -34,7 +38,7 @@ class Route:
 
 def _route(verbs: str, path: str, method: str, query: tuple[tuple[str, type], ...] = (), *, body: bool = False) -> Route:
     pattern = re.sub(r"\{(\w+)\}", lambda found: _ID.format(found[1]), path)
-    return Route(tuple(verbs.split("|")), re.compile(pattern), method, query, body)
+    return Route(tuple(verbs.split("|")), path, re.compile(pattern), method, query, body)
 
 
 _LISTED: Final = (

@@ -76,7 +76,7 @@ class AgentTarget:
     sends_to: frozenset[str] | None = None
     baggage: frozenset[str] = frozenset()
     own_contexts: bool = True
-    binding: Literal["jsonrpc", "grpc"] = "jsonrpc"
+    binding: Literal["jsonrpc", "rest", "grpc"] = "jsonrpc"
     card: Url | None = None
 
 
@@ -122,7 +122,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             sends_to=agent.authorize_hosts,
             baggage=agent.baggage,
             own_contexts=agent.contexts == "claim",
-            binding="grpc" if agent.speaks_grpc else "jsonrpc",
+            binding="grpc" if agent.speaks_grpc else agent.binding,
             card=Url.parse(str(agent.card_url), allow_private=True) if agent.card_url is not None else None,
         )
         for name, agent in settings.agents.items()

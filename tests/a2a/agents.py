@@ -22,6 +22,9 @@ class Request:
     headers: dict[str, str]
     body: bytes
     path: str
+    method: str
+    target: str
+    """As the request line has it."""
     _send: Any
     _receive: Any
     started: bool = False
@@ -90,7 +93,9 @@ class Agent:
             if not part.get("more_body"):
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        request = Request(headers, body, scope["path"], send, receive)
+        query = scope["query_string"].decode()
+        target = scope["raw_path"].decode() + (f"?{query}" if query else "")
+        request = Request(headers, body, scope["path"], scope["method"], target, send, receive)
         self.requests.append(request)
         self.grown.set()
         await self.script(request)

@@ -23,10 +23,10 @@ def both() -> Iterator[tuple[str, ...]]:
         yield found
 
 
-@pytest.fixture(params=["jsonrpc", "grpc"])
+@pytest.fixture(params=["jsonrpc", "rest", "grpc"])
 def upstream(request: pytest.FixtureRequest, both: tuple[str, ...]) -> str:
-    """That agent as settings name it, by either of its bindings."""
-    return both[0] if request.param == "jsonrpc" else f"grpc://{both[1]}"
+    """That agent by each of its bindings, as `gateway` takes it."""
+    return {"jsonrpc": both[0], "rest": f"rest+{both[0]}/a2a/rest", "grpc": f"grpc://{both[1]}"}[str(request.param)]
 
 
 @pytest.fixture

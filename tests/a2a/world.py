@@ -194,10 +194,12 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     peers = {
         agent: Peer(
             agent,
-            Url.parse(where.replace("grpc", "http", 1) if where.startswith("grpc") else where, allow_private=True),
+            Url.parse(
+                where.removeprefix("rest+").replace("grpc://", "http://").replace("grpcs://", "https://"), allow_private=True
+            ),
             **(
                 {"headers": (), "delegation_header": b"authorization", "max_groups": 200}
-                | ({"binding": "grpc"} if where.startswith("grpc") else {})
+                | ({"binding": where[:4]} if where[:4] in {"grpc", "rest"} else {})
                 | options.get("peers", {}).get(agent, {})
             ),
         )
