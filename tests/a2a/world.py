@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.callback import CallbackEndpoint
-from gateway.a2a.cards import JWKS_PATH, Cards, by_http
+from gateway.a2a.cards import JWKS_PATH, Cards, Terms, by_http
 from gateway.a2a.deliveries import Deliveries
 from gateway.a2a.drift import Drifts
 from gateway.a2a.endpoint import A2aEndpoint
@@ -209,7 +209,8 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     cards = Cards(
         url, wall_clock, options.get("served", lambda agent: by_http(url, agent, peers[agent].versions)),
         ring=delegations.ring, push=bool(allowed),
-        terms=options.get("terms", {}), drift=Drifts(state.cards, ledger.append, wall_clock),
+        terms={name: Terms(extensions=peer.extensions) for name, peer in peers.items()} | options.get("terms", {}),
+        drift=Drifts(state.cards, ledger.append, wall_clock),
     )  # fmt: skip
     sealer = Sealer(bytes(32), "push")
     push = Push(state.push, sealer, url, allowed, lambda: wall_clock() // 1_000_000) if allowed else None
