@@ -70,6 +70,7 @@ from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import mcp_targets
+from gateway.workflows.opening import opened as opened_workflows
 
 log = logging.getLogger("gateway")
 
@@ -156,13 +157,12 @@ class App:
 
     async def start(self) -> None:
         """Open everything, in the order in which it is needed; what was opened is closed again where a later part fails."""
-        settings, clock, stack = self._settings, self._clock, self._stack
+        settings, limits, clock, stack = self._settings, self._settings.limits, self._clock, self._stack
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         activation = await prepared(settings, clock)
         telemetry = Telemetry.start(self._environ, version("bailiwick"))
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)  # it waits for the collector
         seal = seal_key(settings.data, settings.ledger.seal_key, self._environ)
-        limits = settings.limits
         upstreams = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=limits.upstream_idle_seconds)
         stack.push_async_callback(upstreams.aclose)
         ledger = await opened_ledger(settings, self._environ, clock, seal, stack, upstreams)
@@ -181,9 +181,10 @@ class App:
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
         recorder = self._open_recorder(ledger, policy)
+        workflows = opened_workflows(settings, state, policy, (seal, derived(seal, b"workflow marks")), clock, stack)
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
-            self._guard, Slots(limits.concurrent_calls), seal,
+            self._guard, Slots(limits.concurrent_calls), seal, workflows.steps,
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
         out = WayOut(settings.sandbox.egress, recorder, parts.judge_of, identity.kills.alive, clock)
@@ -202,7 +203,7 @@ class App:
         doors = self._doors(parts, dev)
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
-        register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append))
+        register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append, workflows))
         _add_ledger(self._api, parts, doors.policy.administration, servers.erase)
         self._policy = policy
         await open_grpc(parts, lambda: agents.endpoint.stages)  # last: from here on calls come

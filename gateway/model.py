@@ -19,6 +19,7 @@ import msgspec
 
 from audit.model import Receipt
 from policies.model import ALLOW, NOTHING, AccessRequest, Decision
+from policies.workflows.story import Step
 
 if TYPE_CHECKING:
     from gateway.reasons import Code
@@ -144,6 +145,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     issued      epoch seconds at which the person's authority was given: what a kill "of everything before" is measured against.
     acr         authentication context of the person's session, as the issuer says it; "" where it says none.
     grant       id of the standing grant by which the workflow runs; "" where the person began it.
+    definition  name of the definition (workflows/*.yaml) by which the workflow was begun; "" where none was named.
     """
 
     subject: str
@@ -162,6 +164,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     issued: int = 0
     acr: str = ""
     grant: str = ""
+    definition: str = ""
 
     def facts(self, protocol: str, method: str = "", version: str = "") -> Mapping[str, Mapping[str, object]]:
         """What conditions read of the caller and the call beside its arguments: `agent.*` and `ctx.*`."""
@@ -224,6 +227,16 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     repeated: tuple[tuple[str, str], ...] = ()
 
 
+class Reserved(msgspec.Struct, frozen=True, gc=False):
+    """A call's step in its workflow's history, reserved before the call is sent and settled by how it ends.
+
+    fields  of its result, which rules bound: what is kept of it.
+    """
+
+    step: Step
+    fields: frozenset[str] = frozenset()
+
+
 class Permit(msgspec.Struct, frozen=True, gc=False):
     """A decision that allowed the call, on its way through its duties.
 
@@ -235,6 +248,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     delegation   token by which the called agent shows for whom it acts (A2A); a secret, so never shown.
     credentials  header lines that the upstream wants of the gateway for this very principal; secrets, so never shown.
     credential   what kind they are, for the ledger: `shared`, `person`, `transaction`, `client`; "" where there are none.
+    reserved     its step in the workflow's history; None where no workflow's rules hold it.
     """
 
     call: Call
@@ -249,6 +263,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     delegation: str = ""
     credentials: tuple[tuple[bytes, bytes], ...] = ()
     credential: str = ""
+    reserved: Reserved | None = None
 
     def __repr__(self) -> str:
         return f"Permit({self.call.arrival.id})"  # never the token
@@ -318,13 +333,19 @@ class OutcomeStatus(StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What is recorded of a forwarded call's end.  `events` counts all released messages, `bytes` their length."""
+    """What is recorded of a forwarded call's end.  `events` counts all released messages, `bytes` their length.
+
+    step     what became of its step in a workflow (`policies.workflows.story.State`); "" where it is none.
+    results  what is kept of its result, as `policies.workflows.kept` writes it.
+    """
 
     status: OutcomeStatus
     body: bytes = b""
     detail: str = ""
     events: int = 0
     bytes: int = 0
+    step: str = ""
+    results: str = ""
 
 
 class Refused(Exception):  # noqa: N818  the word of the house: a call is refused

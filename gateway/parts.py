@@ -24,6 +24,7 @@ from gateway.record import Recorder
 from gateway.state.store import State
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
+from gateway.workflows.steps import Steps
 from policies.model import AccessRequest, Decision
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Parts:
     guard: HostGuard
     slots: Slots
     seal_key: bytes
+    steps: Steps
     sandboxed: Sandboxed | None = None
 
     def judge_of(self, principal: Principal) -> Callable[[AccessRequest], Decision]:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 from audit.kept import Kept
 from audit.model import LedgerUnavailableError
@@ -29,6 +30,32 @@ async def _durable(intent: Intent) -> Intent:
     return intent  # for a road whose calls all wait for their records
 
 
+class Hearing(Protocol):
+    """Listens to the answer of one call for what its workflow's history keeps of it."""
+
+    def hear(self, reply: Reply) -> None:
+        """A message that is released, as it is released."""
+
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """The same outcome with what became of the step."""
+
+
+def _unheld(_permit: Permit) -> None:
+    return None  # for a road without workflows; then nothing of these is ever called
+
+
+def _deaf(_permit: Permit) -> Hearing:
+    raise NotImplementedError
+
+
+async def _unsettled(_permit: Permit, _outcome: Outcome | None) -> None:
+    raise NotImplementedError
+
+
+async def _unreleased(_permit: Permit) -> None:
+    raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Stages:
     """The stages of one protocol's road, filled in `gateway/parts.py` alone.  A test replaces one field.
@@ -37,6 +64,8 @@ class Stages:
     parse           bytes to one strictly parsed call.
     normalise       the call as the question that policy is asked.
     decide          the answer.  Must not raise `Refused` for a denial: it returns one.
+    reserve         a place in the workflow's history, by the rules of what must come before: the permit with it, or `Refused`.
+                    None at once where no workflow's rules hold the call.
     fulfil          duties and ownership; may only narrow.
     record_intent   durable on return, or it raises: the only way to an `Intent`.
     forward         the upstream hop: messages, the last of them (and at least one) final.
@@ -44,6 +73,9 @@ class Stages:
     record_outcome  under way when called, durable when awaited, or it raises.
     record_refusal  durable on return, or it raises.
     observe         metrics and spans, off the hot path; must not raise or block.
+    hear            what listens to the answer of a call that has such a place.
+    settle          the place is kept, by the recorded outcome; None: there is none on record.  Must not raise.
+    release         the place is given up, as the call is not made.  Must not raise.
     settled         the intent once its record is durable, or it raises: where a call is sent while that is written.
     watch           what a call runs within once it is sent: raises `Refused` where its authority is over, or as soon as it is.
     """
@@ -61,6 +93,10 @@ class Stages:
     observe: Callable[[Arrival, Intent | Refused, Outcome | None], None]
     watch: Callable[[Intent], AbstractContextManager[None]] = _unwatched
     settled: Callable[[Intent], Awaitable[Intent]] = _durable
+    reserve: Callable[[Permit], Awaitable[Permit] | None] = _unheld
+    hear: Callable[[Permit], Hearing] = _deaf
+    settle: Callable[[Permit, Outcome | None], Awaitable[None]] = _unsettled
+    release: Callable[[Permit], Awaitable[None]] = _unreleased
 
 
 class _Bearings:
@@ -89,7 +125,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     upstream call and records the outcome as interrupted.
     """
     intent = await _admit(arrival, stages)
-    tally = _Tally()
+    tally = _Tally(None if intent.permit.reserved is None else stages.hear(intent.permit))
     held: Reply | None = None
     try:
         with stages.watch(intent):
@@ -142,8 +178,13 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
             raise Refused(Code(decision.reason.value), decision=decision)
         if not within(principal.scope, request.resource):
             raise Refused(Code.INSUFFICIENT_SCOPE, decision=decision)
-        permit = await stages.fulfil(Permit.of(call, principal, request, decision))
-        return await stages.record_intent(permit)
+        permit = Permit.of(call, principal, request, decision)
+        reserving = stages.reserve(permit)
+        if reserving is None:  # no workflow's rules hold it
+            return await stages.record_intent(await stages.fulfil(permit))
+        permit = await reserving
+        bearings.decision = permit.decision
+        return await stages.record_intent(await _fulfilled(permit, stages))
     except Refused as refusal:
         await _refuse(arrival, bearings.complete(refusal), stages)
         raise
@@ -153,15 +194,39 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
         raise failure from error
 
 
+async def _fulfilled(permit: Permit, stages: Stages) -> Permit:
+    """Duties of a call that has a place in its workflow's history: the place is given up where they are not fulfilled."""
+    try:
+        return await stages.fulfil(permit)
+    except BaseException:
+        await _shielded(stages.release(permit))
+        raise
+
+
 async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Stages) -> None:
     stages.observe(arrival, intent, outcome)
     try:
-        await _shielded(stages.record_outcome(intent, outcome))  # a client that hangs up must not erase the outcome
+        ending = _kept if intent.permit.reserved is not None else _recorded
+        await _shielded(ending(intent, outcome, stages))  # a client that hangs up must not erase the outcome
     except Refused as refusal:
         raise _of(refusal, intent.permit.principal, intent.permit.call) from None
     except LedgerUnavailableError as error:
         failure = Refused(Code.LEDGER_UNAVAILABLE, error.detail)
         raise _of(failure, intent.permit.principal, intent.permit.call) from error
+
+
+def _recorded(intent: Intent, outcome: Outcome, stages: Stages) -> Awaitable[object]:
+    return stages.record_outcome(intent, outcome)
+
+
+async def _kept(intent: Intent, outcome: Outcome, stages: Stages) -> None:
+    """The outcome on record, and then in the workflow's history: never the other way round."""
+    recorded: Outcome | None = None
+    try:
+        await stages.record_outcome(intent, outcome)
+        recorded = outcome
+    finally:
+        await stages.settle(intent.permit, recorded)
 
 
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
@@ -182,9 +247,10 @@ def _of(refusal: Refused, principal: Principal | None, call: Call | None) -> Ref
 class _Tally:
     """What has been released so far."""
 
-    __slots__ = ("bytes", "detail", "events", "status")
+    __slots__ = ("bytes", "detail", "events", "hearing", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, hearing: Hearing | None) -> None:
+        self.hearing = hearing
         self.status = _INTERRUPTED
         self.detail = ""
         self.events = 0
@@ -193,10 +259,13 @@ class _Tally:
     def count(self, reply: Reply) -> None:
         self.events += 1
         self.bytes += len(reply.body or b"")
+        if self.hearing is not None:
+            self.hearing.hear(reply)
 
     def outcome(self, last: Reply | None) -> Outcome:
         body = (last.body or b"") if last else b""
-        return Outcome(self.status, body, self.detail, self.events, self.bytes)
+        outcome = Outcome(self.status, body, self.detail, self.events, self.bytes)
+        return outcome if self.hearing is None else self.hearing.outcome(outcome)
 
 
 async def _shielded(work: Awaitable[object]) -> None:

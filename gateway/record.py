@@ -17,11 +17,16 @@ from gateway import model
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
 from policies.model import SUBJECT as PERSON
-from policies.model import AccessRequest, Decision
+from policies.model import AccessRequest, Decision, Objection, Ruling
 from policies.sentence import explain
+from policies.workflows import kept
+from policies.workflows.story import Step
 
 SUBJECT: Final = "@subject"
 """Stands for the person inside a leaf's fields; the ledger puts the pseudonym there."""
+
+MOST_RULES: Final = 32
+"""Rules of workflows that one record names."""
 
 _PERSON: Final = ("user", SUBJECT)
 
@@ -84,9 +89,12 @@ class Recorder:
         if permit.credential:
             fields["cred"] = permit.credential
         kind = "question.ask" if call.direction == "question" else "call.start"
-        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, _facts(call, request))
+        values, reserved = _facts(call, request), permit.reserved
+        if reserved is not None:
+            values = (*values, Value("step", kept.begun(reserved.step).encode()))
+        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values)
         try:
-            if self._overlaps is not None and self._overlaps(permit):
+            if self._overlaps is not None and reserved is None and self._overlaps(permit):
                 return Intent(permit, -1, model._RECORDED, None, self._submit(entry))
             receipt = await self._append(entry)
         except LedgerUnavailableError as error:
@@ -128,9 +136,12 @@ class Recorder:
                 "latency_us": max(now - arrival.at, 0),
                 "events": outcome.events,
                 "bytes": outcome.bytes,
+                **({"step": outcome.step} if outcome.step else {}),
             },
         }
         values = (Value("response", outcome.body),) if outcome.body else ()
+        if outcome.results:
+            values = (*values, Value("step", outcome.results.encode()))
         return self._submit(Entry("call.end", new_id(now), now, principal.subject, fields, values))
 
     async def _settled_outcome(self, intent: Intent, outcome: Outcome) -> Receipt:
@@ -170,15 +181,26 @@ class Recorder:
             refusal.receipt = self._vouch(receipt)
 
     async def wish(  # noqa: PLR0917  what a record of it says, in its order
-        self, kind: str, arrival: Arrival, principal: Principal, request: AccessRequest, decision: Decision, wanted: str
+        self,
+        kind: str,
+        arrival: Arrival,
+        principal: Principal,
+        request: AccessRequest,
+        decision: Decision,
+        wanted: str,
+        step: Step | None = None,
     ) -> None:
-        """Record what somebody wanted of the gateway itself, before anything is done: `kind` where they may, else a denial."""
+        """Record what somebody wanted of the gateway itself, before anything is done: `kind` where they may, else a denial.
+
+        `step` is its place in a workflow's history, where it has one.
+        """
         fields = _about(arrival, principal, None, request)
         fields["proto"], fields["target"], fields["wanted"] = "http", "", wanted[:256]
         fields["decision"] = _decided(decision)
         if not decision.allowed:
             kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
-        await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, _facts(None, request)))
+        values = (*_facts(None, request), *((Value("step", kept.begun(step).encode()),) if step is not None else ()))
+        await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values))
 
     async def connection(  # noqa: PLR0917  what a record of it says, in its order
         self,
@@ -305,13 +327,30 @@ def _decided(decision: Decision) -> dict[str, object]:
                 "near": [match.text for match in answer.near],
             }
         )
-    return {
+    said: dict[str, object] = {
         "effect": decision.effect._value_,
         "reason": decision.reason._value_,
         "policy": decision.bundle,
         "asked": asked,
         "obligations": [obligation.name for obligation in decision.obligations],
     }
+    if decision.ruling is not None:
+        said["workflow"] = _ruled(decision.ruling)
+    return said
+
+
+def _ruled(ruling: Ruling) -> dict[str, object]:
+    """What the rules of its workflows said, each by its line: bounded, as a definition may have many."""
+    return {
+        "held": [[name, digest] for name, digest in ruling.held],
+        "rules": [match.text for match in ruling.spoke[:MOST_RULES]],
+        "refused": [_objection(each) for each in ruling.refused[:MOST_RULES]],
+        "watched": [_objection(each) for each in ruling.watched[:MOST_RULES]],
+    }
+
+
+def _objection(objection: Objection) -> dict[str, object]:
+    return {"rule": objection.match.text, "reason": objection.reason._value_, "missing": list(objection.missing)}
 
 
 def _facts(call: Call | None, request: AccessRequest | None) -> tuple[Value, ...]:

@@ -23,7 +23,7 @@ from gateway.mcp.wire import peek_tool
 from policies import names
 from policies.bundle import BundleError, load
 from policies.engine import Engine
-from policies.model import NOTHING, AccessRequest, Role
+from policies.model import NOTHING, OF_WORKFLOWS, AccessRequest, Effect, Reason, Role
 from policies.replay import Asked, Verdict
 
 EVALUATE: Final = "decision.evaluate"
@@ -37,6 +37,7 @@ VALUES: Final = ("facts", "request", "question")
 DEPTH: Final = 256
 """Nesting that is read back: as much as any setting of the gateway accepts."""
 _ENGINES: Final = 4
+_OF_WORKFLOWS: Final = frozenset(reason.value for reason in OF_WORKFLOWS)
 
 
 class Why(StrEnum):
@@ -192,9 +193,12 @@ def _facts(data: bytes, number: Callable[[str], object] = float) -> Mapping[str,
 
 
 def _verdict(decision: Mapping[str, Any]) -> Verdict:
+    effect, reason = _text(decision["effect"]), _text(decision["reason"])
+    if reason in _OF_WORKFLOWS:  # the rules of grants allowed it, or no workflow would have been asked
+        effect, reason = Effect.ALLOW.value, Reason.ALLOWED.value
     return Verdict(
-        _text(decision["effect"]),
-        _text(decision["reason"]),
+        effect,
+        reason,
         _text(decision["policy"]),
         tuple(
             Asked(

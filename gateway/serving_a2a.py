@@ -20,6 +20,7 @@ from gateway.a2a.operations import CARD
 from gateway.a2a.push import Push
 from gateway.a2a.road import A2aRoad
 from gateway.a2a.standing import Standing
+from gateway.a2a.steps import A2aSteps
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.identity.keys import KeySet
@@ -33,6 +34,7 @@ from gateway.settings import Agent, Settings
 from gateway.state.sealing import Sealer
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import AgentTarget, agent_targets
+from gateway.workflows.steps import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def open_a2a(parts: Parts) -> A2aFaces:
     def enforce(policy: Policy) -> None:
         mine = road.judged_by(lambda principal: policy.pair_of(principal.workflow).engine.decide)
         judged = replace(stages, forward=mine.forward)  # whatever else it does asks no judge
-        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing))
+        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing, Held(parts.steps, A2aSteps())))
         standing.enforce()
 
     parts.policy.in_force.follow(enforce)

@@ -21,6 +21,7 @@ from gateway.mcp.questions import Rules
 from gateway.mcp.road import McpRoad, Upstream, answered_here
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.standing import Standing, StreamTerms
+from gateway.mcp.steps import McpSteps
 from gateway.model import Permit, random16
 from gateway.obligations.redact import redact
 from gateway.parts import Parts, derived
@@ -34,6 +35,7 @@ from gateway.state.notices import Notices
 from gateway.stores import state_url_of
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import McpTarget
+from gateway.workflows.steps import Held
 from policies import approvals
 
 BESIDE: Final = 64
@@ -86,7 +88,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         receipt=parts.recorder.receipt,
     )
 
-    stages = parts.stages(road, _fulfilling(parts, road))
+    stages, held = parts.stages(road, _fulfilling(parts, road)), Held(parts.steps, McpSteps())
     asking.by(stages)
     pins.tell = standing.changed
     before = parts.policy.in_force.current
@@ -99,7 +101,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         mine = road.judged_by(could, repeats_by(policy))
         judged = replace(stages, parse=mine.parse, fulfil=_fulfilling(parts, mine), forward=mine.forward, filter=mine.filter)
         gate = Gate(pins, lambda workflow: policy.pair_of(workflow).bundle.pinning, pinned, parts.clock)
-        decided = gate.over(decided_by(policy, judged, parts.policy.shadowing))
+        decided = gate.over(decided_by(policy, judged, parts.policy.shadowing, held))
         faces.mounts.enforce(decided, could)
         faces.aggregate.enforce(decided, could)
         standing.enforce(could, listed((before, policy)))

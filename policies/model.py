@@ -57,6 +57,21 @@ class Reason(StrEnum):
     WORKFLOW_UNKNOWN = "workflow-unknown"  # it was begun under a name that the bundle does not have
 
 
+OF_WORKFLOWS: Final = frozenset(
+    {
+        Reason.STEP_MISSING,
+        Reason.STEP_TOO_LATE,
+        Reason.STEP_LOCKED,
+        Reason.STEP_REPEATED,
+        Reason.SAME_HANDS,
+        Reason.BUDGET_SPENT,
+        Reason.NOT_IN_WORKFLOW,
+        Reason.WORKFLOW_UNKNOWN,
+    }
+)
+"""Reasons that come of what happened before, and so of no engine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a rule stands: file relative to the bundle, 1-based line and column."""
@@ -137,12 +152,41 @@ class AccessRequest(msgspec.Struct, frozen=True, gc=False):
     context: Mapping[str, object] = NOTHING
 
 
+class Objection(msgspec.Struct, frozen=True, gc=False):
+    """A workflow's rule that refuses, or that would if it were more than watched.
+
+    missing  public names of the steps that would have to come first.
+    cure     what to do instead: names of steps, agents and arguments, never a value.
+    """
+
+    match: Match
+    reason: Reason
+    cure: str
+    missing: tuple[str, ...] = ()
+
+
+class Ruling(msgspec.Struct, frozen=True, gc=False):
+    """What the workflows that a call belongs to said of it, by what happened before.
+
+    held     name and digest of their definitions.
+    spoke    every rule that was about the call.
+    refused  rules that refuse it; none where the call was let through.
+    watched  rules that would refuse it, and only watch.
+    """
+
+    held: tuple[tuple[str, str], ...]
+    spoke: tuple[Match, ...] = ()
+    refused: tuple[Objection, ...] = ()
+    watched: tuple[Objection, ...] = ()
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer, with everything needed to explain it.
 
     visible  for a denial: whether the same call would be allowed under some arguments.  False means that the caller may not
              know of the resource and must be answered exactly as for an unknown one.
     missing  for a denial: the principals whose right is missing, in chain order.
+    ruling   what workflows' rules said; None where none holds the call.
     """
 
     effect: Effect
@@ -152,6 +196,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     obligations: tuple[Obligation, ...] = ()
     visible: bool = True
     missing: tuple[str, ...] = ()
+    ruling: Ruling | None = None
 
     @property
     def allowed(self) -> bool:

@@ -110,13 +110,6 @@ def _first(paths: Iterator[Path]) -> list[Path]:
 
 def _take(path: Path, name: str, root: Path, texts: dict[str, str], report: Report) -> str:
     """Read one file if it belongs to a bundle; its text, "" where it has none."""
-    if name.startswith("workflows/"):
-        if not path.name.startswith(".."):
-            report.add(
-                "workflow-rules", (name, 0, 0), "workflow rules are not enforced by this version; remove the file",
-                "a rule that looks as if it were enforced is worse than none",
-            )  # fmt: skip
-        return ""
     if path.name.startswith("..") and "/" in name:
         return ""
     if not known_file(name):

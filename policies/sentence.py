@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from policies.model import AccessRequest, Answer, Decision, Match, Obligation, Reason, Role
+from policies.model import AccessRequest, Answer, Decision, Match, Obligation, Reason, Role, Ruling
 
 _ASKED = {
     "call": "call",
@@ -23,7 +23,9 @@ def explain(request: AccessRequest, decision: Decision) -> str:
     if isinstance(agent, Mapping) and agent.get("assurance") == "correlated":
         lines.append("  The chain is correlated, not proven: a trace alone says for whom an agent goes on.")
     lines += [f"  {_answer(request, answer)}" for answer in decision.answers]
-    if decision.obligations:
+    if decision.ruling is not None:
+        lines += [f"  {line}" for line in _ruling(decision.ruling)]
+    if decision.obligations and decision.allowed:
         lines.append(f"  Duties: {'; '.join(_duty(duty, decision) for duty in decision.obligations)}.")
     if decision.missing:
         lines.append(f"  Missing: the right of {_and([_clean(name) for name in decision.missing])}.")
@@ -46,8 +48,31 @@ def _refused(decision: Decision) -> str:
         Reason.AGENT_LACKS_RIGHT: "an agent of the chain has no right to it",
         Reason.GUARDRAIL: "a deny rule forbids it",
         Reason.DECISION_ERROR: "the question could not be decided, and what cannot be decided is denied",
+        Reason.STEP_MISSING: "there is a step missing in its workflow",
+        Reason.STEP_TOO_LATE: "the time for it is over in its workflow",
+        Reason.STEP_LOCKED: "something that was begun in its workflow must end first",
+        Reason.STEP_REPEATED: "its workflow has it once",
+        Reason.SAME_HANDS: "another must do it than the one who did a step before",
+        Reason.BUDGET_SPENT: "the budget for it is spent",
+        Reason.NOT_IN_WORKFLOW: "it is no part of its workflow",
+        Reason.WORKFLOW_UNKNOWN: "its workflow was begun under a name that the policy does not have",
     }.get(decision.reason, "no reason is on record")
     return f"denied ({decision.reason.value}), because {why}"
+
+
+def _ruling(ruling: Ruling) -> Iterator[str]:
+    for name, _digest in ruling.held:
+        spoke = [match for match in ruling.spoke if match.rule.startswith(f"{name}/")]
+        refused = [each for each in ruling.refused if each.match in spoke]
+        watched = [each for each in ruling.watched if each.match in spoke]
+        if not spoke:
+            yield f"workflow {name}: yes; none of its rules is about this."
+        elif not refused and not watched:
+            yield f"workflow {name}: yes, by {_and([_rule(match) for match in spoke])}."
+        for each in refused:
+            yield f"workflow {name}: no; {_rule(each.match)}: {each.cure}."
+        for each in watched:
+            yield f"workflow {name}: would say no ({each.reason.value}), and is only watched; {_rule(each.match)}: {each.cure}."
 
 
 def _answer(request: AccessRequest, answer: Answer) -> str:

@@ -229,6 +229,10 @@ def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
         served = refusal.data.get("supported")
         return _error(row, {"supportedVersions": ", ".join(served if isinstance(served, tuple) else SUPPORTED_VERSIONS)})
     code = "not-available" if row is _HIDDEN else refusal.code.value
+    cure = refusal.data.get("cure") if row is _DENIED else None
+    if cure is not None:  # what a workflow's rule says no to, and what would cure it
+        missing = {"missing": refusal.data["missing"]} if "missing" in refusal.data else NOTHING
+        return _error(row, {"code": code, "decisionId": decision, **missing, **text_of(refusal)}, f"Denied by policy: {cure}.")
     link = {"url": refusal.data["url"]} if row is _CONSENT else NOTHING
     return _error(row, {"code": code, "decisionId": decision, **link, **text_of(refusal)})
 
@@ -245,6 +249,6 @@ def _row(refusal: Refused) -> _Row:
     return _BY_RPC_CODE.get(rpc_code) or _BY_CODE.get(refusal.code, _DENIED)
 
 
-def _error(row: _Row, metadata: Mapping[str, object]) -> Mapping[str, Any]:
+def _error(row: _Row, metadata: Mapping[str, object], message: str = "") -> Mapping[str, Any]:
     info = {"@type": ERROR_INFO, "reason": row.reason, "domain": row.domain, "metadata": dict(metadata)}
-    return {"code": row.rpc, "message": row.message, "data": [info]}
+    return {"code": row.rpc, "message": message or row.message, "data": [info]}

@@ -23,6 +23,7 @@ VERBS: tuple[str, ...] = (
     "kill",
     "grants",
     "vault",
+    "workflows",
     "doctor",
     "keys",
     "agents",
@@ -32,7 +33,9 @@ VERBS: tuple[str, ...] = (
 """Modules of this package, in the order of `--help`.  Each has `register(app: typer.Typer) -> None`, which adds the command (or
 the group of commands) of the module's name, and imports what is heavy inside its functions."""
 
-ANSWERING = frozenset({"agents", "audit", "doctor", "grants", "keys", "kill", "policy", "sandbox", "token", "tools", "vault"})
+ANSWERING = frozenset(
+    {"agents", "audit", "doctor", "grants", "keys", "kill", "policy", "sandbox", "token", "tools", "vault", "workflows"}
+)
 """Verbs whose 1 is an answer, as "the ledger was changed": settings that cannot be read are none, and so end them with 2."""
 
 DEFECT = 70

@@ -301,6 +301,7 @@ def _delegate(delegated: Delegated, method: str, digest: str, assurance: Assuran
         issued=delegated.issued,
         acr=delegated.acr,
         grant=delegated.grant,
+        definition=delegated.definition,
     )
 
 

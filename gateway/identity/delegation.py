@@ -20,6 +20,7 @@ from gateway.identity.token import MAX_CHARS, Rule, Unverified, VerifiedCache, m
 from gateway.model import Assurance, Clock, Principal, Refused, new_id, wall_clock, weaker
 from gateway.problem import Problem, ProblemError
 from gateway.reasons import Code
+from policies import names
 
 if TYPE_CHECKING:
     from gateway.settings import Agent
@@ -35,6 +36,8 @@ _CLAIMS: Final = frozenset(
     {"iss", "aud", "sub", "groups", "tenant", "wf", "jti", "path", "chain", "act", "left", "cnf", "call", "iat", "exp", "ends"}
     | {"scope", "start", "assurance", "acr", "grant"}
 )
+_DEFINITION: Final = "wfd"
+"""Claim of workflows that were begun by a definition's name, and of no others."""
 _ASSURANCES: Final[Mapping[str, Assurance]] = {word: word for word in get_args(Assurance)}
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7638, SHA-256
 _GRANT = re.compile(r"[0-9a-f-]{36}")
@@ -54,7 +57,7 @@ class Delegated:
     left     how many more agents the chain may take.
     call     id of the call for which it was minted.
     expires, ends   epoch seconds: of this token, and of everything in this person's name.
-    scope, issued, assurance, acr, grant   as in `Principal`.
+    scope, issued, assurance, acr, grant, definition   as in `Principal`.
     jkt      RFC 7638 thumbprint of the key that must be shown beside it (RFC 9449), "" where none must.
     """
 
@@ -75,6 +78,7 @@ class Delegated:
     acr: str
     grant: str
     jkt: str
+    definition: str = ""
 
     @property
     def holder(self) -> str:
@@ -240,7 +244,7 @@ class Delegations:
             "assurance": principal.assurance,
             "acr": principal.acr,
             "grant": principal.grant,
-        }
+        } | ({_DEFINITION: principal.definition} if principal.definition else {})
 
     def _signed(self, claims: Mapping[str, object]) -> str:
         token = self.ring.sign(DELEGATION_TYPE, claims)
@@ -263,7 +267,7 @@ class Delegations:
         if key is None:
             refuse("kid is not one of the gateway's keys")
         claims = verify(parsed, key, self._rule, now)
-        if claims.keys() != _CLAIMS:
+        if claims.keys() - {_DEFINITION} != _CLAIMS:
             refuse("not the claims of a delegation token")
         delegated = _delegated(claims)
         if delegated.ends <= now:
@@ -287,6 +291,7 @@ def _principal_of(token: Delegated, principal: Principal) -> Principal:
         issued=token.issued,
         acr=token.acr,
         grant=token.grant,
+        definition=token.definition,
     )
 
 
@@ -344,7 +349,18 @@ def _delegated(claims: Mapping[str, object]) -> Delegated:
         acr=text(claims, "acr") if claims["acr"] != "" else "",
         grant=grant,
         jkt=_thumbprint(claims["cnf"], chain[-1]),
+        definition=_named(claims),
     )
+
+
+def _named(claims: Mapping[str, object]) -> str:
+    """The definition by whose name the workflow was begun."""
+    if _DEFINITION not in claims:
+        return ""
+    name = text(claims, _DEFINITION, 63)
+    if not names.SLUG.fullmatch(name):
+        refuse("wfd is no name of a definition")
+    return name
 
 
 def _scope(value: object) -> tuple[str, ...] | None:

@@ -16,13 +16,14 @@ from gateway import scope as scopes
 from gateway.identity.access import Access, workflow_id
 from gateway.identity.clients import METHODS, MUTUAL_TLS, Client, Clients, invalid
 from gateway.identity.delegation import DELEGATION_TYPE, MAX_CHAIN, MAX_GROUPS, Delegated, Delegations
+from gateway.identity.handing_on import question, refusal
 from gateway.identity.oauth_error import OAuthError
 from gateway.identity.standing import RUN_SECONDS, Standing
 from gateway.identity.token import Unverified, is_compact, read, refuse
 from gateway.model import Arrival, Clock, Principal, Refused, new_id, weaker
 from gateway.reasons import Code
-from gateway.scope import within
-from policies.model import NOTHING, AccessRequest, Decision
+from policies import names
+from policies.model import AccessRequest, Decision
 
 if TYPE_CHECKING:
     from gateway.settings import Agent
@@ -32,11 +33,15 @@ CLIENT_CREDENTIALS: Final = "client_credentials"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 
+_DEFINITION: Final = "workflow_definition"
+
 Way = Literal["start", "renew", "child", "grant"]
 Judge = Callable[[Principal, AccessRequest], Decision]
 Alive = Callable[[Principal], None]
 Keep = Callable[[Access, str], Awaitable[None]]
 Form = Mapping[str, str]
+Define = Callable[[str, str], str | None]
+"""Tenant, and what a request says of the workflow that it begins: the name of its definition; None for one that is not known."""
 
 
 class People(Protocol):
@@ -103,6 +108,11 @@ class Parts:
     mutual_tls: bool = False
 
 
+def by_name(_tenant: str, said: str) -> str | None:
+    """For where nobody knows which definitions there are: whatever can be a name."""
+    return said if names.SLUG.fullmatch(said) else ""
+
+
 class Exchange:
     """Issues delegation tokens to agents."""
 
@@ -113,7 +123,7 @@ class Exchange:
         self._parts = parts
         self._delegations = parts.delegations
 
-    async def issue(self, arrival: Arrival, form: Form, judge: Judge) -> Issued:
+    async def issue(self, arrival: Arrival, form: Form, judge: Judge, define: Define = by_name) -> Issued:
         """What is issued, not yet recorded; `OAuthError` or `Refused` otherwise."""
         now = self._parts.clock() // 1_000_000
         grant_type = form.get("grant_type")
@@ -123,19 +133,19 @@ class Exchange:
             raise OAuthError("unsupported_grant_type", f"{TOKEN_EXCHANGE} or {CLIENT_CREDENTIALS}")
         client = await self._parts.clients.proven(arrival, form, now)
         try:
-            return await self._issued_to(arrival, form, client, judge, now)
+            return await self._issued_to(arrival, form, client, judge, define)
         except OAuthError as error:
             refusal = error.refusal or Refused(Code.MALFORMED, error.error)
             refusal.detail = f"to agent:{client.agent}: {refusal.detail}"  # for the ledger: it has proven itself
             error.refusal = refusal
             raise
 
-    async def _issued_to(self, arrival: Arrival, form: Form, client: Client, judge: Judge, now: int) -> Issued:
+    async def _issued_to(self, arrival: Arrival, form: Form, client: Client, judge: Judge, define: Define) -> Issued:
         """To an agent that has proven itself."""
         wanted = _scope(form)
         self._check_target(form)
         if form["grant_type"] == CLIENT_CREDENTIALS:
-            return await self._by_grant(arrival, form, client, wanted)
+            return await self._by_grant(arrival, form, client, wanted, define)
         text, kind = form.get("subject_token", ""), form.get("subject_token_type", "")
         if not text or kind not in (ACCESS_TOKEN, JWT) or form.get("requested_token_type", JWT) not in (ACCESS_TOKEN, JWT):
             raise OAuthError("invalid_request", f"subject_token, of type {ACCESS_TOKEN} or {JWT}, for one of these")
@@ -144,7 +154,7 @@ class Exchange:
         if token is None or token.typ != DELEGATION_TYPE:
             if "actor_token" in form or kind != ACCESS_TOKEN:
                 raise OAuthError("invalid_request", "a workflow begins with an access_token, and without an actor_token")
-            return await self._start(arrival, client, token or text, wanted, now)
+            return await self._start(arrival, form, client, token or text, wanted, define)
         with invalid("subject_token"):
             held = self._held(token, client)
         if "actor_token" in form or "actor_token_type" in form:
@@ -153,9 +163,16 @@ class Exchange:
 
     # --- a workflow begins
 
-    async def _start(
-        self, arrival: Arrival, client: Client, token: Unverified | str, wanted: tuple[str, ...] | None, now: int
+    async def _start(  # noqa: PLR0917  what a start is made of
+        self,
+        arrival: Arrival,
+        form: Form,
+        client: Client,
+        token: Unverified | str,
+        wanted: tuple[str, ...] | None,
+        define: Define,
     ) -> Issued:
+        now = self._parts.clock() // 1_000_000
         with invalid("subject_token"):
             people = self._parts.people
             access = await (people.opaque(token, now) if isinstance(token, str) else people.verify(token, now))
@@ -180,6 +197,7 @@ class Exchange:
                 path=(access.workflow,),  # the token's own: a kill of it, or of the token, ends what began with it
                 issued=access.issued,
                 acr=access.acr,
+                definition=_definition(form, access.tenant, define),
             )
             self._check_alive(principal, client.agent)
         issued = self._mint("start", arrival, client, principal, wanted)
@@ -255,25 +273,27 @@ class Exchange:
         with invalid("actor_token"):
             child = await self._parts.clients.by_assertion(form["actor_token"])
             self._check_alive(principal, child)
-        request = _question(principal, child, arrival.at)
+        request = question(principal, child, arrival.at)
         decision = judge(principal, request)
-        refusal = _refusal(principal, request, decision)
-        if refusal is not None:
-            refusal.principal, refusal.request, refusal.decision = principal, request, decision
-            raise refusal
+        refused = refusal(principal, request, decision)
+        if refused is not None:
+            refused.principal, refused.request, refused.decision = principal, request, decision
+            raise refused
         issued = self._mint("child", arrival, client, principal, wanted, child=child, left=held.left - 1)
         return replace(issued, request=request, decision=decision)
 
     # --- a person is away
 
-    async def _by_grant(self, arrival: Arrival, form: Form, client: Client, wanted: tuple[str, ...] | None) -> Issued:
+    async def _by_grant(
+        self, arrival: Arrival, form: Form, client: Client, wanted: tuple[str, ...] | None, define: Define
+    ) -> Issued:
         name = form.get("standing_grant", "")
         if not name:
             message = "client_credentials needs a standing_grant; in its own name an agent shows its credential at every call"
             raise OAuthError("unauthorized_client", message)
         standing, at = self._parts.standing, self._parts.clock()
         with invalid("standing_grant", "invalid_grant"):
-            grant = await standing.used(name, client.agent, form.get("workflow_definition", ""))
+            grant = await standing.used(name, client.agent, form.get(_DEFINITION, ""))
             self._check_issuer(grant.subject, grant.tenant)
             principal = Principal(
                 subject=grant.subject,
@@ -287,6 +307,7 @@ class Exchange:
                 scope=None if grant.scope == scopes.EVERYTHING else scopes.parse(grant.scope),
                 issued=grant.created_at,
                 grant=grant.id,
+                definition=_definition(form, grant.tenant, define),
             )
             self._check_alive(principal, client.agent)
             groups = await standing.groups(grant.subject)
@@ -351,32 +372,17 @@ def _principal(held: Delegated, client: Client) -> Principal:
         issued=held.issued,
         acr=held.acr,
         grant=held.grant,
+        definition=held.definition,
     )
 
 
-def _question(principal: Principal, child: str, at: int) -> AccessRequest:
-    """The same that an A2A call to the child asks: else a policy about that would have a door beside it."""
-    return AccessRequest(
-        subject=principal.subject,
-        actors=principal.actors,
-        tenant=principal.tenant,
-        action="send",
-        resource=f"a2a:{child}",
-        at=at,
-        groups=principal.groups,
-        arguments=NOTHING,
-        context=principal.facts("a2a", "SendMessage", "1.0"),
-    )
-
-
-def _refusal(principal: Principal, request: AccessRequest, decision: Decision) -> Refused | None:
-    if not decision.allowed:
-        return Refused(Code(decision.reason.value), decision=decision)
-    if not within(principal.scope, request.resource):
-        return Refused(Code.INSUFFICIENT_SCOPE, decision=decision)
-    if any(duty.type != "audit" for duty in decision.obligations):  # audit is fulfilled: it will be on record
-        return Refused(Code.DUTY_FAILED, "no such duty can be fulfilled here", decision=decision)
-    return None
+def _definition(form: Form, tenant: str, define: Define) -> str:
+    """The name of the definition by which a workflow is begun, "" where none is named."""
+    said = form.get(_DEFINITION, "")
+    name = define(tenant, said) if said else ""
+    if name is None:
+        raise OAuthError("invalid_request", "policy knows no such workflow definition", Refused(Code.WORKFLOW_UNKNOWN, said[:64]))
+    return name
 
 
 def _scope(form: Form) -> tuple[str, ...] | None:

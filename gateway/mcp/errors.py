@@ -33,6 +33,7 @@ UNAVAILABLE: Final = -31503
 
 META_CODE: Final = "bailiwick/code"
 META_DECISION: Final = "bailiwick/decision"
+META_MISSING: Final = "bailiwick/missing"
 NOT_AVAILABLE: Final = "not-available"
 CONSENT_KEY: Final = "bailiwick/consent"
 """Of the gateway's own question within `inputRequests`; its answer is for the gateway, and no server hears of it."""
@@ -168,7 +169,7 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
     if refusal.code is Code.CONSENT_REQUIRED:
         return Answer(200, _consent(refusal, call, decision, modern=modern))
     if call.method != CALL_TOOL:
-        told = _told(refusal.code, decision)
+        told = _told(refusal, decision)
         return Answer(200, _error(rpc_id, POLICY, told, refusal.code.value, decision, refusal=refusal))
     return Answer(200, _denied_call(call, refusal, decision, modern=modern))
 
@@ -191,10 +192,18 @@ def _status(code: int, *, modern: bool) -> int:
     return MODERN_STATUS.get(code, 200) if modern else 200
 
 
-def _told(code: Code, decision: str) -> str:
-    """A denial as a sentence that a model can act on."""
+def _missing(refusal: Refused) -> Mapping[str, object]:
+    """The steps that would have to come first, by their public names."""
+    return {META_MISSING: refusal.data["missing"]} if "missing" in refusal.data else NOTHING
+
+
+def _told(refusal: Refused, decision: str) -> str:
+    """A denial as a sentence that a model can act on: where a workflow's rule says no, with what would cure it."""
+    code, cure = refusal.code.value, refusal.data.get("cure")
+    if cure is not None:
+        return f"Denied by policy (code: {code}): {cure}. An administrator can look up decision {decision}."
     return (
-        f"Denied by policy (code: {code.value}). Do not retry with the same arguments; "
+        f"Denied by policy (code: {code}). Do not retry with the same arguments; "
         f"an administrator can look up decision {decision}."
     )
 
@@ -207,9 +216,9 @@ def no_resource(*, modern: bool) -> tuple[int, int]:
 def _denied_call(call: Call, refusal: Refused, decision: str, *, modern: bool) -> bytes:
     """A result, so that the model reads it instead of its client raising."""
     result: dict[str, Any] = {
-        "content": [{"type": "text", "text": _told(refusal.code, decision)}],
+        "content": [{"type": "text", "text": _told(refusal, decision)}],
         "isError": True,
-        "_meta": {META_CODE: refusal.code.value, META_DECISION: decision, **of_refusal(refusal)},
+        "_meta": {META_CODE: refusal.code.value, META_DECISION: decision, **_missing(refusal), **of_refusal(refusal)},
     }
     if modern:
         result["resultType"] = "complete"

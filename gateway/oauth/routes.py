@@ -18,6 +18,7 @@ from gateway.oauth.vault import register as register_vault
 if TYPE_CHECKING:
     from gateway.administration import Administration
     from gateway.identity.opening import Identity
+    from gateway.oauth.token import Workflows
     from gateway.policy.records import Append
 
 JWKS_PATH = "/.well-known/jwks.json"
@@ -31,6 +32,7 @@ class Desk:
     identity: Identity
     administration: Administration
     append: Append
+    workflows: Workflows
 
 
 def register(api: FastAPI, desk: Desk) -> None:
@@ -48,7 +50,7 @@ def register(api: FastAPI, desk: Desk) -> None:
     register_kills(api, desk.identity.kills, desk.administration)
     register_events(api, desk.identity.receivers, desk.identity.kills, desk.administration)
     register_grants(api, desk.identity.exchange.standing, desk.identity.kills, desk.administration, desk.append)
-    register_token(api, desk.public_url, desk.identity.exchange, desk.administration, desk.append)
+    register_token(api, desk.public_url, desk.identity.exchange, desk.administration, desk.append, desk.workflows)
     vaulting = desk.identity.vaulting
     register_vault(api, vaulting.vault, desk.administration)
     if vaulting.consents is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Request
@@ -19,10 +20,14 @@ from gateway.identity.oauth_error import OAuthError
 from gateway.model import Arrival, Principal, Refused
 from gateway.reasons import PROSE, Code
 from policies.model import AccessRequest, Decision
+from policies.workflows.story import Step
 
 if TYPE_CHECKING:
     from gateway.administration import Administration
     from gateway.policy.records import Append
+
+HandedOn = AbstractAsyncContextManager[tuple[Decision, Step | None]]
+"""Within it the record is written; what was reserved is given up where that fails."""
 
 TOKEN_PATH: Final = "/oauth/token"
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
@@ -37,9 +42,21 @@ _LATER: Final = frozenset({Code.LEDGER_UNAVAILABLE, Code.OVERLOADED, Code.INTERN
 _TOLD: Final = frozenset({Code.DELEGATION_LOOP, Code.DELEGATION_TOO_DEEP, Code.TOO_LARGE, Code.INSUFFICIENT_SCOPE})
 
 
-def register(api: FastAPI, public_url: str, exchange: Exchange, administration: Administration, append: Append) -> None:
+class Workflows(Protocol):
+    """What the policy in force says of workflows."""
+
+    def define(self, tenant: str, said: str) -> str | None:
+        """The name of the definition that somebody means by its name or digest; None where there is none."""
+
+    def handed_on(self, principal: Principal, request: AccessRequest, decision: Decision, call: str) -> HandedOn:
+        """A hand-on has its place in the workflow's history as a message to that agent would; `Refused` by a rule."""
+
+
+def register(  # noqa: PLR0917  what the endpoint is made of
+    api: FastAPI, public_url: str, exchange: Exchange, administration: Administration, append: Append, workflows: Workflows
+) -> None:
     """Add the routes."""
-    desk = _Desk(exchange, administration, append)
+    desk = _Desk(exchange, administration, append, workflows)
 
     @api.post(TOKEN_PATH, tags=["oauth"])
     async def token(request: Request) -> JSONResponse:
@@ -68,7 +85,8 @@ def _metadata(public_url: str, methods: tuple[str, ...]) -> dict[str, object]:
 class _Desk:
     """One endpoint's bounds, and what it records."""
 
-    def __init__(self, exchange: Exchange, administration: Administration, append: Append) -> None:
+    def __init__(self, exchange: Exchange, administration: Administration, append: Append, workflows: Workflows) -> None:
+        self._workflows = workflows
         self._exchange = exchange
         self._administration = administration
         self._append = append
@@ -84,7 +102,7 @@ class _Desk:
                 form = await self._form(request)
                 with self._slots:
                     async with asyncio.timeout(SECONDS):
-                        issued = await self._exchange.issue(arrival, form, self._judge)
+                        issued = await self._exchange.issue(arrival, form, self._judge, self._workflows.define)
                         await self._record(arrival, issued)
             except TimeoutError:
                 raise Refused(Code.OVERLOADED, "token endpoint: it took too long") from None
@@ -131,8 +149,11 @@ class _Desk:
         said, principal = issued.said, issued.principal
         wanted = f"{issued.way} {said.chain[-1]} until {said.expires}"
         if issued.request is not None and issued.decision is not None:
-            recorder = self._administration.recorder
-            await recorder.wish("identity.delegate", arrival, principal, issued.request, issued.decision, f"{wanted} {said.jti}")
+            handed = self._workflows.handed_on(principal, issued.request, issued.decision, arrival.id)
+            wanted = f"{wanted} {said.jti}"
+            async with handed as (decision, step):
+                wish = self._administration.recorder.wish
+                await wish("identity.delegate", arrival, principal, issued.request, decision, wanted, step)
             return
         fields: dict[str, object] = {
             "proto": "http",
@@ -143,6 +164,7 @@ class _Desk:
             "chain": [["user", "@subject"], *(["agent", actor] for actor in said.chain)],
             "auth": _auth(issued),
             "wanted": wanted,
+            **({"definition": said.definition} if said.definition else {}),
             "token": {
                 "jti": said.jti,
                 "exp": said.expires,

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from gateway.pipeline import Stages
     from gateway.policy.in_force import Policy
     from gateway.policy.shadowing import Shadowing
+    from gateway.workflows.steps import Held
 
 
-def decided_by(policy: Policy, stages: Stages, shadowing: Shadowing) -> Stages:
+def decided_by(policy: Policy, stages: Stages, shadowing: Shadowing, steps: Held) -> Stages:
     """The same stages, decided by this policy: by one bundle, or by the one that the call's workflow belongs to."""
+    stages = replace(stages, reserve=steps.by(policy), hear=steps.hear, settle=steps.steps.settle, release=steps.steps.release)
     if policy.canary is None:
         return replace(stages, decide=shadowing.wrap(policy.active.engine.decide, policy.watched))
     asked = ByWorkflow(stages.normalise, lambda workflow: policy.pair_of(workflow).engine.decide)

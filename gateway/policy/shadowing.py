@@ -54,6 +54,13 @@ class Shadowing:
 
         return overheard
 
+    def note(self, rule: str) -> None:
+        """A rule of a workflow that is only watched would have refused a call."""
+        with self._lock:
+            key = (rule, "allow->deny", "shadow")
+            room = key in self._flips or len(self._flips) < MAX_LABELS
+            self._flips[key if room else ("(other)", *key[1:])] += 1
+
     def flips(self) -> dict[tuple[str, str, str], int]:
         """How often which rule would have flipped a decision in which direction; the third is where the rule stands."""
         with self._lock:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, Table, delete
+from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.sql.elements import ColumnElement
 
+from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS
 from gateway.state.tables import ContextOwner, Kill, PushConfig, StandingGrant, TaskOwner, VaultToken
 from gateway.state.worker import Worker
 
@@ -18,11 +19,13 @@ _TABLES: Final[dict[str, tuple[Table, ...]]] = {
     "grants": (StandingGrant.__table__,),  # type: ignore[attr-defined]  # as above
     "tasks": (TaskOwner.__table__, ContextOwner.__table__, PushConfig.__table__),  # type: ignore[attr-defined]  # as above
     "kills": (Kill.__table__,),  # type: ignore[attr-defined]  # as above
+    "workflows": (MARKS, STEPS, HISTORIES, PURSES),
 }
 STORES: Final = tuple(_TABLES)
 """vault: credentials for upstreams.  grants: standing ones.  tasks: whose an agent's tasks are,
 and where their news goes.  kills: those that were lifted;
-one in force keeps somebody out, and stays."""
+one in force keeps somebody out, and stays.
+workflows: their steps in histories."""
 
 
 class PersonRows:
@@ -44,6 +47,8 @@ def _delete(connection: Connection, tables: tuple[Table, ...], subject: str) -> 
 
 
 def _of(table: Table, subject: str) -> tuple[ColumnElement[bool], ...]:
+    if table is MARKS:  # before the steps that they name
+        return (MARKS.c.call.in_(select(STEPS.c.call).where(STEPS.c.subject == subject)),)
     if table.name == "kills":
         return table.c.kind == "user", table.c.target == subject, table.c.lifted_at.is_not(None)
     return (table.c.subject == subject,)

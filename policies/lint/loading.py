@@ -167,8 +167,8 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
             "Steps of a workflow need each other in a circle.\n\nNone of them could ever be the first. Take one of the rules out."
         ),
         "workflow-rules": (
-            "The folder holds workflow rules, which this version does not enforce.\n\nA rule that looks as if it were enforced "
-            "is worse than none. Remove the file."
+            "A workflow file holds rules (`taint`) that this version does not enforce.\n\nA rule that looks as if it were "
+            "enforced is worse than none. Take it out."
         ),
         "wrong-column-count": ("A line of a table has too few or too many columns.\n\nThe help names the columns."),
         "wrong-digest": (

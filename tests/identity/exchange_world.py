@@ -36,11 +36,13 @@ from gateway.identity.standing import Standing
 from gateway.model import Principal, Refused, new_id
 from gateway.oauth.grants import register as register_grants
 from gateway.oauth.token import register
+from gateway.policy.in_force import InForce, Pair, Policy
 from gateway.reasons import Code
 from gateway.record import Recorder
 from gateway.settings import Agent, AgentAuth, Issuer, Keys
 from gateway.state.kills import Kill
 from gateway.state.store import State
+from gateway.workflows.steps import InForceNow, Steps
 from policies import engine as engine_module
 from policies.bundle import load_texts
 from policies.engine import Engine
@@ -67,6 +69,12 @@ p, agent:analyst, acme, a2a:analyst, send, allow, -,     -,          AGT-8
 p, role:admin,    acme, admin:grants, *,   allow, -,     -,          ADM-1
 p, *,             acme, a2a:reader,  send, require, -,   four-eyes,  SEC-1
 """
+ORDERS = """\
+workflow: orders
+binds: []
+budget: [{tool: "a2a:erp", count: 1}]
+coordinator: [{agent: agent:analyst, calls: ["a2a:*"]}]
+"""
 FILES = {
     "model.conf": (Path(engine_module.__file__).with_name("default") / "model.conf").read_text(),
     "roles.csv": "g, idp:buyers, role:buyer, acme\ng, idp:admins, role:admin, acme\n",
@@ -74,6 +82,7 @@ FILES = {
     "conditions.yaml": "proof: {if: 'agent.assurance == \"pop\"', say: proven keys}\n",
     "obligations.yaml": "four-eyes: {type: human-approval, by: role:buyer, within: 10m}\n",
     "grants/all.csv": GRANTS,
+    "workflows/orders.yaml": ORDERS,
 }
 
 
@@ -172,11 +181,13 @@ class World:
             Parts(URL, self.agents, clients, access, self.delegations, self.standing, self.kills.alive, self.clock, keep)
         )
         recorder = Recorder(self.append, self.append, self.clock)
-        engine = Engine(load_texts(FILES))
+        bundle = load_texts(FILES)
+        engine = Engine(bundle)
+        workflows = InForceNow(Steps(self.state.histories, bytes(32), print), InForce(Policy(Pair(bundle, engine, 0))))
         self.administration = Administration(self.whoami, lambda _: engine.decide, recorder, self.clock)
         self.api = FastAPI()
         _errors(self.api)
-        register(self.api, URL, self.exchange, self.administration, self.append)
+        register(self.api, URL, self.exchange, self.administration, self.append, workflows)
         register_grants(self.api, self.standing, self.kills, self.administration, self.append)
 
     async def whoami(self, _request: object) -> Principal:

@@ -159,7 +159,10 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
     done = audit(gateway, "erase", "dev/paul", "--approve", wish, "--json", token=mia)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert (said["state"], said["stores"]) == ("erased", {"folders": 0, "grants": 0, "kills": 0, "tasks": 1, "vault": 0})
+    assert (said["state"], said["stores"]) == (
+        "erased",
+        {"folders": 0, "grants": 0, "kills": 0, "tasks": 1, "vault": 0, "workflows": 0},
+    )
     assert said["values"] > 0
     for file in data.rglob("*"):
         if file.is_file():
@@ -172,8 +175,8 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
         about = [
             each for each in log.records() if each.leaf.get("target") == said["pseudonym"] or each.subject == said["pseudonym"]
         ]
-        assert [each.kind for each in about][-7:] == ["hold.set", *["erasure.store"] * 5, "key.shred"]
-        assert {str(each.leaf["store"]) for each in about[-6:-1]} == {"folders", "grants", "kills", "tasks", "vault"}
+        assert [each.kind for each in about][-8:] == ["hold.set", *["erasure.store"] * 6, "key.shred"]
+        assert {str(each.leaf["store"]) for each in about[-7:-1]} == {"folders", "grants", "kills", "tasks", "vault", "workflows"}
         shred = about[-1]
         assert (shred.leaf["request"], log.subject_name(str(shred.leaf["approver"]))) == (wish, "user:dev/mia")
     verified = audit(gateway, "verify")

@@ -142,9 +142,9 @@ class Peers:
 
 
 @contextmanager
-def peers() -> Iterator[Peers]:
+def peers(world: Peers | None = None) -> Iterator[Peers]:
     """The upstreams, on a loopback port."""
-    world = Peers()
+    world = world or Peers()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,0 +1,30 @@
+"""Workflows, opened by the composition root: what reserves and settles, and what settles from the ledger what was left."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from gateway.model import Clock
+from gateway.policy.opening import Opened
+from gateway.state.store import State
+from gateway.stores import ledger_url_of
+from gateway.workflows.reconciling import Reconciling
+from gateway.workflows.steps import InForceNow, Steps
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+
+def opened(  # noqa: PLR0917  what it is made of
+    settings: Settings, state: State, policy: Opened, keys: tuple[bytes, bytes], clock: Clock, stack: AsyncExitStack
+) -> InForceNow:
+    """`keys` are the ledger's seal key, and one of its own for digests of arguments."""
+    seal, marks = keys
+    steps = Steps(state.histories, marks, policy.shadowing.note)
+    stack.push_async_callback(steps.close)
+    longest = int(settings.limits.call_seconds)
+    reconciling = Reconciling(state.histories, ledger_url_of(settings), seal, clock, longest)
+    stack.push_async_callback(reconciling.aclose)
+    reconciling.start()
+    return InForceNow(steps, policy.in_force)

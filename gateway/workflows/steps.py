@@ -1,0 +1,293 @@
+"""A call's place in its workflow's history: reserved after policy has allowed it, settled by its recorded outcome.
+
+A rule of a workflow refuses and never grants.  What cannot be looked up is refused; what cannot be settled satisfies nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from msgspec.structs import replace
+
+from gateway.model import Call, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Reserved
+from gateway.policy.in_force import InForce, Policy
+from gateway.reasons import Code
+from gateway.state.histories import Asked, Histories, Judged, Kept
+from gateway.workflows.values import Marker, fields, sums
+from policies.model import NOTHING, AccessRequest, Decision, Effect, Objection, Reason, Ruling
+from policies.workflows import kept
+from policies.workflows.model import Workflow
+from policies.workflows.story import State, Step
+
+log = logging.getLogger("gateway.workflows")
+
+CONNECT: Final = "connect"
+"""How the detail of an outcome begins whose call never reached the upstream."""
+
+
+class Ended(StrEnum):
+    """What an answer says of the work that was asked for."""
+
+    DONE = "done"
+    OPEN = "open"  # it goes on, as a task
+    ASKED = "asked"  # nothing is done: something must be answered first, and the call be made again
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one message of an answer says; `objects` are the structured parts of it."""
+
+    ended: Ended | None = None
+    objects: tuple[Mapping[str, object], ...] = ()
+
+
+class Reader(Protocol):
+    """One protocol's reading of calls as steps."""
+
+    def is_step(self, call: Call) -> bool:
+        """Whether it does something: a tool's call, a message to an agent; not a look at what was done."""
+
+    def arguments(self, call: Call) -> Mapping[str, object]:
+        """What rules read of it."""
+
+    def heard(self, reply: Reply) -> Heard:
+        """What a message of its answer says."""
+
+
+class Steps:
+    """Reserves and settles.
+
+    watched  is told of each rule that would have refused and is only watched.
+    """
+
+    def __init__(self, histories: Histories, key: bytes, watched: Callable[[str], None]) -> None:
+        """`key` makes digests of arguments: 32 bytes, the same on every replica."""
+        self._histories = histories
+        self._marker = Marker(key)
+        self._watched = watched
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    def reserve(self, policy: Policy, reader: Reader, permit: Permit) -> Awaitable[Permit] | None:
+        """None at once where no workflow holds the call: then nothing is looked up."""
+        principal, call = permit.principal, permit.call
+        workflows = policy.pair_of(principal.workflow).bundle.workflows
+        if not (workflows or principal.definition) or not reader.is_step(call):
+            return None
+        held = held_by(workflows.values(), principal, permit.request)
+        if principal.definition and not any(each.name == principal.definition for each in held):
+            raise unknown(permit.decision)
+        return self._reserve(permit, held, reader.arguments(call)) if held else None
+
+    async def _reserve(self, permit: Permit, held: tuple[Workflow, ...], arguments: Mapping[str, object]) -> Permit:
+        reserved, ruling = await self.asked(
+            permit.principal, permit.request, permit.decision, held, arguments, permit.call.arrival.id
+        )
+        return replace(permit, reserved=reserved, decision=replace(permit.decision, ruling=ruling))
+
+    async def asked(  # noqa: PLR0917  what a step is made of, in its order
+        self,
+        principal: Principal,
+        request: AccessRequest,
+        decision: Decision,
+        held: tuple[Workflow, ...],
+        arguments: Mapping[str, object],
+        call: str,
+    ) -> tuple[Reserved, Ruling]:
+        """The place, and what rules said; `Refused` by a rule that counts."""
+        wanted = [workflow.kept(request.resource) for workflow in held]
+        step = Step(
+            id=call,
+            resource=request.resource,
+            actor=principal.acting,
+            subject=principal.subject,
+            at=request.at,
+            held=frozenset(workflow.name for workflow in held),
+            marks=self._marker.marks(principal.tenant, arguments, {name for marks, _, _ in wanted for name in marks}),
+            sums=sums(arguments, {name for _, numbers, _ in wanted for name in numbers}),
+        )
+        judged = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held))
+        ruling = _ruling(judged)
+        for each in ruling.watched:
+            self._watched(each.match.rule)
+        if ruling.refused:
+            raise refusal(decision, ruling)
+        return Reserved(step, frozenset(name for _, _, names in wanted for name in names)), ruling
+
+    async def _kept(self, asked: Asked) -> tuple[Judged, ...]:
+        """The judgement, durable; whoever hangs up meanwhile leaves no place behind."""
+        reserving = asyncio.ensure_future(self._histories.reserve(asked))
+        try:
+            return await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            undoing = asyncio.ensure_future(self._undone(reserving, asked))
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            raise
+
+    async def _undone(self, reserving: Awaitable[tuple[Judged, ...]], asked: Asked) -> None:
+        try:
+            await reserving
+        except Refused:
+            return
+        await self._settle(Kept(asked.tenant, asked.workflow, asked.step), State.UNSENT, "")
+
+    async def settle(self, permit: Permit, outcome: Outcome | None) -> None:
+        """By what is on record; nothing of it on record is `UNCERTAIN`."""
+        state = State.UNCERTAIN if outcome is None else State(outcome.step)
+        await self._settle(_place(permit), state, "" if outcome is None else outcome.results)
+
+    async def release(self, permit: Permit) -> None:
+        """The call is not made."""
+        await self._settle(_place(permit), State.UNSENT, "")
+
+    async def _settle(self, place: Kept, state: State, results: str) -> None:
+        try:
+            await self._histories.settle(place, state, kept.read_results(results) if results else {})
+        except Refused as failure:  # it stays as it is, satisfies nothing, and is settled from the ledger later
+            log.error("a step could not be settled: %s", failure.code.value, extra={"call": place.step.id})
+
+    @asynccontextmanager
+    async def handed_on(
+        self, policy: Policy, principal: Principal, request: AccessRequest, decision: Decision, call: str
+    ) -> AsyncGenerator[tuple[Decision, Step | None], None]:
+        """An agent hands on to a part of itself, without a message that this gateway sees: what comes of it, nobody knows.
+
+        It draws on budgets and keeps to who may call whom, and satisfies nothing.  Within it the record is written.
+        """
+        workflows = policy.pair_of(principal.workflow).bundle.workflows
+        held = held_by(workflows.values(), principal, request)
+        try:
+            if principal.definition and not any(each.name == principal.definition for each in held):
+                raise unknown(decision)
+            reserved, ruling = await self.asked(principal, request, decision, held, NOTHING, call) if held else (None, None)
+        except Refused as refused:
+            refused.principal, refused.request = principal, request
+            raise
+        if reserved is None:
+            yield decision, None
+            return
+        place, state = Kept(principal.tenant, principal.workflow, reserved.step), State.UNSENT
+        try:
+            yield replace(decision, ruling=ruling), reserved.step
+            state = State.OPEN
+        finally:
+            await self._settle(place, state, "")
+
+    async def close(self) -> None:
+        """Finish what is being given up."""
+        await asyncio.gather(*self._undoing, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class InForceNow:
+    """Workflows by the policy that is in force when they are asked for; what the token endpoint needs of them."""
+
+    steps: Steps
+    in_force: InForce
+
+    def define(self, tenant: str, said: str) -> str | None:
+        """The name of a definition of this tenant, by its name or by its digest; None where there is none."""
+        known = self.in_force.current.active.bundle.workflows.values()
+        return next((each.name for each in known if said in (each.name, each.digest) and tenant in each.tenants), None)
+
+    def handed_on(
+        self, principal: Principal, request: AccessRequest, decision: Decision, call: str
+    ) -> AbstractAsyncContextManager[tuple[Decision, Step | None]]:
+        """See `Steps.handed_on`."""
+        return self.steps.handed_on(self.in_force.current, principal, request, decision, call)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One protocol's calls, held to their workflows."""
+
+    steps: Steps
+    reader: Reader
+
+    def by(self, policy: Policy) -> Callable[[Permit], Awaitable[Permit] | None]:
+        """The stage `reserve`, by the definitions of one policy."""
+        return lambda permit: self.steps.reserve(policy, self.reader, permit)
+
+    def hear(self, permit: Permit) -> Hearing:
+        """The stage `hear`."""
+        return Hearing(self.reader, permit.reserved.fields if permit.reserved is not None else frozenset())
+
+
+class Hearing:
+    """Listens to one call's answer."""
+
+    def __init__(self, reader: Reader, names: frozenset[str]) -> None:
+        self._reader = reader
+        self._names = names
+        self._ended: Ended | None = None
+        self._objects: list[Mapping[str, object]] = []
+
+    def hear(self, reply: Reply) -> None:
+        """See `gateway.pipeline.Hearing`."""
+        if reply.payload is None:
+            return
+        heard = self._reader.heard(reply)
+        self._ended = heard.ended or self._ended
+        if self._names:
+            self._objects += [one for one in heard.objects if not self._names.isdisjoint(one)][:100]
+
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """See there."""
+        state = self._state(outcome)
+        found = fields(self._objects, self._names) if state is State.OK else NOTHING
+        return replace(outcome, step=state.value, results=kept.results(found) if found else "")  # type: ignore[arg-type]
+
+    def _state(self, outcome: Outcome) -> State:
+        if outcome.status is OutcomeStatus.OK:
+            return {Ended.OPEN: State.OPEN, Ended.ASKED: State.FAILED}.get(self._ended or Ended.DONE, State.OK)
+        if outcome.status is OutcomeStatus.TOOL_ERROR:
+            return State.FAILED
+        never = outcome.status is OutcomeStatus.UPSTREAM_ERROR and outcome.detail.startswith(CONNECT)
+        return State.UNSENT if never else State.UNCERTAIN
+
+
+def held_by(workflows: Iterable[Workflow], principal: Principal, request: AccessRequest) -> tuple[Workflow, ...]:
+    """The definitions whose rules a call is held to."""
+    return tuple(
+        workflow
+        for workflow in workflows
+        if principal.tenant in workflow.tenants and workflow.holds(request.resource, principal.actors, principal.definition)
+    )
+
+
+def unknown(decision: Decision) -> Refused:
+    """The refusal of a call whose workflow was begun by a name that is not known."""
+    denied = replace(decision, effect=Effect.DENY, reason=Reason.WORKFLOW_UNKNOWN)
+    return Refused(Code.WORKFLOW_UNKNOWN, decision=denied)
+
+
+def refusal(decision: Decision, ruling: Ruling) -> Refused:
+    """The refusal by rules, which says what is missing and how to cure it."""
+    first = ruling.refused[0]
+    denied = replace(decision, effect=Effect.DENY, reason=first.reason, ruling=ruling)
+    missing = ", ".join(dict.fromkeys(name for each in ruling.refused for name in each.missing))
+    cure = "; ".join(dict.fromkeys(each.cure for each in ruling.refused))
+    said: dict[str, object] = {"cure": cure, **({"missing": missing} if missing else {})}
+    return Refused(Code(first.reason.value), f"{first.match.rule}: {first.cure}", decision=denied, data=said)
+
+
+def _ruling(judged: tuple[Judged, ...]) -> Ruling:
+    refused: list[Objection] = []
+    watched: list[Objection] = []
+    for each in judged:
+        found = [Objection(breach.rule.match, breach.reason, breach.cure, breach.missing) for breach in each.breaches]
+        (watched if each.workflow.shadow else refused).extend(found)
+    spoke = tuple(dict.fromkeys(rule.match for each in judged for rule in each.spoke))
+    return Ruling(tuple((each.workflow.name, each.workflow.digest) for each in judged), spoke, tuple(refused), tuple(watched))
+
+
+def _place(permit: Permit) -> Kept:
+    if permit.reserved is None:
+        raise ValueError("the call has no place in a history")
+    return Kept(permit.principal.tenant, permit.principal.workflow, permit.reserved.step)
