@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from a2a.client.client import ClientConfig
 from a2a.client.client_factory import ClientFactory
 from a2a.types import a2a_pb2 as pb
 
+from gateway.model import wall_clock
+from tests.a2a.agents import Request, scripted
+from tests.a2a.calls import metadata, stub
 from tests.a2a.carded import PATH, PLAIN, Owner, by_published_keys, carded, resolved
 from tests.a2a.world import DENY, HIDDEN, World, gateway, reference_agent
 
@@ -145,6 +150,20 @@ async def test_an_extended_card_is_held_against_the_pinned_keys_as_the_public_on
         assert "forged" not in answer.text
 
 
+async def test_over_grpc_the_extended_card_is_shown_by_the_same_rules_and_signed_too(tmp_path: Path, extended_url: str) -> None:
+    async with gateway(tmp_path, {"ref": extended_url}, grpc=False) as world, stub(world) as client:
+        world.verdicts["user:dev/mia", "skill:ref/secret"] = HIDDEN
+        asked = pb.GetExtendedAgentCardRequest()
+        cards = {who: await client.GetExtendedAgentCard(asked, metadata=metadata(world, who)) for who in ("paul", "mia")}
+        verify = by_published_keys(world, world.delegations.ring.jwks()["keys"])
+        for card in cards.values():
+            verify(card)
+        assert {who: [skill.id for skill in card.skills] for who, card in cards.items()} == {
+            "paul": ["tck", "echo", "secret"],
+            "mia": ["tck", "echo"],
+        }
+
+
 async def test_an_agent_without_an_extended_card_says_so_itself(world: World) -> None:
     error = (await world.rpc("paul", "GetExtendedAgentCard", {})).json()["error"]
     assert error["code"] in {-32004, -32007}
@@ -217,6 +236,39 @@ async def test_an_agent_that_is_down_is_marked_and_keeps_no_other_one_out(tmp_pa
             "supportedInterfaces": found["gone"]["supportedInterfaces"],
         }
         assert agent.calls == []
+
+
+async def test_an_agent_that_went_away_is_listed_with_its_last_card_for_an_hour(tmp_path: Path) -> None:
+    late = [0]
+    async with carded(PLAIN) as (url, agent), gateway(
+        tmp_path, {"ref": url}, card_clock=lambda: wall_clock() + late[0] * 1_000_000
+    ) as world:  # fmt: skip
+        assert (await directory(world))["ref"]["status"] == "current"
+        agent.down, late[0] = True, 61
+        away = (await directory(world))["ref"]
+        assert (away["status"], away["name"]) == ("last-known", "Buyer")
+        agent.down, late[0] = False, 122
+        assert (await directory(world))["ref"]["status"] == "current"
+        agent.down, late[0] = True, 122 + 3700
+        assert (await directory(world))["ref"]["status"] == "unavailable"
+
+
+async def test_an_agent_that_does_not_answer_in_time_keeps_no_other_one_waiting(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def silent(request: Request) -> None:
+        await go.wait()
+        await request.reply(json.dumps(PLAIN).encode())
+
+    async with scripted(silent) as (slow, _), carded(PLAIN) as (url, _), gateway(
+        tmp_path, {"slow": slow, "up": url}
+    ) as world:  # fmt: skip
+        assert {name: entry["status"] for name, entry in (await directory(world)).items()} == {
+            "slow": "unavailable",
+            "up": "current",
+        }
+        go.set()
+        assert (await world.client.get("/a2a/slow/.well-known/agent-card.json", headers=world.token("paul"))).status_code == 200
 
 
 async def test_an_agent_whose_card_is_refused_is_in_the_directory_without_a_word_of_it(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ class World:
 @asynccontextmanager
 async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> AsyncIterator[World]:
     """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces),
-    `terms` (agent → what is demanded of its card).
+    `terms` (agent → what is demanded of its card), `card_clock`.
     `grpc`: the certificate of its listeners, or False for none; `door`: what each of them serves; `bounds`.
     """
     sock = socket.create_server(("127.0.0.1", 0))
@@ -207,7 +207,8 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     }
     allowed = options.get("allowed", Allowed())
     cards = Cards(
-        url, wall_clock, options.get("served", lambda agent: by_http(url, agent, peers[agent].versions)),
+        url, options.get("card_clock", wall_clock),
+        options.get("served", lambda agent: by_http(url, agent, peers[agent].versions)),
         ring=delegations.ring, push=bool(allowed),
         terms={name: Terms(extensions=peer.extensions) for name, peer in peers.items()} | options.get("terms", {}),
         drift=Drifts(state.cards, ledger.append, wall_clock),
