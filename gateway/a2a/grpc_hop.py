@@ -14,8 +14,8 @@ from gateway.a2a.answers import AgentSaysNo, read_message, says_no
 from gateway.a2a.errors import SUPPORTED_VERSIONS
 from gateway.a2a.grpc_wire import method_path, plain
 from gateway.a2a.hop import Answers, Bounds, Onward, Peer, fetched_card, own_headers, said
-from gateway.a2a.operations import EXTENDED_CARD, OPERATIONS
-from gateway.a2a.wire import UnreadableError, dump
+from gateway.a2a.operations import OPERATIONS
+from gateway.a2a.wire import UnreadableError
 from gateway.model import Call, Permit, UpstreamError
 from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected
@@ -63,27 +63,10 @@ class GrpcHop:
         return answers
 
     async def card(self, permit: Permit) -> bytes:
-        """From where settings say that it is; otherwise the extended one, as gRPC has no other."""
-        if self.peer.card is not None:
-            return await fetched_card(self._upstreams, self.peer, [self.peer.card], permit, self._rejected)
-        operation = OPERATIONS[EXTENDED_CARD]
-        line, failed = await self._channel.open(), False
-        sent = self._channel.call(
-            line, method_path(EXTENDED_CARD), operation.request().SerializeToString(), (*self._static, *_text(permit.credentials))
-        )
-        try:
-            data = await sent.read()
-            card = operation.answer()
-            card.ParseFromString(data if isinstance(data, bytes) else b"")
-            return dump(plain(card, depth=self._bounds.json_depth, nodes=self._bounds.nodes))
-        except grpc.aio.AioRpcError as error:
-            failed = error.code() is grpc.StatusCode.UNAVAILABLE
-            raise UpstreamError("status", f"agent card: {error.code().name}") from None
-        except (DecodeError, UnreadableError):
-            raise UpstreamError("protocol", "agent card") from None
-        finally:
-            sent.cancel()
-            self._channel.hang_up(line, failed=failed)
+        """From where settings say that it is: gRPC has none but the extended one, which not everybody may see."""
+        if self.peer.card is None:
+            raise UpstreamError("status", "agent card: settings name none")
+        return await fetched_card(self._upstreams, self.peer, [self.peer.card], permit, self._rejected)
 
     async def aclose(self) -> None:
         """See `Hop`."""

@@ -122,8 +122,16 @@ class GrpcFace:
     """
 
     def __init__(
-        self, stages: Callable[[], Stages], *, limits: Limits, slots: Slots | None = None, clock: Clock = wall_clock
+        self,
+        stages: Callable[[], Stages],
+        *,
+        limits: Limits,
+        slots: Slots | None = None,
+        clock: Clock = wall_clock,
+        connections: int = CONNECTIONS,
     ) -> None:
+        """connections  that each port holds at once."""
+        self._connections = connections
         self._stages = stages
         self._limits = limits
         self._slots = slots or Slots(limits.concurrent_calls)
@@ -134,7 +142,9 @@ class GrpcFace:
 
     async def open(self, door: Door, certificate: Certificate | None = None) -> int:
         """Listen; the port.  `DeafError` where that cannot be, and for a certificate that cannot be used."""
-        server = grpc.aio.server(options=_options(self._limits), maximum_concurrent_rpcs=2 * self._limits.concurrent_calls)
+        server = grpc.aio.server(
+            options=_options(self._limits, self._connections), maximum_concurrent_rpcs=2 * self._limits.concurrent_calls
+        )
         server.add_generic_rpc_handlers((_Calls(self, door),))
         host = f"[{door.host}]" if ":" in door.host else door.host
         address = f"{host}:{door.port}"
@@ -306,7 +316,7 @@ def _end(context: _Context, status: Status, decision: str, workflow: str = "") -
     context.set_trailing_metadata((*known, *status.trailing, (STATUS_KEY, status.details)))
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(limits: Limits, connections: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", limits.body_bytes + _OVERSIZE),
         ("grpc.max_send_message_length", -1),  # answers are bounded where they are read
@@ -319,6 +329,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", int(HEARTBEAT_SECONDS * _MILLI)),
         ("grpc.http2.min_ping_interval_without_data_ms", 10 * _MILLI),
         ("grpc.max_connection_idle_ms", 120 * _MILLI),
-        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", 20 * _MILLI),
     ]

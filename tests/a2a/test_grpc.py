@@ -20,7 +20,7 @@ from gateway.a2a.webhook import Allowed
 from gateway.settings import Limits
 from tests.a2a.agents import Request, scripted, status, task
 from tests.a2a.calls import VERSION, asking, channel, error_of, info_of, metadata, official, raw, said, stub
-from tests.a2a.world import DENY, HIDDEN, World, gateway
+from tests.a2a.world import DENY, HIDDEN, World, gateway, reference_agent_at
 
 
 @pytest.fixture
@@ -366,3 +366,16 @@ async def test_many_at_once_do_not_mix(world: World) -> None:
         return ",".join(texts)
 
     assert await asyncio.gather(*map(one, people)) == [f"echo: from {person}" for person in people]
+
+
+async def test_the_extended_card_is_the_gateways_own_for_whoever_may_see_it(tmp_path: Path) -> None:
+    with reference_agent_at("--grpc", "--extended") as (url, address):
+        async with gateway(tmp_path, {"ref": url}, grpc=False) as world, stub(world) as client:
+            card = await client.GetExtendedAgentCard(pb.GetExtendedAgentCardRequest(), metadata=metadata(world, "paul"))
+            assert "secret" in {skill.id for skill in card.skills}
+            text = str(card)
+            assert address not in text
+            assert url.removeprefix("http://") not in text
+            world.verdicts["user:dev/mia", "a2a:ref"] = HIDDEN
+            error = await error_of(client.GetExtendedAgentCard(pb.GetExtendedAgentCardRequest(), metadata=metadata(world, "mia")))
+            assert error.code() is grpc.StatusCode.NOT_FOUND

@@ -108,6 +108,20 @@ async def test_an_address_that_is_taken_and_a_certificate_that_is_none_are_said(
         await face.close(0)
 
 
+async def test_no_more_connections_are_held_than_are_let_in(tmp_path: Path) -> None:
+    async with two_agents(tmp_path) as world:
+        face = GrpcFace(lambda: pytest.fail("called"), limits=Limits(), connections=1)
+        port = await face.open(Door("127.0.0.1", 0, {"a": "a"}, {}))
+        held = await asyncio.open_connection("127.0.0.1", port)
+        assert (await held[0].read(9))[3:4] == b"\x04"  # SETTINGS: it is served
+        other = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(other[0].read(), 20) == b""
+        for _, writer in (held, other):
+            writer.close()
+        await face.close(0)
+        assert world.ledger.entries == []
+
+
 async def test_the_end_waits_for_calls_and_their_records(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 

@@ -253,24 +253,24 @@ async def test_an_address_of_the_machines_metadata_is_not_connected_to(tmp_path:
         assert "link-local" in world.ledger.entries[-1].fields["outcome"]["detail"]
 
 
-async def test_the_card_is_where_settings_say_or_the_one_that_grpc_has(tmp_path: Path) -> None:
+async def test_the_card_is_where_settings_say_and_nowhere_else(tmp_path: Path) -> None:
     async def extended(asked: Asked) -> None:
-        assert asked.method == "GetExtendedAgentCard"
-        await asked.say(pb.AgentCard(name="By gRPC", description="at inner.example:1", version="1"))
+        await asked.say(pb.AgentCard(name="Not for everybody", description="", version="1"))
 
     async def published(request: Request) -> None:
         assert (request.path, request.headers["x-own"]) == ("/card.json", "own")
         await request.reply(b'{"name": "By HTTP", "description": "", "version": "1"}')
 
-    async with scripted_grpc(extended) as (port, _), scripted(published) as (url, _):
+    async with scripted_grpc(extended) as (port, agent), scripted(published) as (url, _):
         address, own = f"grpc://127.0.0.1:{port}", {"headers": ((b"x-own", b"own"),)}
         peers = {"two": {"card": Url.parse(f"{url}/card.json", allow_private=True), **own}}
         async with gateway(tmp_path, {"one": address, "two": address}, peers=peers) as world:
-            for agent, name in (("one", "By gRPC"), ("two", "By HTTP")):
-                where = f"/a2a/{agent}/.well-known/agent-card.json"
-                card = (await world.client.get(where, headers=world.token("paul"))).json()
-                assert card["name"] == name
-                assert str(port) not in json.dumps(card)
+            where = "/a2a/{}/.well-known/agent-card.json".format
+            card = (await world.client.get(where("two"), headers=world.token("paul"))).json()
+            assert card["name"] == "By HTTP"
+            assert str(port) not in json.dumps(card)
+            assert (await world.client.get(where("one"), headers=world.token("paul"))).status_code == 500
+        assert agent.asked == []
 
 
 @pytest.mark.parametrize(
