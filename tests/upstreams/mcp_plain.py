@@ -38,10 +38,27 @@ class World:
         self.streams: list[queue.Queue[Any]] = []
         self.subscribed: list[str] = []
         self.subscribes = True
+        self.rest: list[dict[str, Any]] = []
+        self.resumes = 0
+        self.resumed: list[str] = []
         self.page = options.page
         self.circle = options.circle
         self.uris: list[str] = options.uri
-        names = ["echo", "remember", "recall", "progress", "wait", "link", "headed", "ask", "forget", LONG, ODD, *options.tool]
+        names = [
+            "echo",
+            "remember",
+            "recall",
+            "progress",
+            "wait",
+            "link",
+            "headed",
+            "ask",
+            "forget",
+            "broken",
+            LONG,
+            ODD,
+            *options.tool,
+        ]
         self.tools = [*names, *(f"tool_{n:04}" for n in range(options.tools))]
 
     def result(self, method: str, params: dict[str, Any], session: dict[str, Any], headers: dict[str, str]) -> Any:
@@ -118,7 +135,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self.path.startswith("/control"):
             if self.world.era == "legacy" and self.headers.get("mcp-session-id") in self.world.sessions:
-                self._stream(None)
+                last = self.headers.get("last-event-id")
+                self._stream(None) if last is None else self._resume(last)
             else:
                 self._say(405, None)
             return
@@ -140,6 +158,7 @@ class Handler(BaseHTTPRequestHandler):
                 "sessions": len(self.world.sessions),
                 "streams": len(self.world.streams),
                 "subscribed": self.world.subscribed,
+                "resumed": self.world.resumed,
             },
         )
         self.world.heard = []
@@ -209,8 +228,8 @@ class Handler(BaseHTTPRequestHandler):
         if own is None:
             self._error(404 if "mcp-session-id" in headers else 400, message, -32600, "Session not found")
             return
-        if message["method"] == "tools/call" and message["params"]["name"] == "progress":
-            self._progress(message)
+        if message["method"] == "tools/call" and message["params"]["name"] in {"progress", "broken"}:
+            (self._progress if message["params"]["name"] == "progress" else self._broken)(message)
             return
         self._result(message, self.world.result(message["method"], message["params"], own, headers))
 
@@ -278,6 +297,34 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"event: message\ndata: " + json.dumps({"jsonrpc": "2.0", **said}).encode() + b"\n\n")
             self.wfile.flush()
         self.close_connection = True
+
+    def _broken(self, message: dict[str, Any]) -> None:
+        """A stream that is closed before the answer; the rest is for whoever resumes it, the second time."""
+        text = {"type": "text", "text": "mended"}
+        token = message["params"].get("_meta", {}).get("progressToken")
+        self.world.rest = [{"id": message["id"], "result": {"content": [text]}}]
+        self._events(
+            [("1", {}), ("2", {"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})], retry=20
+        )
+        self.world.resumes = 0
+
+    def _events(self, events: list[tuple[str, dict[str, Any]]], retry: int = 0) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        self.wfile.write(b":\n\n")
+        for name, said in events:
+            data = json.dumps({"jsonrpc": "2.0", **said}) if said else ""
+            more = f"retry: {retry}\n" if retry else ""
+            self.wfile.write(f"id: {name}\n{more}data: {data}\n\n".encode())
+        self.wfile.flush()
+
+    def _resume(self, last: str) -> None:
+        self.world.resumes += 1
+        self.world.resumed.append(last)
+        self._events([("3", said) for said in self.world.rest] if self.world.resumes > 1 else [])
 
     def _result(self, message: dict[str, Any], result: Any, headers: tuple[tuple[str, str], ...] = ()) -> None:
         if result is None:

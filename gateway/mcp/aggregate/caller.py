@@ -118,9 +118,9 @@ def answering(caller: Caller, leg: Leg, way: Way, message: Mapping[str, Any]) ->
     return _down(caller, leg, headers, dumps(message), "POST")
 
 
-def without_body(caller: Caller, leg: Leg, way: Way, verb: str) -> AsyncGenerator[Reply, None]:
-    """What is no message: the stream for a session's notices (GET), and its end (DELETE)."""
-    _, headers = _legacy(way, {})
+def without_body(caller: Caller, leg: Leg, way: Way, verb: str, *more: tuple[str, str]) -> AsyncGenerator[Reply, None]:
+    """What is no message: the stream for a session's notices (GET), and its end (DELETE); with `more` header lines."""
+    headers = (*_legacy(way, {})[1], *more)
     return _down(caller, leg, headers, b"", verb)
 
 

@@ -18,6 +18,7 @@ from gateway.mcp.aggregate.levels import Levels
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.questions import Dialogue, Questions, UnansweredError, unanswered
 from gateway.mcp.aggregate.repeated import Repeated
+from gateway.mcp.aggregate.resuming import Events, resumed, whole
 from gateway.mcp.aggregate.running import Cancelled, Running
 from gateway.mcp.aggregate.standing import STATELESS, Standings, cancelled
 from gateway.mcp.aggregate.streams import Streams
@@ -60,11 +61,12 @@ _CANCELLED_CODE: Final = -32800
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One message to the client; None is an empty answer."""
+    """One message to the client; None is an empty answer.  `event` is the id at which it can resume after it."""
 
     message: dict[str, Any] | None
     is_final: bool = True
     status: int = 200
+    event: str = ""
 
 
 class Desk:
@@ -80,6 +82,7 @@ class Desk:
         questions: Questions,
         held: Held,
         subscribing: Subscribing,
+        events: Events,
     ) -> None:
         self._standings = standings
         self._fan = fan
@@ -92,6 +95,7 @@ class Desk:
         self._repeated = Repeated(standings, fan)
         self._levels = Levels()
         self._subscribing = subscribing
+        self._events = events
         self._here: Mapping[str, Callable[[Caller], Awaitable[dict[str, Any]]]] = {
             INITIALIZE: self._initialized,
             DISCOVER: self._discovered,
@@ -118,11 +122,9 @@ class Desk:
         """Every message to the client, the last one final.  `leg` is where a refusal or a failure happened."""
         call = caller.call
         if call.method in {LISTEN, STREAM}:
-            async with aclosing(self._streams.open(caller)) as messages:
-                async for message in messages:
-                    yield Said(message, is_final=message is not None and "result" in message)
-            if call.method == STREAM:
-                yield Said(None)
+            async with aclosing(self._streamed(caller, leg)) as messages:
+                async for said in messages:
+                    yield said
             return
         if call.method == END:
             await self._subscribing.end(caller)
@@ -151,6 +153,20 @@ class Desk:
         except Cancelled:
             error = {"code": _CANCELLED_CODE, "message": "Request cancelled"}
             yield Said({"jsonrpc": "2.0", "id": call.rpc_id, "error": error})
+
+    async def _streamed(self, caller: Caller, leg: Leg) -> AsyncGenerator[Said, None]:
+        """A stream for notices, or the rest of an answer."""
+        rest = self._events.opened(caller) if caller.call.method == STREAM else None
+        if rest is not None:
+            async with aclosing(self._rest(*rest, leg)) as messages:
+                async for said in messages:
+                    yield said
+            return
+        async with aclosing(self._streams.open(caller)) as notices:
+            async for notice in notices:
+                yield Said(notice, is_final=notice is not None and "result" in notice)
+        if caller.call.method == STREAM:
+            yield Said(None)
 
     async def _initialized(self, caller: Caller) -> dict[str, Any]:
         version = caller.call.version
@@ -196,10 +212,11 @@ class Desk:
             final: tuple[dict[str, Any], Way] | None = None
             async with aclosing(self._replies(caller, leg, place)) as replies:
                 async for reply, way in replies:
+                    event = self._events.id(caller, leg, way, reply.event)
                     if reply.is_final:
                         final = reply.payload, way
-                    elif (notice := self._passed(caller, dialogue, reply.payload, way)) is not None:
-                        yield Said(notice, is_final=False)
+                    elif (notice := self._passed(caller, dialogue, reply.payload, way)) is not None or event:
+                        yield Said(notice, is_final=False, event=event)
             if final is None:
                 raise UpstreamError("closed", "no answer")  # pragma: no cover  as in `Fan`
             payload, way = final
@@ -212,7 +229,21 @@ class Desk:
             place = replace(place, params={**params, **more})
         self._where.links.note(caller.whose, place.server, payload.get("result", {}))
         message, status = bridge.answered(payload, caller.call, modern=caller.modern, upstream_modern=way.modern)
-        yield Said(message, status=status)
+        yield Said(message, status=status, event=event)
+
+    async def _rest(self, caller: Caller, server: str, way: Way, event: str, leg: Leg) -> AsyncGenerator[Said, None]:
+        """What follows an event of an answer that began before, perhaps at another replica."""
+        leg.server = server
+        with self._questions.during(caller, leg) as dialogue:
+            async with aclosing(whole(caller, leg, way, resumed(caller, leg, way, event))) as replies:
+                async for reply in replies:
+                    event = self._events.id(caller, leg, way, reply.event)
+                    if not reply.is_final:
+                        yield Said(self._passed(caller, dialogue, reply.payload, way), is_final=False, event=event)
+                        continue
+                    self._where.links.note(caller.whose, server, reply.payload.get("result", {}))
+                    message, _ = bridge.answered(reply.payload, caller.call, modern=False, upstream_modern=False)
+                    yield Said(message, event=event)
 
     def _passed(self, caller: Caller, dialogue: Dialogue, payload: dict[str, Any] | None, way: Way) -> dict[str, Any] | None:
         """A message on the way to the final one, as far as it is for this client."""

@@ -39,6 +39,7 @@ from gateway.mcp.aggregate.fan import PATIENCE, Fan
 from gateway.mcp.aggregate.held import Held
 from gateway.mcp.aggregate.naming import Names
 from gateway.mcp.aggregate.questions import Questions
+from gateway.mcp.aggregate.resuming import Events
 from gateway.mcp.aggregate.sessions import Known
 from gateway.mcp.aggregate.standing import Standings
 from gateway.mcp.aggregate.streams import Streams
@@ -127,7 +128,9 @@ class Aggregate:
         self._open = Streams(self._standings, fan, where, known, seconds=limits.stream_seconds, patience=patience)
         self._held, self._questions = Held(sealed), Questions(sealed, stages, could, elsewhere)
         subscribing = Subscribing(self._standings, where, self._open, known)
-        self._desk = Desk(self._standings, fan, names, where, self._open, self._questions, self._held, subscribing)
+        self._desk = Desk(
+            self._standings, fan, names, where, self._open, self._questions, self._held, subscribing, Events(sealed)
+        )
 
     async def aclose(self) -> None:
         """End what waits for a client's answer."""
@@ -283,12 +286,14 @@ async def _recorded(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
 async def _release(said: Said, headers: list[tuple[str, str]], stream: EventStream, send: Send) -> None:
     body = b"" if said.message is None else dumps(said.message)
     if not stream.started:
-        if said.is_final:
+        if said.is_final and not said.event:
             await send_json(send, said.status, body, headers)
             return
         await stream.start(headers)
     if said.message is not None:
-        await stream.event(body, event="message")
+        await stream.event(body, event="message", id=said.event)
+    elif said.event:
+        await stream.event(b"", id=said.event)
     elif not said.is_final:
         await stream.comment()  # whoever waits for a stream sees that it stands
 

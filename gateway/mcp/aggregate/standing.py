@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, answering, sent, without_body
+from gateway.mcp.aggregate.resuming import whole
 from gateway.mcp.errors import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
 from gateway.mcp.hop import SESSION_HEADER
 from gateway.mcp.methods import CANCELLED, DISCOVER, INITIALIZE, INITIALIZED, LEGACY, MODERN
@@ -99,7 +100,7 @@ class Standings:
         for again in (True, False):
             way, rpc_id = leg.way, leg.rpc_id = await self._way(caller, leg)
             try:
-                async with aclosing(sent(caller, leg, way, method, params, rpc_id)) as replies:
+                async with aclosing(whole(caller, leg, way, sent(caller, leg, way, method, params, rpc_id))) as replies:
                     async for reply in replies:
                         if again and reply.is_final and await self._outdated(caller, leg, way, reply):
                             break
