@@ -70,7 +70,7 @@ class Heard:
     async def next(self) -> dict[str, Any]:
         """The next message; {} at the end."""
         async for line in self._lines:
-            if line.startswith("data: "):
+            if line.startswith("data: ") and len(line) > 6:  # an event without data is there for its id
                 found: dict[str, Any] = json.loads(line[6:])
                 return found
         return {}

@@ -290,7 +290,7 @@ async def test_a_client_that_declared_nothing_is_asked_nothing_and_servers_hear_
             answer = await world.legacy("anna", "tools/call", server="", session=session, name=name, arguments=arguments)
             assert told in json.dumps(answer_of(answer)), (server, capabilities)
             assert "elicitation/create" not in [
-                json.loads(line[6:]).get("method") for line in answer.text.splitlines() if "data: " in line
+                json.loads(line[6:]).get("method") for line in answer.text.splitlines() if line.startswith("data: {")
             ]
 
 

@@ -212,7 +212,7 @@ class Desk:
             final: tuple[dict[str, Any], Way] | None = None
             async with aclosing(self._replies(caller, leg, place)) as replies:
                 async for reply, way in replies:
-                    event = self._events.id(caller, leg, way, reply.event)
+                    event = self._events.id(caller, leg, way, reply)
                     if reply.is_final:
                         final = reply.payload, way
                     elif (notice := self._passed(caller, dialogue, reply.payload, way)) is not None or event:
@@ -237,7 +237,7 @@ class Desk:
         with self._questions.during(caller, leg) as dialogue:
             async with aclosing(whole(caller, leg, way, resumed(caller, leg, way, event))) as replies:
                 async for reply in replies:
-                    event = self._events.id(caller, leg, way, reply.event)
+                    event = self._events.id(caller, leg, way, reply)
                     if not reply.is_final:
                         yield Said(self._passed(caller, dialogue, reply.payload, way), is_final=False, event=event)
                         continue

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError, Way, without_body
+from gateway.mcp.methods import LEGACY
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
 from gateway.mcp.streams import LAST_EVENT, STREAM
 from gateway.model import Refused, Reply, UpstreamError
@@ -23,6 +24,8 @@ from gateway.reasons import Code
 RETRY_SECONDS: Final = 1.0
 """Before a stream is resumed, where the server does not say; and at the most `LONGEST_RETRY_SECONDS`."""
 LONGEST_RETRY_SECONDS: Final = 30.0
+EMPTY_SINCE: Final = LEGACY[0]
+"""The revision whose clients know events without data, which are there for their ids."""
 TRIES: Final = 10
 """Streams in a row on which a server says nothing that could be resumed after."""
 
@@ -70,12 +73,12 @@ class Events:
     def __init__(self, sealed: Sealed) -> None:
         self._sealed = sealed
 
-    def id(self, caller: Caller, leg: Leg, way: Way, event: str) -> str:
-        """The client's id of an event; "" where it could not resume."""
+    def id(self, caller: Caller, leg: Leg, way: Way, reply: Reply) -> str:
+        """The client's id of an event; "" where it could not resume, or would take an event without data for a broken one."""
         call = caller.call
-        if not event or way.modern or caller.session is None:
+        if not reply.event or way.modern or caller.session is None or (reply.payload is None and call.version != EMPTY_SINCE):
             return ""
-        inner = [event, way.version, way.session, call.method, call.name, call.rpc_id]
+        inner = [reply.event, way.version, way.session, call.method, call.name, call.rpc_id]
         return self._sealed.seal(Purpose.EVENT, inner, server=leg.server, principal=caller.principal, bound=_bound(caller))
 
     def opened(self, caller: Caller) -> tuple[Caller, str, Way, str] | None:
