@@ -102,3 +102,8 @@ def test_the_secret_that_the_page_makes_is_accepted() -> None:
     printed = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split()
     agent = Agent.model_validate({"auth": {"secret_sha256": [printed[0]]}})
     assert AgentCredentials({"researcher": agent}, "https://gateway.example.com").by_secret(printed[-1]) == "researcher"
+
+
+def test_every_page_is_in_the_table_of_contents_once() -> None:
+    named = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
