@@ -65,7 +65,7 @@ def test_a_server_is_known_to_whom_anything_of_it_is_granted_and_to_nobody_else(
         ("prompt:erp/*", True),
         ("files.*", False),
         ("erp.*", True),
-        ("a2a:*", False),
+        ("a2a:*", True),  # the directory, which everybody may ask for
         ("*", False),
         ("res:*", False),
         ("res:files/file:///a*", False),
