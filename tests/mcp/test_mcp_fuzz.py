@@ -285,7 +285,7 @@ BUGS: dict[str, tuple[Any, str, Any]] = {
     "the bytes that came, read by another parser": (hop, "onward", _first_wins),
     "members that are not known are dropped": (hop, "onward", _known_alone),
     "whole numbers become doubles": (hop, "onward", _rounded),
-    "an address that has no form is sent": (road, "_with_uri", lambda call: call),
+    "an address that has no form is sent": (road, "_ADDRESSED", frozenset()),
 }
 
 

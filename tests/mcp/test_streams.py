@@ -103,7 +103,7 @@ async def test_listening_is_for_what_the_caller_may_read_in_its_own_spelling_and
             "promptsListChanged": True,
             "resourceSubscriptions": ["TEST://watched-resource"],
         }
-        for uri in ("test://static-text", "test://watched-resource"):
+        for uri in ("test://static-text", "TEST://watched-resource"):
             await world.modern("anna", "tools/call", name="gw_touch_resource", arguments={"uri": uri})
         told = await next_message(lines)
         assert told["params"]["uri"] == "TEST://watched-resource"
