@@ -8,9 +8,11 @@ from typing import Any, Final, NoReturn
 from gateway.mcp.errors import INVALID_PARAMS, RpcId, RpcRefused
 from gateway.mcp.methods import (
     CALL_TOOL,
+    CANCELLED,
     COMPLETE,
     GET_PROMPT,
     LEVELS,
+    PROGRESS,
     READ_RESOURCE,
     SET_LEVEL,
     SUBSCRIBE,
@@ -85,6 +87,17 @@ def _levelled(params: Mapping[str, Any], rpc_id: RpcId) -> None:
         bad_params("level", rpc_id)
 
 
+def _about(member: str) -> Callable[[Mapping[str, Any], RpcId], None]:
+    """A notice about a request, by its id or its token: one that became a double on the way in would be about another one."""
+
+    def check(params: Mapping[str, Any], rpc_id: RpcId) -> None:
+        value = params.get(member)
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            bad_params(member, rpc_id)
+
+    return check
+
+
 _CHECKS: Final[Mapping[str, Callable[[Mapping[str, Any], RpcId], str | None]]] = {
     CALL_TOOL: _named,
     GET_PROMPT: _named,
@@ -93,4 +106,6 @@ _CHECKS: Final[Mapping[str, Callable[[Mapping[str, Any], RpcId], str | None]]] =
     UNSUBSCRIBE: _addressed,
     COMPLETE: _completed,
     SET_LEVEL: _levelled,
+    CANCELLED: _about("requestId"),
+    PROGRESS: _about("progressToken"),
 }
