@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from typing import Final
@@ -46,7 +47,8 @@ from gateway.mcp.wire import arguments_of
 from gateway.model import Arrival, Clock, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
 from gateway.oauth.routes import register as register_oauth
-from gateway.obligations import fulfil as duties
+from gateway.obligations import DUTIES, withholds
+from gateway.obligations import fulfil as fulfil_duties
 from gateway.overlap import overlapping
 from gateway.parts import Parts, derived
 from gateway.policy.metrics import families
@@ -184,7 +186,7 @@ class App:
         workflows = opened_workflows(settings, state, policy, (seal, derived(seal, b"workflow marks")), clock, stack)
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
-            self._guard, Slots(limits.concurrent_calls), seal, workflows.steps,
+            self._guard, Slots(limits.concurrent_calls), seal, workflows.steps, DUTIES,
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
         out = WayOut(settings.sandbox.egress, recorder, parts.judge_of, identity.kills.alive, clock)
@@ -210,7 +212,9 @@ class App:
 
     def _open_recorder(self, ledger: OpenedLedger, policy: Opened) -> Recorder:
         journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)
-        recorder = Recorder(journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps)
+        recorder = Recorder(
+            journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps, withholds=withholds
+        )
         self._stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
         return recorder
@@ -230,7 +234,8 @@ class App:
 
         identity = parts.identity
         ground = Ground(
-            parts.settings, parts.clock, parts.journal.append, key, parts.judge_of, duties, identity.delegations,
+            parts.settings, parts.clock, parts.journal.append, key, parts.judge_of,
+            partial(fulfil_duties, duties=parts.duties), identity.delegations,
             identity.authenticator, within, out,
         )  # fmt: skip
         sandboxed = await opened_sandbox(ground)

@@ -241,7 +241,10 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     """A decision that allowed the call, on its way through its duties.
 
     fulfilled    names of the obligations that are taken care of.
-    redact       field names that are blanked in the result.
+    redact       what is blanked in the result, as `gateway.obligations.blank` reads it.
+    redact_sent  the same of the arguments.
+    said         what is sent in place of what was asked for, where some of that is blanked: it stands in the ledger in its
+                 place, and what was asked for as a commitment alone.
     sandbox      profile that code of this call must run under; None where no duty names one, and the caller asks for none.
     further      what else was asked of policy for this call, and how it was decided: all of it allowed.
     full_audit   what is received and returned must be kept in full.
@@ -257,6 +260,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     fulfilled: tuple[str, ...] = ()
     redact: frozenset[str] = frozenset()
+    redact_sent: frozenset[str] = frozenset()
+    said: bytes | None = None
     sandbox: str | None = None
     further: tuple[tuple[AccessRequest, Decision], ...] = ()
     full_audit: bool = False

@@ -18,6 +18,7 @@ from gateway.identity.opening import Identity
 from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.mcp.road import McpRoad
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused
+from gateway.obligations.duty import Duty
 from gateway.pipeline import Stages
 from gateway.policy.opening import Opened
 from gateway.record import Recorder
@@ -37,6 +38,7 @@ class Parts:
     """All that a road needs beside its own protocol.
 
     seal_key   32 bytes; every purpose has a key of its own of it (`derived`).
+    duties     every duty that the gateway fulfils, by type.
     stack      closes what a road opens, when the gateway ends.
     """
 
@@ -56,6 +58,7 @@ class Parts:
     slots: Slots
     seal_key: bytes
     steps: Steps
+    duties: Mapping[str, Duty]
     sandboxed: Sandboxed | None = None
 
     def judge_of(self, principal: Principal) -> Callable[[AccessRequest], Decision]:

@@ -10,12 +10,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-import orjson
-
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway import model
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
+from gateway.received import ORIGINALS, facts, withheld
 from policies.model import SUBJECT as PERSON
 from policies.model import AccessRequest, Decision, Objection, Ruling
 from policies.sentence import explain
@@ -51,13 +50,16 @@ class Recorder:
         strangers_per_second: int = 20,
         vouch: Vouch | None = None,
         overlaps: Callable[[Permit], bool] | None = None,
+        withholds: Callable[[Decision], bool] | None = None,
     ) -> None:
         """`append`, `submit` and `vouch` are the journal's; without `vouch` callers get no receipts.
 
         overlaps  whether a call may be sent while its record is being written.
+        withholds whether a decision has what was asked for stand in the ledger as a commitment alone.
         """
         self._vouch = vouch
         self._overlaps = overlaps
+        self._withholds = withholds
         self._append = append
         self._submit = submit
         self._clock = clock
@@ -89,7 +91,12 @@ class Recorder:
         if permit.credential:
             fields["cred"] = permit.credential
         kind = "question.ask" if call.direction == "question" else "call.start"
-        values, reserved = _facts(call, request), permit.reserved
+        values, originals = facts(call, request), None
+        if permit.said is not None:
+            values, originals = withheld(call, request, permit.said)
+        if originals is not None:
+            fields[ORIGINALS] = originals
+        reserved = permit.reserved
         if reserved is not None:
             values = (*values, Value("step", kept.begun(reserved.step).encode()))
         entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values)
@@ -171,8 +178,12 @@ class Recorder:
             return
         fields = _about(arrival, principal, call, request)
         fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
-        values = _facts(call, request)
+        values = facts(call, request)
         if decision is not None:
+            if self._withholds is not None and decision.obligations and self._withholds(decision):
+                values, originals = withheld(call, request, None)
+                if originals is not None:
+                    fields[ORIGINALS] = originals
             fields["decision"] = _decided(decision)
             if request is not None:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
@@ -199,7 +210,7 @@ class Recorder:
         fields["decision"] = _decided(decision)
         if not decision.allowed:
             kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
-        values = (*_facts(None, request), *((Value("step", kept.begun(step).encode()),) if step is not None else ()))
+        values = (*facts(None, request), *((Value("step", kept.begun(step).encode()),) if step is not None else ()))
         await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values))
 
     async def connection(  # noqa: PLR0917  what a record of it says, in its order
@@ -217,7 +228,7 @@ class Recorder:
         """
         fields = _about(arrival, principal, None, request) | {"proto": "sandbox", "method": "CONNECT", "egress": said}
         fields["target"], fields["caused_by"] = "", said.get("run", "")
-        values = _facts(None, request)
+        values = facts(None, request)
         if decision is not None:
             fields["decision"] = _decided(decision)
             if not decision.allowed:
@@ -351,19 +362,3 @@ def _ruled(ruling: Ruling) -> dict[str, object]:
 
 def _objection(objection: Objection) -> dict[str, object]:
     return {"rule": objection.match.text, "reason": objection.reason._value_, "missing": list(objection.missing)}
-
-
-def _facts(call: Call | None, request: AccessRequest | None) -> tuple[Value, ...]:
-    """What was received, as it was on the wire, and what else the decision was made from."""
-    values: tuple[Value, ...] = ()
-    if call is not None and call.arrival.body:
-        values = (Value("request", call.arrival.body),)
-    if request is not None:
-        facts = {"groups": sorted(request.groups), "context": request.context, "at": request.at}
-        values = (*values, Value("facts", orjson.dumps(facts, default=_plain, option=orjson.OPT_SORT_KEYS)))
-    return values
-
-
-def _plain(value: object) -> object:
-    """Mappings and numbers that JSON does not know by name."""
-    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -95,7 +95,7 @@ def rebuild(opened: Opened) -> Past | Undecidable | None:
     try:
         if "cut" in leaf:
             raise _LostError(Why.CUT)
-        if {"request", "question"} & leaf.get("secrets", {}).keys():
+        if "originals" in leaf or {"request", "question"} & leaf.get("secrets", {}).keys():
             raise _LostError(Why.REDACTED)
         if "decision" not in leaf:
             raise _LostError(Why.NOT_KEPT, "no decision stands in the record")

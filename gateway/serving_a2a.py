@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from gateway import obligations
 from gateway.a2a.authorisation import Asks
+from gateway.a2a.blanked import blanked
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, Interface, Terms, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
@@ -79,13 +80,9 @@ def open_a2a(parts: Parts) -> A2aFaces:
     )
     parts.stack.push_async_callback(road.aclose)
 
-    async def fulfil(permit: Permit) -> Permit:
-        permit = await parts.identity.outbound.fulfil(obligations.fulfil(permit), shared=permit.call.method == CARD)
-        return await road.fulfil(permit)
-
     standing = Standing(parts.judge_of, parts.clock)
     parts.stack.push_async_callback(standing.close)
-    stages = parts.stages(road, fulfil)
+    stages = parts.stages(road, _fulfilling(parts, road))
     stages = replace(stages, watch=standing.over(stages.watch))
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
 
@@ -98,6 +95,19 @@ def open_a2a(parts: Parts) -> A2aFaces:
     parts.policy.in_force.follow(enforce)
     news = CallbackEndpoint(push, _deliveries(parts, endpoint, allowed, asks), parts.guard, limits, stages, parts.clock)
     return A2aFaces(endpoint, news, drifts.families)
+
+
+def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Permit]]:
+    """The stage of duties on this road."""
+
+    async def fulfil(permit: Permit) -> Permit:
+        permit = await obligations.fulfil(permit, parts.duties)
+        if permit.redact_sent:
+            permit = blanked(permit)
+        permit = await parts.identity.outbound.fulfil(permit, shared=permit.call.method == CARD)
+        return await road.fulfil(permit)
+
+    return fulfil
 
 
 def _served(settings: Settings, peers: Mapping[str, AgentTarget], agent: str) -> Sequence[Interface]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from gateway import obligations
@@ -23,7 +24,7 @@ from gateway.mcp.sealed import Sealed
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.mcp.steps import McpSteps
 from gateway.model import Permit, random16
-from gateway.obligations.redact import redact
+from gateway.obligations.blank import redact
 from gateway.parts import Parts, derived
 from gateway.pipeline import Stages
 from gateway.policy.in_force import Policy
@@ -117,8 +118,8 @@ def _fulfilling(parts: Parts, road: McpRoad) -> Callable[[Permit], Awaitable[Per
     """The stage of duties on this road."""
 
     async def fulfil(permit: Permit) -> Permit:
-        permit = obligations.fulfil(permit)
-        permit = road.further(permit if parts.sandboxed is None else parts.sandboxed.fulfil(permit))
+        permit = await obligations.fulfil(permit, parts.duties)
+        permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
         return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
 
     return fulfil
@@ -186,7 +187,7 @@ def _streams(parts: Parts, could: Could) -> tuple[Asking, Standing, StreamTerms]
         judge=parts.judge_of,
         rules={name: Rules(said.max_tokens, frozenset(said.url_hosts)) for name, said in questions.items()},
         clock=parts.clock,
-        duties=obligations.fulfil,
+        duties=partial(obligations.fulfil, duties=parts.duties),
     )
     standing = Standing(parts.judge_of, could)
     parts.stack.push_async_callback(standing.close)

@@ -13,15 +13,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
 from a2a.types import a2a_pb2 as pb
 
 from gateway.a2a import tracing, v03
 from gateway.a2a.authorisation import Asks
+from gateway.a2a.blanked import released
 from gateway.a2a.operations import Asked
 from gateway.a2a.push import Found
 from gateway.a2a.webhook import Allowed
 from gateway.a2a.wire import dump, to_json
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, UpstreamError
+from gateway.obligations import looked_at
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
 from gateway.upstream.client import HttpRequest, Upstreams
@@ -100,7 +103,7 @@ class Deliveries:
             self._stages(),
             authenticate=_known(news.found.known.principal),
             parse=lambda arrival, _principal: _call(arrival, news),
-            fulfil=_nothing,
+            fulfil=_looked_at,
             forward=lambda intent: self._forward(intent, news.found),
             filter=lambda reply, _intent: reply,
         )
@@ -161,7 +164,11 @@ def _known(principal: Principal) -> Callable[[Arrival], Any]:
     return authenticate
 
 
-async def _nothing(permit: Permit) -> Permit:
-    if permit.decision.obligations and any(duty.type != "audit" for duty in permit.decision.obligations):
-        raise Refused(Code.DUTY_FAILED, "no such duty can be fulfilled for news of a task", decision=permit.decision)
-    return permit
+async def _looked_at(permit: Permit) -> Permit:
+    """The duties of the call were fulfilled when it was made; what they take from its answer they take from its news."""
+    permit = looked_at(permit)
+    if not permit.redact:
+        return permit
+    return msgspec.structs.replace(
+        permit, call=msgspec.structs.replace(permit.call, message=released(permit.call.message, permit.redact))
+    )

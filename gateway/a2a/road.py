@@ -17,6 +17,7 @@ from gateway.a2a import errors, extensions, v03
 from gateway.a2a import push as pushing
 from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
 from gateway.a2a.authorisation import Asks
+from gateway.a2a.blanked import without
 from gateway.a2a.cards import Card, Cards, cacheable, etag_of
 from gateway.a2a.desk import Desk, Judge, Listing, Shared
 from gateway.a2a.errors import RpcRefused
@@ -41,14 +42,15 @@ from gateway.a2a.operations import (
     webhook_in,
 )
 from gateway.a2a.push import Push
+from gateway.a2a.replies import grpc_reply, rest_reply, result
 from gateway.a2a.rest import is_rest
 from gateway.a2a.rest import read as read_rest
 from gateway.a2a.tasks import Ownership
-from gateway.a2a.wire import UnreadableError, dump, envelope, result_of, to_proto
+from gateway.a2a.wire import UnreadableError, dump, envelope, to_proto
 from gateway.asgi import WORKFLOW_HEADER
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
 from gateway.reasons import Code
-from gateway.receipts import Receipts, no_receipt, with_metadata
+from gateway.receipts import Receipts, no_receipt
 from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected, no_other
 from policies.model import AccessRequest
@@ -247,11 +249,14 @@ class A2aRoad:
             return replace(reply, headers=headers)
         if isinstance(payload, Card | Listing):
             return cacheable(payload, payload.body, payload.etag, permit.call.arrival, headers)
+        if permit.redact:
+            reply = without(reply, permit.redact)
+            payload = reply.payload
         receipt = self._receipt(intent) if reply.is_final else None
         if permit.call.arrival.binding == "grpc":
-            return replace(_grpc_reply(reply, receipt), headers=headers)
+            return replace(grpc_reply(reply, receipt), headers=headers)
         if is_rest(permit.call.arrival.path):
-            reply = _rest_reply(reply, receipt)
+            reply = rest_reply(reply, receipt)
             if isinstance(payload, pb.AgentCard) and reply.body is not None:
                 return cacheable(payload, reply.body, etag_of(reply.body), permit.call.arrival, headers)
             return replace(reply, headers=headers)
@@ -259,7 +264,7 @@ class A2aRoad:
         if isinstance(payload, AgentSaysNo):
             said = {"error": errors.as_old(payload.error) if of_old else payload.error}
         else:
-            said = {"result": _result(reply, receipt, of_old=of_old)}
+            said = {"result": result(reply, receipt, of_old=of_old)}
         body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
         return replace(reply, body=body, headers=headers)
 
@@ -365,31 +370,6 @@ def _reply(payload: Any, intent: Intent, activated: tuple[str, ...], *, final: b
     if isinstance(payload, pb.StreamResponse) and payload.WhichOneof("payload") == "message":
         final = True
     return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload), headers=headers)
-
-
-def _result(reply: Reply, receipt: Mapping[str, object] | None, *, of_old: bool = False) -> Any:
-    """The answer's JSON; of the answers that have metadata, with the caller's receipt there."""
-    answer = reply.payload
-    result = v03.result_of(answer, final=reply.is_final) if of_old else result_of(answer)
-    if isinstance(result, dict):
-        with_metadata(result, receipt, whole="kind" in result if of_old else isinstance(answer, pb.Task | pb.Message))
-    return result
-
-
-def _rest_reply(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
-    """The body and status of a reply in HTTP+JSON."""
-    if isinstance(reply.payload, AgentSaysNo):
-        status = errors.rest_status(reply.payload.error)
-        return replace(reply, body=errors.rest_body(reply.payload.error, status), status=status)
-    return replace(reply, body=dump(_result(reply, receipt)))
-
-
-def _grpc_reply(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
-    """The message that is released, and for the record what HTTP+JSON would say."""
-    if isinstance(reply.payload, AgentSaysNo):
-        return _rest_reply(reply, receipt)
-    result = _result(reply, receipt)
-    return replace(reply, body=dump(result), payload=to_proto(result, type(reply.payload)()))
 
 
 def _card_call(arrival: Arrival) -> Call:

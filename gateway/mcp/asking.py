@@ -42,7 +42,7 @@ class Asking:
         judge: Judge,
         rules: Mapping[str, Rules],
         clock: Clock,
-        duties: Callable[[Permit], Permit],
+        duties: Callable[[Permit], Awaitable[Permit]],
         stages: Stages | None = None,
     ) -> None:
         self.judge = judge
@@ -97,8 +97,8 @@ class Asking:
         return put
 
     async def _duties(self, permit: Permit) -> Permit:
-        permit = self.duties(permit)
-        if permit.redact:
+        permit = await self.duties(permit)
+        if permit.redact or permit.redact_sent:
             raise Refused(Code.DUTY_FAILED, "a question cannot be searched for what must not be seen")
         return permit
 

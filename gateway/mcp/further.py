@@ -5,8 +5,6 @@ All of it may only narrow: what is not allowed ends the call, or is left out of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msgspec.structs import replace
 
 from gateway.mcp.asking import Judge, asked
@@ -14,6 +12,7 @@ from gateway.mcp.questions import object_of
 from gateway.mcp.subscriptions import Filter, listening
 from gateway.mcp.tasks import Task
 from gateway.model import Call, Permit, Principal, Refused
+from gateway.obligations import looked_at
 from gateway.reasons import Code
 from gateway.scope import within
 from policies.model import AccessRequest, Decision
@@ -22,11 +21,10 @@ Asked = tuple[AccessRequest, Decision]
 
 
 class Further:
-    """Asks.  `judge` decides for a principal now; `duties` fulfils what a decision demands."""
+    """Asks.  `judge` decides for a principal now."""
 
-    def __init__(self, judge: Judge, duties: Callable[[Permit], Permit]) -> None:
+    def __init__(self, judge: Judge) -> None:
         self._judge = judge
-        self._duties = duties
 
     def of(self, permit: Permit) -> Permit:
         """The permit, narrowed by all that; `Refused` where some of it is denied."""
@@ -40,7 +38,7 @@ class Further:
         if isinstance(call.kept, Task):
             request, decision = self._must(call, permit, "call", f"{call.target}.{call.kept.tool}")
             found.append((request, decision))
-            redact |= self._duties(Permit.of(call, permit.principal, request, decision)).redact
+            redact |= looked_at(Permit.of(call, permit.principal, request, decision)).redact
         if isinstance(call.kept, Filter):
             call, more = self._heard(call, permit, call.kept)
             found += more

@@ -14,6 +14,7 @@ from gateway.asgi import WORKFLOW_HEADER
 from gateway.mcp import capabilities, lists, opaque, streams, subscriptions, tasks
 from gateway.mcp.answers import ASKING
 from gateway.mcp.asking import Asking
+from gateway.mcp.blanked import blanked
 from gateway.mcp.conversation import Conversation, Means
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.further import Further
@@ -112,7 +113,7 @@ class McpRoad:
         self._json_depth = json_depth
         self._hop = HttpHop(self._targets, upstreams, response_bytes, rejected, streams.upstreams)
         self._means = Means(asking, sealed, streams.levels)
-        self._further = Further(asking.judge, asking.duties)
+        self._further = Further(asking.judge)
         self._standing = standing
         self._streams = streams
         for target in self._targets.values():
@@ -171,6 +172,9 @@ class McpRoad:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         if target.kind == "builtin" and (call.method in {*_STREAMED, LISTEN} or call.direction):
             raise RpcRefused(Code.UNKNOWN_METHOD, call.method or "response", rpc_id=call.rpc_id, status=_NONE.get(call.method, 0))
+        if permit.redact_sent:
+            permit = blanked(permit)
+            call = permit.call
         wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
         if wanted or call.repeated:
             lines = held(wanted, call.repeated, call.arguments or {}, call.rpc_id)

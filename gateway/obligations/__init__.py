@@ -1,26 +1,45 @@
-"""Duties that a decision carries: fulfilled here, or the call is refused.  A duty may only narrow a permit, never widen it."""
+"""Duties that a decision carries: fulfilled here, or the call is refused.  A duty may only narrow a permit, never widen it.
+
+What an answer loses is fulfilled again wherever the same answer can be had once more (`looked_at`); the rest once, for the call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
 from gateway.obligations import audit, redact, sandbox
-from gateway.obligations.duty import Duty
+from gateway.obligations.duty import Duty, Params, WrongParameterError
 from gateway.reasons import Code
+from policies.model import Decision
+
+READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
+    {
+        "audit": audit.read,
+        "redact": redact.read,
+        "redact-result": redact.read_result,
+        "sandbox": sandbox.read,
+    }
+)
+"""Every duty this gateway knows, by its type in obligations.yaml, and what reads its parameters."""
 
 DUTIES: Mapping[str, Duty] = MappingProxyType(
     {
         "audit": audit.fulfil,
-        "redact-result": redact.fulfil,
+        "redact": redact.fulfil,
+        "redact-result": redact.fulfil_result,
         "sandbox": sandbox.fulfil,
     }
 )
-"""Every duty this gateway knows, by its type in obligations.yaml."""
+"""Those that need nothing but the call."""
+
+_OF_ANSWERS: Mapping[str, Callable[..., Permit]] = MappingProxyType(
+    {"redact": redact.fulfil, "redact-result": redact.fulfil_result}
+)
 
 
-def fulfil(permit: Permit, duties: Mapping[str, Duty] = DUTIES) -> Permit:
+async def fulfil(permit: Permit, duties: Mapping[str, Duty] = DUTIES) -> Permit:
     """The permit with every obligation of its decision taken care of.
 
     Raises `Refused(UNKNOWN_DUTY)` for a type nobody registered, and what the duty itself raises.
@@ -29,5 +48,34 @@ def fulfil(permit: Permit, duties: Mapping[str, Duty] = DUTIES) -> Permit:
         duty = duties.get(obligation.type)
         if duty is None:
             raise Refused(Code.UNKNOWN_DUTY, f"{obligation.name}: type {obligation.type}", decision=permit.decision)
-        permit = duty(permit, obligation)
+        done = duty(permit, obligation)
+        permit = done if isinstance(done, Permit) else await done
     return permit
+
+
+def looked_at(permit: Permit) -> Permit:
+    """The permit of a later look at what a call came to, with what the call's duties take from its answer.
+
+    Raises as `fulfil` does for a type that is unknown.
+    """
+    for obligation in permit.decision.obligations:
+        if obligation.type not in READERS:
+            raise Refused(Code.UNKNOWN_DUTY, f"{obligation.name}: type {obligation.type}", decision=permit.decision)
+        duty = _OF_ANSWERS.get(obligation.type)
+        if duty is not None:
+            permit = duty(permit, obligation)
+    return permit
+
+
+def withholds(decision: Decision) -> bool:
+    """Whether what was asked for may stand in the ledger as a commitment alone."""
+    return any(redact.of_arguments(obligation) for obligation in decision.obligations)
+
+
+def misread(kind: str, params: Params) -> tuple[str, str] | None:
+    """The parameter at fault and what is wrong with it, where a duty of this type cannot read them; None where it can."""
+    try:
+        READERS[kind](params)
+    except WrongParameterError as error:
+        return error.key, error.message
+    return None

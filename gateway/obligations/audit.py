@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from gateway.model import Permit
-from gateway.obligations.duty import fulfilled, impossible, only
+from gateway.obligations.duty import Params, WrongParameterError, fulfilled, only, terms
 from policies.model import Obligation
+
+
+def read(params: Params) -> str:
+    """`full` or `hash`."""
+    depth = only(params, "arguments").get("arguments", "hash")
+    if not isinstance(depth, str) or depth not in {"full", "hash"}:
+        raise WrongParameterError("arguments", "arguments must be full or hash")
+    return depth
 
 
 def fulfil(permit: Permit, obligation: Obligation) -> Permit:
     """`{type: audit, arguments: full | hash}`: `full` keeps the openings, `hash` asks for no more than commitments."""
-    depth = only(permit, obligation, "arguments").get("arguments", "hash")
-    if depth not in {"full", "hash"}:
-        raise impossible(permit, obligation, "arguments must be full or hash")
+    depth = terms(permit, obligation, read)
     return fulfilled(permit, obligation, full_audit=permit.full_audit or depth == "full")

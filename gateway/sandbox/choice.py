@@ -5,7 +5,7 @@ A caller may only tighten what a duty says.  What cannot be decided is a refusal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace as changed
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from policies.model import NOTHING, AccessRequest, Decision
 from sandbox.model import Guarantee, Profile, Strength
 
 Judge = Callable[[Principal], Callable[[AccessRequest], Decision]]
-Duties = Callable[[Permit], Permit]
+Duties = Callable[[Permit], Awaitable[Permit]]
 
 USE = "use"
 
@@ -34,7 +34,7 @@ class Choice:
         self._judge = judge
         self._duties = duties
 
-    def fulfil(self, permit: Permit) -> Permit:
+    async def fulfil(self, permit: Permit) -> Permit:
         """The permit with the profile that was decided, or `Refused`; any other call's as it is."""
         call = permit.call
         if call.arrival.protocol != "mcp" or call.target != SERVER or call.name not in RUNS:
@@ -53,7 +53,9 @@ class Choice:
         if not within(permit.principal.scope, request.resource):
             raise Refused(Code.INSUFFICIENT_SCOPE, decision=decision, request=request)
         by_duty = permit.sandbox
-        bound = self._duties(replace(permit, decision=decision, request=request))  # the grant of a profile may carry duties too
+        bound = await self._duties(
+            replace(permit, decision=decision, request=request)
+        )  # the grant of a profile may carry duties too
         permit = replace(bound, decision=permit.decision, request=permit.request, further=((request, decision),))
         named = {name for name in (by_duty, bound.sandbox) if name is not None}
         for name in named:

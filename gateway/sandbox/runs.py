@@ -116,9 +116,9 @@ class Sandboxed:
         for runner in self._parts.runners:
             runner.forget()
 
-    def fulfil(self, permit: Permit) -> Permit:
+    async def fulfil(self, permit: Permit) -> Permit:
         """See `Choice.fulfil`."""
-        return self._parts.choice.fulfil(permit)
+        return await self._parts.choice.fulfil(permit)
 
     @property
     def kept(self) -> Kept:

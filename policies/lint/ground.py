@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -39,6 +39,7 @@ class Facts:
     """What is known of the world around a bundle; None, or nothing, where it is not known: then nothing is said of it.
 
     duties    types of obligations.yaml that the gateway can fulfil.
+    parameters  of a duty's type and its parameters: the one at fault ("" where one is missing) and what is wrong with it.
     context   names under `agent.` and `ctx.` that the gateway fills in, as `agent.assurance`.
     agents, servers  that the settings know.
     shared    servers that every caller reaches with the same credential of the gateway's.
@@ -48,6 +49,7 @@ class Facts:
     """
 
     duties: frozenset[str] | None = None
+    parameters: Callable[[str, Mapping[str, object]], tuple[str, str] | None] | None = None
     context: frozenset[str] | None = None
     agents: frozenset[str] | None = None
     servers: frozenset[str] | None = None

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.a2a.authorisation import Asks
+from gateway.a2a.blanked import blanked
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import JWKS_PATH, Cards, Terms, by_http
 from gateway.a2a.deliveries import Deliveries
@@ -39,7 +40,7 @@ from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import DevIssuer
 from gateway.listener.listener import Bounds, Listener
 from gateway.mcp.sealed import Sealed
-from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
+from gateway.model import Arrival, Intent, Outcome, Permit, Refused, wall_clock
 from gateway.obligations import fulfil as duties
 from gateway.pipeline import Stages
 from gateway.record import Recorder
@@ -232,6 +233,10 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         asks=(asks := Asks(recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})),
     )
 
+    async def fulfil(permit: Permit) -> Permit:
+        permit = await duties(permit)
+        return await road.fulfil(blanked(permit) if permit.redact_sent else permit)
+
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
         pass
 
@@ -243,7 +248,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
             parse=road.parse,
             normalise=road.normalise,
             decide=world.decide,
-            fulfil=lambda permit: road.fulfil(duties(permit)),
+            fulfil=fulfil,
             record_intent=recorder.intent,
             forward=road.forward,
             filter=road.filter,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.obligations.redact import MARK, redact
+from gateway.obligations.blank import redact
+from gateway.obligations.detect import MARK
 
 SECRET = "DE02120300000000202051"
 FIELDS = frozenset({"iban", "bank_account"})

@@ -40,7 +40,7 @@ from gateway.mcp.sealed import Sealed
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
-from gateway.obligations.redact import redact
+from gateway.obligations.blank import redact
 from gateway.pipeline import Stages
 from gateway.protected import scopes_of
 from gateway.record import Recorder
@@ -307,10 +307,11 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
         pass
 
-    further = options.get("further", lambda permit: permit)
+    further = options.get("further")
 
     async def fulfil(permit: Any) -> Any:
-        return further(road.further(duties(permit)))
+        permit = road.further(await duties(permit))
+        return await further(permit) if further is not None else permit
 
     async with httpx.AsyncClient(base_url=own, timeout=30, trust_env=False, verify=False) as client:
         world = World(url, issuer, ledger, client, upstreams)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 from hypothesis import given
@@ -9,12 +11,22 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.model import Arrival, Call, Permit, Principal, Refused, Trace
-from gateway.obligations import DUTIES, fulfil
-from gateway.obligations.redact import MARK, redact
+from gateway.obligations import DUTIES, READERS, fulfil, looked_at, misread
+from gateway.obligations.blank import data, redact, text
+from gateway.obligations.detect import MARK
 from gateway.reasons import Code
 from policies.model import AccessRequest, Decision, Effect, Obligation, Reason
 
 ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 32, "2" * 16))
+
+
+GOOD: dict[str, dict[str, object]] = {
+    "audit": {"arguments": "full"},
+    "redact": {"in": ["arguments", "results"], "fields": ["iban", "/order/*/name"], "detectors": ["email", "secrets"]},
+    "redact-result": {"fields": ["a"]},
+    "sandbox": {"profile": "p"},
+}
+"""Parameters that each duty takes."""
 
 
 def permit(*obligations: Obligation, target: str = "sandbox", protocol: str = "mcp") -> Permit:
@@ -25,9 +37,13 @@ def permit(*obligations: Obligation, target: str = "sandbox", protocol: str = "m
     return Permit.of(call, principal, request, Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0", obligations=obligations))
 
 
+def done(*obligations: Obligation, **kind: str) -> Permit:
+    return asyncio.run(fulfil(permit(*obligations, **kind)))
+
+
 def refusal_of(*obligations: Obligation, **kind: str) -> Code:
     with pytest.raises(Refused) as refused:
-        fulfil(permit(*obligations, **kind))
+        done(*obligations, **kind)
     return refused.value.code
 
 
@@ -36,20 +52,50 @@ def test_an_unknown_duty_refuses() -> None:
 
 
 def test_an_unknown_parameter_of_a_known_duty_refuses_since_ignoring_it_would_weaken_the_duty() -> None:
-    for kind, params in {"audit": {"arguments": "full"}, "sandbox": {"profile": "p"}, "redact-result": {"fields": ["a"]}}.items():
+    for kind, params in GOOD.items():
         assert refusal_of(Obligation("x", kind, params | {"also": 1})) is Code.DUTY_FAILED
 
 
-def test_every_duty_is_marked_as_fulfilled() -> None:
-    duties = (
-        Obligation("full-audit", "audit", {"arguments": "full"}),
-        Obligation("sandbox-strict", "sandbox", {"profile": "no-network-512mb"}),
-        Obligation("redact-iban", "redact-result", {"fields": ["iban"]}),
-    )
-    assert {duty.type for duty in duties} == set(DUTIES)
-    done = fulfil(permit(*duties))
-    assert done.fulfilled == ("full-audit", "sandbox-strict", "redact-iban")
-    assert (done.full_audit, done.sandbox, done.redact) == (True, "no-network-512mb", frozenset({"iban"}))
+def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() -> None:
+    assert set(GOOD) == set(READERS)
+    duties = [Obligation(f"my-{kind}", kind, params) for kind, params in GOOD.items() if kind in DUTIES]
+    found = done(*duties)
+    assert found.fulfilled == tuple(duty.name for duty in duties)
+    assert (found.full_audit, found.sandbox) == (True, "p")
+    assert found.redact == {"iban", "/order/*/name", "detector:email", "detector:secrets", "a"}
+    assert found.redact_sent == {"iban", "/order/*/name", "detector:email", "detector:secrets"}
+
+
+def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_refuses_it_too() -> None:
+    whole = [Obligation(kind, kind, params) for kind, params in GOOD.items()]
+    assert looked_at(permit(*whole)).redact == done(*[duty for duty in whole if duty.type in DUTIES]).redact
+    with pytest.raises(Refused):
+        looked_at(permit(Obligation("sign", "notary", {})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "key"),
+    [
+        ("audit", {"arguments": "some"}, "arguments"),
+        ("sandbox", {}, ""),
+        ("redact", {}, ""),
+        ("redact", {"fields": []}, "fields"),
+        ("redact", {"fields": [1]}, "fields"),
+        ("redact", {"fields": ["/a//b"]}, "fields"),
+        ("redact", {"fields": ["detector:iban"]}, "fields"),
+        ("redact", {"fields": ["a"], "in": "headers"}, "in"),
+        ("redact", {"detectors": ["ibans"]}, "detectors"),
+        ("redact", {"field": ["a"]}, "field"),
+        ("redact-result", {"fields": "iban", "in": "arguments"}, "in"),
+    ],
+)
+def test_a_parameter_that_cannot_be_read_refuses_the_call_and_is_told_by_lint_where_it_stands(
+    kind: str, params: dict[str, object], key: str
+) -> None:
+    assert refusal_of(Obligation("x", kind, params)) is Code.DUTY_FAILED
+    found = misread(kind, params)
+    assert found is not None
+    assert found[0] == key
 
 
 def test_two_profiles_contradict_each_other_and_are_never_merged() -> None:
@@ -60,10 +106,6 @@ def test_two_profiles_contradict_each_other_and_are_never_merged() -> None:
 
 def test_a_sandbox_duty_on_a_tool_that_does_not_run_here_refuses() -> None:
     assert refusal_of(Obligation("a", "sandbox", {"profile": "p"}), target="erp") is Code.DUTY_FAILED
-
-
-def test_a_redaction_duty_on_an_agent_call_refuses() -> None:
-    assert refusal_of(Obligation("a", "redact-result", {"fields": ["iban"]}), protocol="a2a") is Code.DUTY_FAILED
 
 
 def test_redaction_reaches_structured_content_and_json_text_at_any_depth() -> None:
@@ -112,3 +154,61 @@ def test_no_value_of_a_redacted_field_survives(data: object) -> None:
 
     clean = redact({"structuredContent": data}, frozenset({"iban"}))
     assert all(value == MARK for value in names(clean))
+
+
+IBANS = ("DE02 1203 0000 0000 2020 51", "DE02120300000000202051", "gb82 west 1234 5698 7654 32", "NL91-ABNA-0417-1643-00")
+CARDS = ("4111 1111 1111 1111", "4111111111111111", "3782-822463-10005", "5555555555554444")
+
+
+@pytest.mark.parametrize(
+    ("detector", "found"),
+    [("iban", each) for each in IBANS]
+    + [("card", each) for each in CARDS]
+    + [("email", each) for each in ("paul@acme.example", "p.b+x@sub.acme.example", "größe@acme.example")]
+    + [("secrets", each) for each in ("Authorization: Bearer abcdefgh12345678", "AKIAIOSFODNN7EXAMPLE")],
+)
+def test_what_a_detector_knows_is_found_wherever_it_stands_and_the_rest_is_kept(detector: str, found: str) -> None:
+    entries = frozenset({f"detector:{detector}"})
+    for around in ("{}", "pay {} at once", "No4 12 {}, then 7 more", "({})\n{}"):
+        said = around.replace("{}", found)
+        clean = text(said, entries)
+        assert found not in clean
+        assert MARK in clean or "[secret:" in clean
+        assert clean.startswith(around[: around.index("{}")])
+        assert data({"a": [said], said: 1}, entries) != {"a": [said], said: 1}
+        assert found not in str(data({"a": [said], said: 1}, entries))
+        assert found not in text(orjson.dumps({"a": {"b": said}}).decode(), entries)
+
+
+@pytest.mark.parametrize(
+    "said", ["DE03 1203 0000 0000 2020 51", "4111 1111 1111 1112", "paul at acme", "order 20251201120000123", ""]
+)
+def test_what_no_detector_knows_is_released_as_it_came(said: str) -> None:
+    entries = frozenset({"detector:iban", "detector:card", "detector:email", "detector:secrets"})
+    assert text(said, entries) == said
+    assert data({"a": said, "n": 12, "ok": True, "none": None}, entries) == {"a": said, "n": 12, "ok": True, "none": None}
+
+
+def test_what_looks_like_an_account_by_chance_does_not_save_a_part_of_the_one_that_follows() -> None:
+    said = "No42 12 DE02 1203 0000 0000 2020 51, then 7 more"  # of which "No42 12 DE02 1203" has right check digits
+    assert text(said, frozenset({"detector:iban"})) == f"{MARK}, then 7 more"
+
+
+def test_escapes_numbers_and_members_named_as_secrets_hide_nothing_from_detectors() -> None:
+    entries = frozenset({"detector:email", "detector:card", "detector:secrets"})
+    assert "acme" not in text('{"to": "paul\\u0040acme.example"}', entries)
+    assert "acme" not in str(data({"inner": '{"to": "paul\\u0040acme.example"}'}, entries))
+    assert data({"card": 4111111111111111}, entries) == {"card": MARK}
+    assert data({"Password": "x", "token": "y", "other": "z"}, entries) == {"Password": MARK, "token": MARK, "other": "z"}
+
+
+def test_a_path_begins_at_the_root_and_a_name_is_found_at_any_depth() -> None:
+    entries = frozenset({"/order/lines/*/account", "/0/name", "iban"})
+    order = {"order": {"lines": [{"account": "A1", "n": 1}, {"ACCOUNT": "A2"}], "account": "kept"}, "x": {"iban": "B"}}
+    clean = data(order, entries)
+    assert clean["order"]["lines"] == [{"account": MARK, "n": 1}, {"ACCOUNT": MARK}]
+    assert (clean["order"]["account"], clean["x"]["iban"]) == ("kept", MARK)
+    assert data([{"name": "A"}, {"name": "B"}], entries) == [{"name": MARK}, {"name": "B"}]
+    result = {"structuredContent": order, "content": [{"type": "text", "text": orjson.dumps(order).decode()}]}
+    clean = redact(result, entries)
+    assert clean["structuredContent"] == orjson.loads(clean["content"][0]["text"]) == data(order, entries)

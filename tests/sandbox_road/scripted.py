@@ -112,10 +112,10 @@ async def scene(
     def judge(_principal: Principal) -> Any:
         return held[0].decide
 
-    def duties(permit: Permit) -> Permit:
+    async def duties(permit: Permit) -> Permit:
         from gateway.obligations import fulfil
 
-        return fulfil(permit)
+        return await fulfil(permit)
 
     async def append(entry: Any) -> Any:
         return await held[0].ledger.append(entry)

@@ -83,11 +83,11 @@ def bare_facts() -> Facts:
     """What this gateway knows without any settings."""
     from datetime import UTC, datetime  # noqa: PLC0415  the command line pays for what it uses
 
-    from gateway.obligations import DUTIES  # noqa: PLC0415
+    from gateway.obligations import READERS, misread  # noqa: PLC0415
     from gateway.policy.checks import CONTEXT  # noqa: PLC0415
     from policies.lint import Facts  # noqa: PLC0415
 
-    return Facts(duties=frozenset(DUTIES), context=CONTEXT, now=datetime.now(UTC))
+    return Facts(duties=frozenset(READERS), parameters=misread, context=CONTEXT, now=datetime.now(UTC))
 
 
 def facts_of(settings: Settings) -> Facts:
