@@ -76,7 +76,7 @@ async def page(request: pb.ListTasksRequest, place: Place, ask: Ask, mine: Mine)
     own, after, left = 0, None, MOST_PAGES
     token, skip, seen = place.token, place.skip, {place.token}
     while left:
-        answer = await ask(_asked(request, token))
+        answer = await ask(_asked(request, token, counted=after is not None))
         known = await mine([task.id for task in answer.tasks])
         for at, task in enumerate(answer.tasks):
             if at < skip or task.id not in known:
@@ -99,9 +99,11 @@ async def page(request: pb.ListTasksRequest, place: Place, ask: Ask, mine: Mine)
     return Page(found, after or Place(token, 0, place.total), place.total)
 
 
-def _asked(request: pb.ListTasksRequest, token: str) -> pb.ListTasksRequest:
-    """What the agent is asked for: as much as it gives at once."""
+def _asked(request: pb.ListTasksRequest, token: str, *, counted: bool) -> pb.ListTasksRequest:
+    """What the agent is asked for: as much as it gives at once; of tasks that are only counted no more than it must."""
     asked = pb.ListTasksRequest()
     asked.CopyFrom(request)
     asked.page_size, asked.page_token = MAX_PAGE, token
+    if counted:
+        asked.history_length, asked.include_artifacts = 0, False
     return asked
