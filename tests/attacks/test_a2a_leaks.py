@@ -54,31 +54,6 @@ async def never_sent(world: World, before: int) -> None:
     assert "call.start" not in [entry.kind for entry in world.ledger.entries[before:]]
 
 
-@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage"])
-@pytest.mark.parametrize(
-    "naming",
-    [
-        lambda i: message(taskId=i),
-        lambda i: message(task_id=i),
-        lambda i: message(referenceTaskIds=[i]),
-        lambda i: message(reference_task_ids=[i]),
-    ],
-    ids=["taskId", "task_id", "referenceTaskIds", "reference_task_ids"],
-)
-async def test_a_message_cannot_name_somebody_elses_task(world: World, task: dict[str, Any], method: str, naming: Any) -> None:
-    before = len(world.ledger.entries)
-    answer = await world.rpc("mia", method, naming(task["id"]))
-    assert_same(answer, await world.rpc("mia", method, naming(ZERO)))
-    await never_sent(world, before)
-
-
-@pytest.mark.parametrize("tenant", [{}, {"tenant": "acme"}, {"tenant": "paul"}], ids=["bare", "own-tenant", "other-tenant"])
-async def test_get_task_of_somebody_else_is_answered_as_unknown(world: World, task: dict[str, Any], tenant: Any) -> None:
-    answer = await world.rpc("mia", "GetTask", {"id": task["id"], **tenant})
-    assert_same(answer, await world.rpc("mia", "GetTask", {"id": ZERO, **tenant}))
-    assert (await world.rpc("paul", "GetTask", {"id": task["id"]})).json()["result"]["id"] == task["id"]
-
-
 async def test_an_unknown_task_is_answered_as_the_agent_itself_would(world: World, agent_url: str) -> None:
     body = {"jsonrpc": "2.0", "id": "1", "method": "GetTask", "params": {"id": ZERO}}
     async with httpx.AsyncClient(trust_env=False, verify=False) as direct:
@@ -130,38 +105,6 @@ async def test_where_settings_say_so_no_client_makes_up_a_context(tmp_path: Path
 async def test_a_context_belongs_to_one_person_although_two_ask_at_once(world: World) -> None:
     answers = await asyncio.gather(*(world.send(who, f"plain-{who}", contextId="race") for who in ("paul", "mia")))
     assert sorted("result" in answer for answer in answers) == [False, True]
-
-
-@pytest.mark.parametrize(
-    "twice",
-    [
-        '"taskId": "%(mine)s", "task_id": "%(theirs)s"',
-        '"task_id": "%(theirs)s", "taskId": "%(mine)s"',
-        '"taskId": "%(mine)s", "taskId": "%(theirs)s"',
-        '"taskId": "%(mine)s", "task\\u0049d": "%(theirs)s"',
-        '"contextId": "a", "context_id": "b"',
-        '"referenceTaskIds": [], "reference_task_ids": ["%(theirs)s"]',
-    ],
-)
-async def test_a_field_named_twice_is_refused(world: World, task: dict[str, Any], twice: str) -> None:
-    mine = (await world.send("mia", "tck-input-required-2"))["result"]["task"]["id"]
-    fields = twice % {"mine": mine, "theirs": task["id"]}
-    body = f"""{{"jsonrpc": "2.0", "id": "1", "method": "SendMessage", "params": {{"message":
-        {{"messageId": "m", "role": "ROLE_USER", "parts": [{{"text": "x"}}], {fields}}}}}}}"""
-    before = len(world.ledger.entries)
-    answer = (await world.raw("mia", body.encode())).json()
-    assert answer["error"]["code"] in {-32700, -32602}
-    await never_sent(world, before)
-
-
-@pytest.mark.parametrize("part", ["envelope", "params"])
-async def test_a_member_named_twice_is_refused(world: World, part: str) -> None:
-    send, get = json.dumps(message()), json.dumps({"id": ZERO})
-    if part == "envelope":
-        body = f'{{"jsonrpc": "2.0", "id": "1", "method": "GetTask", "params": {get}, "params": {send}}}'
-    else:
-        body = f'{{"jsonrpc": "2.0", "id": "1", "method": "GetTask", "params": {{"id": "{ZERO}", "id": "x"}}}}'
-    assert (await world.raw("mia", body.encode())).json()["error"]["code"] == -32700
 
 
 async def test_the_callers_tenant_never_reaches_the_agent(world: World) -> None:

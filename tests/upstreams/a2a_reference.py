@@ -201,7 +201,10 @@ async def main():
     ap.add_argument("--no-stream", action="store_true")
     a = ap.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    sock = socket.create_server((a.host, a.port))
+    # asyncio sends small pieces at once (TCP_NODELAY) only where the socket itself says that it is one of TCP
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.bind((a.host, a.port))
+    sock.listen()
     a.port = sock.getsockname()[1]
     base = a.public_url or f"http://{a.host}:{a.port}"
     gs = grpc.aio.server() if a.grpc else None
