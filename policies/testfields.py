@@ -14,7 +14,6 @@ from policies.reading import Item
 
 MAX_TEXT: Final = 1_000
 
-_HISTORY = ("history", "after")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -33,10 +32,7 @@ class Fields:
         if not self.item.is_mapping:
             self.wrong("wrong-type", self.item, f"{what} holds names and their values", "write '{name: value, …}'")
         for key, place, value in self.item.entries():
-            if key in _HISTORY:
-                message = f"'{key}' belongs to workflow rules, which this version does not enforce"
-                self.wrong("unsupported-history", place, message, "take the row out; it would prove nothing")
-            elif key not in names:
+            if key not in names:
                 help_ = suggest(key, names) or f"known are {', '.join(names)}"
                 self.wrong("unknown-key", place, f"unknown key '{key[:60]}'", help_)
             else:

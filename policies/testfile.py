@@ -17,7 +17,9 @@ from policies.model import AccessRequest, Effect, Reason, Source
 from policies.objects import Objects
 from policies.reading import Item, read_yaml
 from policies.testfields import Fields
+from policies.testhistory import Histories, read_histories
 from policies.testsuite import Case, Invariant, Suite
+from policies.workflows.supposed import Supposed
 
 MAX_CASES: Final = 10_000
 MAX_INVARIANTS: Final = 1_000
@@ -25,10 +27,10 @@ MAX_AGENTS: Final = 32
 NOON: Final = 1_788_955_200_000_000
 """When a row is asked that names no time: Wednesday, 2026-09-09, 12:00 UTC.  A table means the same tomorrow."""
 
-_TOP = ("people", "tests", "never", "tenant", "at")
+_TOP = ("people", "history", "tests", "never", "tenant", "at")
 _PERSON = ("is", "groups")
 _CASE = ("name", "who", "groups", "via", "tool", "action", "args", "at", "tenant", "context",
-         "expect", "because", "must", "must_include")  # fmt: skip
+         "workflow", "after", "expect", "because", "must", "must_include")  # fmt: skip
 _NEVER = ("name", "who", "agent", "group", "role", "tool", "action", "via", "tenant", "alone")
 _HOLDERS = ("who", "agent", "group", "role")
 
@@ -51,6 +53,8 @@ def read_tests(bundle: Bundle) -> Suite:
     people: dict[str, _Person] = {}
     for file in files:
         file.read_people(people)
+    for file in files:
+        file.read_histories(people)
     cases: list[Case] = []
     invariants: list[Invariant] = []
     for file in files:
@@ -73,6 +77,7 @@ class _File:
         self._notes = notes
         self._top = Fields(name, item, report).take(_TOP, "a table")
         self._people: Mapping[str, _Person] = {}
+        self._histories: Histories = {}
         self._strangers: set[str] = set()
         self._tenant = self._top.word("tenant", bundle.tenants)
         self._at = self._top.moment("at")
@@ -100,6 +105,11 @@ class _File:
                 fields.wrong("unknown-kind", fields.at("is"), f"'{subject[:60]}' is nobody", _WHO_HELP)
             elif subject is not None:
                 people[name] = _Person(subject, self._group_names(fields) or frozenset(), _source(self.name, place))
+
+    def read_histories(self, people: Mapping[str, _Person]) -> None:
+        """What rows of this table may come after."""
+        known = {name: person.subject for name, person in people.items()}
+        self._histories = read_histories(self.name, self._top.found.get("history"), self._bundle, known, self._report)
 
     def read_rows(self, people: Mapping[str, _Person], cases: list[Case], invariants: list[Invariant]) -> None:
         """The rows, once everybody is known."""
@@ -131,10 +141,12 @@ class _File:
         at = row.moment("at")
         arguments, context = row.mapping("args"), self._context(row)
         must, exact = self._duties(row, expect)
+        workflow = row.word("workflow", self._bundle.workflows) if "workflow" in row.found else ""
         if person is None or tool is None or expect is None or tenant is None:
             return None
         if Reason.UNKNOWN_RESOURCE.value not in because:
             self._check_resource(row, tool, action, tenant, arguments)
+        actors = tuple(f"agent:{agent}" for agent in via)
         chain = " > ".join([row.text("who") or "", *via])
         title = row.text("name") or f"{chain}: {action} {tool} → {expect}"
         return Case(
@@ -142,7 +154,7 @@ class _File:
             source=_source(self.name, row.item),
             request=AccessRequest(
                 subject=person.subject,
-                actors=tuple(f"agent:{agent}" for agent in via),
+                actors=actors,
                 tenant=tenant,
                 action=action,
                 resource=tool,
@@ -155,7 +167,19 @@ class _File:
             because=because,
             must=must,
             exact=exact,
+            workflow=workflow or "",
+            after=self._after(row, person.subject, actors),
         )
+
+    def _after(self, row: Fields, subject: str, actors: tuple[str, ...]) -> tuple[Supposed, ...]:
+        """The steps that happened before, in the row's own workflow."""
+        steps: list[Supposed] = []
+        for name in row.texts("after") or ():
+            if name not in self._histories:
+                help_ = suggest(name, self._histories) or "tell it under 'history:' of this table"
+                row.wrong("unknown-history", row.at("after"), f"there is no history '{name[:60]}'", help_)
+            steps += [told.of(subject, actors) for told in self._histories.get(name, ())]
+        return tuple(steps)
 
     def _duties(self, row: Fields, expect: str | None) -> tuple[frozenset[str] | None, bool]:
         """The duties that a row names, and whether it means these alone."""

@@ -13,17 +13,18 @@ from policies.engine import Engine
 from policies.finding import MAX_FINDINGS, Finding, suggest
 from policies.invariants import Violation, violations
 from policies.membership import kind_of
-from policies.model import Decision, Effect, Reason, Source
+from policies.model import OF_WORKFLOWS, Decision, Effect, Reason, Source
 from policies.sentence import explain
 from policies.testfile import read_tests
 from policies.testsuite import Case, Invariant, Suite
+from policies.workflows.supposed import decide_after
 
 __all__ = [
     "Case", "CaseResult", "Difference", "Invariant", "InvariantResult", "Results", "Suite",
     "check_for_activation", "proven_denial", "read_tests", "run", "unproven",
 ]  # fmt: skip
 
-_RULED = frozenset({Reason.USER_LACKS_RIGHT, Reason.AGENT_LACKS_RIGHT, Reason.GUARDRAIL})
+_RULED = frozenset({Reason.USER_LACKS_RIGHT, Reason.AGENT_LACKS_RIGHT, Reason.GUARDRAIL}) | OF_WORKFLOWS
 """Denials that come of the rules, and of nothing else."""
 
 
@@ -88,10 +89,14 @@ class Results:
 
 def run(suite: Suite, engine: Engine) -> Results:
     """Ask every question of a suite, and try to break every invariant."""
-    cases = tuple(_judged(case, engine.decide(case.request), engine.bundle) for case in suite.cases)
+    cases = tuple(_judged(case, _decided(case, engine), engine.bundle) for case in suite.cases)
     broken = violations(engine.bundle, suite.invariants)
     invariants = tuple(InvariantResult(invariant, found) for invariant, found in zip(suite.invariants, broken, strict=True))
     return Results(suite, engine.bundle, cases, invariants)
+
+
+def _decided(case: Case, engine: Engine) -> Decision:
+    return decide_after(engine.bundle, case.request, engine.decide(case.request), case.workflow, case.after)
 
 
 def _judged(case: Case, decision: Decision, bundle: Bundle) -> CaseResult:
@@ -116,6 +121,10 @@ def _unexplained(because: str, case: Case, decision: Decision, bundle: Bundle) -
     elif kind_of(because) in ("user", "svc", "agent"):
         if because not in decision.missing:
             yield Difference("because", f"that the right of {because} is missing", _listed(decision.missing))
+    elif any(rule.id == because for each in bundle.workflows.values() for rule in each.rules):
+        ruled = [match.rule for match in decision.ruling.spoke] if decision.ruling is not None else []
+        if because not in ruled:
+            yield Difference("because", f"that rule {because} speaks", _listed(ruled))
     elif any(rule.id == because for rule in bundle.rules):
         spoke = dict.fromkeys(m.rule for answer in decision.answers for m in (*answer.matched, *answer.near))
         if because not in spoke:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from policies.finding import Finding
 from policies.model import AccessRequest, Effect, Source
+from policies.workflows.supposed import Supposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Case:
     because  every one must be a principal whose right is missing, the reason, a rule that spoke (or nearly did), or stand in the
              explanation.
     must     the duties; None: the row says nothing of them.  `exact`: these and no others.
+    workflow the definition under whose name its workflow was begun; "" for none.  `after`: what happened in it before.
     """
 
     title: str
@@ -24,6 +26,8 @@ class Case:
     because: tuple[str, ...] = ()
     must: frozenset[str] | None = None
     exact: bool = True
+    workflow: str = ""
+    after: tuple[Supposed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

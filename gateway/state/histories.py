@@ -19,8 +19,9 @@ from gateway.state import history_rows as rows
 from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS, Head
 from gateway.state.worker import Worker
 from policies.workflows import kept
-from policies.workflows.judge import Breach, Past, judge, purses, share, shared
-from policies.workflows.model import Rule, Workflow, Workflows
+from policies.workflows.judge import Past, judge, purses, share, shared
+from policies.workflows.model import Workflow, Workflows
+from policies.workflows.ruling import Judged
 from policies.workflows.story import State, Step, Value
 
 MOST_STEPS: Final = 10_000
@@ -43,20 +44,6 @@ class Asked:
     ends: int
     step: Step
     held: tuple[Workflow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What one definition's rules said."""
-
-    workflow: Workflow
-    spoke: tuple[Rule, ...]
-    breaches: tuple[Breach, ...]
-
-    @property
-    def refuses(self) -> bool:
-        """Whether the call may not be sent."""
-        return bool(self.breaches) and not self.workflow.shadow
 
 
 @dataclass(frozen=True, slots=True)

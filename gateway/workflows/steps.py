@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,12 +18,14 @@ from msgspec.structs import replace
 from gateway.model import Call, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Reserved
 from gateway.policy.in_force import InForce, Policy
 from gateway.reasons import Code
-from gateway.state.histories import Asked, Histories, Judged, Kept
-from gateway.workflows.values import Marker, fields, sums
-from policies.model import NOTHING, AccessRequest, Decision, Effect, Objection, Reason, Ruling
+from gateway.state.histories import Asked, Histories, Kept
+from gateway.workflows.marks import Marker
+from policies.model import NOTHING, AccessRequest, Decision, Ruling
 from policies.workflows import kept
-from policies.workflows.model import Workflow
+from policies.workflows.model import Workflow, Workflows
+from policies.workflows.ruling import Judged, decided, held_by, is_unknown, of_unknown, ruling_of
 from policies.workflows.story import State, Step
+from policies.workflows.values import fields, sums
 
 log = logging.getLogger("gateway.workflows")
 
@@ -79,9 +81,9 @@ class Steps:
         workflows = policy.pair_of(principal.workflow).bundle.workflows
         if not (workflows or principal.definition) or not reader.is_step(call):
             return None
-        held = held_by(workflows.values(), principal, permit.request)
-        if principal.definition and not any(each.name == principal.definition for each in held):
-            raise unknown(permit.decision)
+        held = _held(workflows, principal, permit.request)
+        if is_unknown(held, principal.definition):
+            raise refused(of_unknown(permit.decision))
         return self._reserve(permit, held, reader.arguments(call)) if held else None
 
     async def _reserve(self, permit: Permit, held: tuple[Workflow, ...], arguments: Mapping[str, object]) -> Permit:
@@ -112,11 +114,11 @@ class Steps:
             sums=sums(arguments, {name for _, numbers, _ in wanted for name in numbers}),
         )
         judged = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held))
-        ruling = _ruling(judged)
+        ruling = ruling_of(judged)
         for each in ruling.watched:
             self._watched(each.match.rule)
         if ruling.refused:
-            raise refusal(decision, ruling)
+            raise refused(decided(decision, ruling))
         return Reserved(step, frozenset(name for _, _, names in wanted for name in names)), ruling
 
     async def _kept(self, asked: Asked) -> tuple[Judged, ...]:
@@ -161,13 +163,13 @@ class Steps:
         It draws on budgets and keeps to who may call whom, and satisfies nothing.  Within it the record is written.
         """
         workflows = policy.pair_of(principal.workflow).bundle.workflows
-        held = held_by(workflows.values(), principal, request)
+        held = _held(workflows, principal, request)
         try:
-            if principal.definition and not any(each.name == principal.definition for each in held):
-                raise unknown(decision)
+            if is_unknown(held, principal.definition):
+                raise refused(of_unknown(decision))
             reserved, ruling = await self.asked(principal, request, decision, held, NOTHING, call) if held else (None, None)
-        except Refused as refused:
-            refused.principal, refused.request = principal, request
+        except Refused as refusal:
+            refusal.principal, refusal.request = principal, request
             raise
         if reserved is None:
             yield decision, None
@@ -252,39 +254,20 @@ class Hearing:
         return State.UNSENT if never else State.UNCERTAIN
 
 
-def held_by(workflows: Iterable[Workflow], principal: Principal, request: AccessRequest) -> tuple[Workflow, ...]:
-    """The definitions whose rules a call is held to."""
-    return tuple(
-        workflow
-        for workflow in workflows
-        if principal.tenant in workflow.tenants and workflow.holds(request.resource, principal.actors, principal.definition)
-    )
-
-
-def unknown(decision: Decision) -> Refused:
-    """The refusal of a call whose workflow was begun by a name that is not known."""
-    denied = replace(decision, effect=Effect.DENY, reason=Reason.WORKFLOW_UNKNOWN)
-    return Refused(Code.WORKFLOW_UNKNOWN, decision=denied)
-
-
-def refusal(decision: Decision, ruling: Ruling) -> Refused:
-    """The refusal by rules, which says what is missing and how to cure it."""
-    first = ruling.refused[0]
-    denied = replace(decision, effect=Effect.DENY, reason=first.reason, ruling=ruling)
-    missing = ", ".join(dict.fromkeys(name for each in ruling.refused for name in each.missing))
-    cure = "; ".join(dict.fromkeys(each.cure for each in ruling.refused))
+def refused(denied: Decision) -> Refused:
+    """The refusal of a call that rules of its workflow refuse: it says what is missing and how to cure it."""
+    code = Code(denied.reason.value)
+    if denied.ruling is None:
+        return Refused(code, decision=denied)
+    refusing = denied.ruling.refused
+    missing = ", ".join(dict.fromkeys(name for each in refusing for name in each.missing))
+    cure = "; ".join(dict.fromkeys(each.cure for each in refusing))
     said: dict[str, object] = {"cure": cure, **({"missing": missing} if missing else {})}
-    return Refused(Code(first.reason.value), f"{first.match.rule}: {first.cure}", decision=denied, data=said)
+    return Refused(code, f"{refusing[0].match.rule}: {refusing[0].cure}", decision=denied, data=said)
 
 
-def _ruling(judged: tuple[Judged, ...]) -> Ruling:
-    refused: list[Objection] = []
-    watched: list[Objection] = []
-    for each in judged:
-        found = [Objection(breach.rule.match, breach.reason, breach.cure, breach.missing) for breach in each.breaches]
-        (watched if each.workflow.shadow else refused).extend(found)
-    spoke = tuple(dict.fromkeys(rule.match for each in judged for rule in each.spoke))
-    return Ruling(tuple((each.workflow.name, each.workflow.digest) for each in judged), spoke, tuple(refused), tuple(watched))
+def _held(workflows: Workflows, principal: Principal, request: AccessRequest) -> tuple[Workflow, ...]:
+    return held_by(workflows.values(), principal.tenant, request.resource, principal.actors, principal.definition)
 
 
 def _place(permit: Permit) -> Kept:

@@ -27,6 +27,13 @@ _TIME: Final = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+def seconds_of(text: str) -> int:
+    """A time as it is written; 0 for what is none."""
+    match = _TIME.fullmatch(text)
+    seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+    return seconds if seconds <= FOREVER else 0
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What workflow files may name."""
@@ -149,9 +156,8 @@ class Words:
         text = self.text(key)
         if text is None:
             return None
-        match = _TIME.fullmatch(text)
-        seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
-        if not 1 <= seconds <= FOREVER:
+        seconds = seconds_of(text)
+        if seconds == 0:
             self.wrong("odd-time", self.found[key], f"'{text[:60]}' is no time", "write 90s, 30m, 2h or 7d; at most 366d")
             return None
         return seconds

@@ -121,7 +121,8 @@ BAD_ROWS = {
     "{who: bea, tool: erp.read, expect: allow, must: [full-adit]}": ("unknown-duty", "did you mean 'full-audit'?"),
     "{who: bea, tool: erp.read, expect: allow, must: [], must_include: []}": ("odd-duty", "must"),
     "{who: bea, tool: erp.read, expect: deny, context: {user: {}}}": ("unknown-key", "assurance"),
-    "{who: bea, tool: erp.read, expect: deny, after: steps}": ("unsupported-history", "prove nothing"),
+    "{who: bea, tool: erp.read, expect: deny, after: steps}": ("unknown-history", "tell it under 'history:'"),
+    "{who: bea, tool: erp.read, expect: deny, workflow: orders}": ("unknown-workflow", "known are"),
     "just text": ("wrong-type", "name: value"),
 }
 
@@ -138,7 +139,17 @@ def test_a_row_that_could_be_a_mistake_is_a_finding_with_its_place_and_the_next_
 
 BAD_TABLES = {
     "tets: []\n": ("unknown-key", "did you mean 'tests'?"),
-    "history: {steps: []}\n": ("unsupported-history", "workflow rules"),
+    "history: [x]\n": ("wrong-type", "names and lists"),
+    "history: {steps: []}\n": ("wrong-type", "1 to 1000"),
+    "history: {steps: [{by: helper}]}\n": ("missing-key", "tool"),
+    "history: {steps: [{tool: erp.raed}]}\n": ("unknown-tool", "did you mean 'erp.read'?"),
+    "history: {steps: [{tool: 'admin:kills'}]}\n": ("unknown-tool", "a2a:"),
+    "history: {steps: [{tool: erp.read, args: {idd: x}}]}\n": ("unknown-argument", "did you mean 'id'?"),
+    "history: {steps: [{tool: erp.read, state: done}]}\n": ("unknown-state", "known are"),
+    "history: {steps: [{tool: erp.read, ago: yesterday}]}\n": ("odd-time", "30m"),
+    "history: {steps: [{tool: erp.read, who: nobody}]}\n": ("unknown-who", "people"),
+    "history: {steps: [{tool: erp.read, by: a, via: b}]}\n": ("unknown-key", "last of 'via'"),
+    "history: {steps: [{tool: erp.read, by: 'Not One'}]}\n": ("odd-name", "ids"),
     "people: [bea]\n": ("wrong-type", ""),
     "people: {bea: {is: bea}}\n": ("unknown-kind", ""),
     "people: {bea: {groups: [x]}}\n": ("missing-key", "'is'"),
@@ -155,7 +166,7 @@ BAD_TABLES = {
     "never: [{who: user:dev/x, tool: erp.read, action: relay}]\n": ("unknown-action", "via"),
     "never: [{who: user:dev/x, tool: erp.read, action: send}]\n": ("unknown-action", "call"),
     "never: [{who: user:dev/x, tool: erp.read, alone: maybe}]\n": ("wrong-type", "true or false"),
-    "never: [{who: user:dev/x, tool: erp.read, after: y}]\n": ("unsupported-history", ""),
+    "never: [{who: user:dev/x, tool: erp.read, after: y}]\n": ("unknown-key", "after"),
     "tests: [*a]\n": ("not-yaml", ""),
     "a: &a 1\ntests: [*a]\n": ("alias", ""),
 }

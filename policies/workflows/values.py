@@ -1,9 +1,7 @@
-"""What history keeps of a call: digests of what is compared, numbers that are summed, fields of its result that rules bound."""
+"""What is kept of a call: values that are compared, numbers that are summed, fields of its result that rules bound."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from types import MappingProxyType
@@ -12,29 +10,8 @@ from typing import Final
 from policies.workflows.judge import amount
 from policies.workflows.story import Value
 
-MARK_CHARS: Final = 32
 MAX_TEXT: Final = 200
 """Characters of a text that is kept of a result."""
-
-
-class Marker:
-    """Digests of values, so that history tells equal ones without holding them; without the key nobody can guess them."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def mark(self, tenant: str, value: object) -> str | None:
-        """The same for equal values of one tenant, whichever protocol said them; None for what is no plain value."""
-        written = _written(value)
-        if written is None:
-            return None
-        data = f"{tenant}\0{written}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, data, hashlib.sha256).hex()[:MARK_CHARS]
-
-    def marks(self, tenant: str, arguments: Mapping[str, object], names: Iterable[str]) -> Mapping[str, str]:
-        """Of those arguments that are there and are plain values."""
-        found = {name: self.mark(tenant, arguments[name]) for name in sorted(names) if name in arguments}
-        return MappingProxyType({name: mark for name, mark in found.items() if mark is not None})
 
 
 def sums(arguments: Mapping[str, object], names: Iterable[str]) -> Mapping[str, Decimal]:
@@ -64,7 +41,7 @@ def exact(value: object) -> object:
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
-def _written(value: object) -> str | None:
+def written(value: object) -> str | None:
     """A plain value in the one form of all that are equal to it."""
     value = exact(value)
     if isinstance(value, bool):
