@@ -94,6 +94,29 @@ async def purchase(stage: Stage) -> Step:
     return Step("1", told, ok, tuple(seen), {"workflow": workflow, "answer": answer, "orders": new})
 
 
+async def hurried(stage: Stage) -> Step:
+    """1b: the same order by the same person, without the steps that must come first."""
+    told = (
+        "Paul asks for the same order at once, without the contract and without the score. His right is the same; the "
+        "workflow purchase-order has both steps fixed: refused, and the agent is told what to do first. Step 1 did just that."
+    )
+    before = await stage.world.erp_orders()
+    workflow, answer = await stage.ask("paul", "procurement-analyst", PURCHASE | {"intent": "order-directly"})
+    stage.workflows["hurried"] = workflow
+    new = [order for order in await stage.world.erp_orders() if order not in before]
+    _, history = await stage.cli("workflows", "show", stage.workflows["purchase"], "--json")
+    steps = [(step["resource"], step["state"]) for step in json.loads(history)["steps"]]
+    done = [(tool, "ok") for tool in ("contracts.search", "erp.write_po", "risk.score")]
+    ok = answer.get("code") == "step-missing" and "first call" in answer["message"] and not new and sorted(steps) == done
+    seen = [
+        f"the order: {answer['status']}, code {answer.get('code')}",
+        f"told to the agent: {answer.get('message')}",
+        f"asked past the gateway, the ERP shows {_orders(new)}",
+        f"the history of step 1: {', '.join(f'{tool} {state}' for tool, state in steps)}",
+    ]
+    return Step("1b", told, ok, tuple(seen), {"workflow": workflow, "answer": answer, "orders": new, "steps": steps})
+
+
 async def report(stage: Stage) -> Step:
     """2a: a report by somebody who may."""
     told = "Mia, a marketing manager, asks campaign-reporter for the spring campaign's report. Allowed."
@@ -227,6 +250,7 @@ async def play(stage: Stage) -> AsyncIterator[Step]:
     """All steps in order, each as it ends."""
     first = await purchase(stage)
     yield first
+    yield await hurried(stage)
     yield await report(stage)
     yield await steered(stage)
     yield isolated(first)

@@ -86,15 +86,26 @@ def explain(
 
     decision = Engine(bundle).decide(request)
     found = nearest_of(bundle, request) if remedies and not decision.allowed else ()
+    held = _held(bundle, request) if decision.allowed else []
     if as_json:
-        print_json(evaluation(request, decision, found))
+        print_json(evaluation(request, decision, found, held))
     else:
-        tell(request, decision, bundle.tools)
+        tell(request, decision, bundle.tools, held)
         tell_nearest(bundle, found)
     raise typer.Exit(0 if decision.allowed else 1)
 
 
-def evaluation(request: AccessRequest, decision: Decision, found: Iterable[Remedy] = ()) -> dict[str, object]:
+def _held(bundle: Bundle, request: AccessRequest) -> list[str]:
+    """The workflows that hold such a call whoever begins it: they ask what happened before, which nobody says here."""
+    from policies.workflows.ruling import held_by  # noqa: PLC0415  the command line pays for what it uses
+
+    held = held_by(bundle.workflows.values(), request.tenant, request.resource, request.actors, "")
+    return [each.name for each in held]
+
+
+def evaluation(
+    request: AccessRequest, decision: Decision, found: Iterable[Remedy] = (), held: Iterable[str] = ()
+) -> dict[str, object]:
     """The answer in the shape of an AuthZEN 1.0 evaluation response: `decision`, and everything else in `context`."""
     from policies.sentence import explain as sentence  # noqa: PLC0415
 
@@ -117,6 +128,7 @@ def evaluation(request: AccessRequest, decision: Decision, found: Iterable[Remed
             "answers": [_answer(answer) for answer in decision.answers],
             "obligations": [{"name": duty.name, "type": duty.type, "params": dict(duty.params)} for duty in decision.obligations],
             "nearest": [_remedy(remedy) for remedy in found],
+            "workflows": list(held),
         },
     }
 
@@ -204,7 +216,7 @@ def _hint(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> s
     return ""
 
 
-def tell(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> None:
+def tell(request: AccessRequest, decision: Decision, tools: Iterable[str], held: Iterable[str] = ()) -> None:
     """The answer for people: the sentence, then every principal with the lines that spoke or nearly did."""
     from policies.sentence import explain as sentence  # noqa: PLC0415
 
@@ -228,6 +240,8 @@ def tell(request: AccessRequest, decision: Decision, tools: Iterable[str]) -> No
         out.print("\n" + printable(hint))
     if decision.obligations:
         out.print("\nDuties: " + printable(", ".join(f"{duty.name} ({duty.type})" for duty in decision.obligations)))
+    if names := ", ".join(held):
+        out.print(printable(f"\nHeld to what happens before it, by the workflow {names}"))
     out.print(f"\nPolicy bundle {decision.bundle}", style="dim")
 
 

@@ -39,7 +39,10 @@ def request(row: dict[str, Any], **changes: Any) -> AccessRequest:
     return AccessRequest(**(fields | changes))
 
 
-@pytest.mark.parametrize("row", TABLE["tests"], ids=lambda row: f"{row['who']}-{row['tool']}-{row['expect']}")
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE["tests"] if "after" not in row and "step" not in str(row.get("because"))],
+    ids=lambda row: f"{row['who']}-{row['tool']}-{row['expect']}",
+)  # fmt: skip
 def test_the_example_decides_as_its_own_table_says(engine: Engine, row: dict[str, Any]) -> None:
     question = request(row)
     decision = engine.decide(question)
