@@ -47,7 +47,7 @@ _CONTENT: Final = frozenset({"text", "file", "data"})
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _COMPAT: Final = "data_part_compat"
 """Under this key of its metadata the SDK keeps that a part's data was no object."""
-_READING: Final = (Error, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_READING: Final = (Error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 def read(method: str, params: Any) -> tuple[Any, bool]:

@@ -163,7 +163,7 @@ def to_proto(value: Any, into: ProtoT) -> ProtoT:
     _one_reading(into.DESCRIPTOR, value)
     try:
         ParseDict(value, into, ignore_unknown_fields=True)
-    except (Error, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (Error, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnreadableError(type(error).__name__) from None
     return into
 

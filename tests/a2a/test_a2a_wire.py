@@ -69,6 +69,8 @@ def test_reading_json_of_another_shape_fails_in_one_way_only(value: Any) -> None
         '{"configuration": "hi"}',
         '{"configuration": {"historyLength": 1.5}}',
         '{"configuration": {"historyLength": 99999999999}}',
+        '{"message": {"metadata": {"a": 1%s}}}' % ("0" * 400),
+        '{"message": {"parts": [{"data": {"a": -1%s}}]}}' % ("0" * 400),
     ],
 )
 def test_what_readers_could_read_differently_is_refused(text: str) -> None:

@@ -320,6 +320,9 @@ BAD_ANSWERS: dict[str, Any] = {
     "both spellings": task() | {"context_id": "c-2"},
     "a part of two contents": task(artifacts=[{"artifactId": "a", "parts": [{"kind": "text", "text": "x", "data": {}}]}]),
     "a number for an id": task() | {"id": 5},
+    "a number that no reader holds": task(metadata={"a": 10**400}),
+    "a time before there was any": task() | {"status": {"state": "working", "timestamp": "0001-01-01T00:00:00+14:00"}},
+    "a time after all": task() | {"status": {"state": "working", "timestamp": "9999-12-31T23:59:59-12:00"}},
     "no task": [],
 }
 

@@ -93,6 +93,7 @@ AMBIGUOUS: dict[str, tuple[str, Any]] = {
     "more schemes than one": ("message/send", webhook(authentication={"schemes": ["Bearer", "Basic"], "credentials": "x"})),
     "metadata that no question of 1.0 has": ("tasks/get", {"id": "t", "metadata": {"a": 1}}),
     "an id that is no text": ("tasks/get", {"id": ["t"]}),
+    "a number that no reader holds": ("message/send", sent(metadata={"a": 10**400})),
     "no message": ("message/send", {}),
     "a list for a message": ("message/send", {"message": []}),
     "no parts": ("message/send", {"message": {**sent()["message"], "parts": []}}),
