@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from policies.model import NOTHING
 from tests.a2a.world import serving
 
 Answering = Callable[["Request"], Awaitable[None]]
@@ -35,8 +36,8 @@ class Request:
     def rpc(self) -> Any:
         return json.loads(self.body)
 
-    async def reply(self, body: bytes, kind: str = "application/json", status: int = 200) -> None:
-        await self._head(kind, status)
+    async def reply(self, body: bytes, kind: str = "application/json", status: int = 200, **headers: str) -> None:
+        await self._head(kind, status, headers)
         await self._send({"type": "http.response.body", "body": body})
 
     async def result(self, result: Any) -> None:
@@ -61,7 +62,7 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _head(self, kind: str, status: int) -> None:
+    async def _head(self, kind: str, status: int, more: Mapping[str, str] = NOTHING) -> None:
         if not self.started:
             self.started = True
             headers = [(b"content-type", kind.encode()), *((name.encode(), value.encode()) for name, value in self.extra)]
