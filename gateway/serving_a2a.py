@@ -62,10 +62,11 @@ def open_a2a(parts: Parts) -> A2aFaces:
     seal = Sealer(derived(parts.seal_key, b"a2a push"), "push")
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)
     asks = Asks(parts.recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})
+    ownership = Ownership(parts.state.tasks, parts.state.contexts)
     road = A2aRoad(
         peers=peers,
         upstreams=patient,
-        ownership=Ownership(parts.state.tasks, parts.state.contexts),
+        ownership=ownership,
         mint=parts.identity.delegations.mint,
         cards=cards,
         judge=parts.judge_of,
@@ -93,7 +94,8 @@ def open_a2a(parts: Parts) -> A2aFaces:
         standing.enforce()
 
     parts.policy.in_force.follow(enforce)
-    news = CallbackEndpoint(push, _deliveries(parts, endpoint, allowed, asks), parts.guard, limits, stages, parts.clock)
+    deliveries = _deliveries(parts, endpoint, allowed, ownership, asks)
+    news = CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
     return A2aFaces(endpoint, news, drifts.families)
 
 
@@ -117,11 +119,11 @@ def _served(settings: Settings, peers: Mapping[str, AgentTarget], agent: str) ->
     return (*by_http(settings.public_url, agent, peers[agent].versions), *extra)
 
 
-def _deliveries(parts: Parts, endpoint: A2aEndpoint, allowed: Allowed, asks: Asks) -> Deliveries:
+def _deliveries(parts: Parts, endpoint: A2aEndpoint, allowed: Allowed, ownership: Ownership, asks: Asks) -> Deliveries:
     limits = parts.settings.limits
     webhooks = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=ATTEMPT_SECONDS)
     parts.stack.push_async_callback(webhooks.aclose)
-    deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed, asks=asks)
+    deliveries = Deliveries(lambda: endpoint.stages, webhooks, allowed, ownership, asks=asks)
     parts.stack.push_async_callback(deliveries.aclose)
     return deliveries
 

@@ -19,8 +19,9 @@ from a2a.types import a2a_pb2 as pb
 from gateway.a2a import tracing, v03
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.blanked import released
-from gateway.a2a.operations import Asked
+from gateway.a2a.operations import Asked, mentioned_in, named_in_answer
 from gateway.a2a.push import Found
+from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.a2a.wire import dump, to_json
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, UpstreamError
@@ -59,12 +60,14 @@ class Deliveries:
         stages: Callable[[], Stages],
         upstreams: Upstreams,
         allowed: Allowed,
+        ownership: Ownership,
         pauses: tuple[float, ...] = PAUSES,
         asks: Asks | None = None,
     ) -> None:
         self._stages = stages
         self._upstreams = upstreams
         self._allowed = allowed
+        self._ownership = ownership
         self._pauses = pauses
         self._asks = asks or Asks()
         self._waiting: dict[tuple[str, str], asyncio.Queue[News]] = {}
@@ -117,6 +120,8 @@ class Deliveries:
     async def _forward(self, intent: Intent, found: Found) -> AsyncGenerator[Reply, None]:
         """Try until the webhook takes it, or will not."""
         call, webhook = intent.permit.call, found.known.webhook
+        await self._ownership.learn(intent.permit, named_in_answer(call.message))
+        await self._ownership.unmixed(intent.permit, mentioned_in(call.message))
         await self._asks.heard(call.message, intent)
         request = HttpRequest(
             self._allowed.url(webhook.url),

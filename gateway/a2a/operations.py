@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -38,6 +38,13 @@ class Named:
 
     tasks: tuple[str, ...] = ()
     context: str = ""
+
+
+class Mentioned(NamedTuple):
+    """Further tasks and contexts, of which an answer says something without being about them."""
+
+    tasks: tuple[str, ...]
+    contexts: tuple[str, ...]
 
 
 class Asked(NamedTuple):
@@ -196,6 +203,33 @@ def named_in_answer(answer: Any) -> Named:
     if isinstance(chosen, pb.Task):
         return named_in_answer(chosen)
     return Named((chosen.task_id,) if chosen.task_id else (), chosen.context_id)
+
+
+def mentioned_in(answer: Any) -> Mentioned:
+    """What else the messages in an answer or an event mention, beside its own task and context."""
+    tasks: set[str] = set()
+    contexts: set[str] = set()
+    for about, messages in _messages(answer):
+        for message in messages:
+            tasks |= {message.task_id, *message.reference_task_ids} - {"", *about.tasks}
+            contexts |= {message.context_id} - {"", about.context}
+    return Mentioned(tuple(sorted(tasks)), tuple(sorted(contexts)))
+
+
+def _messages(answer: Any) -> Iterator[tuple[Named, Iterable[pb.Message]]]:
+    if isinstance(answer, pb.ListTasksResponse):
+        for task in answer.tasks:
+            yield from _messages(task)
+    elif isinstance(answer, pb.Task):
+        yield named_in_answer(answer), (answer.status.message, *answer.history)
+    elif isinstance(answer, pb.SendMessageResponse | pb.StreamResponse):
+        kind = answer.WhichOneof("payload")
+        if kind == "task":
+            yield from _messages(answer.task)
+        elif kind == "status_update":
+            yield named_in_answer(answer), (answer.status_update.status.message,)
+        elif kind == "message":
+            yield named_in_answer(answer), (answer.message,)
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(

@@ -38,6 +38,7 @@ from gateway.a2a.operations import (
     Asked,
     Named,
     Operation,
+    mentioned_in,
     named_in_answer,
     webhook_in,
 )
@@ -301,6 +302,7 @@ class A2aRoad:
         if refused:
             return refused[0]
         answer.tasks.extend(found.tasks)
+        await self._ownership.unmixed(permit, mentioned_in(answer))
         await self._asks.heard(answer, intent)
         answer.total_size = found.total if found.total != UNCOUNTED else await self._ownership.count(permit, request.context_id)
         if found.next is not None:
@@ -344,6 +346,7 @@ class A2aRoad:
         named = Named() if isinstance(payload, AgentSaysNo) else named_in_answer(payload)
         await self._ownership.learn(permit, named)
         if not isinstance(payload, pb.ListTasksResponse):  # of which a part is the caller's
+            await self._ownership.unmixed(permit, mentioned_in(payload))
             await self._asks.heard(payload, intent)
         if self._push is None:
             return reply

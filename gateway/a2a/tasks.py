@@ -6,12 +6,15 @@ Ids at one agent are known to the gateway or they do not exist; a task is writte
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.a2a.errors import INVALID_PARAMS, RpcRefused
-from gateway.a2a.operations import Named
+from gateway.a2a.operations import Mentioned, Named
 from gateway.model import Permit, Refused, UpstreamError
 from gateway.reasons import Code
+
+MOST_MENTIONED: Final = 256
+"""Tasks and contexts beside its own that one answer may mention: each is looked up."""
 
 
 class Owner(Protocol):
@@ -119,6 +122,16 @@ class Ownership:
             if refusal.code is not Code.NOT_OWNER:
                 raise
             raise UpstreamError("protocol", "the answer names what belongs to somebody else") from None
+
+    async def unmixed(self, permit: Permit, mentioned: Mentioned) -> None:
+        """`UpstreamError("protocol")` where an answer brings along what was said in somebody else's task or context."""
+        principal, agent = permit.principal, permit.call.target
+        if len(mentioned.tasks) + len(mentioned.contexts) > MOST_MENTIONED:
+            raise UpstreamError("protocol", "the answer mentions too much beside its task")
+        owners = [await self._tasks.owner(agent, task) for task in mentioned.tasks]
+        owners += [await self._contexts.owner(agent, context) for context in mentioned.contexts]
+        if not all(owner is None or owner.is_for(principal.tenant, principal.subject) for owner in owners):
+            raise UpstreamError("protocol", "the answer mentions what belongs to somebody else")
 
     async def _claim_context(self, permit: Permit, context: str) -> None:
         principal, call = permit.principal, permit.call

@@ -259,7 +259,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         stages = replace(stages, watch=standing.over(stages.watch))
         heartbeat = options.get("heartbeat", 15.0)
         endpoint = A2aEndpoint(stages, guard=HostGuard(url), limits=limits, heartbeat=heartbeat)
-        deliveries = Deliveries(lambda: endpoint.stages, upstreams, allowed, options.get("pauses", (0.01, 0.01)), asks)
+        deliveries = Deliveries(lambda: endpoint.stages, upstreams, allowed, ownership, options.get("pauses", (0.01, 0.01)), asks)
         callbacks = CallbackEndpoint(push, deliveries, HostGuard(url), limits, stages, wall_clock) if push else None
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
