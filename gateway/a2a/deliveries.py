@@ -55,7 +55,7 @@ class News:
 class Deliveries:
     """What waits for its webhook, by task.  stages: those of A2A, of which a delivery exchanges what is its own."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  made once
         self,
         stages: Callable[[], Stages],
         upstreams: Upstreams,
