@@ -241,6 +241,9 @@ async def _progress(call: Call) -> Any:
 @tool("test_reconnection", "Close the SSE stream in mid-call (SEP-1699)")
 async def _reconnect(call: Call) -> Any:
     if call.ctx.close_sse_stream is not None:
+        await asyncio.sleep(
+            0.1
+        )  # the SDK sends the stream's first event beside this: one that is closed before it had an id is lost
         await call.ctx.close_sse_stream()
     await asyncio.sleep(0.2)
     return "Reconnection test completed"
