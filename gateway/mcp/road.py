@@ -22,11 +22,14 @@ from gateway.mcp.hop import SESSION_HEADER, HttpHop
 from gateway.mcp.methods import (
     CALL_TOOL,
     INITIALIZE,
+    LEVEL_KEY,
+    LEVELS,
     LISTEN,
     METHODS,
     MODERN,
     READ_RESOURCE,
     ROOTS_CHANGED,
+    SET_LEVEL,
     SUBSCRIBE,
     SUBSCRIPTION_KEY,
     UNSUBSCRIBE,
@@ -179,6 +182,9 @@ class McpRoad:
         if wanted or call.repeated:
             lines = held(wanted, call.repeated, call.arguments or {}, call.rpc_id)
             permit = replace(permit, call=replace(call, repeated=lines))
+        capped = _capped(call, self._streams.levels.get(call.target, LEVELS[0]))
+        if capped is not call.message:
+            permit = replace(permit, call=replace(permit.call, message=capped))
         return self._further.of(permit)
 
     def normalise(self, call: Call, principal: Principal) -> AccessRequest:
@@ -277,6 +283,17 @@ class McpRoad:
             except Refused as refusal:
                 raise _whose(refusal, intent) from None
         return reply if result is reply.payload["result"] else replace(reply, payload={**reply.payload, "result": result})
+
+
+def _capped(call: Call, least: str) -> dict[str, Any]:
+    """The message, which asks the server for no log messages that would not be passed on."""
+    message: dict[str, Any] = call.message
+    params = message.get("params", {})
+    holder, member = (params, "level") if call.method == SET_LEVEL else (params.get("_meta", {}), LEVEL_KEY)
+    if member not in holder or LEVELS.index(holder[member]) >= LEVELS.index(least):
+        return message
+    capped = {**holder, member: least}
+    return {**message, "params": capped if call.method == SET_LEVEL else {**params, "_meta": capped}}
 
 
 def _whose(refusal: Refused, intent: Intent) -> Refused:

@@ -33,9 +33,10 @@ from tests.mcp.scripted import (
     simple,
     streamed,
     where,
+    whole,
 )
 from tests.mcp.world import DENY, MODERN, World, answer_of, gateway, modern_body, modern_headers
-from tests.upstream.wire import Reader, Upstream, Writer, upstream
+from tests.upstream.wire import Reader, Upstream, Writer, saying, upstream
 
 CHANGED = "notifications/tools/list_changed"
 KEY = Sealed([b"k" * 32])
@@ -372,6 +373,22 @@ async def test_log_messages_below_the_servers_level_go_no_further(tmp_path: Path
         answer = await world.legacy("anna", "tools/call", session=session, name="test_tool_with_logging", arguments={})
     assert "notifications/message" not in answer.text
     assert answer_of(answer)["result"]["content"][0]["text"] == "logged"
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard"), [("debug", "warning"), ("info", "warning"), ("warning", "warning"), ("alert", "alert")]
+)
+async def test_a_server_is_asked_for_no_log_messages_that_would_not_be_passed_on(tmp_path: Path, asked: str, heard: str) -> None:
+    answers = saying(whole({"jsonrpc": "2.0", "id": 1, "result": {"content": [], "resultType": "complete"}}), close=False)
+    terms = StreamTerms(levels={"ref": "warning"})
+    async with upstream(answers) as there, gateway(tmp_path, {"ref": where(there)}, streams=terms) as world:
+        await world.legacy("anna", "logging/setLevel", level=asked)
+        meta = {"io.modelcontextprotocol/logLevel": asked}
+        await world.modern("anna", "tools/call", meta=meta, name="t", arguments={"level": "debug"})
+    set_level, call = [json.loads(request.partition(b"\r\n\r\n")[2])["params"] for request in there.requests]
+    assert set_level["level"] == heard
+    assert call["_meta"]["io.modelcontextprotocol/logLevel"] == heard
+    assert call["arguments"] == {"level": "debug"}
 
 
 async def test_two_workers_without_stickiness_carry_a_question_and_its_answer(tmp_path: Path, server_url: str) -> None:
