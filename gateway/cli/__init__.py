@@ -46,9 +46,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit the process.  `argv` is without the program's name; default: the process's own."""
     import typer  # noqa: PLC0415  the command line pays for what it uses
 
-    from gateway.cli.output import AnsweredNoError, MisuseError, print_misuse, print_no, print_problems  # noqa: PLC0415
+    from gateway.cli.output import (  # noqa: PLC0415
+        AnsweredNoError,
+        MisuseError,
+        let_readers_leave,
+        print_misuse,
+        print_no,
+        print_problems,
+    )
     from gateway.problem import ProblemError  # noqa: PLC0415
 
+    let_readers_leave()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         arguments = ["version"]

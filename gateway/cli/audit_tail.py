@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.cli.audit_search import LINE, line_of
 from gateway.cli.audit_views import summary
-from gateway.cli.output import console, print_json, printable
+from gateway.cli.output import console, print_json, printable, unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,13 +37,15 @@ def followed(log: Ledger, count: int, *, as_json: bool) -> None:
     out = console()
     if not as_json:
         out.print(LINE, style="bold")
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+    with contextlib.suppress(KeyboardInterrupt):
         for record in _coming(log, max(log.size - count, 0)):
             row = summary(record, log)
             if as_json:
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:
                 out.print(printable(line_of(row)))
+            if unread():
+                return
 
 
 def _coming(log: Ledger, start: int) -> Iterator[Record]:

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
     from rich.console import Console
 
     from gateway.problem import Problem
 
 
 WIDE = 1000
+
+
+class _Outlet(io.FileIO):
+    """A standard stream whose reader may leave early (`| head`): what is written then is for nobody, and no error."""
+
+    left = False
+
+    def write(self, data: Buffer, /) -> int:
+        """As a file's."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            self.left = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
+
+
+def let_readers_leave() -> None:
+    """From now on a command runs to its end, and its exit code says what it found, however early its readers leave."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        now = getattr(sys, name)
+        if now is not getattr(sys, f"__{name}__") or not isinstance(now, io.TextIOWrapper) or now.fileno() != number:
+            continue  # somebody else's, who sees to it
+        now.flush()
+        raw = io.BufferedWriter(_Outlet(number, "w", closefd=False))
+        setattr(
+            sys, name,
+            io.TextIOWrapper(raw, now.encoding, now.errors, line_buffering=now.line_buffering, write_through=now.write_through),
+        )  # fmt: skip
+
+
+def unread() -> bool:
+    """Whether nobody reads standard output any more: the end of a command that would go on without an end."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(raw, _Outlet) and raw.left
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -75,7 +76,7 @@ def review(
         print_json({"servers": {name: as_dict(each) for name, each in looked.reviews.items()}, "silent": looked.silent})
     else:
         for each in looked.reviews.values():
-            _show(each)
+            _show(each, "" if config == _CONFIG else f" --config {printable(shlex.quote(str(config)))}")
         _show_silent(looked)
     raise typer.Exit(1 if looked.silent or any(each.waiting for each in looked.reviews.values()) else 0)
 
@@ -311,7 +312,8 @@ def as_dict(found: Review) -> dict[str, Any]:
     }
 
 
-def _show(found: Review) -> None:
+def _show(found: Review, told: str) -> None:
+    """`told` is what `approve` has to be told besides, to mean the same."""
     out = console()
     for item in found.items:
         _show_item(item)
@@ -321,7 +323,7 @@ def _show(found: Review) -> None:
     )
     if found.digest:
         out.print("  approve one by its digest, or everything that is shown:")
-        out.print(f"  bailiwick tools approve {found.server} {found.digest}\n")
+        out.print(f"  bailiwick tools approve {found.server} {found.digest}{told}\n")
 
 
 def _show_item(item: Item, *, signs: bool = True) -> None:

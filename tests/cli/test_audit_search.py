@@ -101,6 +101,20 @@ def test_an_index_that_was_changed_ends_the_search_with_a_finding(run: Run, conf
     assert run("audit", "search", "--rebuild", "--check", "--config", config).code == 0
 
 
+def test_a_follower_whose_reader_left_stops_at_the_next_record(config: Path) -> None:
+    command = [sys.executable, "-m", "gateway.cli", "audit", "tail", "-f", "-n", "1", "--json", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stderr is not None
+        follower.stdout.readline()
+        follower.stdout.close()
+        number = 0
+        while follower.poll() is None:
+            number += 1
+            record(config, denial(f"late-{number}", "agent:c"))
+        assert (follower.returncode, follower.stderr.read()) == (0, "")
+
+
 def test_a_follower_sees_what_is_recorded_while_it_looks(config: Path) -> None:
     command = [sys.executable, "-m", "gateway.cli", "audit", "tail", "-f", "-n", "1", "--json", "--config", str(config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:

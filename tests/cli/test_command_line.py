@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -55,6 +56,35 @@ def test_the_version_is_told_to_people_and_to_programs(run: Run) -> None:
     assert run("version").out.startswith("bailiwick ")
     assert run("--version").out == run("version").out
     assert set(run("version", "--json").json) == {"bailiwick", "python", "pycasbin", "a2a-sdk", "opentelemetry"}
+
+
+def left_early(*words: str, both: bool = False) -> tuple[int, str]:
+    """Exit code and stderr of a command whose output nobody reads: its reader is gone before it begins."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "gateway.cli", *words]
+        to = writing if both else subprocess.PIPE
+        ran = subprocess.run(command, stdout=writing, stderr=to, timeout=120, check=False)
+    finally:
+        os.close(writing)
+    return ran.returncode, (ran.stderr or b"").decode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--help",), ("audit", "--help"), ("audit", "tail", "--help"), ("serve", "-h"), ("version",), ("version", "--json"), ()],
+)
+def test_a_reader_that_leaves_early_is_no_error(run: Run, words: tuple[str, ...]) -> None:
+    assert left_early(*words) == (run(*words).code, "")
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("words", [("check", "--config", "nowhere.yaml", "--json"), ("check", "--config", "nowhere.yaml")])
+def test_the_exit_code_says_what_was_found_whoever_reads_it(words: tuple[str, ...], both: bool) -> None:
+    code, told = left_early(*words, both=both)
+    assert code == 1
+    assert "Error" not in told
 
 
 @pytest.mark.parametrize("words", [("nonsense",), ("version", "--nonsense"), ("init", "a", "b"), ()])

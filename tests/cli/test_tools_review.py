@@ -93,6 +93,8 @@ def test_a_change_a_new_one_and_a_renamed_one_are_told_apart_with_what_differs(d
     ran = desk.tools("review", "erp")
     assert ran.code == 1
     assert "renamed from write_po" in ran.out
+    told = next(line.strip() for line in ran.out.splitlines() if "bailiwick tools approve" in line)
+    assert told == f"bailiwick tools approve erp {desk.review()['digest']} --config {desk.folder / 'bailiwick.yaml'}"
     items = {item["name"]: item for item in desk.review()["items"]}
     assert {name: (item["state"], item["waits"]) for name, item in items.items()} == {
         "read": ("changed", "changed"),
