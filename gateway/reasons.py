@@ -46,6 +46,7 @@ class Code(StrEnum):
     SAME_HANDS = "same-hands"
     BUDGET_SPENT = "budget-spent"
     NOT_IN_WORKFLOW = "not-in-workflow"
+    DATAFLOW = "dataflow"
     WORKFLOW_UNKNOWN = "workflow-unknown"
     # duties
     UNKNOWN_DUTY = "unknown-duty"
@@ -98,6 +99,7 @@ PROSE: dict[Code, str] = {
     Code.SAME_HANDS: "Another agent or another person must do this than the one who did a step before.",
     Code.BUDGET_SPENT: "What this may be done for, or how often, is spent; running calls count.",
     Code.NOT_IN_WORKFLOW: "This is no part of the workflow.",
+    Code.DATAFLOW: "What came into this workflow before may not leave it by this way.",
     Code.WORKFLOW_UNKNOWN: "The workflow was begun under a name that the policy does not know, or not any more.",
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",

@@ -361,4 +361,6 @@ def _ruled(ruling: Ruling) -> dict[str, object]:
 
 
 def _objection(objection: Objection) -> dict[str, object]:
-    return {"rule": objection.match.text, "reason": objection.reason._value_, "missing": list(objection.missing)}
+    missing, brought = list(objection.missing), [[each.label, each.resource, each.call] for each in objection.brought]
+    said = {"rule": objection.match.text, "reason": objection.reason._value_, "missing": missing}
+    return said | ({"brought": brought} if brought else {})

@@ -10,13 +10,14 @@ from types import MappingProxyType
 
 from policies.casbinmodel import check_model
 from policies.finding import BundleError, Finding, Report
+from policies.labels import Labels
 from policies.membership import Membership, read_roles
 from policies.model import Obligation
 from policies.pinning import Pinning
 from policies.reading import REQUIRED, SIGNATURE, check_text, known_file, read_folder
 from policies.registry import Condition, ToolSpec, read_registry
 from policies.rules import Rule, read_grants
-from policies.workflows.model import Workflow, Workflows
+from policies.workflows.model import Workflow, Workflows, taints
 from policies.workflows.reading import read_workflows
 
 __all__ = ["Bundle", "BundleError", "Condition", "Finding", "Membership", "Rule", "ToolSpec", "Workflow", "load", "load_texts"]
@@ -37,6 +38,7 @@ class Bundle:
     model        the text of model.conf.
     pinning      which definitions of servers were approved (tools.lock), and who must.
     workflows    by name.
+    labels       of everything that can be a step; `flows` those that some rule looks for.
     """
 
     digest: str
@@ -52,6 +54,8 @@ class Bundle:
     texts: Mapping[str, str]
     pinning: Pinning = field(default_factory=Pinning)
     workflows: Workflows = field(default_factory=lambda: MappingProxyType({}))
+    labels: Labels = field(default_factory=Labels)
+    flows: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"Bundle({self.digest}, {len(self.rules)} rules, {len(self.tools)} tools)"
@@ -106,6 +110,8 @@ def _load(texts: Mapping[str, str], report: Report) -> Bundle:
         texts=MappingProxyType(dict(texts)),
         pinning=registry.pinning,
         workflows=workflows,
+        labels=registry.labels,
+        flows=frozenset(label for rule in taints(workflows.values()) for label in rule.after),
     )
 
 

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     SAME_HANDS = "same-hands"  # another agent or person must do it
     BUDGET_SPENT = "budget-spent"
     NOT_IN_WORKFLOW = "not-in-workflow"
+    DATAFLOW = "dataflow"  # what came in before may not leave by this way
     WORKFLOW_UNKNOWN = "workflow-unknown"  # it was begun under a name that the bundle does not have
 
 
@@ -66,6 +67,7 @@ OF_WORKFLOWS: Final = frozenset(
         Reason.SAME_HANDS,
         Reason.BUDGET_SPENT,
         Reason.NOT_IN_WORKFLOW,
+        Reason.DATAFLOW,
         Reason.WORKFLOW_UNKNOWN,
     }
 )
@@ -152,17 +154,27 @@ class AccessRequest(msgspec.Struct, frozen=True, gc=False):
     context: Mapping[str, object] = NOTHING
 
 
+class Brought(msgspec.Struct, frozen=True, gc=False):
+    """A call that brought a label into a workflow: what was called, and the id of its record."""
+
+    label: str
+    resource: str
+    call: str
+
+
 class Objection(msgspec.Struct, frozen=True, gc=False):
     """A workflow's rule that refuses, or that would if it were more than watched.
 
     missing  public names of the steps that would have to come first.
     cure     what to do instead: names of steps, agents and arguments, never a value.
+    brought  of a rule about labels: what came in before, and by which call.
     """
 
     match: Match
     reason: Reason
     cure: str
     missing: tuple[str, ...] = ()
+    brought: tuple[Brought, ...] = ()
 
 
 class Ruling(msgspec.Struct, frozen=True, gc=False):
@@ -172,12 +184,14 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     spoke    every rule that was about the call.
     refused  rules that refuse it; none where the call was let through.
     watched  rules that would refuse it, and only watch.
+    duties   what rules let it through with, and not without.
     """
 
     held: tuple[tuple[str, str], ...]
     spoke: tuple[Match, ...] = ()
     refused: tuple[Objection, ...] = ()
     watched: tuple[Objection, ...] = ()
+    duties: tuple[Obligation, ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from policies import names
 from policies.expression import Expression, ExpressionError, parse
 from policies.finding import Report, suggest
+from policies.labels import LABEL, Labels, beginning_of
 from policies.lock import NOTHING_LOCKED, Lock, read_lock
 from policies.model import NOTHING, Obligation, Source
 from policies.pinning import EVERY, GRADES, MODES, NEVER, Pinning, ServerRules
@@ -19,7 +20,6 @@ from policies.schema import ARGUMENT, TYPES, described
 RISKS = ("low", "medium", "high")
 SLUG, TOOL = names.SLUG, names.TOOL
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
-LABEL = re.compile(r"[a-z0-9-]{1,40}:[a-z0-9-]{1,40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,13 @@ class Registry:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     obligations: Mapping[str, Obligation] = field(default_factory=dict)
     pinning: Pinning = field(default_factory=Pinning)
+    labels: Labels = field(default_factory=Labels)
 
 
 def read_registry(texts: Mapping[str, str], report: Report) -> Registry:
     """Read tools.yaml, tools.lock, conditions.yaml and obligations.yaml."""
     tools = _Fields("tools.yaml", read_yaml("tools.yaml", texts.get("tools.yaml", ""), report), report)
-    tools.only("tenants", "tools", "sets", "servers")
+    tools.only("tenants", "tools", "sets", "servers", "labels")
     tenants = _tenants(tools)
     lock = read_lock(texts, report)
     specs = _tools(tools, tenants, lock)
@@ -79,6 +80,7 @@ def read_registry(texts: Mapping[str, str], report: Report) -> Registry:
         MappingProxyType(_conditions(texts, report)),
         MappingProxyType(_obligations(texts, report)),
         Pinning(MappingProxyType(_servers(tools)), lock),
+        _labels(tools, specs),
     )
 
 
@@ -179,6 +181,22 @@ def _tools(fields: _Fields, tenants: list[str], lock: Lock = NOTHING_LOCKED) -> 
             source=Source("tools.yaml", place.line, place.column),
         )
     return specs
+
+
+def _labels(fields: _Fields, specs: dict[str, ToolSpec]) -> Labels:
+    """Of tools, and of agents, resources and prompts under `labels:`."""
+    named = {name: spec.labels for name, spec in specs.items() if spec.labels}
+    beginning: dict[str, tuple[str, ...]] = {}
+    for name, place, item in fields.mapping("labels"):
+        start = beginning_of(name)
+        if start is None:
+            help_ = "write a2a:<agent>, res:<server>/… or prompt:<server>/…, or one with a star; a tool has its own"
+            fields.wrong("odd-name", place, f"'{name[:60]}' can have no labels here", help_)
+            continue
+        own = _Fields(fields.file, Item([(place, item)], place.line, place.column), fields.report)
+        found = tuple(dict.fromkeys(label for label, _ in own.words(name, LABEL, "label")))
+        (beginning if start else named)[start or name] = found
+    return Labels(MappingProxyType(named), MappingProxyType(beginning))
 
 
 def _args(tool: _Fields) -> dict[str, str]:

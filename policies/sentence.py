@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from policies.model import AccessRequest, Answer, Decision, Match, Obligation, Reason, Role, Ruling
+from policies.model import AccessRequest, Answer, Decision, Match, Objection, Obligation, Reason, Role, Ruling
 
 _ASKED = {
     "call": "call",
@@ -55,6 +55,7 @@ def _refused(decision: Decision) -> str:
         Reason.SAME_HANDS: "another must do it than the one who did a step before",
         Reason.BUDGET_SPENT: "the budget for it is spent",
         Reason.NOT_IN_WORKFLOW: "it is no part of its workflow",
+        Reason.DATAFLOW: "what came into its workflow before may not leave by this way",
         Reason.WORKFLOW_UNKNOWN: "its workflow was begun under a name that the policy does not have",
     }.get(decision.reason, "no reason is on record")
     return f"denied ({decision.reason.value}), because {why}"
@@ -70,9 +71,15 @@ def _ruling(ruling: Ruling) -> Iterator[str]:
         elif not refused and not watched:
             yield f"workflow {name}: yes, by {_and([_rule(match) for match in spoke])}."
         for each in refused:
-            yield f"workflow {name}: no; {_rule(each.match)}: {each.cure}."
+            yield f"workflow {name}: no; {_rule(each.match)}: {_because(each)}."
         for each in watched:
-            yield f"workflow {name}: would say no ({each.reason.value}), and is only watched; {_rule(each.match)}: {each.cure}."
+            said = f"would say no ({each.reason.value}), and is only watched"
+            yield f"workflow {name}: {said}; {_rule(each.match)}: {_because(each)}."
+
+
+def _because(objection: Objection) -> str:
+    brought = [f"{each.label} came in with {_clean(each.resource)} (record {each.call})" for each in objection.brought]
+    return f"{_and(brought)}; {objection.cure}" if brought else objection.cure
 
 
 def _answer(request: AccessRequest, answer: Answer) -> str:

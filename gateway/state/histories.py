@@ -16,11 +16,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from gateway.model import Refused, random16
 from gateway.reasons import Code
 from gateway.state import history_rows as rows
+from gateway.state import labelled
 from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS, Head
 from gateway.state.worker import Worker
 from policies.workflows import kept
 from policies.workflows.judge import Past, judge, purses, share, shared
-from policies.workflows.model import Workflow, Workflows
+from policies.workflows.model import Workflow, Workflows, taints
 from policies.workflows.ruling import Judged
 from policies.workflows.story import State, Step, Value
 
@@ -37,6 +38,7 @@ class Asked:
 
     workflow, ends   id of its workflow, and the epoch second at which that ends.
     held             the definitions whose rules it is held to.
+    exempt           ids of rules about labels whose exemption the call is.
     """
 
     tenant: str
@@ -44,6 +46,7 @@ class Asked:
     ends: int
     step: Step
     held: tuple[Workflow, ...]
+    exempt: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +103,16 @@ class Histories:
         drawn = [purse for each in asked.held for purse in purses(each, step, asked.workflow)]
         about = [one for each in asked.held for one in shared(each, step)]
         spent = rows.spent_of(connection, asked.tenant, drawn, until)
-        past = Past(story, spent, rows.others(connection, asked.tenant, about, until))
+        others = rows.others(connection, asked.tenant, about, until)
+        flows = [each for each in taints(asked.held) if each.deny.covers(step.resource)]
+        came = labelled.came(connection, asked.tenant, asked.workflow, step, story, flows) if flows else {}
+        past = Past(story, spent, others, came, asked.exempt)
         judged = tuple(Judged(each, *judge(each, step, past, asked.workflow)) for each in asked.held)
         if any(each.refuses for each in judged):
             raise _RefusedError(judged)
         taken = rows.draw(connection, asked.tenant, spent, {purse: share(purse.budget, step) for purse in drawn})
         self._write(connection, asked, head, taken)
-        if about:
-            marks = [{"mark": rows.mark_of(asked.tenant, one), "call": step.id} for one in about]
-            rows.insert(connection, MARKS, marks)
+        labelled.mark(connection, step, [rows.mark_of(asked.tenant, one) for one in about], asked.tenant)
         return judged
 
     def _write(self, connection: Connection, asked: Asked, head: Head, taken: str) -> None:
@@ -156,9 +160,8 @@ class Histories:
                 drawn = {purse: share(purse.budget, step) for each in held for purse in purses(each, step, workflow)}
                 taken = rows.taken(tenant, drawn if step.state.counts else {})
                 connection.execute(STEPS.insert().values(rows.row_of(tenant, workflow, number, step, taken)))
-                marks = [{"mark": rows.mark_of(tenant, one), "call": step.id} for each in held for one in shared(each, step)]
-                if marks:
-                    rows.insert(connection, MARKS, marks)
+                about = [rows.mark_of(tenant, one) for each in held for one in shared(each, step)]
+                labelled.mark(connection, step, about, tenant)
             changed = {"epoch": random16().hex(), "version": len(steps), "size": len(steps), "until": max(until, head.until)}
             connection.execute(update(HISTORIES).where(head.mine).values(**changed))
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -20,8 +20,10 @@ from gateway.policy.in_force import InForce, Policy
 from gateway.reasons import Code
 from gateway.state.histories import Asked, Histories, Kept
 from gateway.workflows.marks import Marker
+from policies.bundle import Bundle
 from policies.model import NOTHING, AccessRequest, Decision, Ruling
 from policies.workflows import kept
+from policies.workflows.flow import brings, exempt
 from policies.workflows.model import Workflow, Workflows
 from policies.workflows.ruling import Judged, decided, held_by, is_unknown, of_unknown, ruling_of
 from policies.workflows.story import State, Step
@@ -62,6 +64,17 @@ class Reader(Protocol):
         """What a message of its answer says."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A call that policy allows and that wants a place: whose, what, how it was decided, and the id of its record."""
+
+    principal: Principal
+    request: AccessRequest
+    decision: Decision
+    call: str
+    arguments: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+
+
 class Steps:
     """Reserves and settles.
 
@@ -78,33 +91,29 @@ class Steps:
     def reserve(self, policy: Policy, reader: Reader, permit: Permit) -> Awaitable[Permit] | None:
         """None at once where no workflow holds the call: then nothing is looked up."""
         principal, call = permit.principal, permit.call
-        workflows = policy.pair_of(principal.workflow).bundle.workflows
-        if not (workflows or principal.definition) or not reader.is_step(call):
+        bundle = policy.pair_of(principal.workflow).bundle
+        if not (bundle.workflows or principal.definition) or not reader.is_step(call):
             return None
-        held = _held(workflows, principal, permit.request)
+        held = _held(bundle.workflows, principal, permit.request)
         if is_unknown(held, principal.definition):
             raise refused(of_unknown(permit.decision))
-        return self._reserve(permit, held, reader.arguments(call)) if held else None
+        if not held and not brings(bundle, permit.request.resource):
+            return None
+        return self._reserve(permit, bundle, held, reader.arguments(call))
 
-    async def _reserve(self, permit: Permit, held: tuple[Workflow, ...], arguments: Mapping[str, object]) -> Permit:
-        reserved, ruling = await self.asked(
-            permit.principal, permit.request, permit.decision, held, arguments, permit.call.arrival.id
-        )
-        return replace(permit, reserved=reserved, decision=replace(permit.decision, ruling=ruling))
+    async def _reserve(
+        self, permit: Permit, bundle: Bundle, held: tuple[Workflow, ...], arguments: Mapping[str, object]
+    ) -> Permit:
+        wish = Wish(permit.principal, permit.request, permit.decision, permit.call.arrival.id, arguments)
+        reserved, ruling = await self.asked(bundle, held, wish)
+        return replace(permit, reserved=reserved, decision=decided(permit.decision, ruling))
 
-    async def asked(  # noqa: PLR0917  what a step is made of, in its order
-        self,
-        principal: Principal,
-        request: AccessRequest,
-        decision: Decision,
-        held: tuple[Workflow, ...],
-        arguments: Mapping[str, object],
-        call: str,
-    ) -> tuple[Reserved, Ruling]:
+    async def asked(self, bundle: Bundle, held: tuple[Workflow, ...], wish: Wish) -> tuple[Reserved, Ruling]:
         """The place, and what rules said; `Refused` by a rule that counts."""
+        principal, request, arguments = wish.principal, wish.request, wish.arguments
         wanted = [workflow.kept(request.resource) for workflow in held]
         step = Step(
-            id=call,
+            id=wish.call,
             resource=request.resource,
             actor=principal.acting,
             subject=principal.subject,
@@ -112,13 +121,15 @@ class Steps:
             held=frozenset(workflow.name for workflow in held),
             marks=self._marker.marks(principal.tenant, arguments, {name for marks, _, _ in wanted for name in marks}),
             sums=sums(arguments, {name for _, numbers, _ in wanted for name in numbers}),
+            labels=brings(bundle, request.resource),
         )
-        judged = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held))
+        free = exempt(bundle, held, request, arguments)
+        judged = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held, free))
         ruling = ruling_of(judged)
         for each in ruling.watched:
             self._watched(each.match.rule)
         if ruling.refused:
-            raise refused(decided(decision, ruling))
+            raise refused(decided(wish.decision, ruling))
         return Reserved(step, frozenset(name for _, _, names in wanted for name in names)), ruling
 
     async def _kept(self, asked: Asked) -> tuple[Judged, ...]:
@@ -162,21 +173,27 @@ class Steps:
 
         It draws on budgets and keeps to who may call whom, and satisfies nothing.  Within it the record is written.
         """
-        workflows = policy.pair_of(principal.workflow).bundle.workflows
-        held = _held(workflows, principal, request)
+        bundle = policy.pair_of(principal.workflow).bundle
+        held = _held(bundle.workflows, principal, request)
         try:
             if is_unknown(held, principal.definition):
                 raise refused(of_unknown(decision))
-            reserved, ruling = await self.asked(principal, request, decision, held, NOTHING, call) if held else (None, None)
+            wish = Wish(principal, request, decision, call)
+            needed = held or brings(bundle, request.resource)
+            reserved, ruling = await self.asked(bundle, held, wish) if needed else (None, None)
         except Refused as refusal:
             refusal.principal, refusal.request = principal, request
             raise
-        if reserved is None:
+        if reserved is None or ruling is None:
             yield decision, None
             return
         place, state = Kept(principal.tenant, principal.workflow, reserved.step), State.UNSENT
         try:
-            yield replace(decision, ruling=ruling), reserved.step
+            if any(duty.type != "audit" for duty in ruling.duties):  # as those of policy, which were looked at before
+                allowed = decided(decision, ruling)
+                said = "no such duty can be fulfilled here"
+                raise Refused(Code.DUTY_FAILED, said, decision=allowed, principal=principal, request=request)
+            yield decided(decision, ruling), reserved.step
             state = State.OPEN
         finally:
             await self._settle(place, state, "")

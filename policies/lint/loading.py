@@ -166,10 +166,6 @@ PAGES: Final[Mapping[str, str]] = MappingProxyType(
         "workflow-cycle": (
             "Steps of a workflow need each other in a circle.\n\nNone of them could ever be the first. Take one of the rules out."
         ),
-        "workflow-rules": (
-            "A workflow file holds rules (`taint`) that this version does not enforce.\n\nA rule that looks as if it were "
-            "enforced is worse than none. Take it out."
-        ),
         "wrong-column-count": ("A line of a table has too few or too many columns.\n\nThe help names the columns."),
         "wrong-digest": (
             "A definition in `tools.lock` is not the one that was approved.\n\nSomebody changed it by hand, or a merge mixed "

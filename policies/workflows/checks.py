@@ -16,6 +16,7 @@ from policies.workflows.model import (
     Only,
     Rule,
     Steps,
+    Taint,
     Within,
     Workflow,
 )
@@ -44,6 +45,9 @@ def _every(rules: Iterable[Rule]) -> Iterator[Steps]:
                 yield from rule.tools
             case Coordinator():
                 yield from rule.calls
+            case Taint():
+                yield rule.deny
+                yield from (each.needs for each in rule.cleared)
 
 
 def check(workflow: Workflow, world: World, report: Report) -> None:
@@ -102,7 +106,7 @@ def _only(workflow: Workflow, _world: World) -> Found:
     """What must be done must be allowed by `only`."""
     for only in (rule for rule in workflow.rules if isinstance(rule, Only)):
         for rule in workflow.rules:
-            for steps in _every([rule]) if not isinstance(rule, Only | Budget) else ():
+            for steps in _every([rule]) if not isinstance(rule, Only | Budget | Taint) else ():
                 if "" not in steps.beginnings and not any(steps.overlaps(tool) for tool in only.tools):
                     message = f"'{steps.text}' is a step, and 'only' (line {only.source.line}) lets nobody make it"
                     yield rule.source, "workflow-contradiction", message, "add it to 'only', or take the rule out"

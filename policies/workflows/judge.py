@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact
 from typing import Final, NamedTuple
 
-from policies.model import Reason
+from policies.model import Brought, Obligation, Reason
 from policies.workflows.model import (
     Before,
     Bound,
@@ -20,10 +20,11 @@ from policies.workflows.model import (
     Only,
     Rule,
     Same,
-    Steps,
+    Taint,
     Within,
     Workflow,
 )
+from policies.workflows.phrases import all_of, bounds_of, one_of, time_of, verb_of
 from policies.workflows.story import COUNTED, DONE, Step, Story, Value
 
 MICRO: Final = 1_000_000
@@ -37,12 +38,16 @@ class Breach:
 
     missing  public names of the steps that would have to come first; none where no step cures it.
     cure     what to do instead, for the agent and for people: names of steps, agents and arguments, never a value.
+    brought  the calls that brought labels.
+    must     the duty with which the call may be made all the same.
     """
 
     rule: Rule
     reason: Reason
     cure: str
     missing: tuple[str, ...] = ()
+    brought: tuple[Brought, ...] = ()
+    must: Obligation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,15 @@ class Past(NamedTuple):
     story   of this workflow.
     spent   of every purse that `purses` names.
     others  steps of other workflows that `shared` asks for.
+    came    by a rule's id and a label, a step of another workflow that brought it to where the rule looks.
+    exempt  ids of rules about labels whose exemption the call is.
     """
 
     story: Story
     spent: Mapping[Purse, Spent]
     others: Mapping[Shared, tuple[Step, ...]]
+    came: Mapping[tuple[str, str], Step] = field(default_factory=dict)
+    exempt: frozenset[str] = frozenset()
 
 
 def purses(workflow: Workflow, step: Step, workflow_id: str) -> Iterator[Purse]:
@@ -166,6 +175,8 @@ def _asked(rule: Rule, name: str, step: Step, past: Past, drawn: Mapping[str, Pu
             return _budget(rule, step, past.spent[drawn[rule.id]])
         case Only():
             return _only(rule, name, step)
+        case Taint() if rule.deny.covers(step.resource):
+            return _taint(rule, name, step, past)
         case Coordinator() if step.resource.startswith("a2a:"):
             return _coordinator(rule, step)
         case _:
@@ -190,11 +201,11 @@ def _before(rule: Before, name: str, step: Step, story: Story) -> Breach | str:
             continue
         if rule.result is None or _bounded(rule.result, past.results.get(rule.result.field)):
             return _FINE
-    said = f"first {_verb(rule.needs)} {rule.needs.text}"
+    said = f"first {verb_of(rule.needs)} {rule.needs.text}"
     said += f", by {rule.by.text}," if rule.by is not None else ""
-    said += f" with the same {_and([own for own, _ in rule.same])}" if rule.same else ""
-    said += f", with a result in which {_range(rule.result)}" if rule.result is not None else ""
-    said += f"; it counts for {_time(rule.seconds)}" if rule.seconds is not None else ""
+    said += f" with the same {all_of([own for own, _ in rule.same])}" if rule.same else ""
+    said += f", with a result in which {bounds_of(rule.result)}" if rule.result is not None else ""
+    said += f"; it counts for {time_of(rule.seconds)}" if rule.seconds is not None else ""
     return Breach(rule, Reason.STEP_MISSING, said.replace(",,", ","), (rule.needs.text,))
 
 
@@ -203,8 +214,8 @@ def _within(rule: Within, name: str, step: Step, story: Story) -> Breach | str:
     if begun is None or step.at <= begun.at + rule.seconds * MICRO:
         return _FINE
     if rule.after is None:
-        return Breach(rule, Reason.STEP_TOO_LATE, f"begin a new workflow: this one had {_time(rule.seconds)} for it")
-    said = f"{_verb(rule.after)} {rule.after.text} again: it is good for {_time(rule.seconds)}"
+        return Breach(rule, Reason.STEP_TOO_LATE, f"begin a new workflow: this one had {time_of(rule.seconds)} for it")
+    said = f"{verb_of(rule.after)} {rule.after.text} again: it is good for {time_of(rule.seconds)}"
     return Breach(rule, Reason.STEP_TOO_LATE, said, (rule.after.text,))
 
 
@@ -218,15 +229,17 @@ def _locked(rule: Locked, name: str, step: Step, story: Story) -> Breach | str |
     if ended is not None and ended.place > begun.place:
         return None
     left = tuple(each.text for each in rule.steps[1:])
-    return Breach(rule, Reason.STEP_LOCKED, f"go on with {_or(left)}: until {rule.last.text} has succeeded nothing else is", left)
+    return Breach(
+        rule, Reason.STEP_LOCKED, f"go on with {one_of(left)}: until {rule.last.text} has succeeded nothing else is", left
+    )
 
 
 def _once(rule: Once, name: str, step: Step, story: Story) -> Breach | str:
     marks = _marks(rule.same, step)
     if marks is None:
-        return Breach(rule, Reason.STEP_REPEATED, f"say {_and([own for own, _ in rule.same])}, as plain values")
+        return Breach(rule, Reason.STEP_REPEATED, f"say {all_of([own for own, _ in rule.same])}, as plain values")
     if any(past.state.counts for past in story.latest(rule.tool, name, marks)):
-        for_it = f" for the same {_and([own for own, _ in rule.same])}" if rule.same else ""
+        for_it = f" for the same {all_of([own for own, _ in rule.same])}" if rule.same else ""
         return Breach(rule, Reason.STEP_REPEATED, f"it may be done once{for_it} in a workflow, and was done or is being done")
     return _FINE
 
@@ -234,7 +247,7 @@ def _once(rule: Once, name: str, step: Step, story: Story) -> Breach | str:
 def _distinct(rule: Distinct, name: str, step: Step, past: Past) -> Breach | str:
     marks = _marks(rule.same, step)
     if marks is None:
-        return Breach(rule, Reason.SAME_HANDS, f"say {_and([own for own, _ in rule.same])}, as plain values")
+        return Breach(rule, Reason.SAME_HANDS, f"say {all_of([own for own, _ in rule.same])}, as plain values")
     mine = next(each for each in rule.steps if each.covers(step.resource))
     for other in rule.steps:
         if other is mine:
@@ -254,7 +267,7 @@ def _who(rule: Distinct, step: Step) -> str:
 
 
 def _budget(rule: Budget, step: Step, spent: Spent) -> Breach | str:
-    per = f" for each {_and(list(rule.per))}"
+    per = f" for each {all_of(list(rule.per))}"
     if rule.count is not None and spent.count >= rule.count:
         return Breach(rule, Reason.BUDGET_SPENT, f"{rule.tool.text} may be called {rule.count} times{per}; {_anew(rule)}")
     if rule.sum is not None and rule.max is not None:
@@ -275,7 +288,7 @@ def _only(rule: Only, name: str, step: Step) -> Breach | str:
     if any(each.covers(step.resource) for each in rule.tools):
         return _FINE
     allowed = tuple(each.text for each in rule.tools)
-    return Breach(rule, Reason.NOT_IN_WORKFLOW, f"the workflow {name} has {_or(allowed)} alone")
+    return Breach(rule, Reason.NOT_IN_WORKFLOW, f"the workflow {name} has {one_of(allowed)} alone")
 
 
 def _coordinator(rule: Coordinator, step: Step) -> Breach | str:
@@ -288,7 +301,38 @@ def _coordinator(rule: Coordinator, step: Step) -> Breach | str:
     if any(each.covers(step.resource) for each in rule.calls):
         return _FINE
     allowed = tuple(each.text for each in rule.calls)
-    return Breach(rule, Reason.NOT_IN_WORKFLOW, f"in this workflow {rule.agent.text} sends to {_or(allowed)} alone")
+    return Breach(rule, Reason.NOT_IN_WORKFLOW, f"in this workflow {rule.agent.text} sends to {one_of(allowed)} alone")
+
+
+def _taint(rule: Taint, name: str, step: Step, past: Past) -> Breach | str:
+    brought = []
+    for label in rule.after:
+        source = past.story.bringing(label) or past.came.get((rule.id, label))
+        if source is None and (rule.of == "person" or not step.subject.startswith("svc:")):
+            return _FINE
+        if source is not None:
+            brought.append((label, source))
+    clearances = [each for each in rule.cleared if each.tool.covers(step.resource)]
+    if rule.id in past.exempt or any(_before(each, name, step, past.story) == _FINE for each in clearances):
+        return _FINE
+    said = [f"'{label}' came in with {_said(source, step)}" for label, source in brought]
+    if not said:
+        said = ["a service that calls in its own name begins a workflow with each call, so that nobody knows what it read before"]
+    cures = [_unless(each, name, step, past.story) for each in clearances]
+    cures += [f"send what '{rule.unless.name}' allows"] if rule.unless is not None else []
+    cure = f"{all_of(said)}, and may not leave by {rule.deny.text}" + (f": {one_of(tuple(cures))}" if cures else "")
+    calls = tuple(Brought(label, source.resource, source.id) for label, source in brought)
+    return Breach(rule, Reason.DATAFLOW, cure, brought=calls, must=rule.must)
+
+
+def _said(source: Step, step: Step) -> str:
+    """What a call was, for whoever made it; of another's the record alone."""
+    return f"{source.resource} (record {source.id})" if source.actor == step.actor else f"another's call (record {source.id})"
+
+
+def _unless(clearance: Before, name: str, step: Step, story: Story) -> str:
+    found = _before(clearance, name, step, story)
+    return found.cure if isinstance(found, Breach) else ""
 
 
 # --- words
@@ -306,33 +350,6 @@ def _bounded(bound: Bound, value: Value | None) -> bool:
     if not isinstance(value, Decimal):
         return False
     return (bound.least is None or value >= bound.least) and (bound.most is None or value <= bound.most)
-
-
-def _range(bound: Bound) -> str:
-    if bound.equals is not None:
-        return f"'{bound.field}' is {str(bound.equals).lower() if isinstance(bound.equals, bool) else bound.equals}"
-    ends = [f"at least {bound.least}"] if bound.least is not None else []
-    ends += [f"at most {bound.most}"] if bound.most is not None else []
-    return f"'{bound.field}' is {_and(ends)}"
-
-
-def _verb(steps: Steps) -> str:
-    return "send to" if steps.text.startswith("a2a:") else "call"
-
-
-def _time(seconds: int) -> str:
-    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds % size == 0:
-            return f"{seconds // size} {word}{'s' if seconds != size else ''}"
-    return f"{seconds} seconds"
-
-
-def _and(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _or(parts: tuple[str, ...]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
 
 
 def spent_by(purse: Purse, steps: Iterable[tuple[str, Step]]) -> Spent:

@@ -13,8 +13,13 @@ from policies.workflows.story import Step, Value
 
 def begun(step: Step) -> str:
     """What is known of a step when it is reserved."""
-    said = {"held": sorted(step.held), "marks": dict(step.marks), "sums": {name: str(each) for name, each in step.sums.items()}}
-    return _dumps(said | ({"labels": list(step.labels)} if step.labels else {}))
+    said: dict[str, object] = {
+        "held": sorted(step.held),
+        "marks": dict(step.marks),
+        "sums": {name: str(each) for name, each in step.sums.items()},
+    }
+    said |= {"labels": list(step.labels)} if step.labels else {}
+    return _dumps(said | ({"joins": list(step.joins)} if step.joins else {}))
 
 
 def results(of: Mapping[str, Value]) -> str:
@@ -30,6 +35,7 @@ def read_begun(text: str) -> Mapping[str, Any]:
         "marks": MappingProxyType({str(name): _text(mark) for name, mark in said.get("marks", {}).items()}),
         "sums": MappingProxyType({str(name): _number(each) for name, each in said.get("sums", {}).items()}),
         "labels": tuple(_texts(said.get("labels", []))),
+        "joins": tuple(_texts(said.get("joins", []))),
     }
 
 

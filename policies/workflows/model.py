@@ -10,9 +10,22 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Literal
 
-from policies.model import Match, Source
+from policies.expression import Expression
+from policies.model import Match, Obligation, Source
 
-KEYWORDS: Final = ("before", "within", "locked", "once", "distinct", "budget", "only", "chain", "parallel", "coordinator")
+KEYWORDS: Final = (
+    "before",
+    "within",
+    "locked",
+    "once",
+    "distinct",
+    "budget",
+    "only",
+    "chain",
+    "parallel",
+    "coordinator",
+    "taint",
+)
 SCOPES: Final = ("workflow", "subject", "agent", "tool", "day")
 """What a budget can be counted by."""
 FOREVER: Final = 366 * 24 * 3600
@@ -170,6 +183,34 @@ class Coordinator(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class Exemption:
+    """A named condition under which a rule about labels lets a call through."""
+
+    name: str
+    test: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Taint(Rule):
+    """After all of the labels `after` have come in, what has the label `deny` may not be called.
+
+    deny     objects with that label.
+    of       whose history counts: this workflow's, or all of the person's for `seconds`.
+    unless   where this surely holds, the call is let through.
+    cleared  a step that has succeeded with the very arguments that are now sent vouches for them: each as a `Before` of its own.
+    must     the duty with which the call is let through all the same; None: it is refused.
+    """
+
+    after: tuple[str, ...]
+    deny: Steps
+    of: Literal["workflow", "person"] = "workflow"
+    seconds: int | None = None
+    unless: Exemption | None = None
+    cleared: tuple[Before, ...] = ()
+    must: Obligation | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Bind:
     """Calls that belong to a workflow whoever begins it: of these tools, through this agent, or both where both are named."""
 
@@ -211,7 +252,7 @@ class Workflow:
         marks: set[str] = set()
         sums: set[str] = set()
         fields: set[str] = set()
-        for rule in self.rules:
+        for rule in (*self.rules, *(each for taint in taints([self]) for each in taint.cleared)):
             match rule:
                 case Before():
                     if rule.tool.covers(resource):
@@ -230,3 +271,8 @@ class Workflow:
 
 Workflows = Mapping[str, Workflow]
 """All of a bundle, by name."""
+
+
+def taints(workflows: Iterable[Workflow]) -> tuple[Taint, ...]:
+    """Their rules about labels."""
+    return tuple(rule for each in workflows for rule in each.rules if isinstance(rule, Taint))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from policies import names
 from policies.finding import Report
@@ -30,6 +30,7 @@ from policies.workflows.model import (
     Only,
     Rule,
     Steps,
+    Taint,
     Within,
     Workflow,
     Workflows,
@@ -41,7 +42,6 @@ MAX_RULES: Final = 500
 """Rules of one workflow."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOP: Final = ("workflow", "tenants", "mode", "binds", *KEYWORDS)
-_TAINT: Final = "taint"
 
 
 def read_workflows(
@@ -80,10 +80,7 @@ class _File:
 
     def read(self) -> Workflow | None:
         top = self._top
-        if _TAINT in top.found:
-            message = "rules about labels are not enforced by this version"
-            top.wrong("workflow-rules", top.found[_TAINT], message, "a rule that looks as if it were enforced is worse than none")
-        top.only(*_TOP, _TAINT)
+        top.only(*_TOP)
         self._name = top.text("workflow") or "" if top.needs("workflow") is not None else ""
         if not self._name:
             return None
@@ -277,6 +274,43 @@ class _File:
                 words.wrong("unknown-step", words.found["calls"], f"'{steps.text}' is no agent", "write a2a:<agent> or a2a:*")
                 return ()
         return () if agent is None or not calls else (Coordinator("coordinator", rule_id, words.source, agent, calls),)
+
+    def _taint(self, words: Words, rule_id: str) -> Iterable[Rule | None]:
+        words.only("after", "deny", "of", "within", "unless", "cleared", "must", "id")
+        after, deny = words.labels("after"), words.labels("deny")
+        of, seconds = words.word("of", ("workflow", "person"), "workflow"), words.seconds("within")
+        if (of == "person") != ("within" in words.found):
+            message = "'of: person' and 'within' go together: labels of a workflow are kept to its end, a person has none"
+            words.wrong("missing-key", words.item, message, "add 'within: 8h' and 'of: person', or neither")
+        if not after or not deny:
+            return ()
+        objects = [words.world.registry.labels.objects(label) for label in deny]
+        sinks = Steps(
+            " or ".join(deny),
+            frozenset(name for each in objects for name in each.names),
+            tuple(dict.fromkeys(start for each in objects for start in each.beginnings)),
+        )
+        cleared = self._cleared(words, rule_id, sinks)
+        scope: Literal["workflow", "person"] = "person" if of == "person" else "workflow"
+        return (Taint("taint", rule_id, words.source, after, sinks, scope, seconds, words.unless(), cleared, words.must()),)
+
+    def _cleared(self, words: Words, rule_id: str, sinks: Steps) -> tuple[Before, ...]:
+        """Steps that vouch for what is sent, by its very arguments: one that vouched for nothing certain would let all out."""
+        item = words.found.get("cleared")
+        if item is None:
+            return ()
+        found: list[Before] = []
+        for each in words.listed(item, "'cleared'"):
+            one = Words(words.file, each, words.world, words.report, "an entry of 'cleared'")
+            one.only("tool", "needs", "by", "same", "within", "result")
+            tool = one.steps("tool") if "tool" in one.found else sinks
+            needs = one.steps("needs")
+            if tool is None or needs is None or one.needs("same") is None:
+                continue
+            same = one.same((tool,), (needs,))
+            parts = tool, needs, one.by("by"), same, one.seconds("within"), one.bound()
+            found += [Before("taint", rule_id, one.source, *parts)] if same else []
+        return tuple(found)
 
 
 def _all_agents(steps: Steps) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from policies.model import Decision, Effect, Match, Objection, Reason, Ruling
+from policies.model import Decision, Effect, Match, Objection, Obligation, Reason, Ruling
 from policies.workflows.judge import Breach
 from policies.workflows.model import Rule, Workflow
 
@@ -23,7 +23,7 @@ class Judged:
     @property
     def refuses(self) -> bool:
         """Whether the call may not be sent."""
-        return bool(self.breaches) and not self.workflow.shadow
+        return not self.workflow.shadow and any(breach.must is None for breach in self.breaches)
 
 
 def held_by(
@@ -44,18 +44,24 @@ def ruling_of(judged: Iterable[Judged]) -> Ruling:
     watched: list[Objection] = []
     held = []
     spoke: dict[Match, None] = {}
+    duties: dict[str, Obligation] = {}
     for each in judged:
         held.append((each.workflow.name, each.workflow.digest))
         spoke |= dict.fromkeys(rule.match for rule in each.spoke)
-        found = [Objection(breach.rule.match, breach.reason, breach.cure, breach.missing) for breach in each.breaches]
-        (watched if each.workflow.shadow else refused).extend(found)
-    return Ruling(tuple(held), tuple(spoke), tuple(refused), tuple(watched))
+        for breach in each.breaches:
+            if breach.must is not None and not each.workflow.shadow:
+                duties.setdefault(breach.must.name, breach.must)
+                continue
+            found = Objection(breach.rule.match, breach.reason, breach.cure, breach.missing, breach.brought)
+            (watched if each.workflow.shadow else refused).append(found)
+    return Ruling(tuple(held), tuple(spoke), tuple(refused), tuple(watched), tuple(duties.values()))
 
 
 def decided(decision: Decision, ruling: Ruling) -> Decision:
-    """An allowing decision with the ruling: a denial where a rule refuses."""
+    """An allowing decision with the ruling: a denial where a rule refuses, and with more duties where rules want them."""
     if not ruling.refused:
-        return replace(decision, ruling=ruling)
+        duties = {duty.name: duty for duty in (*decision.obligations, *ruling.duties)}
+        return replace(decision, ruling=ruling, obligations=tuple(duties.values()))
     return replace(decision, effect=Effect.DENY, reason=ruling.refused[0].reason, ruling=ruling)
 
 

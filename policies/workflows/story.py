@@ -50,7 +50,8 @@ class Step:
     marks      argument → digest of its value, of those that rules compare; one that has none is missing here.
     sums       argument → number, of those that rules add up.
     results    field → value, of those that rules bound.
-    labels     what it brought into the workflow.
+    labels     what it brings into the workflow.
+    joins      ids of other workflows that share a conversation with this one by it: what came into them may come in here.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Step:
     sums: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
     results: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
     labels: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[int, str]:
@@ -76,8 +78,10 @@ class Story:
 
     def __init__(self, steps: Iterable[Step] = ()) -> None:
         self.steps: dict[str, Step] = {}
+        self.joins: set[str] = set()
         self._order: list[tuple[int, str]] = []
         self._by_resource: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        self._by_label: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self._by_mark: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
         for step in steps:
             self.put(step)
@@ -90,6 +94,9 @@ class Story:
             return
         insort(self._order, step.place)
         insort(self._by_resource[step.resource], step.place)
+        self.joins.update(step.joins)
+        for label in step.labels:
+            insort(self._by_label[label], step.place)
         for argument, mark in step.marks.items():
             insort(self._by_mark[step.resource, argument, mark], step.place)
 
@@ -115,6 +122,14 @@ class Story:
             if step is not None and (found is None or step.place > found.place):
                 found = step
         return found
+
+    def bringing(self, label: str) -> Step | None:
+        """The first step that brought a label, or may have: whatever rules it was held to, and whatever became of it once sent.
+
+        It counts from its reservation on, so before anything of its answer is released.
+        """
+        steps = (self.steps[call] for _, call in self._by_label.get(label, ()))
+        return next((step for step in steps if step.state is not State.UNSENT), None)
 
     def first(self, workflow: str) -> Step | None:
         """The step with which a workflow began: the earliest that may have had an effect."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from policies.bundle import Bundle
 from policies.model import NOTHING, AccessRequest, Decision
-from policies.workflows.judge import Past, judge, purses, shared, spent_by
-from policies.workflows.model import Workflow
+from policies.workflows.flow import brings, exempt
+from policies.workflows.judge import MICRO, Past, judge, purses, shared, spent_by
+from policies.workflows.model import Taint, Workflow, taints
 from policies.workflows.ruling import Judged, decided, held_by, is_unknown, of_unknown, ruling_of
 from policies.workflows.story import State, Step, Story
 from policies.workflows.values import fields, sums, written
@@ -53,12 +54,25 @@ def decide_after(
         Story(step for workflow, step in steps if workflow == HERE),
         {purse: spent_by(purse, steps) for each in held for purse in purses(each, asked, HERE)},
         {one: tuple(step for _, step in steps if _shares(each, one, step)) for each in held for one in shared(each, asked)},
+        {(rule.id, label): step for rule in taints(held) for label in rule.after for step in _came(rule, label, asked, steps)},
+        exempt(bundle, held, request, request.arguments or NOTHING),
     )
     return decided(decision, ruling_of(Judged(each, *judge(each, asked, past, HERE)) for each in held))
 
 
 def _shares(workflow: Workflow, about: object, step: Step) -> bool:
     return workflow.name in step.held and about in set(shared(workflow, step))
+
+
+def _came(rule: Taint, label: str, asked: Step, steps: Iterable[tuple[str, Step]]) -> tuple[Step, ...]:
+    """The first step of the person's other workflows that brought a label, where a rule looks for it there."""
+    since = asked.at - (rule.seconds or 0) * MICRO
+    mine = [
+        step
+        for workflow, step in sorted(steps, key=lambda told: told[1].place)
+        if rule.of == "person" and step.subject == asked.subject and step.at >= since and workflow != HERE
+    ]
+    return tuple(step for step in mine if label in step.labels and step.state is not State.UNSENT)[:1]
 
 
 def _workflow(one: Supposed) -> str:
@@ -70,7 +84,8 @@ def _step(bundle: Bundle, request: AccessRequest, definition: str, number: int, 
     held = held_by(bundle.workflows.values(), request.tenant, one.resource, one.actors, name)
     actor = one.actors[-1] if one.actors else one.subject
     at = request.at - one.ago * 1_000_000
-    return _made(f"step-{number:04}", one.resource, one.subject, actor, at, held, one.arguments, one.state, one.result)
+    made = _made(f"step-{number:04}", one.resource, one.subject, actor, at, held, one.arguments, one.state, one.result)
+    return replace(made, labels=brings(bundle, one.resource))
 
 
 def _made(  # noqa: PLR0917  a step's parts, in their order

@@ -10,12 +10,13 @@ from typing import Final
 
 from policies import names
 from policies.finding import Report, suggest
+from policies.labels import LABEL
 from policies.membership import Membership, kind_of
-from policies.model import Source
+from policies.model import Obligation, Source
 from policies.reading import Item
 from policies.registry import Registry
 from policies.schema import ARGUMENT
-from policies.workflows.model import FOREVER, Bound, By, Same, Steps
+from policies.workflows.model import FOREVER, Bound, By, Exemption, Same, Steps
 
 STEP_KINDS: Final = ("tool", "resource", "prompt", "agent")
 """Kinds of objects that can be steps."""
@@ -242,6 +243,40 @@ class Words:
         help_ = suggest(name, known) or "name an agent that grants or roles.csv name, as agent:<id> or agents:<group>"
         self.wrong("unnamed-agent", item, f"no line of policy knows '{name[:60]}'", help_)
         return None
+
+    # --- labels
+
+    def labels(self, key: str) -> tuple[str, ...]:
+        """One label or several, which must be there."""
+        item = self.needs(key)
+        found = []
+        for each in self.listed(item, f"'{key}'") if item is not None else ():
+            if not isinstance(each.value, str) or not LABEL.fullmatch(each.value):
+                self.wrong("odd-name", each, f"'{str(each.value)[:60]}' is no label", f"it must fit {LABEL.pattern}")
+            else:
+                found.append(each.value)
+        return tuple(dict.fromkeys(found))
+
+    def unless(self) -> Exemption | None:
+        """A named condition, where one is given."""
+        name = self.text("unless")
+        if name is None:
+            return None
+        known = self.world.registry.conditions
+        if name not in known:
+            help_ = suggest(name, known) or "name it in conditions.yaml"
+            self.wrong("unknown-condition", self.found["unless"], f"there is no condition '{name[:60]}'", help_)
+            return None
+        return Exemption(name, known[name].expression)
+
+    def must(self) -> Obligation | None:
+        """A named duty, where one is given."""
+        name = self.text("must")
+        known = self.world.registry.obligations
+        if name is not None and name not in known:
+            help_ = suggest(name, known) or "name it in obligations.yaml"
+            self.wrong("unknown-duty", self.found["must"], f"there is no duty '{name[:60]}'", help_)
+        return known.get(name) if name is not None else None
 
     # --- arguments and results
 

@@ -110,6 +110,39 @@ CASES = {
         "parallel: [{steps: [<find>, <score>], then: <order>}]",
         [lead("score"), ORDER], "step-missing", [lead("score"), lead("find"), ORDER], "first {verb} {find}",
     ),
+    "taint": History(
+        "taint: [{after: source:confidential, deny: sink:external}]",
+        [lead("find"), lead("order"), lead("mail")], "dataflow",
+        [lead("order"), lead("score"), lead("mail")], "'source:confidential' came in with {find}",
+    ),
+    "taint-of-both": History(
+        "taint: [{after: [source:confidential, source:untrusted], deny: sink:external}]",
+        [lead("score"), lead("find"), lead("mail")], "dataflow", [lead("find"), lead("mail")], "may not leave by sink:external",
+    ),
+    "taint-by-another": History(
+        "taint: [{after: source:confidential, deny: sink:external}]",
+        [aide("find"), lead("mail")], "dataflow", [aide("score"), lead("mail")], "came in with another's call (record 0",
+    ),
+    "taint-unless": History(
+        "taint: [{after: source:confidential, deny: sink:external, unless: inside}]",
+        [lead("find"), lead("mail", vendor="X-1")], "dataflow",
+        [lead("find"), lead("mail", vendor="V-1")], "send what 'inside' allows",
+    ),
+    "taint-cleared": History(
+        "taint: [{after: source:confidential, deny: sink:external, cleared: [{needs: <score>, same: supplier}]}]",
+        [lead("find"), lead("score", supplier="S-2"), lead("mail")], "dataflow",
+        [lead("find"), lead("score"), lead("mail")], "first {verb} {score} with the same supplier",
+    ),
+    "taint-cleared-by-a-result": History(
+        "taint: [{after: source:confidential, deny: sink:external, "
+        "cleared: [{needs: <score>, by: agent:aide, same: supplier, result: {field: clean, equals: true}}]}]",
+        [lead("find"), lead("score"), lead("mail")], "dataflow",
+        [lead("find"), aide("score"), lead("mail")], "in which 'clean' is true", {"score": {"clean": True}},
+    ),
+    "taint-of-the-person": History(
+        "taint: [{after: source:confidential, deny: sink:external, of: person, within: 1h}]",
+        [lead("find"), lead("mail")], "dataflow", [("mia:lead", "mail", ONE)], "source:confidential",
+    ),
 }  # fmt: skip
 COORDINATOR = "coordinator: [{agent: agent:lead, calls: [a2a:aide, a2a:clerk]}]"
 WITHIN = "within: [{tool: <order>, after: <find>, time: 2s}]\nbefore: [{tool: <mail>, needs: <find>, within: 2s}]"

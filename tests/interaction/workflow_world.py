@@ -22,13 +22,18 @@ CREW = ("lead", "aide", "clerk", "courier", "hermit", "porter")
 TOOLS = {"find": "desk.find", "score": "desk.score", "order": "desk.order", "mail": "desk.mail"}
 AGENTS = {"find": "a2a:clerk", "score": "a2a:courier", "order": "a2a:hermit", "mail": "a2a:porter"}
 """The same steps in either protocol."""
+LABELS = {"find": "[source:confidential]", "score": "[source:untrusted]", "order": "[]", "mail": "[sink:external]"}
 ARGS = "{supplier: string, amount: number, vendor: string}"
 FILES = {
     "roles.csv": "".join(f"g, agent:{name}, agents:crew, acme\n" for name in CREW)
+    + "g, svc:lead, role:staff, acme\n"
     + "".join(f"g, idp:{group}, role:staff, acme\n" for groups in PEOPLE.values() for group in groups),
-    "tools.yaml": "tenants: [acme]\ntools:\n" + "".join(f"  {tool}: {{args: {ARGS}, risk: low}}\n" for tool in TOOLS.values()),
-    "conditions.yaml": "{}\n",
-    "obligations.yaml": "stamp: {type: notary-stamp}\n",
+    "tools.yaml": "tenants: [acme]\ntools:\n"
+    + "".join(f"  {tool}: {{args: {ARGS}, risk: low, labels: {LABELS[step]}}}\n" for step, tool in TOOLS.items())
+    + "labels:\n"
+    + "".join(f"  {agent}: {LABELS[step]}\n" for step, agent in AGENTS.items()),
+    "conditions.yaml": "inside: {if: 'like(args.vendor, \"V-*\")', say: to a vendor of ours}\n",
+    "obligations.yaml": "stamp: {type: notary-stamp}\nin-full: {type: audit, arguments: full}\n",
     "grants/all.csv": """\
 p, role:staff,  acme, desk.*, call, allow, -, -, STAFF-1
 p, role:staff,  acme, a2a:*,  send, allow, -, -, STAFF-2

@@ -40,6 +40,8 @@ parallel:
   - {steps: [risk.score, contracts.search], then: erp.write_po}
 coordinator:
   - {agent: agent:helper, calls: [a2a:reviewer]}
+taint:
+  - {after: source:confidential, deny: sink:external}
 """
 
 
@@ -105,7 +107,18 @@ WRONG = [
     ("~onec: [{tool: erp.read}]\n", "unknown-key", 2),
     ("~mode: off\nonce: [{tool: erp.read}]\n", "unknown-word", 2),
     ("~tenants: [acne]\nonce: [{tool: erp.read}]\n", "unknown-tenant", 2),
-    ("~taint: [{after: 'source:confidential', deny: 'sink:external'}]\nonce: [{tool: erp.read}]\n", "workflow-rules", 2),
+    ("~taint: [{after: 'source:confidential'}]\n", "missing-key", 2),
+    ("~taint: [{deny: 'sink:external'}]\n", "missing-key", 2),
+    ("~taint: [{after: confidential, deny: 'sink:external'}]\n", "odd-name", 2),
+    ("~taint: [{after: [], deny: 'sink:external'}]\n", "wrong-type", 2),
+    ("~taint: [{after: 'source:x', deny: [sink:external, Sink]}]\n", "odd-name", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', of: person}]\n", "missing-key", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', within: 2h}]\n", "missing-key", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', of: everybody, within: 2h}]\n", "unknown-word", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', unless: smal}]\n", "unknown-condition", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', must: stamp}]\n", "unknown-duty", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', cleared: [{needs: erp.read}]}]\n", "missing-key", 2),
+    ("~taint: [{after: 'source:x', deny: 'sink:external', cleared: [{needs: erp.raed, same: id}]}]\n", "unknown-tool", 2),
     ("~once: {tool: erp.read}\n", "wrong-type", 2),
     ("~once: [erp.read]\n", "wrong-type", 2),
     ("~once: [{tool: erp.raed}]\n", "unknown-tool", 2),
