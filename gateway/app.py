@@ -47,8 +47,9 @@ from gateway.mcp.wire import arguments_of
 from gateway.model import Arrival, Clock, Principal, Refused, wall_clock
 from gateway.oauth.routes import Desk
 from gateway.oauth.routes import register as register_oauth
-from gateway.obligations import DUTIES, withholds
 from gateway.obligations import fulfil as fulfil_duties
+from gateway.obligations import withholds
+from gateway.obligations.opening import opened as opened_duties
 from gateway.overlap import overlapping
 from gateway.parts import Parts, derived
 from gateway.policy.metrics import families
@@ -186,7 +187,7 @@ class App:
         workflows = opened_workflows(settings, state, policy, (seal, derived(seal, b"workflow marks")), clock, stack)
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
-            self._guard, Slots(limits.concurrent_calls), seal, workflows.steps, DUTIES,
+            self._guard, Slots(limits.concurrent_calls), seal, workflows.steps, opened_duties(state, seal, clock, stack),
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
         out = WayOut(settings.sandbox.egress, recorder, parts.judge_of, identity.kills.alive, clock)
@@ -235,7 +236,7 @@ class App:
         identity = parts.identity
         ground = Ground(
             parts.settings, parts.clock, parts.journal.append, key, parts.judge_of,
-            partial(fulfil_duties, duties=parts.duties), identity.delegations,
+            partial(fulfil_duties, duties=parts.duties.by_type), identity.delegations,
             identity.authenticator, within, out,
         )  # fmt: skip
         sandboxed = await opened_sandbox(ground)

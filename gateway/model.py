@@ -143,7 +143,8 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     assurance   how strongly the whole chain is proven; a later hop never raises it (see `weaker`).
     scope       the most that this workflow may touch, objects and patterns as rules write them; None: no bound of its own.
     issued      epoch seconds at which the person's authority was given: what a kill "of everything before" is measured against.
-    acr         authentication context of the person's session, as the issuer says it; "" where it says none.
+    acr         authentication context of the person's session, as the issuer says it, "" where it says none; auth_time when they
+                last proved who they are, in epoch seconds, 0 where it says nothing.
     grant       id of the standing grant by which the workflow runs; "" where the person began it.
     definition  name of the definition (workflows/*.yaml) by which the workflow was begun; "" where none was named.
     """
@@ -163,6 +164,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     scope: tuple[str, ...] | None = None
     issued: int = 0
     acr: str = ""
+    auth_time: int = 0
     grant: str = ""
     definition: str = ""
 
@@ -247,6 +249,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
                  place, and what was asked for as a commitment alone.
     sandbox      profile that code of this call must run under; None where no duty names one, and the caller asks for none.
     further      what else was asked of policy for this call, and how it was decided: all of it allowed.
+    answer_bytes the most that may be released, 0 where no duty bounds it.
     full_audit   what is received and returned must be kept in full.
     delegation   token by which the called agent shows for whom it acts (A2A); a secret, so never shown.
     credentials  header lines that the upstream wants of the gateway for this very principal; secrets, so never shown.
@@ -265,6 +268,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     sandbox: str | None = None
     further: tuple[tuple[AccessRequest, Decision], ...] = ()
     full_audit: bool = False
+    answer_bytes: int = 0
     delegation: str = ""
     credentials: tuple[tuple[bytes, bytes], ...] = ()
     credential: str = ""

@@ -18,7 +18,7 @@ from gateway.identity.opening import Identity
 from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.mcp.road import McpRoad
 from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused
-from gateway.obligations.duty import Duty
+from gateway.obligations.opening import Opened as OpenedDuties
 from gateway.pipeline import Stages
 from gateway.policy.opening import Opened
 from gateway.record import Recorder
@@ -38,7 +38,6 @@ class Parts:
     """All that a road needs beside its own protocol.
 
     seal_key   32 bytes; every purpose has a key of its own of it (`derived`).
-    duties     every duty that the gateway fulfils, by type.
     stack      closes what a road opens, when the gateway ends.
     """
 
@@ -58,7 +57,7 @@ class Parts:
     slots: Slots
     seal_key: bytes
     steps: Steps
-    duties: Mapping[str, Duty]
+    duties: OpenedDuties
     sandboxed: Sandboxed | None = None
 
     def judge_of(self, principal: Principal) -> Callable[[AccessRequest], Decision]:
@@ -69,18 +68,36 @@ class Parts:
         """A secret without its prefix, which the header's maker adds."""
         return resolve(secret.model_copy(update={"prefix": ""}), self.environ)
 
+    def freeing(self, fulfil: Callable[[Permit], Awaitable[Permit]]) -> Callable[[Permit], Awaitable[Permit]]:
+        """The same stage, after whose failure a call keeps nothing of what it took."""
+
+        async def guarded(permit: Permit) -> Permit:
+            try:
+                return await fulfil(permit)
+            except BaseException:  # a caller that leaves, too
+                self.duties.limits.over(permit.call.arrival.id)
+                raise
+
+        return lambda permit: guarded(permit) if permit.decision.obligations else fulfil(permit)
+
     def stages(self, road: McpRoad | A2aRoad, fulfil: Callable[[Permit], Awaitable[Permit]]) -> Stages:
         """One protocol's stages: what is its own from `road`, the rest shared."""
-        telemetry, clock, recorder = self.telemetry, self.clock, self.recorder
+        telemetry, clock, recorder, limits = self.telemetry, self.clock, self.recorder, self.duties.limits
 
         async def record_intent(permit: Permit) -> Intent:
-            intent = await recorder.intent(permit)
+            try:
+                intent = await recorder.intent(permit)
+            except BaseException:
+                limits.over(permit.call.arrival.id)
+                raise
             telemetry.set_out(permit.call.arrival)  # every intent is observed, once
             return intent
 
         def observe(arrival: Arrival, end: Intent | Refused, outcome: Outcome | None) -> None:
             if isinstance(end, Intent):
                 telemetry.came_back(arrival)
+            if limits.held:
+                limits.over(arrival.id)
             telemetry.observe(arrival, end, outcome, clock())
 
         return Stages(

@@ -125,7 +125,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     upstream call and records the outcome as interrupted.
     """
     intent = await _admit(arrival, stages)
-    tally = _Tally(None if intent.permit.reserved is None else stages.hear(intent.permit))
+    tally = _Tally(intent.permit, None if intent.permit.reserved is None else stages.hear(intent.permit))
     held: Reply | None = None
     try:
         with stages.watch(intent):
@@ -247,9 +247,10 @@ def _of(refusal: Refused, principal: Principal | None, call: Call | None) -> Ref
 class _Tally:
     """What has been released so far."""
 
-    __slots__ = ("bytes", "detail", "events", "hearing", "status")
+    __slots__ = ("bytes", "detail", "events", "hearing", "permit", "status")
 
-    def __init__(self, hearing: Hearing | None) -> None:
+    def __init__(self, permit: Permit, hearing: Hearing | None) -> None:
+        self.permit = permit
         self.hearing = hearing
         self.status = _INTERRUPTED
         self.detail = ""
@@ -259,6 +260,8 @@ class _Tally:
     def count(self, reply: Reply) -> None:
         self.events += 1
         self.bytes += len(reply.body or b"")
+        if 0 < self.permit.answer_bytes < self.bytes:
+            raise Refused(Code.LIMIT_REACHED, "the answer is larger", decision=self.permit.decision)
         if self.hearing is not None:
             self.hearing.hear(reply)
 

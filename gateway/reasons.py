@@ -51,6 +51,8 @@ class Code(StrEnum):
     # duties
     UNKNOWN_DUTY = "unknown-duty"
     DUTY_FAILED = "duty-failed"
+    LIMIT_REACHED = "limit-reached"
+    STEP_UP_REQUIRED = "step-up-required"
     ISOLATION_UNPROVEN = "isolation-unproven"
     DESTINATION_REFUSED = "destination-refused"
     # delegation
@@ -103,6 +105,8 @@ PROSE: dict[Code, str] = {
     Code.WORKFLOW_UNKNOWN: "The workflow was begun under a name that the policy does not know, or not any more.",
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
+    Code.LIMIT_REACHED: "There were too many such calls, or are too many at once, or this one is too large.",
+    Code.STEP_UP_REQUIRED: "The person has to prove who they are more strongly, or anew, before this is done in their name.",
     Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",
     Code.DESTINATION_REFUSED: "The code's profile does not list this host and port, or it leads where no code may connect.",
     Code.DELEGATION_LOOP: "The agent stands in the chain already.",

@@ -103,13 +103,13 @@ def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Per
     """The stage of duties on this road."""
 
     async def fulfil(permit: Permit) -> Permit:
-        permit = await obligations.fulfil(permit, parts.duties)
+        permit = await obligations.fulfil(permit, parts.duties.by_type)
         if permit.redact_sent:
             permit = blanked(permit)
         permit = await parts.identity.outbound.fulfil(permit, shared=permit.call.method == CARD)
         return await road.fulfil(permit)
 
-    return fulfil
+    return parts.freeing(fulfil)
 
 
 def _served(settings: Settings, peers: Mapping[str, AgentTarget], agent: str) -> Sequence[Interface]:

@@ -118,11 +118,11 @@ def _fulfilling(parts: Parts, road: McpRoad) -> Callable[[Permit], Awaitable[Per
     """The stage of duties on this road."""
 
     async def fulfil(permit: Permit) -> Permit:
-        permit = await obligations.fulfil(permit, parts.duties)
+        permit = await obligations.fulfil(permit, parts.duties.by_type)
         permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
         return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
 
-    return fulfil
+    return parts.freeing(fulfil)
 
 
 def _faces(parts: Parts, targets: Mapping[str, McpTarget], stages: Stages, could: Could, sealed: Sealed) -> McpFaces:
@@ -187,7 +187,7 @@ def _streams(parts: Parts, could: Could) -> tuple[Asking, Standing, StreamTerms]
         judge=parts.judge_of,
         rules={name: Rules(said.max_tokens, frozenset(said.url_hosts)) for name, said in questions.items()},
         clock=parts.clock,
-        duties=partial(obligations.fulfil, duties=parts.duties),
+        duties=partial(obligations.fulfil, duties=parts.duties.by_type),
     )
     standing = Standing(parts.judge_of, could)
     parts.stack.push_async_callback(standing.close)

@@ -14,6 +14,7 @@ import orjson
 from gateway.model import Refused, UpstreamError
 from gateway.reasons import Code
 from gateway.receipts import text_of
+from gateway.wanting import stronger
 from policies.model import NOTHING
 
 PARSE_ERROR: Final = -32700
@@ -34,6 +35,7 @@ VERSION_NOT_SUPPORTED: Final = -32009
 
 SUPPORTED_VERSIONS: Final = ("1.0",)
 ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
+RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
 A2A_DOMAIN: Final = "a2a-protocol.org"
 OUR_DOMAIN: Final = "bailiwick"
 
@@ -93,6 +95,10 @@ _UNAVAILABLE = _Row(
 )
 _SCOPE = _Row(REFUSED, "The token lacks a scope.", "INSUFFICIENT_SCOPE", 403, 403, domain=OUR_DOMAIN)
 _CREDENTIAL = _Row(REFUSED, "Authentication is required.", "UNAUTHENTICATED", 401, 401, domain=OUR_DOMAIN)
+_STEP_UP = _Row(
+    REFUSED, "The person has to authenticate more strongly, or anew.", "STEP_UP_REQUIRED", 401, 401, domain=OUR_DOMAIN
+)
+_LIMIT = _Row(REFUSED, "Denied by policy: the limit for this is reached.", "LIMIT_REACHED", 429, 429, domain=OUR_DOMAIN)
 _CONSENT = _Row(
     REFUSED,
     "The person has to consent first: show them the URL, then try again.",
@@ -128,6 +134,8 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.BAD_ORIGIN: _Row(INVALID_REQUEST, "This origin is not allowed.", "BAD_ORIGIN", 403, 403, OUR_DOMAIN),
     Code.NOT_OWNER: _BY_RPC_CODE[TASK_NOT_FOUND],
     Code.CONSENT_REQUIRED: _CONSENT,
+    Code.STEP_UP_REQUIRED: _STEP_UP,
+    Code.LIMIT_REACHED: _LIMIT,
     Code.CARD_UNVERIFIED: _Row(
         REFUSED, "The agent's card does not verify; no call is made to it.", "CARD_UNVERIFIED", plain=502, domain=OUR_DOMAIN
     ),
@@ -135,6 +143,11 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.OVERLOADED: _UNAVAILABLE,
     Code.INTERNAL_ERROR: _Row(INTERNAL, "Internal error", "INTERNAL_ERROR", plain=500, domain=OUR_DOMAIN),
 }
+_TOLD: Final[Mapping[str, Mapping[str, str]]] = {
+    "CONSENT_REQUIRED": {"url": "url"},
+    "STEP_UP_REQUIRED": {"acrValues": "acr_values", "maxAge": "max_age"},
+}
+"""By reason: what of a refusal's data is told, and under which name."""
 _REST: Final[Mapping[int, tuple[int, str]]] = {  # A2A 1.0 §5.4
     PARSE_ERROR: (400, "INVALID_ARGUMENT"),
     INVALID_REQUEST: (400, "INVALID_ARGUMENT"),
@@ -175,6 +188,10 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, form: Form
         headers = refusal.challenge or (("WWW-Authenticate", f'Bearer realm="bailiwick"{error}'),)
     elif row is _SCOPE:
         headers = (("WWW-Authenticate", f'Bearer error="insufficient_scope", scope="{refusal.data.get("scope", "")}"'),)
+    elif row is _STEP_UP:
+        headers = (("WWW-Authenticate", f"Bearer {stronger(refusal)}"),)
+    elif "retry_after" in refusal.data:
+        headers = (("Retry-After", str(refusal.data["retry_after"])),)
     elif row is _UNAVAILABLE:
         headers = (("Retry-After", "1"),)
     elif status == 405:
@@ -233,8 +250,13 @@ def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
     if cure is not None:  # what a workflow's rule says no to, and what would cure it
         missing = {"missing": refusal.data["missing"]} if "missing" in refusal.data else NOTHING
         return _error(row, {"code": code, "decisionId": decision, **missing, **text_of(refusal)}, f"Denied by policy: {cure}.")
-    link = {"url": refusal.data["url"]} if row is _CONSENT else NOTHING
-    return _error(row, {"code": code, "decisionId": decision, **link, **text_of(refusal)})
+    more = {name: str(refusal.data[key]) for name, key in _TOLD.get(row.reason, {}).items() if key in refusal.data}
+    told = _error(row, {"code": code, "decisionId": decision, **more, **text_of(refusal)})
+    if "retry_after" not in refusal.data:
+        return told
+    retry = {"@type": RETRY_INFO, "retryDelay": f"{refusal.data['retry_after']}s"}
+    message = f"Denied by policy for now: try again in {refusal.data['retry_after']} seconds, not before."
+    return {**told, "message": message, "data": [*told["data"], retry]}
 
 
 def task_not_found() -> Mapping[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from google.protobuf.duration_pb2 import Duration  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no stubs
 from google.rpc import code_pb2, status_pb2  # type: ignore[import-untyped]  # and neither does this
-from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 
 from gateway.a2a import errors
 from gateway.model import Refused, UpstreamError
@@ -85,14 +86,20 @@ def said(error: Mapping[str, Any]) -> Status:
 
 def _status(answer: errors.Answer, name: str = "") -> Status:
     error = orjson.loads(answer.body)["error"]
+    details = error.get("details", ())
     infos = [
-        ErrorInfo(reason=each["reason"], domain=each["domain"], metadata=each["metadata"]) for each in error.get("details", ())
+        ErrorInfo(reason=each["reason"], domain=each["domain"], metadata=each["metadata"])
+        for each in details
+        if each["@type"] == errors.ERROR_INFO
     ]
     reason = infos[0].reason if infos else ""
     code = code_pb2.Code.Value(name or _OTHERWISE.get(reason, error["status"]))
     status = status_pb2.Status(code=code, message=error["message"])
     for info in infos:
         status.details.add().Pack(info)
+    for each in details:
+        if each["@type"] == errors.RETRY_INFO:
+            status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=int(each["retryDelay"].removesuffix("s")))))
     trailing = tuple((key.lower(), value) for key, value in answer.headers)
     return Status(code, error["message"], status.SerializeToString(), trailing)
 

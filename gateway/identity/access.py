@@ -41,7 +41,8 @@ class Access:
     tenant  follows from the issuer's settings and verified claims, never from the request.
     issued  `iat`: since when the person's authority stands.
     issuer  the issuer's alias.
-    acr     authentication context as the issuer says it, "" where it says none.
+    acr     authentication context as the issuer says it, "" where it says none; auth_time when the person last proved who they
+            are (epoch seconds), 0 where it says nothing.
     jkt     thumbprint of the key that the token is bound to, "" where it is bound to none.  Whoever accepts a bound token must
             have seen that key's proof.
     only_at  addresses of this gateway that the token is for, and for no other (RFC 8707); empty: for all.
@@ -58,6 +59,7 @@ class Access:
     issued: int
     issuer: str
     acr: str = ""
+    auth_time: int = 0
     jkt: str = ""
     scope: tuple[str, ...] = ()
     only_at: frozenset[str] = frozenset()
@@ -227,6 +229,7 @@ async def _read(claims: said.Claims, issuer: Trusted, digest: str, *, strict: bo
         issued=moment(claims, "iat"),
         issuer=settings.alias,
         acr=said.authentication_context(claims),
+        auth_time=said.authenticated_at(claims),
         jkt=jkt,
         scope=scope,
         only_at=issuer.rule.addressed(claims.get("aud")),

@@ -279,6 +279,7 @@ def _person(access: Access, digest: str, held: Proven | None, *, bound: bool = F
         assurance="pop" if bound else "bearer",
         issued=access.issued,
         acr=access.acr,
+        auth_time=access.auth_time,
     )
 
 
@@ -300,6 +301,7 @@ def _delegate(delegated: Delegated, method: str, digest: str, assurance: Assuran
         scope=delegated.scope,
         issued=delegated.issued,
         acr=delegated.acr,
+        auth_time=delegated.auth_time,
         grant=delegated.grant,
         definition=delegated.definition,
     )

@@ -68,6 +68,12 @@ def bound_to(claims: Claims) -> str:
     return thumbprint
 
 
+def authenticated_at(claims: Claims) -> int:
+    """`auth_time`; what is no sane time says nothing, so that no policy that demands a fresh one is met by it."""
+    value = claims.get("auth_time")
+    return value if type(value) is int and 0 < value < 1 << 40 else 0
+
+
 def authentication_context(claims: Claims) -> str:
     """`acr`; what is no text says nothing, so that no policy that demands one is met by it."""
     value = claims.get("acr")

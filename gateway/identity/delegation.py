@@ -38,6 +38,8 @@ _CLAIMS: Final = frozenset(
 )
 _DEFINITION: Final = "wfd"
 """Claim of workflows that were begun by a definition's name, and of no others."""
+_AUTH_TIME: Final = "auth_time"
+"""Claim of what a person began whose issuer said when they last proved who they are, and of nothing else."""
 _ASSURANCES: Final[Mapping[str, Assurance]] = {word: word for word in get_args(Assurance)}
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7638, SHA-256
 _GRANT = re.compile(r"[0-9a-f-]{36}")
@@ -57,7 +59,7 @@ class Delegated:
     left     how many more agents the chain may take.
     call     id of the call for which it was minted.
     expires, ends   epoch seconds: of this token, and of everything in this person's name.
-    scope, issued, assurance, acr, grant, definition   as in `Principal`.
+    scope, issued, assurance, acr, auth_time, grant, definition   as in `Principal`.
     jkt      RFC 7638 thumbprint of the key that must be shown beside it (RFC 9449), "" where none must.
     """
 
@@ -79,6 +81,7 @@ class Delegated:
     grant: str
     jkt: str
     definition: str = ""
+    auth_time: int = 0
 
     @property
     def holder(self) -> str:
@@ -244,7 +247,9 @@ class Delegations:
             "assurance": principal.assurance,
             "acr": principal.acr,
             "grant": principal.grant,
-        } | ({_DEFINITION: principal.definition} if principal.definition else {})
+            **({_DEFINITION: principal.definition} if principal.definition else {}),
+            **({_AUTH_TIME: principal.auth_time} if principal.auth_time else {}),
+        }
 
     def _signed(self, claims: Mapping[str, object]) -> str:
         token = self.ring.sign(DELEGATION_TYPE, claims)
@@ -267,7 +272,7 @@ class Delegations:
         if key is None:
             refuse("kid is not one of the gateway's keys")
         claims = verify(parsed, key, self._rule, now)
-        if claims.keys() - {_DEFINITION} != _CLAIMS:
+        if claims.keys() - {_DEFINITION, _AUTH_TIME} != _CLAIMS:
             refuse("not the claims of a delegation token")
         delegated = _delegated(claims)
         if delegated.ends <= now:
@@ -290,6 +295,7 @@ def _principal_of(token: Delegated, principal: Principal) -> Principal:
         assurance=weaker(token.assurance, principal.assurance),
         issued=token.issued,
         acr=token.acr,
+        auth_time=token.auth_time,
         grant=token.grant,
         definition=token.definition,
     )
@@ -347,6 +353,7 @@ def _delegated(claims: Mapping[str, object]) -> Delegated:
         issued=issued,
         assurance=assurance,
         acr=text(claims, "acr") if claims["acr"] != "" else "",
+        auth_time=moment(claims, _AUTH_TIME) if _AUTH_TIME in claims else 0,
         grant=grant,
         jkt=_thumbprint(claims["cnf"], chain[-1]),
         definition=_named(claims),

@@ -197,6 +197,7 @@ class Exchange:
                 path=(access.workflow,),  # the token's own: a kill of it, or of the token, ends what began with it
                 issued=access.issued,
                 acr=access.acr,
+                auth_time=access.auth_time,
                 definition=_definition(form, access.tenant, define),
             )
             self._check_alive(principal, client.agent)
@@ -371,6 +372,7 @@ def _principal(held: Delegated, client: Client) -> Principal:
         scope=held.scope,
         issued=held.issued,
         acr=held.acr,
+        auth_time=held.auth_time,
         grant=held.grant,
         definition=held.definition,
     )

@@ -14,6 +14,7 @@ from gateway.mcp.strict import dumps
 from gateway.model import Arrival, Call, Refused, UpstreamError
 from gateway.reasons import PROSE, Code
 from gateway.receipts import of_refusal
+from gateway.wanting import stronger
 from policies.model import NOTHING
 
 PARSE_ERROR: Final = -32700
@@ -32,6 +33,7 @@ UPSTREAM: Final = -31502
 UNAVAILABLE: Final = -31503
 
 META_CODE: Final = "bailiwick/code"
+META_RETRY: Final = "bailiwick/retryAfter"
 META_DECISION: Final = "bailiwick/decision"
 META_MISSING: Final = "bailiwick/missing"
 NOT_AVAILABLE: Final = "not-available"
@@ -142,6 +144,12 @@ def refused(
         return Answer(
             403, _error(rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision, refusal=refusal), header
         )
+    if refusal.code is Code.STEP_UP_REQUIRED:
+        header = (("WWW-Authenticate", f"{challenge or 'Bearer'}{',' if '=' in challenge else ''} {stronger(refusal)}"),)
+        body = _error(
+            rpc_id, INVALID_REQUEST, PROSE[refusal.code], refusal.code.value, decision, refusal=refusal, data=refusal.data
+        )
+        return Answer(401, body, header)
     if refusal.code in _RPC:
         code, status = _RPC[refusal.code]
         code = getattr(refusal, "rpc_code", 0) or code
@@ -166,12 +174,14 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
             return Answer(404, _error(rpc_id, INVALID_PARAMS, "Unknown server", NOT_AVAILABLE, decision, refusal=refusal))
         code, message = said
         return Answer(_status(code, modern=modern), _error(rpc_id, code, message, NOT_AVAILABLE, decision, refusal=refusal))
+    again = (("Retry-After", str(refusal.data["retry_after"])),) if "retry_after" in refusal.data else ()
     if refusal.code is Code.CONSENT_REQUIRED:
         return Answer(200, _consent(refusal, call, decision, modern=modern))
     if call.method != CALL_TOOL:
         told = _told(refusal, decision)
-        return Answer(200, _error(rpc_id, POLICY, told, refusal.code.value, decision, refusal=refusal))
-    return Answer(200, _denied_call(call, refusal, decision, modern=modern))
+        status, data = (429, {"retryAfter": refusal.data["retry_after"]}) if again else (200, NOTHING)
+        return Answer(status, _error(rpc_id, POLICY, told, refusal.code.value, decision, refusal=refusal, data=data), again)
+    return Answer(200, _denied_call(call, refusal, decision, modern=modern), again)
 
 
 def _unknown(call: Call, *, modern: bool) -> tuple[int, str] | None:
@@ -193,13 +203,16 @@ def _status(code: int, *, modern: bool) -> int:
 
 
 def _missing(refusal: Refused) -> Mapping[str, object]:
-    """The steps that would have to come first, by their public names."""
-    return {META_MISSING: refusal.data["missing"]} if "missing" in refusal.data else NOTHING
+    """The steps that would have to come first, by their public names; the seconds until a limit lets another call through."""
+    names = {META_MISSING: "missing", META_RETRY: "retry_after"}
+    return {name: refusal.data[key] for name, key in names.items() if key in refusal.data}
 
 
 def _told(refusal: Refused, decision: str) -> str:
     """A denial as a sentence that a model can act on: where a workflow's rule says no, with what would cure it."""
     code, cure = refusal.code.value, refusal.data.get("cure")
+    if "retry_after" in refusal.data:
+        return f"Denied by policy for now (code: {code}): try again in {refusal.data['retry_after']} seconds, not before."
     if cure is not None:
         return f"Denied by policy (code: {code}): {cure}. An administrator can look up decision {decision}."
     return (

@@ -9,17 +9,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
-from gateway.obligations import audit, redact, sandbox
+from gateway.obligations import audit, limit, redact, sandbox, step_up
 from gateway.obligations.duty import Duty, Params, WrongParameterError
 from gateway.reasons import Code
-from policies.model import Decision
+from policies.model import Decision, Obligation
 
 READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
     {
         "audit": audit.read,
+        "limit": limit.read,
         "redact": redact.read,
         "redact-result": redact.read_result,
         "sandbox": sandbox.read,
+        "step-up": step_up.read,
     }
 )
 """Every duty this gateway knows, by its type in obligations.yaml, and what reads its parameters."""
@@ -30,10 +32,13 @@ DUTIES: Mapping[str, Duty] = MappingProxyType(
         "redact": redact.fulfil,
         "redact-result": redact.fulfil_result,
         "sandbox": sandbox.fulfil,
+        "step-up": step_up.fulfil,
     }
 )
 """Those that need nothing but the call."""
 
+_LAST: Mapping[str, int] = MappingProxyType({"approve": 1, "limit": 2, "notify": 3})
+"""What asks, takes or tells something comes after what only looks at the call: a call which that refuses does none of it."""
 _OF_ANSWERS: Mapping[str, Callable[..., Permit]] = MappingProxyType(
     {"redact": redact.fulfil, "redact-result": redact.fulfil_result}
 )
@@ -44,13 +49,18 @@ async def fulfil(permit: Permit, duties: Mapping[str, Duty] = DUTIES) -> Permit:
 
     Raises `Refused(UNKNOWN_DUTY)` for a type nobody registered, and what the duty itself raises.
     """
-    for obligation in permit.decision.obligations:
+    obligations = permit.decision.obligations
+    for obligation in sorted(obligations, key=_rank) if len(obligations) > 1 else obligations:
         duty = duties.get(obligation.type)
         if duty is None:
             raise Refused(Code.UNKNOWN_DUTY, f"{obligation.name}: type {obligation.type}", decision=permit.decision)
         done = duty(permit, obligation)
         permit = done if isinstance(done, Permit) else await done
     return permit
+
+
+def _rank(obligation: Obligation) -> int:
+    return _LAST.get(obligation.type, 0)
 
 
 def looked_at(permit: Permit) -> Permit:

@@ -11,6 +11,7 @@ from gateway.state.grants import Grants
 from gateway.state.histories import Histories
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
+from gateway.state.limits import LimitRows
 from gateway.state.ownership import Contexts, Tasks
 from gateway.state.push import PushRows
 from gateway.state.subject_tokens import SubjectTokens
@@ -40,6 +41,7 @@ class State:
         self.push = PushRows(worker)
         self.histories = Histories(worker)
         self.cards = CardRows(worker)
+        self.limits = LimitRows(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

@@ -98,6 +98,27 @@ class PushConfig(Table, table=True):
     until: int = Field(index=True, sa_type=BigInteger)
 
 
+class LimitRate(Table, table=True):
+    """When the next call of something that is limited is due, by a keyed digest of it; of what has slots, a row to lock."""
+
+    __tablename__ = "limit_rates"
+
+    key: str = Field(primary_key=True, sa_type=String(64))
+    due: int = Field(index=True, sa_type=BigInteger)
+    """UTC microseconds."""
+
+
+class LimitSlot(Table, table=True):
+    """A call that is under way, of those of which only so many may be at once."""
+
+    __tablename__ = "limit_slots"
+
+    key: str = Field(primary_key=True, sa_type=String(64))
+    holder: str = Field(primary_key=True, index=True, sa_type=String(40))
+    until: int = Field(index=True, sa_type=BigInteger)
+    """UTC microseconds: the end of the lease."""
+
+
 class SubjectToken(Table, table=True):
     """A person's access token, kept sealed while their workflow may need it for an exchange at their IdP."""
 

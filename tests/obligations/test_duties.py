@@ -23,8 +23,10 @@ ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 
 GOOD: dict[str, dict[str, object]] = {
     "audit": {"arguments": "full"},
     "redact": {"in": ["arguments", "results"], "fields": ["iban", "/order/*/name"], "detectors": ["email", "secrets"]},
+    "limit": {"calls": 2, "within": "1m", "per": ["subject"], "burst": 1, "at_once": 3, "request_bytes": 9, "answer_bytes": 9},
     "redact-result": {"fields": ["a"]},
     "sandbox": {"profile": "p"},
+    "step-up": {"acr": "mfa", "max_age": "5m"},
 }
 """Parameters that each duty takes."""
 
@@ -52,13 +54,14 @@ def test_an_unknown_duty_refuses() -> None:
 
 
 def test_an_unknown_parameter_of_a_known_duty_refuses_since_ignoring_it_would_weaken_the_duty() -> None:
-    for kind, params in GOOD.items():
+    for kind, params in {kind: GOOD[kind] for kind in DUTIES}.items():
         assert refusal_of(Obligation("x", kind, params | {"also": 1})) is Code.DUTY_FAILED
 
 
 def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() -> None:
     assert set(GOOD) == set(READERS)
-    duties = [Obligation(f"my-{kind}", kind, params) for kind, params in GOOD.items() if kind in DUTIES]
+    alone = {kind: params for kind, params in GOOD.items() if kind in DUTIES and kind != "step-up"}
+    duties = [Obligation(f"my-{kind}", kind, params) for kind, params in alone.items()]
     found = done(*duties)
     assert found.fulfilled == tuple(duty.name for duty in duties)
     assert (found.full_audit, found.sandbox) == (True, "p")
@@ -68,7 +71,7 @@ def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() ->
 
 def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_refuses_it_too() -> None:
     whole = [Obligation(kind, kind, params) for kind, params in GOOD.items()]
-    assert looked_at(permit(*whole)).redact == done(*[duty for duty in whole if duty.type in DUTIES]).redact
+    assert looked_at(permit(*whole)).redact == done(*[duty for duty in whole if duty.type.startswith("redact")]).redact
     with pytest.raises(Refused):
         looked_at(permit(Obligation("sign", "notary", {})))
 
@@ -86,13 +89,31 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
         ("redact", {"fields": ["a"], "in": "headers"}, "in"),
         ("redact", {"detectors": ["ibans"]}, "detectors"),
         ("redact", {"field": ["a"]}, "field"),
+        ("limit", {}, ""),
+        ("limit", {"calls": 1}, "calls"),
+        ("limit", {"within": "1m"}, "within"),
+        ("limit", {"calls": 0, "within": "1m"}, "calls"),
+        ("limit", {"calls": True, "within": "1m"}, "calls"),
+        ("limit", {"calls": 1, "within": 60}, "within"),
+        ("limit", {"calls": 1, "within": "0s"}, "within"),
+        ("limit", {"calls": 1, "within": "32d"}, "within"),
+        ("limit", {"at_once": 1, "burst": 2}, "burst"),
+        ("limit", {"answer_bytes": 1, "per": "tool"}, "per"),
+        ("limit", {"at_once": 1, "per": "person"}, "per"),
+        ("limit", {"at_most": 1}, "at_most"),
+        ("step-up", {}, ""),
+        ("step-up", {"acr": []}, "acr"),
+        ("step-up", {"acr": 'a"b'}, "acr"),
+        ("step-up", {"acr": "a b"}, "acr"),
+        ("step-up", {"max_age": "soon"}, "max_age"),
         ("redact-result", {"fields": "iban", "in": "arguments"}, "in"),
     ],
 )
 def test_a_parameter_that_cannot_be_read_refuses_the_call_and_is_told_by_lint_where_it_stands(
     kind: str, params: dict[str, object], key: str
 ) -> None:
-    assert refusal_of(Obligation("x", kind, params)) is Code.DUTY_FAILED
+    if kind in DUTIES:
+        assert refusal_of(Obligation("x", kind, params)) is Code.DUTY_FAILED
     found = misread(kind, params)
     assert found is not None
     assert found[0] == key
