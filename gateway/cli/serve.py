@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.app import App
     from gateway.problem import Problem
     from gateway.settings import Settings
@@ -32,30 +34,34 @@ def serve(
 
     from gateway.app import App  # noqa: PLC0415
     from gateway.configuration import load  # noqa: PLC0415
+    from gateway.settings_changes import tell  # noqa: PLC0415
 
     _log(as_json=log_json or as_json)
-    settings = load(config, os.environ)
+    settings, place = load(config, os.environ), config.absolute()
     app = App(settings, os.environ)
 
-    started = (_lean if settings.server.http == "lean" else _uvicorn)(app, settings)
+    def settle() -> None:
+        _settle(app, lambda: tell(place, os.environ, settings))
+
+    started = (_lean if settings.server.http == "lean" else _uvicorn)(app, settings, settle)
     app.raise_failure()
     if not started:
         sys.exit(1)
 
 
-def _lean(app: App, settings: Settings) -> bool:
+def _lean(app: App, settings: Settings, settle: Callable[[], None]) -> bool:
     """Our own listener; whether the application started."""
     from gateway.listener.listener import DeafError, run  # noqa: PLC0415  the command line pays for what it uses
     from gateway.problem import ProblemError  # noqa: PLC0415
 
     server = settings.server
     try:
-        return run(app, server.host, server.port, settled=lambda: _settle(app))
+        return run(app, server.host, server.port, settled=settle)
     except DeafError:
         raise ProblemError(_deaf(server.host, server.port)) from None
 
 
-def _uvicorn(app: App, settings: Settings) -> bool:
+def _uvicorn(app: App, settings: Settings, settle: Callable[[], None]) -> bool:
     """The same on uvicorn."""
     import uvicorn  # noqa: PLC0415  the command line pays for what it uses
 
@@ -63,7 +69,7 @@ def _uvicorn(app: App, settings: Settings) -> bool:
 
     class Server(uvicorn.Server):
         async def main_loop(self) -> None:
-            _settle(app)
+            settle()
             await super().main_loop()
 
     server = Server(
@@ -91,10 +97,11 @@ def _uvicorn(app: App, settings: Settings) -> bool:
     return server.started
 
 
-def _settle(app: App) -> None:
+def _settle(app: App, tell: Callable[[], None]) -> None:
     """What start-up made stays until the end: the collector need not walk through ten thousand rules again and again.
 
-    From here on SIGHUP means to read policy again; or the end, where it means that the terminal is gone.
+    From here on SIGHUP means to read policy again, and to `tell` of settings that wait for a restart; or the end, where it means
+    that the terminal is gone.
     """
     import asyncio  # noqa: PLC0415  the command line pays for what it uses
     import gc  # noqa: PLC0415
@@ -106,15 +113,16 @@ def _settle(app: App) -> None:
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
     sys.set_asyncgen_hooks(firstiter=None)  # whoever iterates closes: the loop need not keep a list of every call's generators
-    terminal = os.isatty(0)
+    terminal, loop = os.isatty(0), asyncio.get_running_loop()
 
     def news() -> None:
         if terminal and not os.isatty(0):
             signal.raise_signal(signal.SIGTERM)
         else:
             app.reload_policy()
+            loop.run_in_executor(None, tell)
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, news)
+    loop.add_signal_handler(signal.SIGHUP, news)
 
 
 def _log(*, as_json: bool) -> None:
