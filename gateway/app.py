@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from audit.model import LedgerUnavailableError
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.endpoint import A2aEndpoint
+from gateway.a2a.operations import DIRECTORY_PATHS
 from gateway.a2a.push import PATH as CALLBACKS
 from gateway.a2a.wire import params_of
 from gateway.access import Access, add_access
@@ -110,7 +111,7 @@ class App:
             await self._mcp.aggregate(scope, receive, send)
         elif self._mcp is not None and path.startswith(MCP_PATH) and PROBED not in path:
             await self._mcp.mounts(scope, receive, send)
-        elif self._a2a is not None and path.startswith(A2A_PATH):
+        elif self._a2a is not None and (path.startswith(A2A_PATH) or path in DIRECTORY_PATHS):
             await self._a2a(scope, receive, send)
         elif self._callbacks is not None and path.startswith(CALLBACKS):
             await self._callbacks(scope, receive, send)

@@ -51,13 +51,17 @@ class RpcRefused(Refused):
     rpc_code  of the error, where the code alone leaves a choice; 0 leaves it to the code.
     rpc_id    of the request, where it could be read before the call stood.
     status    HTTP status, where it is not the code's.
+    allow     the HTTP methods that the resource has; of a refusal that says so (405).
     """
 
-    def __init__(self, code: Code, detail: str = "", *, rpc_code: int = 0, rpc_id: RpcId = None, status: int = 0) -> None:
+    def __init__(
+        self, code: Code, detail: str = "", *, rpc_code: int = 0, rpc_id: RpcId = None, status: int = 0, allow: str = ""
+    ) -> None:
         super().__init__(code, detail)
         self.rpc_code = rpc_code
         self.rpc_id = rpc_id
         self.status = status
+        self.allow = allow
 
 
 def unsupported(served: Sequence[str], rpc_id: RpcId) -> RpcRefused:
@@ -194,8 +198,8 @@ def refused(refusal: Refused, decision: str, *, rpc_id: RpcId = None, form: Form
         headers = (("Retry-After", str(refusal.data["retry_after"])),)
     elif row is _UNAVAILABLE:
         headers = (("Retry-After", "1"),)
-    elif status == 405:
-        headers = (("Allow", "POST"),)
+    elif isinstance(refusal, RpcRefused) and refusal.allow:
+        headers = (("Allow", refusal.allow),)
     told = row_error(row, refusal, decision)
     if form == "rest":
         return Answer(status, rest_body(told, status), headers)

@@ -26,7 +26,7 @@ LIST_TASKS: Final = "ListTasks"
 EXTENDED_CARD: Final = "GetExtendedAgentCard"
 LIST_AGENTS: Final = "ListAgents"
 """Our word for the GET of the directory, which is not A2A's."""
-DIRECTORY_PATH: Final = "/a2a/"
+DIRECTORY_PATHS: Final = frozenset({"/a2a", "/a2a/"})
 
 _IDENTITIES: Final = frozenset({"actorchain", "txntoken", "authorization"})
 _SPEAKERS: Final = ("bailiwick", "securepassport")

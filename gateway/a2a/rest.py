@@ -74,7 +74,8 @@ def read(arrival: Arrival, *, depth: int) -> tuple[str, dict[str, Any]]:
         raise RpcRefused(Code.UNKNOWN_METHOD, "path", status=404)
     matching = [(route, match) for route, match in found if arrival.http_method in route.verbs]
     if not matching:
-        raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405)
+        verbs = dict.fromkeys(verb for route, _ in found for verb in route.verbs)
+        raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405, allow=", ".join(verbs))
     if version_of(arrival) not in SUPPORTED_VERSIONS:
         raise RpcRefused(Code.UNSUPPORTED_VERSION)
     route, match = matching[0]

@@ -30,7 +30,7 @@ from gateway.a2a.normalise import normalise
 from gateway.a2a.operations import (
     CARD,
     CARD_PATH,
-    DIRECTORY_PATH,
+    DIRECTORY_PATHS,
     EXTENDED_CARD,
     LIST_AGENTS,
     LIST_TASKS,
@@ -123,17 +123,18 @@ class A2aRoad:
         if arrival.binding == "grpc":
             method, params, text = read_grpc(arrival, depth=self._bounds.json_depth)
             call = self._asked(replace(arrival, body=text), method, params)
-        elif arrival.url_path == DIRECTORY_PATH and arrival.http_method == "GET":
+        elif arrival.url_path in DIRECTORY_PATHS:
+            _only("GET", arrival)
             return Call(arrival, LIST_AGENTS, "", None, arrival.trace)
         elif arrival.path == CARD_PATH:
-            call = _card_call(arrival)
+            _only("GET", arrival)
+            call = Call(arrival, CARD, arrival.target, None, arrival.trace, version=errors.SUPPORTED_VERSIONS[0])
         elif is_rest(arrival.path):
             call = self._asked(arrival, *read_rest(arrival, depth=self._bounds.json_depth))
         elif arrival.path:
             raise RpcRefused(Code.UNKNOWN_METHOD, "path", status=404)
-        elif arrival.http_method != "POST":
-            raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
         else:
+            _only("POST", arrival)
             rpc_id, method, params, version = envelope(arrival, self._versions, depth=self._bounds.json_depth)
             call = self._asked(arrival, method, params, rpc_id, version)
         if arrival.target not in self._hops:
@@ -375,7 +376,7 @@ def _reply(payload: Any, intent: Intent, activated: tuple[str, ...], *, final: b
     return Reply(payload, is_final=final, failed=not operation.reads and says_failed(payload), headers=headers)
 
 
-def _card_call(arrival: Arrival) -> Call:
-    if arrival.http_method != "GET":
-        raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method, status=405)
-    return Call(arrival, CARD, arrival.target, None, arrival.trace, version=errors.SUPPORTED_VERSIONS[0])
+def _only(verb: str, arrival: Arrival) -> None:
+    """`RpcRefused` for any other HTTP method."""
+    if arrival.http_method != verb:
+        raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405, allow=verb)
