@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,10 @@ from gateway.reasons import Code
 
 STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_DETAILS: Final = 8
+MESSAGE_BYTES: Final = 2048
+DETAILS_BYTES: Final = 3584
+"""Of the text of a status as it is sent, and of its ErrorInfos: clients lose a status with more than 8 KiB of metadata, and with it
+its code."""
 _OTHERWISE: Final = {
     "METHOD_NOT_FOUND": "UNIMPLEMENTED",
     "TOO_LARGE": "RESOURCE_EXHAUSTED",
@@ -87,21 +91,42 @@ def said(error: Mapping[str, Any]) -> Status:
 def _status(answer: errors.Answer, name: str = "") -> Status:
     error = orjson.loads(answer.body)["error"]
     details = error.get("details", ())
-    infos = [
-        ErrorInfo(reason=each["reason"], domain=each["domain"], metadata=each["metadata"])
-        for each in details
-        if each["@type"] == errors.ERROR_INFO
-    ]
+    infos = list(_fitting([each for each in details if each["@type"] == errors.ERROR_INFO]))
+    message = _cut(error["message"])
     reason = infos[0].reason if infos else ""
     code = code_pb2.Code.Value(name or _OTHERWISE.get(reason, error["status"]))
-    status = status_pb2.Status(code=code, message=error["message"])
+    status = status_pb2.Status(code=code, message=message)
     for info in infos:
         status.details.add().Pack(info)
     for each in details:
         if each["@type"] == errors.RETRY_INFO:
             status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=int(each["retryDelay"].removesuffix("s")))))
     trailing = tuple((key.lower(), value) for key, value in answer.headers)
-    return Status(code, error["message"], status.SerializeToString(), trailing)
+    return Status(code, message, status.SerializeToString(), trailing)
+
+
+def _fitting(details: Sequence[Mapping[str, Any]]) -> Iterator[ErrorInfo]:
+    """Of the details those that there is room for: of the first that is too large, what comes first in it."""
+    room = DETAILS_BYTES
+    for each in details:
+        info, said = ErrorInfo(reason=each["reason"], domain=each["domain"]), dict(each["metadata"])
+        info.metadata.update(said)
+        while said and info.ByteSize() > room:
+            del info.metadata[said.popitem()[0]]
+        room -= info.ByteSize()
+        if room < 0:
+            return
+        yield info
+
+
+def _cut(text: str) -> str:
+    """A text as long as there is room for it in the form that gRPC sends it in."""
+    room = MESSAGE_BYTES
+    for end, char in enumerate(text):
+        room -= 1 if " " <= char <= "~" and char != "%" else 3 * len(char.encode())
+        if room < 0:
+            return text[:end]
+    return text
 
 
 def as_error(name: str, message: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
