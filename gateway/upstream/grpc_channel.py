@@ -68,19 +68,24 @@ class GrpcChannel:
             *([("grpc.ssl_target_name_override", url.host)] if self._credentials is not None else []),
         ]
         self._line: Line | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def open(self) -> Line:
-        """A line that stands; `UpstreamError` (`connect`, `timeout`, `closed`) where there is none."""
+        """A line that stands; `UpstreamError` (`connect`, `timeout`, `closed`) where there is none.
+
+        Who comes while one is being opened shares what becomes of it: nobody queues for an upstream that does not answer.
+        """
         now = asyncio.get_running_loop().time()
-        line = self._line
-        if line is None or now - line.made > RENEW_SECONDS:
-            async with self._opening:
-                line = self._line
-                if line is None or now - line.made > RENEW_SECONDS:
-                    line = await self._new()
+        while (line := self._line) is None or now - line.made > RENEW_SECONDS:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._new())
+                self._opening.add_done_callback(self._opened)
+            try:
+                await asyncio.shield(self._opening)
+            except UpstreamError as error:
+                raise UpstreamError(error.kind, error.detail) from None
         line.calls += 1
         return line
 
@@ -101,13 +106,21 @@ class GrpcChannel:
     async def aclose(self) -> None:
         """Drop everything."""
         self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         if self._line is not None:
             self._close(self._line)
             self._line = None
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _new(self) -> Line:
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # seen: whoever waited may be gone
+
+    async def _new(self) -> None:
         if self._closed:
             raise UpstreamError("closed", "the client is closed")
         channel: grpc.aio.Channel | None = None
@@ -128,7 +141,6 @@ class GrpcChannel:
         former, self._line = self._line, Line(channel, asyncio.get_running_loop().time())
         if former is not None:
             self._retire(former)
-        return self._line
 
     def _retire(self, line: Line) -> None:
         if self._line is line:

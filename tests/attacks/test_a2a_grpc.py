@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc.aio
 import pytest
+from a2a.types import a2a_pb2 as pb
+from google.protobuf.json_format import ParseDict
 
 from gateway.a2a.errors import ERROR_INFO
-from tests.a2a.agents import Request, scripted
+from tests.a2a.agents import Request, scripted, task
 from tests.a2a.calls import asking, error_of, info_of, metadata, stub
+from tests.a2a.grpc_agents import Asked, scripted_grpc
 from tests.a2a.world import gateway
 
 
@@ -27,3 +31,32 @@ async def test_an_agent_cannot_make_its_refusal_too_large_to_be_read(tmp_path: P
         assert info_of(error).reason == "R"
         decision = dict(error.trailing_metadata() or ())["bailiwick-decision"]
         assert decision == world.ledger.entries[-1].fields["call"]
+
+
+async def test_an_agent_that_takes_connections_and_says_nothing_holds_each_caller_no_longer_than_one(tmp_path: Path) -> None:
+    """They share one attempt; in a queue the last of them would wait for all the others' too."""
+    connections: list[asyncio.StreamWriter] = []
+
+    async def mute(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+
+    async with await asyncio.start_server(mute, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with gateway(tmp_path, {"ref": f"grpc://127.0.0.1:{port}"}) as world:
+            answers = await asyncio.gather(*(world.send("paul", f"m-{number}") for number in range(6)))
+            assert {each["error"]["data"][0]["reason"] for each in answers} == {"AGENT_UNAVAILABLE"}
+            assert len(connections) == 1
+        for writer in connections:
+            writer.close()
+
+
+async def test_a_caller_that_leaves_does_not_take_the_connection_from_who_waits_for_it_too(tmp_path: Path) -> None:
+    async def agent(asked: Asked) -> None:
+        await asked.say(ParseDict(task("COMPLETED"), pb.SendMessageResponse()))
+
+    async with scripted_grpc(agent) as (port, _), gateway(tmp_path, {"ref": f"grpc://127.0.0.1:{port}"}) as world:
+        first, second = (asyncio.create_task(world.send("paul", name)) for name in ("m-1", "m-2"))
+        await world.ledger.holds(1)
+        first.cancel()
+        assert (await second)["result"]["task"]["id"] == "t-1"
+        await asyncio.gather(first, return_exceptions=True)
