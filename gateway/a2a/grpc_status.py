@@ -20,8 +20,8 @@ STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_DETAILS: Final = 8
 MESSAGE_BYTES: Final = 2048
 DETAILS_BYTES: Final = 3584
-"""Of the text of a status as it is sent, and of its ErrorInfos: clients lose a status with more than 8 KiB of metadata, and with it
-its code."""
+"""Of the text of a status as it is sent, and of its ErrorInfos: clients lose a status, and with it its code, that has more than
+8 KiB of metadata."""
 _OTHERWISE: Final = {
     "METHOD_NOT_FOUND": "UNIMPLEMENTED",
     "TOO_LARGE": "RESOURCE_EXHAUSTED",
