@@ -57,6 +57,7 @@ KINDS = frozenset(
         *("policy.reload", "definition.seen", "definition.changed", "definition.quarantined", "definition.refused"),
         *("definition.approved", "card.seen", "card.changed", "card.refused"),
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
+        *("approval.ask", "approval.grant", "approval.deny", "approval.use", "approval.expire"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *("writer.start", "writer.heartbeat", "writer.stop", "clock.step", "key.create", "key.shred", "erasure.ask"),
@@ -1355,13 +1356,13 @@ def compact(value: Any) -> str:
 
 OCSF_READS = frozenset({"read", "get", "list", "verify", "export", "review", "ask", "audit.read", "audit.verify", "audit.export"})
 OCSF_ENTITIES = {  # kind → activity of Entity Management
-    **dict.fromkeys(("key.create", "grant.set", "vault.consent", "hold.set", "segment.seal"), 1),
+    **dict.fromkeys(("key.create", "grant.set", "vault.consent", "hold.set", "segment.seal", "approval.ask"), 1),
     **dict.fromkeys(("key.activate", "policy.activate"), 10),
     **dict.fromkeys(("grant.revoke", "vault.forget", "hold.clear", "key.shred", "erasure.store", "segment.retire"), 4),
     **dict.fromkeys(("identity.kill",), 12),
     **dict.fromkeys(("identity.lift",), 13),
 }
-OCSF_OTHER_ENTITIES = ("policy.", "identity.", "grant.", "key.", "vault.", "hold.", "erasure.", "segment.", "log.")
+OCSF_OTHER_ENTITIES = ("policy.", "identity.", "grant.", "approval.", "key.", "vault.", "hold.", "erasure.", "segment.", "log.")
 
 
 def row_ocsf(row: Row) -> str:
@@ -1392,7 +1393,7 @@ def row_ocsf(row: Row) -> str:
         service = {"name": said(record, "target") or "bailiwick"}
         event |= {"category_uid": 3, "class_uid": 3002, "activity_id": 1, "user": user, "service": service, "status_id": 2}
     elif kind in OCSF_ENTITIES or kind.startswith(OCSF_OTHER_ENTITIES):
-        named = (said(record, name) for name in ("target", "of", "policy", "kid", "agent", "hold", "wanted", "id"))
+        named = (said(record, name) for name in ("target", "of", "approval", "policy", "kid", "agent", "hold", "wanted", "id"))
         entity = {"name": next(filter(None, named), "unknown"), "type": kind.partition(".")[0]}
         event |= {"category_uid": 3, "class_uid": 3004, "activity_id": OCSF_ENTITIES.get(kind, 99), "entity": entity}
         event["actor"] = {"user": user}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from audit.model import Receipt
+from gateway.approved import Approval
 from policies.model import ALLOW, NOTHING, AccessRequest, Decision
 from policies.workflows.story import Step
 
@@ -255,6 +256,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     credentials  header lines that the upstream wants of the gateway for this very principal; secrets, so never shown.
     credential   what kind they are, for the ledger: `shared`, `person`, `transaction`, `client`; "" where there are none.
     reserved     its step in the workflow's history; None where no workflow's rules hold it.
+    approval     what people must approve, or have approved; None where nobody is asked.
     """
 
     call: Call
@@ -273,6 +275,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     credentials: tuple[tuple[bytes, bytes], ...] = ()
     credential: str = ""
     reserved: Reserved | None = None
+    approval: Approval | None = None
 
     def __repr__(self) -> str:
         return f"Permit({self.call.arrival.id})"  # never the token

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from audit.journal import Journal
 from gateway.a2a.road import A2aRoad
+from gateway.approvals.approvals import Approvals
 from gateway.asgi import HostGuard, Slots
 from gateway.identity.keyfiles import resolve
 from gateway.identity.opening import Identity
@@ -58,6 +59,7 @@ class Parts:
     seal_key: bytes
     steps: Steps
     duties: OpenedDuties
+    approvals: Approvals
     sandboxed: Sandboxed | None = None
 
     def judge_of(self, principal: Principal) -> Callable[[AccessRequest], Decision]:

@@ -53,6 +53,8 @@ class Code(StrEnum):
     DUTY_FAILED = "duty-failed"
     LIMIT_REACHED = "limit-reached"
     STEP_UP_REQUIRED = "step-up-required"
+    APPROVAL_REQUIRED = "approval-required"
+    APPROVAL_DENIED = "approval-denied"
     ISOLATION_UNPROVEN = "isolation-unproven"
     DESTINATION_REFUSED = "destination-refused"
     # delegation
@@ -107,6 +109,8 @@ PROSE: dict[Code, str] = {
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
     Code.LIMIT_REACHED: "There were too many such calls, or are too many at once, or this one is too large.",
     Code.STEP_UP_REQUIRED: "The person has to prove who they are more strongly, or anew, before this is done in their name.",
+    Code.APPROVAL_REQUIRED: "A person has to approve this very call first; it is asked again once they have.",
+    Code.APPROVAL_DENIED: "The person who was asked to approve this very call said no.",
     Code.ISOLATION_UNPROVEN: "The isolation that the profile asks for could not be proven on this machine.",
     Code.DESTINATION_REFUSED: "The code's profile does not list this host and port, or it leads where no code may connect.",
     Code.DELEGATION_LOOP: "The agent stands in the chain already.",

@@ -12,6 +12,7 @@ from typing import Final
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway import model
+from gateway.approved import Approval, waits
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
 from gateway.received import ORIGINALS, facts, withheld
@@ -79,6 +80,8 @@ class Recorder:
     async def intent(self, permit: Permit) -> Intent:
         """Record that the call is about to be sent, or a server's question put; the returned `Intent` is what may be."""
         call, principal, request = permit.call, permit.principal, permit.request
+        if waits(permit.approval):
+            raise Refused(Code.DUTY_FAILED, "nobody can be asked to approve this", decision=permit.decision)
         arrival = call.arrival
         fields = _about(arrival, principal, call, request)
         fields["decision"] = decided = _decided(permit.decision)
@@ -99,7 +102,8 @@ class Recorder:
         reserved = permit.reserved
         if reserved is not None:
             values = (*values, Value("step", kept.begun(reserved.step).encode()))
-        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values)
+        people = _approved(permit.approval, fields) if permit.approval is not None else {}
+        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, people)
         try:
             if self._overlaps is not None and reserved is None and self._overlaps(permit):
                 return Intent(permit, -1, model._RECORDED, None, self._submit(entry))
@@ -278,6 +282,12 @@ class Recorder:
             return await self._append(entry)
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
+
+
+def _approved(approval: Approval, fields: dict[str, object]) -> Mapping[str, str]:
+    """Who said yes to it, by pseudonym, and in which approval."""
+    fields["approval"] = approval.id
+    return {f"approved_by{'' if number == 1 else f'_{number}'}": who for number, who in enumerate(approval.by, 1)}
 
 
 def _about(arrival: Arrival, principal: Principal | None, call: Call | None, request: AccessRequest | None) -> dict[str, object]:

@@ -106,8 +106,11 @@ def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Per
         permit = await obligations.fulfil(permit, parts.duties.by_type)
         if permit.redact_sent:
             permit = blanked(permit)
+        if permit.approval is not None:
+            permit = await parts.approvals.granted(permit)
         permit = await parts.identity.outbound.fulfil(permit, shared=permit.call.method == CARD)
-        return await road.fulfil(permit)
+        permit = await road.fulfil(permit)
+        return permit if permit.approval is None else await parts.approvals.used(permit)  # last
 
     return parts.freeing(fulfil)
 

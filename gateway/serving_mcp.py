@@ -120,7 +120,10 @@ def _fulfilling(parts: Parts, road: McpRoad) -> Callable[[Permit], Awaitable[Per
     async def fulfil(permit: Permit) -> Permit:
         permit = await obligations.fulfil(permit, parts.duties.by_type)
         permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
-        return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
+        if permit.approval is None:
+            return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
+        permit = await parts.identity.outbound.fulfil(await parts.approvals.granted(permit))
+        return await parts.approvals.used(permit)  # last: what is refused before uses nothing up
 
     return parts.freeing(fulfil)
 

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from policies import names
+from policies.approvers import ACTION, lines
 from policies.bundle import Bundle, ToolSpec
 from policies.index import ALLOW, Asker, IndexedEnforcer, Row
 from policies.membership import Closure
@@ -59,14 +60,18 @@ class Engine:
     def __init__(self, bundle: Bundle, *, stock: bool = False) -> None:
         """`stock` takes Casbin's own path whatever the model: slower, and the reference that the index is held against."""
         self.bundle = bundle
-        self._closure = Closure(bundle.roles, (rule.who for rule in bundle.rules))
+        approvers = tuple(lines(bundle.rules, bundle.obligations, bundle.sets))
+        self._closure = Closure(bundle.roles, (*(rule.who for rule in bundle.rules), *(each.who for each in approvers)))
         sets_of: dict[str, list[str]] = defaultdict(list)
         for name, tools in bundle.sets.items():
             for tool in tools:
                 sets_of[tool].append(name)
         self._enforcer = IndexedEnforcer(
             bundle.model,
-            ((r.who, r.tenant, r.tool, r.action, r.when or NONE, r.effect, r.id) for r in bundle.rules),
+            (
+                *((r.who, r.tenant, r.tool, r.action, r.when or NONE, r.effect, r.id) for r in bundle.rules),
+                *((a.who, a.tenant, a.tool, ACTION, NONE, "allow", a.match.rule) for a in approvers),
+            ),
             self._closure,
             {tool: tuple(found) for tool, found in sets_of.items()},
             bundle.tools,
@@ -77,7 +82,8 @@ class Engine:
         self._conditions = {name: condition.expression.evaluate for name, condition in bundle.conditions.items()}
         self._matches = {
             r.id: Match(r.id, r.effect, r.source, bundle.conditions[r.when].say if r.when else None) for r in bundle.rules
-        }
+        } | {each.match.rule: each.match for each in approvers}
+        self._approves = {each.match.rule: each.duty for each in approvers}
         self._agents = {(m.member, m.tenant): Asker.of(m.member, self._closure.of(m.member, m.tenant)) for m in bundle.roles}
         self._duties = {r.id: bundle.obligations[r.must] for r in bundle.rules if r.must}
         self._unknown = Decision(Effect.DENY, Reason.UNKNOWN_RESOURCE, bundle.digest, visible=False)
@@ -92,6 +98,10 @@ class Engine:
     def tools_of(self, server: str) -> tuple[str, ...]:
         """The registered tools of a server, without its name before them; none for an unknown server."""
         return self._servers.get(server, ())
+
+    def approves(self, decision: Decision) -> frozenset[str]:
+        """Of which duties of type `human-approval` the `by` spoke for this decision; "" among them where a written line did."""
+        return frozenset(self._approves.get(match.rule, "") for match in decision.matched if match.effect == "allow")
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer one question.  Never raises: what cannot be decided is denied with `decision-error`."""

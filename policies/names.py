@@ -94,6 +94,18 @@ def _before_port(text: str) -> bool:
     return _HOST.fullmatch(text) is not None and text[:-1].rpartition(".")[2][0].isalpha()
 
 
+def _approved(text: str) -> bool:
+    """Whether a call can be parked that asks for this object."""
+    kind = kind_of(text)
+    return kind is not None and kind.ruled and kind.name != "approval"
+
+
+def _approvable(text: str) -> bool:
+    """The same of a pattern, without its star."""
+    kind = kind_of_cell(text)
+    return not text or (kind is not None and kind.name != "approval" and kind.covers(text + "*"))
+
+
 def _all(text: str) -> bool:
     return text == ""
 
@@ -165,6 +177,8 @@ KINDS: Final = (
          {"use": "the sandbox's tools, where the caller names a profile itself"}, _slug, _all),
     Kind("host", "host:", "`host:<name>:<port>`", ("`host:*`", "`host:<name>:*`"),
          {"connect": "a connection that sandboxed code opens, under a profile that lists the host"}, _host, _hosts),
+    Kind("approval", "approval:", "`approval:<object>`", ("`approval:*`", "`approval:<pattern of that kind>`"),
+         {"approve": "a person's yes or no to a parked call that asks for that object"}, _approved, _approvable),
     Kind("administration", "admin:", "`admin:<area>`", ("`admin:*`",),
          {"read": "seeing an area's state", "change": "changing it", "approve": "agreeing to another's change",
           "ask": "asking for decisions about others (`admin:decisions`)"},

@@ -110,6 +110,13 @@ _CONSENT = _Row(
     plain=403,
     domain=OUR_DOMAIN,
 )
+_APPROVAL = _Row(
+    REFUSED,
+    "A person must approve this message first: send the very same again once they have.",
+    "APPROVAL_REQUIRED",
+    plain=403,
+    domain=OUR_DOMAIN,
+)
 _BY_RPC_CODE: Final[Mapping[int, _Row]] = {
     PARSE_ERROR: _Row(PARSE_ERROR, "Invalid JSON payload", "JSON_PARSE_ERROR"),
     INVALID_REQUEST: _Row(INVALID_REQUEST, "Invalid Request", "INVALID_REQUEST"),
@@ -140,6 +147,10 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
     Code.CONSENT_REQUIRED: _CONSENT,
     Code.STEP_UP_REQUIRED: _STEP_UP,
     Code.LIMIT_REACHED: _LIMIT,
+    Code.APPROVAL_REQUIRED: _APPROVAL,
+    Code.APPROVAL_DENIED: _Row(
+        REFUSED, "A person said no to this message.  Do not retry.", "APPROVAL_DENIED", plain=403, domain=OUR_DOMAIN
+    ),
     Code.CARD_UNVERIFIED: _Row(
         REFUSED, "The agent's card does not verify; no call is made to it.", "CARD_UNVERIFIED", plain=502, domain=OUR_DOMAIN
     ),
@@ -150,6 +161,8 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
 _TOLD: Final[Mapping[str, Mapping[str, str]]] = {
     "CONSENT_REQUIRED": {"url": "url"},
     "STEP_UP_REQUIRED": {"acrValues": "acr_values", "maxAge": "max_age"},
+    "APPROVAL_REQUIRED": {"approval": "approval", "expires": "expires"},
+    "APPROVAL_DENIED": {"approval": "approval"},
 }
 """By reason: what of a refusal's data is told, and under which name."""
 _REST: Final[Mapping[int, tuple[int, str]]] = {  # A2A 1.0 §5.4

@@ -22,6 +22,7 @@ VERBS: tuple[str, ...] = (
     "sandbox",
     "kill",
     "grants",
+    "approvals",
     "vault",
     "workflows",
     "doctor",
@@ -34,7 +35,21 @@ VERBS: tuple[str, ...] = (
 the group of commands) of the module's name, and imports what is heavy inside its functions."""
 
 ANSWERING = frozenset(
-    {"agents", "audit", "doctor", "grants", "keys", "kill", "policy", "sandbox", "token", "tools", "vault", "workflows"}
+    {
+        "agents",
+        "approvals",
+        "audit",
+        "doctor",
+        "grants",
+        "keys",
+        "kill",
+        "policy",
+        "sandbox",
+        "token",
+        "tools",
+        "vault",
+        "workflows",
+    }
 )
 """Verbs whose 1 is an answer, as "the ledger was changed": settings that cannot be read are none, and so end them with 2."""
 

@@ -21,7 +21,7 @@ from gateway.cli.output import AnsweredNoError, console, misuse, print_json, pri
 from gateway.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
-    from gateway.cli.approvals import Item, Review
+    from gateway.cli.definitions import Item, Review
     from gateway.cli.live_tools import Word
     from gateway.settings import Settings
     from policies.bundle import Bundle
@@ -116,7 +116,7 @@ def approve(
 
     [bold]Example[/bold]   bailiwick tools approve erp sha256:9f86d0… --by anna --note "new currency field"
     """
-    from gateway.cli.approvals import Approval, approving  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.definitions import Approval, approving  # noqa: PLC0415  the command line pays for what it uses
 
     for what, text in (("--by", by), ("--note", note)):
         if len(text) > 1000 or not text.isprintable():
@@ -189,7 +189,7 @@ def _write(looked: Looked, lock: Any) -> Path:
 
 def _look(server: str, config: Path, *, seen_first: bool = True) -> Looked:
     """Ask the servers, and hold what they say against the bundle that the settings name."""
-    from gateway.cli.approvals import review as held_against  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.definitions import review as held_against  # noqa: PLC0415  the command line pays for what it uses
     from gateway.configuration import load  # noqa: PLC0415
     from policies.finding import suggest  # noqa: PLC0415
 
@@ -286,7 +286,7 @@ def _firsts(settings: Settings, servers: list[str]) -> dict[str, dict[tuple[bool
 
 def as_dict(found: Review) -> dict[str, Any]:
     """Everything, for programs."""
-    from gateway.cli.approvals import difference  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.definitions import difference  # noqa: PLC0415  the command line pays for what it uses
 
     def one(item: Item) -> dict[str, Any]:
         return {
@@ -327,7 +327,7 @@ def _show(found: Review, told: str) -> None:
 
 
 def _show_item(item: Item, *, signs: bool = True) -> None:
-    from gateway.cli.approvals import difference  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.definitions import difference  # noqa: PLC0415  the command line pays for what it uses
     from policies.unseen import shown  # noqa: PLC0415
 
     out: Callable[..., None] = console().print

@@ -36,6 +36,7 @@ META_CODE: Final = "bailiwick/code"
 META_RETRY: Final = "bailiwick/retryAfter"
 META_DECISION: Final = "bailiwick/decision"
 META_MISSING: Final = "bailiwick/missing"
+META_APPROVAL: Final = "bailiwick/approval"
 NOT_AVAILABLE: Final = "not-available"
 CONSENT_KEY: Final = "bailiwick/consent"
 """Of the gateway's own question within `inputRequests`; its answer is for the gateway, and no server hears of it."""
@@ -79,6 +80,8 @@ _RPC: Final[Mapping[Code, tuple[int, int]]] = {
     Code.DEFINITION_UNKNOWN: (UPSTREAM, 200),
 }
 """JSON-RPC code and HTTP status; status 0: as the era has it.  What is not here is a denial."""
+
+_APPROVALS: Final = frozenset({Code.APPROVAL_REQUIRED, Code.APPROVAL_DENIED})
 
 
 class RpcRefused(Refused):
@@ -179,7 +182,7 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
         return Answer(200, _consent(refusal, call, decision, modern=modern))
     if call.method != CALL_TOOL:
         told = _told(refusal, decision)
-        status, data = (429, {"retryAfter": refusal.data["retry_after"]}) if again else (200, NOTHING)
+        status, data = (429, {"retryAfter": refusal.data["retry_after"]}) if again else (200, _approval(refusal))
         return Answer(status, _error(rpc_id, POLICY, told, refusal.code.value, decision, refusal=refusal, data=data), again)
     return Answer(200, _denied_call(call, refusal, decision, modern=modern), again)
 
@@ -208,6 +211,11 @@ def _missing(refusal: Refused) -> Mapping[str, object]:
     return {name: refusal.data[key] for name, key in names.items() if key in refusal.data}
 
 
+def _approval(refusal: Refused) -> Mapping[str, object]:
+    """Which approval a call waits for, or was denied, and until when."""
+    return {META_APPROVAL: dict(refusal.data)} if refusal.code in _APPROVALS else NOTHING
+
+
 def _told(refusal: Refused, decision: str) -> str:
     """A denial as a sentence that a model can act on: where a workflow's rule says no, with what would cure it."""
     code, cure = refusal.code.value, refusal.data.get("cure")
@@ -215,6 +223,11 @@ def _told(refusal: Refused, decision: str) -> str:
         return f"Denied by policy for now (code: {code}): try again in {refusal.data['retry_after']} seconds, not before."
     if cure is not None:
         return f"Denied by policy (code: {code}): {cure}. An administrator can look up decision {decision}."
+    if refusal.code is Code.APPROVAL_REQUIRED and "approval" in refusal.data:
+        return (
+            f"A person must approve this call first (code: {code}). Ask again with the very same arguments once approval "
+            f"{refusal.data['approval']} is given, until {refusal.data['expires']}; with other arguments it is another call."
+        )
     return (
         f"Denied by policy (code: {code}). Do not retry with the same arguments; "
         f"an administrator can look up decision {decision}."
@@ -231,7 +244,13 @@ def _denied_call(call: Call, refusal: Refused, decision: str, *, modern: bool) -
     result: dict[str, Any] = {
         "content": [{"type": "text", "text": _told(refusal, decision)}],
         "isError": True,
-        "_meta": {META_CODE: refusal.code.value, META_DECISION: decision, **_missing(refusal), **of_refusal(refusal)},
+        "_meta": {
+            META_CODE: refusal.code.value,
+            META_DECISION: decision,
+            **_missing(refusal),
+            **_approval(refusal),
+            **of_refusal(refusal),
+        },
     }
     if modern:
         result["resultType"] = "complete"

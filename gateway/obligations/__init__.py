@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
-from gateway.obligations import audit, limit, redact, sandbox, step_up
+from gateway.obligations import approve, audit, limit, redact, sandbox, step_up
 from gateway.obligations.duty import Duty, Params, WrongParameterError
 from gateway.reasons import Code
 from policies.model import Decision, Obligation
@@ -17,6 +17,7 @@ from policies.model import Decision, Obligation
 READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
     {
         "audit": audit.read,
+        "human-approval": approve.read,
         "limit": limit.read,
         "redact": redact.read,
         "redact-result": redact.read_result,
@@ -29,6 +30,7 @@ READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
 DUTIES: Mapping[str, Duty] = MappingProxyType(
     {
         "audit": audit.fulfil,
+        "human-approval": approve.fulfil,
         "redact": redact.fulfil,
         "redact-result": redact.fulfil_result,
         "sandbox": sandbox.fulfil,
@@ -37,7 +39,7 @@ DUTIES: Mapping[str, Duty] = MappingProxyType(
 )
 """Those that need nothing but the call."""
 
-_LAST: Mapping[str, int] = MappingProxyType({"approve": 1, "limit": 2, "notify": 3})
+_LAST: Mapping[str, int] = MappingProxyType({"limit": 1, "notify": 2})
 """What asks, takes or tells something comes after what only looks at the call: a call which that refuses does none of it."""
 _OF_ANSWERS: Mapping[str, Callable[..., Permit]] = MappingProxyType(
     {"redact": redact.fulfil, "redact-result": redact.fulfil_result}

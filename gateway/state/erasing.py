@@ -11,19 +11,30 @@ from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS
-from gateway.state.tables import ContextOwner, Kill, PushConfig, StandingGrant, TaskOwner, VaultToken
+from gateway.state.tables import (
+    ApprovalGrant,
+    ContextOwner,
+    Kill,
+    ParkedCall,
+    PushConfig,
+    StandingGrant,
+    TaskOwner,
+    VaultToken,
+)
 from gateway.state.worker import Worker
 
 _TABLES: Final[dict[str, tuple[Table, ...]]] = {
     "vault": (VaultToken.__table__,),  # type: ignore[attr-defined]  # set by SQLModel at class creation
     "grants": (StandingGrant.__table__,),  # type: ignore[attr-defined]  # as above
     "tasks": (TaskOwner.__table__, ContextOwner.__table__, PushConfig.__table__),  # type: ignore[attr-defined]  # as above
+    "approvals": (ParkedCall.__table__, ApprovalGrant.__table__),  # type: ignore[attr-defined]  # as above
     "kills": (Kill.__table__,),  # type: ignore[attr-defined]  # as above
     "workflows": (MARKS, STEPS, HISTORIES, PURSES),
 }
 STORES: Final = tuple(_TABLES)
 """vault: credentials for upstreams.  grants: standing ones.  tasks: whose an agent's tasks are,
-and where their news goes.  kills: those that were lifted;
+and where their news goes.  approvals: calls that waited for somebody's yes,
+and yeses that were given.  kills: those that were lifted;
 one in force keeps somebody out, and stays.
 workflows: their steps in histories."""
 

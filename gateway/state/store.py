@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.model import random16
+from gateway.state.approvals import ApprovalRows
 from gateway.state.cards import CardRows
 from gateway.state.database import open_engine
 from gateway.state.definitions import Definitions
@@ -42,6 +43,7 @@ class State:
         self.histories = Histories(worker)
         self.cards = CardRows(worker)
         self.limits = LimitRows(worker)
+        self.approvals = ApprovalRows(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Index, String, Text
+from sqlalchemy import BigInteger, Index, LargeBinary, String, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -272,3 +272,38 @@ class AgentCard(Table, table=True):
     verdict: str = Field(sa_type=String(200))
     """What its signatures came to, or why it is not shown."""
     heard_at: int = Field(sa_type=BigInteger)
+
+
+class ParkedCall(Table, table=True):
+    """A call that waits, or waited, for people to approve it.  What it says is sealed."""
+
+    __tablename__ = "approvals"
+
+    id: str = Field(primary_key=True, sa_type=String(40))
+    tenant: str = Field(sa_type=String(63))
+    subject: str = Field(index=True, sa_type=String(SUBJECT_CHARS))
+    workflow: str = Field(sa_type=String(64))
+    digest: str = Field(index=True, sa_type=String(80))
+    """Of the exact call, its chain, its workflow and the bundle."""
+    bundle: str = Field(sa_type=String(80))
+    resource: str = Field(sa_type=String(1000))
+    state: str = Field(sa_type=String(16))
+    noted: bool
+    """Whether the ledger has this state."""
+    created_at: int = Field(sa_type=BigInteger)
+    expires_at: int = Field(index=True, sa_type=BigInteger)
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    used_by: str = Field(default="", sa_type=String(40))
+    """Id of the call that used it."""
+    sealed: bytes = Field(sa_type=LargeBinary)
+
+
+class ApprovalGrant(Table, table=True):
+    """That a person approved one.  Written once; what it counts for is asked again when the call is released."""
+
+    __tablename__ = "approval_grants"
+
+    approval: str = Field(primary_key=True, sa_type=String(40))
+    subject: str = Field(primary_key=True, sa_type=String(SUBJECT_CHARS))
+    at: int = Field(sa_type=BigInteger)
+    sealed: bytes = Field(sa_type=LargeBinary)

@@ -214,17 +214,17 @@ def test_what_is_no_definition_is_shown_and_cannot_be_approved(desk: Desk) -> No
 
 
 def test_a_lock_that_somebody_else_wrote_meanwhile_is_not_written_over(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gateway.cli import approvals
+    from gateway.cli import definitions
 
     desk.liar.tools["erp"] = [tool("read"), tool("write_po")]
     assert desk.tools("approve", "erp", digest_of(tool("read"))).code == 0
-    text, made = desk.lock.read_text(), approvals.approving
+    text, made = desk.lock.read_text(), definitions.approving
 
     def slow(*args: Any, **more: Any) -> Any:
         desk.lock.write_text(text.replace('"by": ', '"by": "mia and ', 1).replace('and "', "and ", 1))
         return made(*args, **more)
 
-    monkeypatch.setattr(approvals, "approving", slow)
+    monkeypatch.setattr(definitions, "approving", slow)
     ran = desk.tools("approve", "erp", digest_of(tool("write_po")))
     assert (ran.code, "somebody else has changed it" in ran.err) == (1, True)
     assert "mia and" in desk.lock.read_text()

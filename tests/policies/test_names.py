@@ -59,6 +59,7 @@ OBJECTS = {
     "skill": "skill:helper/pay",
     "profile": "profile:analysis",
     "host": "host:api.example.com:443",
+    "approval": "approval:erp.read",
     "administration": "admin:policy",
     "console": "console:calls",
     "audit": "audit:ledger",

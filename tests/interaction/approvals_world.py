@@ -1,0 +1,169 @@
+"""A gateway whose policy asks for people's approval, and the ways in which a call can be asked for, over either protocol."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from audit.reader import Record
+from tests.interaction.world import BUNDLE, LEGACY, MODERN, ROOT, Gateway, Heard, Peers
+
+PATIENCE = 40
+"""Seconds that a test looks for what must come; nothing is asserted about how soon it does."""
+
+TOOLS = ("read", "pay", "brief", "swap", "both", "hold", "peer")
+FILES = {
+    **BUNDLE,
+    "roles.csv": """\
+g, idp:procurement-managers, role:buyer,      acme
+g, idp:finance-controllers,  role:controller, acme
+g, idp:marketing-managers,   role:auditor,    acme
+""",
+    "conditions.yaml": "above: {if: args.amount > 100, say: above 100}\nnothing: {if: args.amount > 1000000, say: a million}\n",
+    "obligations.yaml": """\
+by-finance:  {type: human-approval, by: [role:controller], within: 1h}
+by-audit:    {type: human-approval, by: role:auditor, within: 4h}
+by-either:   {type: human-approval, by: [role:controller, role:auditor, role:buyer], within: 1h}
+in-a-second: {type: human-approval, by: role:controller, within: 1s}
+held-open:   {type: human-approval, by: role:controller, within: 1h, wait: 30s}
+""",
+    "tools.yaml": "tenants: [acme]\ntools:\n"
+    + "".join(f"  desk.{tool}: {{args: {{text: string, amount: number}}, risk: low}}\n" for tool in TOOLS),
+    "grants/people.csv": """\
+p, role:buyer,      acme, desk.*,      call,   allow, -, -, BUY-1
+p, role:buyer,      acme, a2a:*,       send,   allow, -, -, BUY-2
+p, role:controller, acme, a2a:clerk,   send,   allow, -, -, FIN-1
+p, role:controller, acme, admin:kills, change, allow, -, -, FIN-2
+p, role:auditor,    acme, admin:kills, change, allow, -, -, AUD-1
+p, role:controller, acme, admin:policy, change, allow, -, -, FIN-3
+""",
+    "grants/agents.csv": """\
+p, agent:clerk, acme, desk.*,     call,    allow, -, -, AGT-1
+p, agent:clerk, acme, approval:*, approve, allow, -, -, AGT-2
+""",
+    "grants/guardrails.csv": """\
+p, *, acme, desk.pay,   call, require, above, by-finance,  SEC-1
+p, *, acme, desk.brief, call, require, -,     in-a-second, SEC-2
+p, *, acme, desk.swap,  call, require, -,     by-either,   SEC-3
+p, *, acme, desk.both,  call, require, -,     by-finance,  SEC-4
+p, *, acme, desk.both,  call, require, -,     by-audit,    SEC-5
+p, *, acme, desk.hold,  call, require, -,     held-open,   SEC-6
+p, *, acme, a2a:hermit, send, require, -,     by-finance,  SEC-7
+""",
+}
+
+
+def with_policy(gateway: Gateway, **changes: str) -> Gateway:
+    """The same gateway with this bundle in its folder; `changes` are files of it."""
+    for name, text in (FILES | changes).items():
+        (gateway.folder / "policies" / name).write_text(text)
+    return gateway
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a call was answered: `done`, or a code; with the approval that it waits for."""
+
+    word: str
+    approval: str = ""
+    text: str = ""
+
+
+Ask = Callable[..., Said]
+
+
+def by_mcp(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs", version: str = LEGACY, **more: Any) -> Said:
+    """Call the tool for 500."""
+    answer = gateway.call(f"desk.{tool}", token, version=version, arguments={"text": text, "amount": 500}, **more)
+    body = answer.json()
+    if "error" in body:
+        return Said(str(body["error"]["data"]["code"]))
+    result = body["result"]
+    if not result.get("isError"):
+        return Said("done")
+    meta = result["_meta"]
+    return Said(meta["bailiwick/code"], meta.get("bailiwick/approval", {}).get("approval", ""), result["content"][0]["text"])
+
+
+def by_modern_mcp(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs", **more: Any) -> Said:
+    """The same in the stateless era."""
+    return by_mcp(gateway, token, tool, text, MODERN, **more)
+
+
+def by_a2a(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs", **more: Any) -> Said:
+    """Send a message to the agent whose messages need an approval."""
+    del tool
+    answer = gateway.send("hermit", token, text, **more)
+    body = answer.json()
+    if "error" not in body:
+        return Said("done")
+    told = body["error"]["data"][0]["metadata"]
+    return Said(told["code"], told.get("approval", ""), body["error"]["message"])
+
+
+WAYS: dict[str, Ask] = {"mcp": by_mcp, "mcp-modern": by_modern_mcp, "a2a": by_a2a}
+
+
+def arrived(peers: Peers) -> list[Heard]:
+    """The calls and messages that reached an upstream."""
+    return [each for each in peers.heard if each.message.get("method") in {"tools/call", "SendMessage"}]
+
+
+def api(
+    gateway: Gateway, method: str, path: str, credential: str, body: dict[str, Any] | None = None, **more: str
+) -> httpx.Response:
+    """One request to the API under `/api/approvals`."""
+    headers = {"Authorization": f"Bearer {credential}", **more}
+    return gateway.http.request(method, f"/api/approvals{path}", json=body, headers=headers)
+
+
+def digest_of(gateway: Gateway, approval: str, credential: str) -> str:
+    """As an approver sees it."""
+    return str(api(gateway, "GET", f"/{approval}", credential).raise_for_status().json()["digest"])
+
+
+def approve(gateway: Gateway, approval: str, person: str = "fiona", digest: str = "") -> httpx.Response:
+    """Look at it, and say yes."""
+    token = gateway.token(person)
+    digest = digest or digest_of(gateway, approval, token)
+    return api(gateway, "POST", f"/{approval}/approve", token, {"digest": digest})
+
+
+def state_of(gateway: Gateway, approval: str, person: str = "paul") -> str:
+    """Where it stands, as its requester sees it."""
+    return str(api(gateway, "GET", f"/{approval}", gateway.token(person)).raise_for_status().json()["state"])
+
+
+def kinds(gateway: Gateway, approval: str) -> list[str]:
+    """Kinds of the records about an approval, in order."""
+    return [record.kind for record in of(gateway, approval)]
+
+
+def of(gateway: Gateway, approval: str) -> list[Record]:
+    """The records about an approval."""
+    return [record for record in gateway.records(approval=approval) if record.kind.startswith("approval.")]
+
+
+def eventually(look: Callable[[], bool]) -> None:
+    """Look until it is so."""
+    end = time.monotonic() + PATIENCE
+    while not look():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.05)
+
+
+def verb(gateway: Gateway, person: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`bailiwick approvals WORDS`, as somebody."""
+    command = [sys.executable, "-m", "gateway.cli", "approvals", *words, "--config", str(gateway.config), "--url", gateway.url]
+    token = gateway.token(person) if person else ""
+    environment = os.environ | {"BAILIWICK_TOKEN": token, "COLUMNS": "240", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
+    )
