@@ -26,7 +26,6 @@ from gateway.a2a.wire import params_of
 from gateway.access import Access, add_access
 from gateway.administration import Administration
 from gateway.api import Doors, make_api
-from gateway.approvals.approvals import Approvals
 from gateway.approvals.opening import opened as opened_approvals
 from gateway.approvals.routes import register as register_approvals
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
@@ -40,7 +39,7 @@ from gateway.erasure.opening import opened as opened_erasing
 from gateway.erasure.routes import register as register_erasure
 from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import seal_key
-from gateway.identity.opening import Identity, Means
+from gateway.identity.opening import Means
 from gateway.identity.opening import opened as opened_identity
 from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.ledger_opening import opened as opened_ledger
@@ -192,7 +191,7 @@ class App:
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
             self._guard, Slots(limits.concurrent_calls), seal, workflows.steps, opened_duties(state, seal, clock, stack),
-            self._open_approvals(ledger, policy, state, identity, seal),
+            opened_approvals(means, policy, identity),
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
         out = WayOut(settings.sandbox.egress, recorder, parts.judge_of, identity.kills.alive, clock)
@@ -212,7 +211,6 @@ class App:
         self._api = make_api(doors)
         add_access(self._api, _access(parts, doors))
         register_oauth(self._api, Desk(settings.public_url, identity, doors.policy.administration, journal.append, workflows))
-        register_approvals(self._api, parts.approvals, doors.policy.administration)
         _add_ledger(self._api, parts, doors.policy.administration, servers.erase)
         self._policy = policy
         await open_grpc(parts, lambda: agents.endpoint.stages)  # last: from here on calls come
@@ -225,10 +223,6 @@ class App:
         self._stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
         return recorder
-
-    def _open_approvals(self, ledger: OpenedLedger, policy: Opened, state: State, identity: Identity, seal: bytes) -> Approvals:
-        key = derived(seal, b"approvals")
-        return opened_approvals(self._settings, state, key, ledger.journal, policy.in_force, identity, self._clock, self._stack)
 
     def _dev_issuer(self) -> DevIssuer | None:
         chosen = next((issuer for issuer in self._settings.issuers if issuer.development), None)
@@ -288,7 +282,8 @@ class App:
 
 
 def _add_ledger(api: FastAPI, parts: Parts, office: Administration, folders: Eraser) -> None:
-    """What is asked of the ledger itself; `folders` erases what servers keep of a person."""
+    """What is asked of the ledger itself, and of what waits for people; `folders` erases what servers keep of a person."""
+    register_approvals(api, parts.approvals, office)
     settings = parts.settings
     index = settings.data / INDEX_FILE
     register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))

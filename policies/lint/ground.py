@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from policies import names
+from policies.approvers import TYPE, WrongTermsError, terms_of
 from policies.bundle import Bundle
 from policies.finding import Place, Report
 from policies.lint import truth
@@ -202,6 +203,14 @@ class Ground:
             if alike[same] <= 2:  # what covers a line is covered by the first of those that say the same, or by the second
                 found[key].append(rule)
         return found
+
+    def approvers(self, rule: Rule) -> tuple[str, ...]:
+        """Whom a line's duty names as approvers; nobody where it asks for no approval, or in words that cannot be read."""
+        duty = self.bundle.obligations[rule.must] if rule.must else None
+        try:
+            return terms_of(duty.params).by if duty is not None and duty.type == TYPE else ()
+        except WrongTermsError:
+            return ()
 
     def above(self, who: str, tenant: str) -> frozenset[str]:
         """Everything that whoever is `who` is besides, in every tenant that the line speaks for; `who` itself among it."""

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from audit.model import Receipt
+from gateway.approved import waits
 from gateway.model import Arrival, Call, Permit, Principal, Refused, Trace
 from gateway.obligations import DUTIES, READERS, fulfil, looked_at, misread
 from gateway.obligations.blank import data, redact, text
 from gateway.obligations.detect import MARK
 from gateway.reasons import Code
+from gateway.record import Recorder
 from policies.model import AccessRequest, Decision, Effect, Obligation, Reason
 
 ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 32, "2" * 16))
@@ -25,6 +28,7 @@ GOOD: dict[str, dict[str, object]] = {
     "redact": {"in": ["arguments", "results"], "fields": ["iban", "/order/*/name"], "detectors": ["email", "secrets"]},
     "limit": {"calls": 2, "within": "1m", "per": ["subject"], "burst": 1, "at_once": 3, "request_bytes": 9, "answer_bytes": 9},
     "redact-result": {"fields": ["a"]},
+    "human-approval": {"by": "role:boss", "within": "4h"},
     "sandbox": {"profile": "p"},
     "step-up": {"acr": "mfa", "max_age": "5m"},
 }
@@ -63,7 +67,8 @@ def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() ->
     alone = {kind: params for kind, params in GOOD.items() if kind in DUTIES and kind != "step-up"}
     duties = [Obligation(f"my-{kind}", kind, params) for kind, params in alone.items()]
     found = done(*duties)
-    assert found.fulfilled == tuple(duty.name for duty in duties)
+    assert found.fulfilled == tuple(duty.name for duty in duties if duty.type != "human-approval")
+    assert waits(found.approval)  # which is marked when people have approved it, and the approval is used up
     assert (found.full_audit, found.sandbox) == (True, "p")
     assert found.redact == {"iban", "/order/*/name", "detector:email", "detector:secrets", "a"}
     assert found.redact_sent == {"iban", "/order/*/name", "detector:email", "detector:secrets"}
@@ -80,6 +85,15 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
     ("kind", "params", "key"),
     [
         ("audit", {"arguments": "some"}, "arguments"),
+        ("human-approval", {"by": "bosses"}, "by"),
+        ("human-approval", {"by": ["agent:clerk"]}, "by"),
+        ("human-approval", {"by": "*"}, "by"),
+        ("human-approval", {"by": 7}, "by"),
+        ("human-approval", {"not_same_user": "no"}, "not_same_user"),
+        ("human-approval", {"within": 4}, "within"),
+        ("human-approval", {"within": "0s"}, "within"),
+        ("human-approval", {"within": "31d"}, "within"),
+        ("human-approval", {"wait": "6m"}, "wait"),
         ("sandbox", {}, ""),
         ("redact", {}, ""),
         ("redact", {"fields": []}, "fields"),
@@ -233,3 +247,24 @@ def test_a_path_begins_at_the_root_and_a_name_is_found_at_any_depth() -> None:
     result = {"structuredContent": order, "content": [{"type": "text", "text": orjson.dumps(order).decode()}]}
     clean = redact(result, entries)
     assert clean["structuredContent"] == orjson.loads(clean["content"][0]["text"]) == data(order, entries)
+
+
+def test_several_approvals_add_up_to_the_strictest() -> None:
+    found = done(
+        Obligation("a", "human-approval", {"by": "role:boss", "within": "4h", "wait": "30s", "not_same_user": False}),
+        Obligation("b", "human-approval", {"within": "1h"}),
+        Obligation("c", "human-approval", {"by": ["idp:auditors"], "within": "2d", "wait": "1m", "not_same_user": False}),
+    ).approval
+    assert found is not None
+    assert (found.duties, found.not_same_user) == ((("a", True), ("b", False), ("c", True)), True)
+    assert (found.within, found.wait) == (3600, 0)
+
+
+def test_a_call_that_waits_for_an_approval_cannot_be_recorded_as_begun() -> None:
+    async def append(_: object) -> Receipt:
+        raise AssertionError("it was recorded")
+
+    waiting = done(Obligation("a", "human-approval", {"by": "role:boss"}), target="erp")
+    with pytest.raises(Refused) as refused:
+        asyncio.run(Recorder(append, append, lambda: 1).intent(waiting))  # type: ignore[arg-type]
+    assert refused.value.code is Code.DUTY_FAILED

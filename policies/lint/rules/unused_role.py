@@ -20,7 +20,7 @@ def find(ground: Ground) -> Iterator[Hit]:
     used: dict[str, set[str]] = {tenant: set() for tenant in ground.bundle.tenants}
     for rule in (*ground.bundle.rules, *ground.bundle.shadow):
         for tenant in ground.bundle.tenants if rule.tenant == "*" else [rule.tenant]:
-            used[tenant].add(rule.who)
+            used[tenant] |= {rule.who, *ground.approvers(rule)}
     said: set[tuple[str, str]] = set()
     for each in ground.bundle.roles:
         key = each.role, each.tenant

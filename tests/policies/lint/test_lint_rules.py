@@ -380,3 +380,37 @@ def test_each_part_of_a_file_is_gone_through_once_however_many_tools_it_names(mo
     monkeypatch.setattr(Item, "entries", counted)
     lint(made)
     assert 300 < len(walked) < 3000, "of each tool its own part, of none the others'"
+
+
+def demanding(terms: str, who: str = "*", *, roles: str = "", more: str = "") -> Result:
+    duties = BASE["obligations.yaml"] + f"yes: {{type: human-approval, {terms}}}\n"
+    line = f"p, {who}, acme, mail.send, call, require, -, yes, SEC-2\n"
+    return lint(bundle({"obligations.yaml": duties}, roles=roles, more=line + more))
+
+
+BOSS = "g, idp:bosses, role:boss, acme\n"
+SENDS = "p, role:buyer, acme, mail.send, call, allow, -, -, BUY-9\n"
+
+
+@pytest.mark.parametrize(
+    ("terms", "who", "roles", "more", "wanted"),
+    [
+        ("by: role:boss", "*", BOSS, "", set()),
+        ("by: [role:nobody, role:boss]", "*", BOSS, "", set()),
+        ("by: 'user:dev/ann'", "*", "", "", set()),
+        ("within: 4h", "*", "", "p, role:buyer, acme, approval:mail.send, approve, allow, -, -, BUY-8\n", set()),
+        ("by: role:nobody", "*", "", "", {"unapprovable"}),
+        ("by: role:robots", "*", "g, agent:helper, role:robots, acme\n", "", {"unapprovable"}),
+        ("within: 4h", "*", "", "", {"unapprovable"}),
+        ("by: 'user:dev/ann'", "user:dev/ann", "", "", {"unapprovable"}),
+        ("by: role:buyer", "*", "", SENDS, {"own-approval"}),
+        ("by: role:boss, not_same_user: false", "*", BOSS, SENDS, {"own-approval"}),
+    ],
+)
+def test_an_approval_that_nobody_can_give_or_that_is_none_is_found(
+    terms: str, who: str, roles: str, more: str, wanted: set[str]
+) -> None:
+    result = demanding(terms, who, roles=roles, more=more)
+    told = {c.finding.code: c.finding for c in result.complaints if c.finding.code in {"unapprovable", "own-approval"}}
+    assert set(told) == wanted
+    assert {(each.file, each.line) for each in told.values()} <= {("obligations.yaml", 2)}
