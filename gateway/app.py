@@ -186,15 +186,14 @@ class App:
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
-        recorder = self._open_recorder(ledger, policy)
         workflows = opened_workflows(settings, state, policy, (seal, derived(seal, b"workflow marks")), clock, stack)
         parts = Parts(
-            settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry, recorder,
-            self._guard, Slots(limits.concurrent_calls), seal, workflows.steps, opened_duties(state, seal, clock, stack),
-            opened_approvals(means, policy, identity),
+            settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry,
+            self._open_recorder(ledger, policy), self._guard, Slots(limits.concurrent_calls), seal, workflows.steps,
+            opened_duties(state, seal, clock, stack), opened_approvals(means, policy, identity),
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
-        out = WayOut(settings.sandbox.egress, recorder, parts.judge_of, identity.kills.alive, clock)
+        out = WayOut(settings.sandbox.egress, parts.recorder, parts.judge_of, identity.kills.alive, clock)
         stack.callback(out.close)
         if settings.sandbox.enabled:
             parts = replace(parts, sandboxed=await self._open_sandbox(parts, derived(seal, b"sandbox sessions"), out))
