@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from tests.a2a.world import reference_agent_at
 from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 
-KINDS: Mapping[str, tuple[str, ...]] = {"full": (), "minimal": ("--no-push", "--no-stream"), "auth": ("--auth",)}
+KINDS: Mapping[str, tuple[str, ...]] = {"full": ("--extended",), "minimal": ("--no-push", "--no-stream"), "auth": ("--auth",)}
 """The agents, by name, and how each is started."""
 SIDES = ("direct", "through")
 SECONDS = 30
@@ -93,6 +93,10 @@ class Sending(Gateway):
         _bundle(folder / "policies", tuple(agents))
         super().__init__(folder, Peers(port=free_port()))
 
+    def door(self, agent: str) -> str:
+        """Where an agent is served over gRPC."""
+        return f"127.0.0.1:{self.settings['a2a']['grpc']['agents'][agent]['port']}"
+
     def _settings(self, peers: Peers) -> dict[str, Any]:
         agents = {name: dict(said) for name, said in self._agents.items()}
         doors = {name: {"port": free_port()} for name in agents}
@@ -117,11 +121,12 @@ def _bundle(folder: Path, agents: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to an agent: its base URL, and the header that lets a client in."""
+    """One way to an agent: its base URL, the header that lets a client in, and where gRPC is."""
 
     name: str
     url: str
     headers: Mapping[str, str]
+    grpc: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Pairs:
     def side(self, kind: str, name: str) -> Side:
         """A way, with a credential that has just been made."""
         found = self.sides[kind][name]
-        return found if name == "direct" else Side(name, found.url, self.token())
+        return found if name == "direct" else replace(found, headers=self.token())
 
 
 @contextmanager
@@ -148,13 +153,13 @@ def pairs(folder: Path) -> Iterator[Pairs]:
     """Both ways to an agent of every kind; the two agents of a kind know nothing of one another."""
     with ExitStack() as stack:
         direct, behind = (
-            {kind: stack.enter_context(reference_agent_at("--grpc", *arguments))[0] for kind, arguments in KINDS.items()}
+            {kind: stack.enter_context(reference_agent_at("--grpc", *arguments)) for kind, arguments in KINDS.items()}
             for _ in SIDES
         )
         webhook = stack.enter_context(hook())
         (folder / "agent-secret").write_text("gateway")
         (folder / "agent-secret").chmod(0o600)
-        agents: dict[str, dict[str, Any]] = {kind: {"url": url} for kind, url in behind.items()}
+        agents: dict[str, dict[str, Any]] = {kind: {"url": url} for kind, (url, *_) in behind.items()}
         # a credential of the gateway's own: the delegation token then travels in a header of another name
         agents["auth"] |= {
             "headers": {"Authorization": {"file": "agent-secret", "prefix": "Bearer "}},
@@ -165,8 +170,8 @@ def pairs(folder: Path) -> Iterator[Pairs]:
         asked = {"full": {}, "minimal": {}, "auth": {"authorization": "Bearer paul"}}
         sides = {
             kind: {
-                "direct": Side("direct", direct[kind], asked[kind]),
-                "through": Side("through", f"{running.url}/a2a/{kind}/", {}),
+                "direct": Side("direct", direct[kind][0], asked[kind], direct[kind][1]),
+                "through": Side("through", f"{running.url}/a2a/{kind}/", {}, running.door(kind)),
             }
             for kind in KINDS
         }

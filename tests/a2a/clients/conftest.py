@@ -20,7 +20,8 @@ from tests.a2a.pairs import KINDS, SIDES, Pairs, pairs
 from tests.conformance.legs import FOLDER as NODE
 
 FOLDER = Path(__file__).resolve().parent
-BINDINGS = ("JSONRPC", "HTTP+JSON")
+BINDINGS = {"python": ("JSONRPC", "HTTP+JSON", "GRPC"), "npm": ("JSONRPC", "HTTP+JSON")}
+"""Those that each client speaks."""
 SECONDS = 240
 TOLD = ("to be told of", "news from the start")
 """The steps whose tasks a webhook hears of."""
@@ -47,13 +48,13 @@ class Transcripts:
         said = self.raw(client, kind, binding, side)
         hook = self._hook(client, kind, binding, side)
         told = {name: _about(hook, self.pairs, said, name) for name in TOLD}
-        base = self.pairs.sides[kind][side].url
-        places = {f"{base}/a2a/rest": "REST", base: "RPC"} if side == "direct" else {f"{base}rest": "REST", base: "RPC"}
+        way = self.pairs.sides[kind][side]
+        places = {f"{way.url}{'/a2a/rest' if side == 'direct' else 'rest'}": "REST", way.url: "RPC", way.grpc: "GRPC"}
         return list(normalised(without_receipts([*said, told]), places | {self.pairs.hook.url(hook): "HOOK"}))
 
     def _lanes(self, client: str) -> list[list[dict[str, Any]]]:
         """The runs; those at one agent come one after another, so that its list of tasks is the same on both sides."""
-        return [[self._task(client, kind, binding, side) for binding in BINDINGS] for kind in KINDS for side in SIDES]
+        return [[self._task(client, kind, binding, side) for binding in BINDINGS[client]] for kind in KINDS for side in SIDES]
 
     def _task(self, client: str, kind: str, binding: str, side: str) -> dict[str, Any]:
         way = self.pairs.side(kind, side)

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import grpc.aio
 import httpx
 from a2a.client.card_resolver import A2ACardResolver
-from a2a.client.client import Client, ClientConfig
+from a2a.client.client import Client, ClientCallContext, ClientConfig
 from a2a.client.client_factory import ClientFactory
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import A2AError
@@ -34,19 +35,26 @@ _CALLS: Mapping[str, tuple[str, Any]] = {
 class Driver:
     """One client of one agent over one binding."""
 
-    def __init__(self, http: httpx.AsyncClient, card: pb.AgentCard, binding: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, card: pb.AgentCard, binding: str, headers: Mapping[str, str]) -> None:
         self._card = card
+        self._context = ClientCallContext(service_parameters=dict(headers)) if binding == "GRPC" else None
         self._single, self._streaming = (
             ClientFactory(
                 ClientConfig(
                     streaming=streaming,
                     httpx_client=http,
+                    grpc_channel_factory=grpc.aio.insecure_channel,
                     supported_protocol_bindings=[binding],
                     use_client_preference=True,
                 )
             ).create(card)
             for streaming in (False, True)
         )
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        for client in (self._single, self._streaming):
+            await client.close()
 
     async def do(self, step: Step, said: dict[str, Any]) -> Any:
         """The answer to a step, as plain JSON; of a stream its events."""
@@ -56,11 +64,11 @@ class Driver:
         if op in {"SendMessage", "SendStreamingMessage"}:
             request = ParseDict(params, pb.SendMessageRequest())
             if op == "SendMessage":
-                (answer,) = [event async for event in self._single.send_message(request)]
+                (answer,) = [event async for event in self._single.send_message(request, context=self._context)]
                 return MessageToDict(getattr(answer, answer.WhichOneof("payload")))
-            return await self._events(self._streaming.send_message(request), step, said)
+            return await self._events(self._streaming.send_message(request, context=self._context), step, said)
         name, kind = _CALLS[op]
-        call = getattr(self._streaming, name)(ParseDict(params, kind()))
+        call = getattr(self._streaming, name)(ParseDict(params, kind()), context=self._context)
         if op == "SubscribeToTask":
             return await self._events(call, step, said)
         answer = await call
@@ -97,7 +105,7 @@ async def run(
             card = await A2ACardResolver(client, url).get_agent_card()
         except A2AError as error:
             return [{"step": "card", "raised": _raised(error), "http": http}]
-        driver = Driver(client, card, binding)
+        driver = Driver(client, card, binding, headers)
         for step in script:
             entry: dict[str, Any] = {"step": step["step"]}
             try:
@@ -111,6 +119,7 @@ async def run(
                 entry["then"] = said.get(step["then"]["step"])
             entry["http"], http[:] = list(http), []
             transcript.append(entry)
+        await driver.close()
     return transcript
 
 

@@ -89,3 +89,16 @@ async def a_card_says_what_credential_is_wanted(wire: Wire) -> None:
     assert wanted
     assert wanted <= set(card.security_schemes)
     assert card.security_schemes["bearer"].http_auth_security_scheme.scheme.lower() == "bearer"
+
+
+@check(kinds=("full",))
+async def an_extended_card_shows_more_skills_than_the_public_one(wire: Wire) -> None:
+    assert wire.card["capabilities"]["extendedAgentCard"] is True
+    answer = await wire.ask("GetExtendedAgentCard", {})
+    assert answer.error is None, answer.whole
+    shown, public = ({skill["id"] for skill in card["skills"]} for card in (answer.result, wire.card))
+    assert shown == public | {"secret"}
+    assert answer.result["name"] == wire.card["name"]
+    assert [each["url"] for each in answer.result["supportedInterfaces"]] == [
+        each["url"] for each in wire.card["supportedInterfaces"]
+    ]

@@ -74,7 +74,7 @@ async def an_agent_without_push_says_which_error(wire: Wire) -> None:
     said(wire, answer, "PUSH_NOTIFICATION_NOT_SUPPORTED")
 
 
-@check(kinds=ALL)
+@check(kinds=("minimal", "auth"))
 async def an_extended_card_that_is_not_declared_is_refused(wire: Wire) -> None:
     assert not wire.card["capabilities"].get("extendedAgentCard")
     answer = await wire.ask("GetExtendedAgentCard")
