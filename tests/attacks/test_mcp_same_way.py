@@ -199,6 +199,24 @@ async def test_at_the_url_of_all_servers_a_name_that_leads_nowhere_takes_the_way
     assert first[2:] == (0, 0)
 
 
+@pytest.mark.parametrize("method", ["resources/subscribe", "resources/unsubscribe"])
+@pytest.mark.parametrize("server", ["ref", ""])
+async def test_subscribing_to_what_is_hidden_is_as_to_what_is_not_there(
+    way: tuple[World, Upstream, Work], method: str, server: str
+) -> None:
+    world = way[0]
+    session = "" if server else await world.handshake("anna", "")
+    said = []
+    for uri in ("file:///closed/b", "file:///nothing"):
+        params = {"uri": uri, **({"session": session} if session else {})}
+        shown, answer = await worked(way, "legacy", method, params, server)
+        said.append((shown, without(answer, uri)))
+    assert said[0] == said[1]
+    assert said[0][0][0].count("decide") == 1
+    assert [kind for kind, _, _ in said[0][0][1]] == ["decision.deny"]
+    assert said[0][0][2:] == (0, 0)
+
+
 @pytest.mark.parametrize("headers", [{}, {"mcp-param-region": "north"}, {"mcp-param-else": "x"}])
 async def test_the_headers_that_a_hidden_tool_wants_are_nobodys_business(
     way: tuple[World, Upstream, Work], headers: dict[str, str]
