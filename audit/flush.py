@@ -8,7 +8,7 @@ from typing import Final
 from audit.ballast import Ballast
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError
-from audit.store import FullError, StoreError
+from audit.store import FullError, IdentityError, StoreError
 from audit.writer import Result, Writer
 
 _CLOSING: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED, Kind.EGRESS_END, Kind.SANDBOX_END, Kind.WRITER_STOP})
@@ -22,6 +22,7 @@ class Flush:
         """ballast  room that is given up for records that close something, and taken (again) before anything else is written."""
         self._writer = writer
         self._ballast = ballast
+        self.away = False  # the last batch met no store; it is the one that was opened, and has room
         self._spent = True  # until the first batch takes it
 
     def write(self, entries: Sequence[Entry]) -> tuple[Sequence[Result], str]:
@@ -29,6 +30,7 @@ class Flush:
 
         `TamperedError` where the log is not what it was.
         """
+        self.away = False
         if self._spent and self._ballast is not None:
             if not self._ballast.keep():
                 return self._close(entries)
@@ -42,6 +44,7 @@ class Flush:
             self._spent = True
             return self._close(entries)
         except StoreError as error:
+            self.away = not isinstance(error, IdentityError)
             return _refused(entries, str(error))
 
     def _twice(self, entries: Sequence[Entry]) -> list[Result]:

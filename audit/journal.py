@@ -19,19 +19,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import leaf
 from audit.checkpoint import Vkey
-from audit.flush import Flush
 from audit.inlet import Inlet
 from audit.kept import Kept
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
-from audit.opening import begin, left_open
+from audit.opening import Begun, begin, left_open
 from audit.privacy import SealKey
 from audit.pulse import HEARTBEAT_SECONDS, Pulse
 from audit.receipt import Voucher
-from audit.signer import Signer
-from audit.store import Store, StoreError
+from audit.spool import SpoolLimits
+from audit.spooling import OVER
+from audit.store import StoreError
 from audit.waiting import Health, Waiting
-from audit.writer import Result, Writer, closing, record_id
+from audit.writer import Result, Writer, closing, record_id, shredding
 
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
@@ -48,14 +48,9 @@ def _mono() -> int:
 class Journal:
     """One writer of one log.  Made by `open`; used in the event loop that opened it."""
 
-    def __init__(  # noqa: PLR0917  what `open` made of its arguments
-        self, store: Store, writer: Writer, signer: Signer, clock: Callable[[], int], pulse: Pulse, alarm: Alarm, *, queue: int,
-        stall: float,
-    ) -> None:  # fmt: skip
-        self._store = store
-        self._writer = writer
-        self._into = Flush(writer, store.ballast)
-        self._signer = signer
+    def __init__(self, begun: Begun, clock: Callable[[], int], pulse: Pulse, alarm: Alarm, *, queue: int, stall: float) -> None:
+        self._begun = begun
+        self._store, self._writer, self._signer, self._into = begun
         self._clock = clock
         self._pulse = pulse
         self._alarm = alarm
@@ -99,6 +94,7 @@ class Journal:
         stall_seconds: float = 15.0,
         kept: Path | None = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        spool: SpoolLimits | None = None,
         alarm: Alarm = lambda _: None,
     ) -> Self:
         """Open the log at `url` (made if there is none), check it against what was signed last, and start to write.
@@ -110,6 +106,7 @@ class Journal:
         checkpoint_seconds, stall_seconds   at most one checkpoint in so long; a store that is silent for so long is given up on.
 
         heartbeat_seconds   how often it gives a sign of life, and looks for writers that died meanwhile.
+        spool   where entries that say so stand while the store is away; what is left there of earlier runs is written first.
         alarm   is told, in the loop, why records cannot be written; "" when they can be again.
 
         Calls that dead writers left open are closed by `call.orphaned` before this returns.  `LedgerUnavailableError` where the
@@ -122,13 +119,14 @@ class Journal:
             msg = "a writer has a short ASCII name, and its queue has room"
             raise ValueError(msg)
         pulse = Pulse(clock, _mono, heartbeat_seconds)
-        store, made, signer = await asyncio.to_thread(
-            begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, _mono), clock, kept, pulse.promise
-        )
+        begun = await asyncio.to_thread(
+            begin, url, vkey, signing_key, lambda store: Writer(store, origin, seal, writer, _mono), clock, kept, pulse.promise,
+            spool, seal,
+        )  # fmt: skip
         try:
-            journal = cls(store, made, signer, clock, pulse, alarm, queue=queue, stall=stall_seconds)
+            journal = cls(begun, clock, pulse, alarm, queue=queue, stall=stall_seconds)
         except OSError as error:  # no descriptors left for the way to the thread
-            await asyncio.to_thread(store.close)
+            await asyncio.to_thread(begun.close)
             raise LedgerUnavailableError(f"the writer cannot be started: {error.strerror}") from error
         journal.vkey, journal._voucher = str(vkey), Voucher(origin, signing_key)
         journal._start(checkpoint_seconds)
@@ -139,6 +137,11 @@ class Journal:
         """Whether records can be written now, as far as the last attempt shows."""
         reason = self._tampered or ("closed" if self._closed else self._failure)
         return Health(not reason, reason or self._unsigned_why)
+
+    @property
+    def spooled(self) -> int:
+        """How many records are in the spool, and not in the log yet."""
+        return self._into.records
 
     @property
     def queued(self) -> int:
@@ -193,11 +196,7 @@ class Journal:
         What was sealed for them (and their name) cannot be opened any more, the log verifies as before.  They get a new pseudonym
         when they come back.  `LookupError` where the log knows nobody of that name, `HeldError` under a legal hold.
         """
-        at = self._clock()
-        person = approver.startswith(("user:", "svc:"))
-        fields = {"request": request} if person else {"request": request, "approver": approver}
-        people = {"approver": approver} if person else {}
-        return await self.append(Entry(Kind.KEY_SHRED, record_id(at), at, subject, fields, (), people))
+        return await self.append(shredding(subject, request, approver, self._clock()))
 
     async def close(self) -> None:
         """Write what waits and `writer.stop`, sign, let go.  Never raises for a store that is gone."""
@@ -247,7 +246,7 @@ class Journal:
         was, self._failure = self._failure, failure
         if failure:
             self._pulse.failing()
-            if not was:
+            if not was or (failure.startswith(OVER) and not was.startswith(OVER)):
                 self._alarm(failure)
         elif self._pulse.works():
             self._alarm("")
@@ -258,7 +257,7 @@ class Journal:
             thread.join(self._stall)
         if not any(thread.is_alive() for thread in self._threads):  # one that hangs in the store keeps its connection
             self._sign()
-            self._store.close()
+            self._begun.close()
             self._inlet.close()
 
     def _enqueue(self, waiting: Waiting) -> None:
@@ -340,13 +339,9 @@ class Journal:
         while not self._inlet.wait(_PROBE_SECONDS if self._failing else None):
             _, failure = self._flush([])
             self._failing = bool(failure)
-            self._tell(self._looked, failure)
+            self._tell(self._judge, failure)
             self._unsigned.set()  # an empty turn may close calls of a batch whose commit was not answered
         return self._inlet.take() or []
-
-    def _looked(self, failure: str) -> None:
-        """In the loop: how the store answered when nobody waited."""
-        self._judge(failure)
 
     def _close_orphans(self) -> None:
         """Close what writers left open that died since the last look; where the store fails, the next look does."""

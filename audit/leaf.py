@@ -96,6 +96,7 @@ class Kind(StrEnum):
     WRITER_HEARTBEAT = "writer.heartbeat"
     WRITER_STOP = "writer.stop"
     CLOCK_STEP = "clock.step"
+    SPOOL_REPLAYED = "spool.replayed"
     KEY_CREATE = "key.create"
     KEY_SHRED = "key.shred"
     ERASURE_ASK = "erasure.ask"
@@ -114,7 +115,7 @@ class Kind(StrEnum):
 
 
 KINDS: Final = frozenset(kind.value for kind in Kind)
-RESERVED: Final = frozenset({"v", "kind", "id", "log", "ts", "writer", "subject", "cut"})
+RESERVED: Final = frozenset({"v", "kind", "id", "log", "ts", "writer", "subject", "cut", "spooled"})
 
 
 class Stamp(NamedTuple):
@@ -193,11 +194,14 @@ def compose(  # noqa: PLR0917  the parts of one leaf
     pseudonym: str | None,
     commitments: Mapping[str, Commitment] | None = None,
     people: Mapping[str, str] | None = None,
+    *,
+    spooled: bool = False,
 ) -> bytes:
     """The leaf of an entry that passed `check`: canonical bytes, at most `MAX_LEAF`.
 
     Texts that do not fit are cut and end in a digest of the whole; the member `cut` then counts the cuts.  Lone surrogates are
-    escaped, numbers outside the profile become texts.  `people` are the pseudonyms of those whom the entry names.
+    escaped, numbers outside the profile become texts.  `people` are the pseudonyms of those whom the entry names; `spooled`
+    marks a leaf that stands in the spool first.
     """
     leaf: dict[str, object] = {
         "v": VERSION,
@@ -214,6 +218,8 @@ def compose(  # noqa: PLR0917  the parts of one leaf
             leaf[name] = {"c": digest, "n": length, "op": opening, "of": of} if of else {"c": digest, "n": length, "op": opening}
     if people:
         leaf |= people
+    if spooled:
+        leaf["spooled"] = True
     leaf |= entry.fields
     return _quick(leaf, pseudonym) or _careful(leaf, leaf.keys() - entry.fields.keys(), pseudonym)
 

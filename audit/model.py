@@ -29,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     fields   further members of the leaf: ASCII keys; text, integers below 2^53, booleans, null, lists and objects of these.
     values   committed to, never in the leaf.
     people   further members of the leaf that name a person, in clear here; the leaf holds their pseudonyms.
+    spool    whether it may stand in the spool while the store is away (`audit/spooling.py`).
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     fields: Mapping[str, object] = msgspec.field(default_factory=dict)
     values: tuple[Value, ...] = ()
     people: Mapping[str, str] = msgspec.field(default_factory=dict)
+    spool: bool = False
 
 
 class Together:
@@ -59,6 +61,8 @@ class Together:
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Durable: where the record stands.  `index` is the leaf's index in the log, `leaf_hash` RFC 9162's.
+
+    A record that is in the spool has no index yet: then that is -1.
 
     together  what was committed with it; None where it was found in the log.
     """

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import detectors
 from audit.checkpoint import Vkey
+from audit.flush import Flush
 from audit.leaf import Kind
 from audit.model import Entry, LedgerUnavailableError, TamperedError
-from audit.privacy import SealBrokenError
+from audit.privacy import SealBrokenError, SealKey
 from audit.signer import Signer
+from audit.spool import Spool, SpoolLimits
+from audit.spooling import Spooling, replayed
 from audit.store import OpenCall, Store, StoreError
 from audit.store_files import SignedFile
 from audit.store_sql import SqlStore
 from audit.writer import Writer, orphaned, record_id
+
+
+class Begun(NamedTuple):
+    """What writes a log that is open: the store, the writer, who signs, and a batch's way in."""
+
+    store: Store
+    writer: Writer
+    signer: Signer
+    into: Spooling
+
+    def close(self) -> None:
+        """Let the store and the spool go."""
+        self.store.close()
+        self.into.close()
 
 
 def begin(  # noqa: PLR0917  what `Journal.open` was given
@@ -27,9 +45,12 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
     clock: Callable[[], int],
     kept: Path | None,
     promise: Mapping[str, object],
-) -> tuple[Store, Writer, Signer]:
-    """Open the store, check the log against what was signed, and write this boot's first records."""
+    limits: SpoolLimits | None,
+    seal: SealKey,
+) -> Begun:
+    """Open the store, check the log against what was signed, and write this boot's first records, after what spools hold."""
     store: Store | None = None
+    spool: Spool | None = None
     try:
         store = SqlStore(url)
         writer = make_writer(store)
@@ -48,15 +69,25 @@ def begin(  # noqa: PLR0917  what `Journal.open` was given
             )
         said = {"vkey": str(vkey), "detectors": detectors.LIST, "guards": "removable" if guards.removable else "kept", **promise}
         start = Entry(Kind.WRITER_START, record_id(at), at, None, said)
-        writer.write([start, *left_open(store, writer, at)])
+        spool = Spool(limits, vkey.name, writer.id, seal.spool_key) if limits is not None else None
+        left = spool.left() if spool is not None else []
+        spooled = [replayed(each) for each in left]
+        writer.write([start, *(record for record, _ in spooled)], spooled)
+        if spool is not None:
+            for each in left:
+                spool.remove(each)
+        if orphans := left_open(store, writer, at):
+            writer.write(orphans)
         signer.sign()  # no log without a checkpoint, however short its life
     except BaseException as error:
         if store is not None:
             store.close()
-        if isinstance(error, StoreError | TamperedError | SealBrokenError):
+        if spool is not None:
+            spool.close()
+        if isinstance(error, StoreError | TamperedError | SealBrokenError | OSError):
             raise LedgerUnavailableError(str(error)) from error
         raise
-    return store, writer, signer
+    return Begun(store, writer, signer, Spooling(Flush(writer, store.ballast), writer, spool))
 
 
 def left_open(store: Store, writer: Writer, at: int) -> list[Entry]:

@@ -103,7 +103,7 @@ class SubjectKey:
 class SealKey:
     """The 32 bytes that wrap every subject's key.  They live outside the store."""
 
-    __slots__ = ("_log", "_lookup", "_wrap")
+    __slots__ = ("_log", "_lookup", "_wrap", "spool_key")
 
     def __init__(self, log: str, key: bytes) -> None:
         if len(key) != 32:
@@ -111,6 +111,7 @@ class SealKey:
             raise ValueError(msg)
         self._log = log
         self._lookup = hmac.digest(key, b"bailiwick/lookup/v1", "sha256")
+        self.spool_key: Final = hmac.digest(key, b"bailiwick/spool/v1", "sha256")
         self._wrap = AESGCM(hmac.digest(key, b"bailiwick/wrap/v1", "sha256"))
 
     def lookup(self, subject: str | None) -> bytes:

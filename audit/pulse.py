@@ -49,7 +49,8 @@ class Pulse:
         wall, mono = self._clock(), self._mono()
         step = (wall - self._wall_at) - (mono - self._mono_at)
         self._wall_at, self._mono_at = wall, mono
-        fields: dict[str, object] = {"failed_us": self._failed_us} if self._failed_us else {}
+        failed = self._failed_us + (mono - self._failing_since if self._failing_since is not None else 0)  # such a one is spooled
+        fields: dict[str, object] = {"failed_us": failed} if failed else {}
         entries = [Entry(Kind.WRITER_HEARTBEAT, record_id(wall), wall, None, fields)]
         if abs(step) > STEP_US:
             entries.insert(0, Entry(Kind.CLOCK_STEP, record_id(wall), wall, None, {"by_us": step}))

@@ -20,6 +20,7 @@ from audit.proof import included_root, inclusion
 from audit.tree import node_hash, range_root
 
 MEMBERS: Final = frozenset({"log", "record", "index", "leaf", "at", "of", "path", "signature"})
+SPOOLED_MEMBERS: Final = frozenset({"log", "record", "leaf", "spooled", "signature"})
 _MOST: Final = 4096  # records of one commit
 _b64 = base64.b64encode
 
@@ -37,6 +38,8 @@ class Voucher:
 
     def vouch(self, receipt: Receipt) -> Mapping[str, Any]:
         """The receipt as JSON.  The first of a commit costs a signature, the others a few hashes."""
+        if receipt.index < 0:
+            return self._spooled(receipt)
         together, index = receipt.together, receipt.index
         if together is None or not together.first <= index < together.first + len(together.hashes):
             together = Together(index, [receipt.leaf_hash])  # of a record that was found in the log: alone
@@ -52,6 +55,13 @@ class Voucher:
             "path": [_b64(each).decode() for each in inclusion(at, size, lambda height, number: levels[height][number])],
             "signature": signature,
         }
+
+    def _spooled(self, receipt: Receipt) -> Mapping[str, Any]:
+        """Of a record that is in the spool: it has no place yet."""
+        text = _spooled_text(receipt.log, receipt.id, receipt.leaf_hash)
+        signature = _b64(self._vkey.key_id + self._key.sign(text)).decode()
+        leaf = _b64(receipt.leaf_hash).decode()
+        return {"log": receipt.log, "record": receipt.id, "leaf": leaf, "spooled": True, "signature": signature}
 
     def _sign(self, together: Together) -> tuple[list[list[bytes]], str]:
         levels = [together.hashes]
@@ -71,8 +81,30 @@ def _text(origin: str, first: int, size: int, root: bytes) -> bytes:
     return f"bailiwick receipt v1\n{origin}\n{first} {size}\n{_b64(root).decode()}\n".encode()
 
 
+def _spooled_text(origin: str, record: str, leaf: bytes) -> bytes:
+    return f"bailiwick spooled receipt v1\n{origin}\n{record}\n{_b64(leaf).decode()}\n".encode()
+
+
+def _verify_spooled(said: Mapping[str, Any], vkey: Vkey) -> tuple[str, int, bytes]:
+    record = said["record"]
+    try:
+        leaf, signature = canonical_bytes(str(said["leaf"]), "the leaf"), canonical_bytes(str(said["signature"]), "the signature")
+        if said["log"] != vkey.name or said["spooled"] is not True or not isinstance(record, str) or "\n" in record:
+            msg = "not a receipt of this log"
+            raise ReceiptError(msg)
+        if len(leaf) != 32 or signature[:4] != vkey.key_id:
+            msg = "it is of another key"
+            raise ReceiptError(msg)
+        Ed25519PublicKey.from_public_bytes(vkey.public).verify(signature[4:], _spooled_text(vkey.name, record, leaf))
+    except (CheckpointError, InvalidSignature, UnicodeEncodeError) as error:
+        raise ReceiptError(str(error) or "the signature does not fit") from None
+    return record, -1, leaf
+
+
 def verify(said: object, vkey: Vkey) -> tuple[str, int, bytes]:
-    """Record, index and leaf hash of a receipt that the log's key signed; `ReceiptError` for anything else."""
+    """Record, index (-1: it was in the spool) and leaf hash of a receipt that the log's key signed; else `ReceiptError`."""
+    if isinstance(said, Mapping) and said.keys() == SPOOLED_MEMBERS:
+        return _verify_spooled(said, vkey)
     if not isinstance(said, Mapping) or said.keys() != MEMBERS or said["log"] != vkey.name:
         msg = "not a receipt of this log"
         raise ReceiptError(msg)

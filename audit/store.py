@@ -27,6 +27,10 @@ class FullError(StoreError):
     """There is no room left.  Nothing was written."""
 
 
+class IdentityError(StoreError):
+    """The store is no longer the one that was opened."""
+
+
 class DuplicateError(StoreError):
     """A record with one of these ids is there already.  Nothing was written."""
 
@@ -127,6 +131,9 @@ class Turn(Protocol):
 
     def is_open(self, call: str) -> bool:
         """Whether the call has a start and no end."""
+
+    def known(self, pseudonyms: list[str]) -> set[str]:
+        """Those of the pseudonyms whose key is there."""
 
     def holds(self) -> list[tuple[str, str]]:
         """Legal holds in force: id of the record that set it, and whom it is about (a pseudonym, or `LOG`: everybody)."""

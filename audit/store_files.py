@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 
-from audit.store import Signed, StoreError
+from audit.store import IdentityError, Signed, StoreError
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.005
@@ -39,16 +39,20 @@ class FileIdentity:
             self.check()
 
     def check(self) -> None:
-        """`StoreError` where the file or its write-ahead log was removed, exchanged or hard-linked since the first check."""
-        if self._look(self._path) != self._file:
-            msg = "the ledger's file was exchanged while it was open"
-            raise StoreError(msg)
+        """`IdentityError` where the file or its write-ahead log was removed, exchanged or hard-linked since the first check."""
+        self.same()
         log = self._look(self._wal)
         if self._log is None:
             self._log = log
         elif self._log != log:
             msg = "the ledger's write-ahead log was exchanged while it was open"
-            raise StoreError(msg)
+            raise IdentityError(msg)
+
+    def same(self) -> None:
+        """Before a new connection: what is at the path is the file that was opened, or `IdentityError`."""
+        if self._look(self._path) != self._file:
+            msg = "the ledger's file was exchanged while it was open"
+            raise IdentityError(msg)
 
     def reopened(self) -> None:
         """A new connection may have made a new write-ahead log."""
@@ -60,10 +64,10 @@ class FileIdentity:
             found = os.stat(path)  # noqa: PTH116  runs at every flush: half the cost of Path.stat
         except OSError as error:
             msg = f"the ledger's file is gone: {error.strerror}"
-            raise StoreError(msg) from error
+            raise IdentityError(msg) from error
         if found.st_nlink != 1:  # by its other name it can be written to, or kept, and nobody looks there
             msg = "the ledger's file has another name (a hard link); remove that, and records are written again"
-            raise StoreError(msg)
+            raise IdentityError(msg)
         return found.st_dev, found.st_ino
 
 

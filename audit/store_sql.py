@@ -192,6 +192,8 @@ class SqlStore:
             raise store_error(error) from error
 
     def _connect(self, role: str) -> Connection:
+        if role == "turn":
+            self._beside.connecting()
         connection = self._engine.connect()
         try:
             if role == "turn":
@@ -268,6 +270,9 @@ class _BesideFile:
         self._locks = Locks(path)
         self._signed = SignedFile(path.with_name(path.name + ".signed"))
 
+    def connecting(self) -> None:
+        self._identity.same()
+
     def connected(self, _connection: Connection) -> None:
         self._identity.reopened()
 
@@ -297,6 +302,9 @@ class _BesidePostgres:
 
     def __init__(self) -> None:
         self._leases: set[str] = set()
+
+    def connecting(self) -> None:
+        """The server keeps its own files."""
 
     def connected(self, connection: Connection) -> None:
         """A new session holds no lock yet, and may find that another process took a name meanwhile."""

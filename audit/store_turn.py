@@ -16,6 +16,7 @@ from audit.store import Batch, ClosedError, DuplicateError, Head, StoredLeaf
 HEAD: Final = "SELECT size, frontier, erasures FROM ledger_head WHERE id = 1"
 _UPDATE_HEAD: Final = "UPDATE ledger_head SET size = ?, frontier = ?, erasures = erasures + ? WHERE id = 1"
 _SUBJECT: Final = "SELECT pseudonym, lookup, dek, name FROM ledger_subjects WHERE lookup = ?"
+_KNOWN: Final = "SELECT pseudonym FROM ledger_subjects WHERE pseudonym IN"
 _EXISTING: Final = "SELECT idx, id, hash, data FROM ledger_leaves WHERE id IN"
 _IS_OPEN: Final = "SELECT count(*) FROM ledger_open_calls WHERE id = ?"
 _CLOSE: Final = "DELETE FROM ledger_open_calls WHERE id IN"
@@ -156,6 +157,10 @@ class SqlTurn:
         """See `Turn`."""
         self._cursor.execute(self._words.is_open, (call,))
         return bool(self._cursor.fetchone()[0])
+
+    def known(self, pseudonyms: list[str]) -> set[str]:
+        """See `Turn`."""
+        return {row[0] for row in self._words.among(self._cursor, _KNOWN, pseudonyms)}
 
     def holds(self) -> list[tuple[str, str]]:
         """See `Turn`."""

@@ -60,7 +60,16 @@ KINDS = frozenset(
         *("approval.ask", "approval.grant", "approval.deny", "approval.use", "approval.expire"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
-        *("writer.start", "writer.heartbeat", "writer.stop", "clock.step", "key.create", "key.shred", "erasure.ask"),
+        *(
+            "writer.start",
+            "writer.heartbeat",
+            "writer.stop",
+            "clock.step",
+            "spool.replayed",
+            "key.create",
+            "key.shred",
+            "erasure.ask",
+        ),
         *("erasure.store", "erasure.approve", "hold.set", "hold.clear", "segment.seal", "segment.retire"),
         *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint", "forward.gap"),
     }
@@ -370,7 +379,18 @@ class Checkpoint:
 
 
 def read_receipt(said: Any, key: Key | None) -> tuple[str, int, bytes]:
-    """Record, index and leaf hash; `ValueError` unless the log's key signed it (`bailiwick/receipt` in an answer)."""
+    """Record, index and leaf hash; `ValueError` unless the log's key signed it (`bailiwick/receipt` in an answer).
+
+    The index is -1 where the record was in a gateway's spool when its caller was told: then nobody knew its place.
+    """
+    if key is not None and isinstance(said, dict) and said.keys() == {"log", "record", "leaf", "spooled", "signature"}:
+        leaf, signature = unbase64(said["leaf"]), unbase64(said["signature"])
+        told = f"bailiwick spooled receipt v1\n{key.name}\n{said['record']}\n{base64.b64encode(leaf).decode()}\n".encode()
+        if said["log"] != key.name or said["spooled"] is not True or len(leaf) != 32 or "\n" in str(said["record"]):
+            raise ValueError("not a receipt of this log")
+        if signature[:4] != key.id or not ed25519_verify(key.public, told, signature[4:]):
+            raise ValueError("the signature does not fit")
+        return str(said["record"]), -1, leaf
     members = {"log", "record", "index", "leaf", "at", "of", "path", "signature"}
     if key is None or not isinstance(said, dict) or said.keys() != members or said["log"] != key.name:
         raise ValueError("not a receipt of this log")
@@ -590,6 +610,9 @@ class Check:
         self.open: dict[str, tuple[int, str, str]] = {}
         self.beside: dict[str, tuple[int, str, str]] = {}  # runs of code and their connections, likewise
         self.newest: dict[str, str] = {}  # each writer's newest run
+        self.orphans: dict[str, tuple[str, str]] = {}  # calls that another closed → writer and run that may close them late
+        self.late: dict[tuple[str, int], tuple[int, str]] = {}  # what only a replay excuses: run and place → record, what it is
+        self.spool_receipts: dict[str, list[str]] = {}  # record → leaf hashes that callers were told before it had a place
         self.keys: dict[str, str] = {}  # pseudonym → digest of its row
         self.shredded: set[str] = set()
         self.holds: dict[str, str] = {}  # record → pseudonym
@@ -649,6 +672,7 @@ class Check:
         if revision not in (["l0001"], ["l0002"], ["l0003"]):
             self.erasures()
         self.calls()
+        self.spools()
         self.silences()
         self.unmet()
         self.signatures()
@@ -684,6 +708,10 @@ class Check:
                 if (told, leaf_told) != (record, tree_hex(stored)):
                     self.where = (index, str(record)[:128], "")
                     self.found(f"a receipt was given for {told[:128]} as this record, and it is another one")
+            for leaf_told in self.spool_receipts.pop(str(record), ()) if self.spool_receipts else ():
+                if leaf_told != tree_hex(stored):
+                    self.where = (index, str(record)[:128], "")
+                    self.found("a receipt was given for this record, and it says something else")
             if self.promised and isinstance(data, bytes) and b'"kind":"segment.retire"' in data:
                 with contextlib.suppress(ValueError):
                     said = parse_record(data)
@@ -756,6 +784,10 @@ class Check:
             "shredded": sorted(self.shredded),
             "holds": self.holds,
         }
+        if self.orphans:
+            state["orphans"] = {call: list(whose) for call, whose in self.orphans.items()}
+        if self.late:
+            state["late"] = [[boot, wseq, index, what] for (boot, wseq), (index, what) in self.late.items()]
         return json.dumps(state, sort_keys=True, separators=(",", ":")).encode("ascii")
 
     def resume(self, carry: bytes) -> None:
@@ -770,6 +802,8 @@ class Check:
             {call: (where[0], where[1], where[2]) for call, where in state[name].items()} for name in ("open", "beside")
         )
         self.keys, self.shredded, self.holds = state["keys"], set(state["shredded"]), state["holds"]
+        self.orphans = {call: (whose[0], whose[1]) for call, whose in state.get("orphans", {}).items()}
+        self.late = {(boot, wseq): (index, what) for boot, wseq, index, what in state.get("late", [])}
 
     # -- the log's own rows
 
@@ -837,7 +871,9 @@ class Check:
             except (ValueError, KeyError, TypeError) as error:
                 self.found(f"receipt {number} was not given by this log: {error}")
                 continue
-            if index < self.report.first:
+            if index == -1:
+                self.spool_receipts.setdefault(record, []).append(leaf.hex())
+            elif index < self.report.first:
                 self.report.notes.append(f"the receipt of {record[:128]} is of a retired record: hold it against the archive")
             else:
                 self.receipts.setdefault(index, []).append((record, leaf.hex()))
@@ -847,6 +883,13 @@ class Check:
         """Receipts of records that are not there at all."""
         for index, said in sorted(self.receipts.items()):
             self.found(f"a receipt was given for {said[0][0][:128]} as record {index}, and there are {self.tree.size}")
+        for record in self.spool_receipts:
+            if self.report.first:
+                self.report.notes.append(
+                    f"the receipt of {record[:128]} names no place: if its record is not here, look in the archive"
+                )
+            else:
+                self.found(f"a receipt was given for {record[:128]}, which a gateway kept in its spool then, and it is not here")
 
     # -- each record
 
@@ -867,6 +910,9 @@ class Check:
         for told, leaf_told in self.receipts.pop(index, ()):
             if (told, leaf_told) != (record, digest.hex()):
                 self.found(f"a receipt was given for {told[:128]} as this record, and it is another one")
+        for leaf_told in self.spool_receipts.pop(str(record), ()):
+            if leaf_told != digest.hex():
+                self.found("a receipt was given for this record, and it says something else")
         sealed = {name: value for _, name, value in openings.of(index)}
         try:
             leaf = parse_record(data)
@@ -891,6 +937,10 @@ class Check:
         if kind == "segment.retire" and self.promised and all(leaf.get(k) == v for k, v in self.promised.items()):
             self.promised = {}
         self.chain(leaf, writer, digest)
+        if "spooled" in leaf:
+            self.comes_late(leaf, "it stood in a spool")
+        if kind == "spool.replayed":
+            self.replayed(leaf)
         self.pairing(leaf, index, writer)
 
     def openings(self, leaf: dict[str, Any], sealed: dict[object, object]) -> None:
@@ -932,7 +982,7 @@ class Check:
             if subject not in self.keys:
                 self.found("the pseudonym of the subject was never given out")
             if subject in self.shredded:
-                self.found("the key of the subject had been destroyed before")
+                self.comes_late(leaf, "the key of the subject had been destroyed before")
             if leaf.get("kind") == "key.shred":
                 self.shredded.add(str(subject))
                 if any(whose in (subject, "log") for whose in self.holds.values()):
@@ -958,6 +1008,9 @@ class Check:
         if not isinstance(writer["mono"], int) or writer["mono"] < boot.mono:
             self.found("its writer's clock was set back")
         boot.wseq = writer["wseq"] if isinstance(writer["wseq"], int) else boot.wseq + 1
+        away = "spooled" in leaf or leaf.get("kind") == "spool.replayed"
+        if boot.unsigned_since is not None and away and isinstance(writer["mono"], int):
+            boot.unsigned_since += writer["mono"] - boot.mono  # nobody could sign while it was not in the log
         boot.mono = writer["mono"] if isinstance(writer["mono"], int) else boot.mono
         if boot.unsigned_since is None and self.tree.size > max(self.checkpoints, default=0):
             boot.unsigned_since = boot.mono
@@ -966,6 +1019,8 @@ class Check:
         self.silence(leaf, boot)
         if leaf.get("kind") == "writer.start":
             self.newest[boot.writer] = str(writer["boot"])
+            for call in [call for call, whose in self.orphans.items() if whose[0] == boot.writer]:
+                del self.orphans[call]  # what its earlier runs left in a spool is in the log by now
 
     def silence(self, leaf: dict[str, Any], boot: Boot) -> None:
         """A writer that promised heartbeats gives them; one that could not write says so in the first after that."""
@@ -997,8 +1052,47 @@ class Check:
             self.beside.pop(call if kind == "egress.end" else str(leaf.get("start")), None)
         elif kind in ("call.end", "call.orphaned"):
             opened = self.beside if call in self.beside and kind == "call.orphaned" else self.open
-            if opened.pop(call, None) is None:
+            whose = opened.pop(call, None)
+            if whose is not None:
+                if kind == "call.orphaned" and opened is self.open and whose[2] != writer["boot"]:
+                    self.orphans[call] = whose[1], whose[2]
+            elif self.orphans.get(call, ("", ""))[1] == writer["boot"]:
+                del self.orphans[call]
+                self.comes_late(leaf, f"it ends the call {call[:128]}, which another had closed")
+            else:
                 self.found(f"it ends the call {call[:128]}, which is not open")
+
+    # -- records that stood in a spool while their store was away, and came into the log later
+
+    def comes_late(self, leaf: dict[str, Any], what: str) -> None:
+        """The record is as it should be only if it comes out of a spool: a `spool.replayed` after it must say so."""
+        writer = leaf.get("writer")
+        if isinstance(writer, dict) and type(writer.get("wseq")) is int:
+            self.late[str(writer.get("boot")), writer["wseq"]] = self.where[0] or 0, what
+        else:
+            self.found(what)
+
+    def replayed(self, leaf: dict[str, Any]) -> None:
+        """A spool is whole: the records of one run, without a gap, all of them here."""
+        of, first, last = leaf.get("of"), leaf.get("first"), leaf.get("last")
+        run = str(of.get("boot")) if isinstance(of, dict) else ""
+        boot = self.boots.get(run)
+        if type(first) is not int or type(last) is not int or boot is None or of != {"writer": boot.writer, "boot": run}:
+            self.found("it does not say whose records came out of a spool")
+            return
+        # Of its own run it is the next itself, and it has been counted.
+        end = boot.wseq - (1 if run == said(leaf, "writer", "boot") else 0)
+        if leaf.get("count") != last - first + 1 or not 0 < first <= last <= end:
+            self.found(f"it says that records {first} to {last} of a run came out of a spool, and they are not all here")
+        for place in [place for place in self.late if place[0] == run and first <= place[1] <= last]:
+            del self.late[place]
+
+    def spools(self) -> None:
+        """Nothing stands where only a replay excuses it, and no replay says so."""
+        for index, what in self.late.values():
+            self.where = (index, "", "")
+            self.found(f"{what}, and no record says that it came out of a spool")
+        self.where = (None, "", "")
 
     # -- what stands beside the records
 

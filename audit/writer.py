@@ -1,8 +1,8 @@
 """Turns entries into leaves and writes them, a batch a turn: pseudonyms, commitments, the writer's chain, the tree.
 
-Crash story: everything of a batch (leaves, openings, open calls, tree, head) is one transaction, so a crash leaves all of it or
-nothing.  What is kept in memory is taken over only after the commit.  Where a commit's answer is lost, the next turn looks
-whether its last record is there, and goes on from what it finds.
+Crash story: everything of a batch is one transaction, so a crash leaves all of it or nothing; memory follows after the commit.
+Where its answer is lost, the next turn looks whether the last record is there.  While the store is away the chain goes on in the
+spool, after the very leaves of such a batch: whether they are in the log or not, it is whole once the spool is there.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 
-from audit import detectors, leaf
-from audit.leaf import Commitment, Kind, Stamp
-from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError, Together
-from audit.privacy import LOG, SEAL_RANDOM, SealBrokenError, SealKey, SubjectKey
-from audit.store import Batch, ClosedError, DuplicateError, OpenCall, Store, StoredLeaf, StoreError, Turn
-from audit.tree import leaf_hash
+from msgspec.structs import replace
+
+from audit import detectors
+from audit.draft import CLOSING, Away, AwayError, Draft, Signed
+from audit.leaf import Kind
+from audit.model import Entry, HeldError, LedgerUnavailableError, Receipt, TamperedError
+from audit.privacy import LOG, SealBrokenError, SealKey, SubjectKey
+from audit.spool import Frame
+from audit.store import ClosedError, DuplicateError, Head, Store, StoredLeaf, StoreError, Turn
 
 _CACHED_KEYS: Final = 4096
 _START, _FIRST, _SHRED = Kind.CALL_START.value, Kind.WRITER_START.value, Kind.KEY_SHRED.value  # members cost a look-up each time
 _HOLD, _CLEAR = Kind.HOLD_SET.value, Kind.HOLD_CLEAR.value
-_OPENING: Final = frozenset({Kind.CALL_START, Kind.EGRESS_START, Kind.SANDBOX_START})
-_CLOSING: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED})
-_ENDING: Final = {Kind.EGRESS_END.value: "call", Kind.SANDBOX_END.value: "start"}  # and the member that names what ends
 
 _BESIDE: Final = frozenset({Kind.EGRESS_START, Kind.SANDBOX_START})
 
 Result = Receipt | Exception
-_NOBODY: Final[Mapping[str, SubjectKey | None]] = {}
+Spooled = tuple[Entry, Sequence[Frame]]
+"""What a spool holds, and the `spool.replayed` record that says so."""
 
 
 def record_id(at: int) -> str:
@@ -44,7 +45,9 @@ def orphaned(call: str, index: int, fields: Mapping[str, object], at: int, reaso
 
     `fields` are those of its start.
     """
-    said = {"call": call, "start_index": index, "reason": reason}
+    said: dict[str, object] = {"call": call, "reason": reason}
+    if index >= 0:  # else its start is in the spool
+        said["start_index"] = index
     same = {name: fields[name] for name in ("workflow", "trace", "tenant") if name in fields}
     if fields.get("kind") in _BESIDE:
         said["of"] = str(fields["kind"])
@@ -53,7 +56,15 @@ def orphaned(call: str, index: int, fields: Mapping[str, object], at: int, reaso
 
 def closing(start: Entry, index: int, reason: str) -> Entry:
     """The same, for a start that is still at hand."""
-    return orphaned(start.id, index, {**start.fields, "kind": str(start.kind)}, start.at, reason)
+    closed = orphaned(start.id, index, {**start.fields, "kind": str(start.kind)}, start.at, reason)
+    return replace(closed, spool=True) if start.spool else closed
+
+
+def shredding(subject: str, request: str, approver: str, at: int) -> Entry:
+    """The record that destroys a person's key."""
+    person = approver.startswith(("user:", "svc:"))
+    fields = {"request": request} if person else {"request": request, "approver": approver}
+    return Entry(Kind.KEY_SHRED, record_id(at), at, subject, fields, (), {"approver": approver} if person else {})
 
 
 def _others(entry: Entry) -> Set[str]:
@@ -70,7 +81,7 @@ class Writer:
         self.boot: Final = os.urandom(16).hex()
         self.id: Final = writer
         self._store = store
-        self._origin = origin
+        self.log: Final = origin
         self._seal = seal
         self._mono = mono
         self._wseq = 0
@@ -78,28 +89,70 @@ class Writer:
         self._size = 0  # of the log, when we last saw it
         self._erasures = -1
         self._keys: dict[str | None, SubjectKey] = {}
-        self._unsure: _Draft | None = None  # a batch whose commit was not answered
+        self._unsure: Draft | None = None  # a batch whose commit was not answered
+        self._kept: dict[str, tuple[int, bytes, str]] = {}  # what is in the spool: hash and kind
         self._late: list[Entry] = []  # what closes the calls of such a batch
 
-    def write(self, entries: Sequence[Entry]) -> list[Result]:
+    def write(self, entries: Sequence[Entry], spooled: Sequence[Spooled] = ()) -> list[Result]:
         """Write the entries that passed `leaf.check`, in order, all of them or (`StoreError`) none; one result for each.
 
         An entry whose id is in the log already is not written again: its receipt is that of the first time, or (another kind
         of record, or a call that was closed since) `LedgerUnavailableError`; that too for an end of a call which somebody else
         closed, as a writer that seemed dead.  `TamperedError` where the log is shorter than it was.
+
+        spooled  what goes before them, as far as it is not in the log; its records are among the entries.
         """
         entries = [detectors.clean(entry) if entry.values else entry for entry in entries]
         try:
-            return self._write(entries, look=self._unsure is not None)
+            return self._write(entries, spooled, look=self._unsure is not None or bool(spooled))
         except (DuplicateError, ClosedError):
-            return self._write(entries, look=True)
+            return self._write(entries, spooled, look=True)
 
-    def _write(self, entries: Sequence[Entry], *, look: bool) -> list[Result]:
-        draft: _Draft | None = None
+    @property
+    def unanswered(self) -> Draft | None:
+        """A batch that the store may have and may not have."""
+        return self._unsure
+
+    def away(self, entries: Sequence[Entry]) -> tuple[Draft, list[Result]]:
+        """The leaves of entries that are to stand in the spool, after those of a batch that was not answered; nothing counts yet.
+
+        Whose key is not in memory has no record: `LedgerUnavailableError` is the result then.
+        """
+        entries = [detectors.clean(entry) if entry.values else entry for entry in entries]
+        before = self._unsure
+        draft = self._draft(Away(Head(0, b"", self._erasures)), entries, before)
+        written = self._kept | before.written if before is not None else self._kept
+        again = {entry.id for entry in entries}
+        for entry, _ in before.starts if before is not None else ():
+            if entry.id not in again:  # whoever waited was told that it is not recorded
+                draft.add(closing(entry, -1, "not acknowledged"), None)
+        return draft, [self._told(written, entry) or self._one(draft, entry, {}, look=False) for entry in entries]
+
+    def _draft(self, turn: Turn, entries: Sequence[Entry], before: Draft | None = None) -> Draft:
+        at = (self._wseq, self._wprev) if before is None else (before.wseq, before.wprev)
+        signed = Signed(self.log, self.id, self.boot, self._mono)
+        return Draft(signed, turn, sum(len(entry.values) for entry in entries), *at)
+
+    def _told(self, written: Mapping[str, tuple[int, bytes, str]], entry: Entry) -> Result | None:
+        found = written.get(entry.id)
+        return self._again(entry, -1, *found[1:]) if found is not None else None
+
+    def went_on(self, draft: Draft) -> None:
+        """The draft is in the spool, and what it follows is there before it."""
+        self._wseq, self._wprev = draft.wseq, draft.wprev
+        self._kept |= draft.written if self._unsure is None else self._unsure.written | draft.written
+        self._unsure = None
+
+    def _write(self, entries: Sequence[Entry], spooled: Sequence[Spooled], *, look: bool) -> list[Result]:
+        draft: Draft | None = None
+        committing = False
         try:
             with self._store.turn() as turn:
                 self._settle(turn, {entry.id for entry in entries} if look else frozenset())
-                draft = _Draft(self, turn, sum(len(entry.values) for entry in entries))
+                draft = self._draft(turn, entries)
+                for entry, frames in spooled:
+                    if not turn.existing([entry.id]):
+                        draft.take(frames)
                 for entry in self._late:
                     if draft.is_open(str(entry.fields["call"])):
                         draft.add(entry, None)
@@ -107,10 +160,11 @@ class Writer:
                 results = [self._one(draft, entry, existing, look=look) for entry in entries]
                 if draft.batch.leaves:
                     turn.write(draft.batch, draft.frontier.size, draft.frontier.encode())
+                    committing = True  # what fails before is rolled back
         except (DuplicateError, ClosedError):
             raise
         except StoreError:
-            if draft is not None and draft.batch.leaves:
+            if draft is not None and committing:
                 self._unsure = draft
             raise
         self._adopt(draft)
@@ -136,15 +190,15 @@ class Writer:
             self._keys.clear()
             self._erasures = turn.head.erasures
 
-    def _adopt(self, draft: _Draft) -> None:
+    def _adopt(self, draft: Draft) -> None:
         self._wseq, self._wprev = draft.wseq, draft.wprev
         self._size = draft.frontier.size
-        self._late = []
+        self._late, self._kept = [], {}
         self._keys |= draft.keys
         while len(self._keys) > _CACHED_KEYS:
             del self._keys[next(iter(self._keys))]
 
-    def _one(self, draft: _Draft, entry: Entry, existing: Mapping[str, StoredLeaf], *, look: bool) -> Result:
+    def _one(self, draft: Draft, entry: Entry, existing: Mapping[str, StoredLeaf], *, look: bool) -> Result:
         found = existing.get(entry.id)
         if found is not None:
             kind = str(found.record().get("kind"))
@@ -153,7 +207,7 @@ class Writer:
             return self._again(entry, found.index, found.hash, kind)
         if entry.id in draft.written:
             return self._again(entry, *draft.written[entry.id])
-        if look and entry.kind in _CLOSING and not draft.is_open(str(entry.fields.get("call"))):
+        if look and entry.kind in CLOSING and not draft.is_open(str(entry.fields.get("call"))):
             return LedgerUnavailableError(f"the call {entry.fields.get('call')} is closed already")
         if entry.kind == _FIRST:  # a boot's first leaf; then the log's own key, which shows a wrong seal key
             receipt = draft.add(entry, None)
@@ -164,6 +218,8 @@ class Writer:
             if entry.subject is not None or entry.values:
                 key = self._key(draft, entry, entry.subject, create=entry.kind != _SHRED)
             others = {name: self._key(draft, entry, name, create=True) for name in _others(entry)}
+        except AwayError:
+            return LedgerUnavailableError("the store is away, and with it the key of somebody whom this record is about")
         except SealBrokenError:
             return LedgerUnavailableError("the stored key of this record's subject is damaged")
         if entry.kind == _SHRED:
@@ -184,9 +240,9 @@ class Writer:
     def _again(self, entry: Entry, index: int, digest: bytes, kind: str) -> Result:
         if kind != entry.kind:
             return LedgerUnavailableError(f"the id {entry.id} is that of a {kind}")
-        return Receipt(self._origin, entry.id, index, digest)
+        return Receipt(self.log, entry.id, index, digest)
 
-    def _key(self, draft: _Draft, entry: Entry, subject: str | None, *, create: bool) -> SubjectKey | None:
+    def _key(self, draft: Draft, entry: Entry, subject: str | None, *, create: bool) -> SubjectKey | None:
         """The key of the subject (None: of the log); a new one gets its `key.create` record in the same turn."""
         known = draft.keys.get(subject) or self._keys.get(subject)
         if known is not None and known.pseudonym not in draft.batch.destroyed:
@@ -203,71 +259,3 @@ class Writer:
             return None
         draft.keys[subject] = key
         return key
-
-
-class _Draft:
-    """A batch in the making.  Nothing of it counts before its commit."""
-
-    __slots__ = ("_random", "_writer", "batch", "frontier", "keys", "starts", "together", "turn", "wprev", "written", "wseq")
-
-    def __init__(self, writer: Writer, turn: Turn, values: int) -> None:
-        self._writer = writer
-        drawn = os.urandom(values * SEAL_RANDOM)  # once: each look at the kernel lets the interpreter go
-        self._random = [drawn[at : at + SEAL_RANDOM] for at in range(0, len(drawn), SEAL_RANDOM)]
-        self.turn = turn
-        self.batch = Batch()
-        self.frontier = turn.head.tree()
-        self.together = Together(self.frontier.size, [])
-        self.wseq, self.wprev = writer._wseq, writer._wprev
-        self.keys: dict[str | None, SubjectKey] = {}
-        self.written: dict[str, tuple[int, bytes, str]] = {}
-        self.starts: list[tuple[Entry, int]] = []
-
-    def add(self, entry: Entry, key: SubjectKey | None, others: Mapping[str, SubjectKey | None] = _NOBODY) -> Receipt:
-        """Make the entry's leaf and put it at the end.  others: the keys of those whom it names beside its subject."""
-        writer, index = self._writer, self.frontier.size
-        commitments: dict[str, Commitment] = {}
-        if key is not None:
-            for value in entry.values:
-                other = others[value.of] if value.of is not None else None
-                whose = key if other is None else other
-                made, sealed = whose.seal(entry.id, value.name, value.data, self._random.pop())
-                commitments[value.name] = made if whose is key else made._replace(of=whose.pseudonym)
-                self.batch.openings.append((index, value.name, sealed))
-        pseudonym = key.pseudonym if key is not None and entry.subject is not None else None
-        stamp = Stamp(writer.id, writer.boot, self.wseq, self.wprev, writer._mono())
-        people = {name: found.pseudonym for name, whom in entry.people.items() if (found := others[whom]) is not None}
-        data = leaf.compose(entry, writer._origin, stamp, pseudonym, commitments, people)
-        digest = leaf_hash(data)
-        self.batch.leaves.append((index, entry.id, digest, data))
-        self.batch.nodes += self.frontier.append(digest)
-        self.together.hashes.append(digest)
-        self.wseq, self.wprev = self.wseq + 1, digest.hex()
-        self.written[entry.id] = (index, digest, str(entry.kind))
-        if entry.kind in _OPENING:
-            self.batch.opened.append(OpenCall(entry.id, index, writer.id, writer.boot))
-            self.starts.append((entry, index))
-        elif entry.kind in _CLOSING:
-            self.batch.closed.append(str(entry.fields.get("call")))
-        elif entry.kind in _ENDING:
-            self.batch.ended.append(str(entry.fields.get(_ENDING[entry.kind])))
-        elif entry.kind == _HOLD and (target := people.get("target") or entry.fields.get("target")):  # without: the wish alone
-            self.batch.held.append((entry.id, str(target)))
-        elif entry.kind == _CLEAR and "hold" in entry.fields:
-            hold = str(entry.fields.get("hold"))
-            self.batch.held = [held for held in self.batch.held if held[0] != hold]
-            self.batch.released.append(hold)
-        return Receipt(writer._origin, entry.id, index, digest, self.together)
-
-    def is_open(self, call: str) -> bool:
-        """Whether the call can be closed here."""
-        return call not in self.batch.closed and (self.turn.is_open(call) or any(call == each.id for each in self.batch.opened))
-
-    def holds(self) -> list[tuple[str, str]]:
-        """Legal holds in force, those of this batch included."""
-        return [held for held in (*self.turn.holds(), *self.batch.held) if held[0] not in self.batch.released]
-
-    def destroy(self, pseudonym: str) -> None:
-        """Destroy a subject's key with this batch, also one that the batch itself makes."""
-        self.batch.destroyed.append(pseudonym)
-        self.batch.subjects = [row for row in self.batch.subjects if row.pseudonym != pseudonym]

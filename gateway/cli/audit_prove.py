@@ -49,7 +49,7 @@ def prove(  # noqa: PLR0917  Typer reads the signature
         with Ledger.open(ledger_url(settings, ledger)) as log:
             record, told = _told(record, log.vkey)
             found = log.get(record)
-            if found is not None and told is not None and told != (found.index, found.hash):
+            if found is not None and told is not None and told not in ((found.index, found.hash), (-1, found.hash)):
                 misuse(f"{record} is not the record that its caller was told of: keep that receipt")
             if found is None and told is not None:
                 misuse(f"there is no record {record}, and its caller was told that there is: keep that receipt")

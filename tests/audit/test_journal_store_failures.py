@@ -178,7 +178,7 @@ def test_two_failures_in_a_row_change_nothing_of_that(url: str, store: Failing, 
     assert verify_url(url, VKEY).findings == []
 
 
-@pytest.mark.parametrize("where", [*PERSISTED, "before writing", "after writing", "before the commit"])
+@pytest.mark.parametrize("where", [*PERSISTED, "before the commit"])
 def test_a_batch_is_not_forgotten_when_the_look_for_it_fails_too(url: str, store: Failing, writer: Writer, where: str) -> None:
     store.faults |= {where: 1, "while looking": 1}
     for record in ("d1", "d2"):
