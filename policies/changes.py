@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -72,6 +73,13 @@ class Named:
         return bool(self.added or self.removed or self.changed)
 
 
+def named(before: Mapping[str, object], after: Mapping[str, object]) -> Named:
+    """What came, went or changed, of things by name."""
+    both = before.keys() & after.keys()
+    changed = sorted(name for name in both if before[name] != after[name])
+    return Named(tuple(sorted(after.keys() - both)), tuple(sorted(before.keys() - both)), tuple(changed))
+
+
 @dataclass(frozen=True, slots=True)
 class Diff:
     """Everything that differs.  `incomparable` says why rights could not be compared line by line; "" where they were.
@@ -79,6 +87,7 @@ class Diff:
     roles     members as `member → role (tenant)`.
     same      how many lines say the same in both.
     definitions  what of tools.lock, and of `servers` in tools.yaml, differs; opened: whether a server may say more than before.
+    workflows    rules by their ids, what else a workflow says by its name; loosened: whether rules or labels may refuse less.
     """
 
     before: str
@@ -94,6 +103,9 @@ class Diff:
     same: int
     definitions: Named = Named()
     opened: bool = False
+    workflows: Named = Named()
+    labels: Named = Named()
+    loosened: bool = False
 
     @property
     def granting(self) -> tuple[Change, ...]:
@@ -113,12 +125,13 @@ class Diff:
     @property
     def grants(self) -> bool:
         """Whether anything could be allowed now that was denied."""
-        return bool(self.granting or self.incomparable or self.opened)
+        return bool(self.granting or self.incomparable or self.opened or self.loosened)
 
     @property
     def empty(self) -> bool:
         """Whether nothing differs at all."""
         lists = (
             self.changes, self.roles, self.tools, self.sets, self.tests, self.shadow, self.incomparable, self.definitions,
+            self.workflows, self.labels,
         )  # fmt: skip
         return not any(lists) and not self.model

@@ -15,9 +15,10 @@ from policies.bundle import Bundle, Membership, Rule
 from policies.casbinmodel import knows_somebody
 from policies.cases import Case
 from policies.cells import EVERYBODY, Cells, Resources, covers, is_shipped, names_of, plain
-from policies.changes import DUTIES, Change, Diff, Kind, Named
+from policies.changes import DUTIES, Change, Diff, Kind, Named, named
 from policies.names import RELAY
 from policies.terms import Proof, Relation, Term, compare, search
+from policies.workflows import differing
 
 MAX_CELLS = 2_000_000
 MAX_FELT = 500
@@ -46,20 +47,24 @@ def diff(before: Bundle, after: Bundle, *, tenant: str = "") -> Diff:
     unchanged = before.digest == after.digest and before.rules == after.rules and before.roles == after.roles
     changes = _Comparison(old, new, tenant).changes()
     definitions, opened = compared(before.pinning, after.pinning)
+    workflows, labels, loosened = differing.compared(before, after)
     return Diff(
         before=before.digest,
         after=after.digest,
         changes=tuple(changes),
         roles=_roles(before.roles, after.roles, tenant),
-        tools=_named({n: _tool(before, n) for n in before.tools}, {n: _tool(after, n) for n in after.tools}),
-        sets=_named({n: sorted(t) for n, t in before.sets.items()}, {n: sorted(t) for n, t in after.sets.items()}),
-        tests=_named(_tests(before), _tests(after)),
-        shadow=_named({r.id: old.content(r) for r in before.shadow}, {r.id: new.content(r) for r in after.shadow}),
+        tools=named({n: _tool(before, n) for n in before.tools}, {n: _tool(after, n) for n in after.tools}),
+        sets=named({n: sorted(t) for n, t in before.sets.items()}, {n: sorted(t) for n, t in after.sets.items()}),
+        tests=named(_tests(before), _tests(after)),
+        shadow=named({r.id: old.content(r) for r in before.shadow}, {r.id: new.content(r) for r in after.shadow}),
         model=before.model != after.model,
         incomparable="" if unchanged else incomparable,
         same=len(contents[0] & contents[1]),
         definitions=definitions,
         opened=opened,
+        workflows=workflows,
+        labels=labels,
+        loosened=loosened,
     )
 
 
@@ -301,17 +306,11 @@ def _changed(old: Cells, new: Cells) -> list[tuple[Cells, Rule]]:
 # --- what has a name
 
 
-def _named(before: Mapping[str, object], after: Mapping[str, object]) -> Named:
-    both = before.keys() & after.keys()
-    changed = sorted(name for name in both if before[name] != after[name])
-    return Named(tuple(sorted(after.keys() - both)), tuple(sorted(before.keys() - both)), tuple(changed))
-
-
 def _roles(before: Iterable[Membership], after: Iterable[Membership], tenant: str) -> Named:
     then, now = (
         {f"{m.member} → {m.role} ({m.tenant})": True for m in members if tenant in ("", m.tenant)} for members in (before, after)
     )
-    return _named(then, now)
+    return named(then, now)
 
 
 def _tool(bundle: Bundle, name: str) -> object:

@@ -368,6 +368,45 @@ def made(**changes: str) -> Bundle:
     return load_texts(FILES | named)
 
 
+FLOW = """\
+workflow: leaks
+taint: [{after: source:books, deny: sink:mail, unless: small, id: books}]
+once: [{tool: erp.write_po}]
+"""
+LABELS = "labels: {'res:books/*': [source:books], 'a2a:*': [sink:mail]}\n"
+
+
+def flowing(text: str = FLOW, labels: str = LABELS, **more: str) -> Bundle:
+    return load_texts(FILES | {"tools.yaml": FILES["tools.yaml"] + labels, "workflows/leaks.yaml": text} | more)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "workflows", "labelled", "grants"),
+    [
+        (FLOW, LABELS, ((), (), ()), ((), (), ()), False),
+        ("# a comment\n" + FLOW, LABELS, ((), (), ()), ((), (), ()), False),
+        (FLOW + "within: [{tool: erp.write_po, time: 1h}]\n", LABELS, (("leaks/within-1",), (), ()), ((), (), ()), False),
+        (FLOW.replace(", unless: small", ""), LABELS, ((), (), ("leaks/books",)), ((), (), ()), True),
+        (FLOW.replace("once", "mode: shadow\nonce"), LABELS, ((), (), ("leaks",)), ((), (), ()), True),
+        (FLOW.split("once", 1)[0], LABELS, ((), ("leaks/once-1",), ("leaks",)), ((), (), ()), True),
+        (FLOW, LABELS.replace("books]", "books, source:x]"), ((), (), ()), (("res:books/*: source:x",), (), ()), False),
+        (FLOW, LABELS.replace("[sink:mail]", "[]"), ((), (), ("leaks", "leaks/books")), ((), ("a2a:*: sink:mail",), ()), True),
+    ],
+)  # fmt: skip
+def test_what_became_of_rules_of_workflows_and_of_labels_is_told(
+    text: str, labels: str, workflows: tuple[tuple[str, ...], ...], labelled: tuple[tuple[str, ...], ...], grants: bool
+) -> None:
+    found = diff(flowing(), flowing(text, labels))
+    assert (found.workflows.added, found.workflows.removed, found.workflows.changed) == workflows
+    assert (found.labels.added, found.labels.removed, found.labels.changed) == labelled
+    assert (found.grants, found.loosened) == (grants, grants)
+
+
+def test_an_exemption_that_says_more_is_a_change_of_its_rule() -> None:
+    wider = flowing(**{"conditions.yaml": "small: {if: args.amount <= 250, say: orders}\n"})
+    assert diff(flowing(), wider).workflows.changed == ("leaks/books",)
+
+
 def test_a_wider_limit_is_wider_with_the_first_amount_that_passes() -> None:
     (change,) = diff(made(), made(conditions="small: {if: args.amount <= 250, say: orders}\n")).changes
     assert (change.kind, change.who, change.tools, change.actions) == (

@@ -71,7 +71,7 @@ class Page:
         opened = found.granting
         head = "nothing is newly allowed"
         if found.grants:
-            number = len(opened) + bool(found.incomparable) + found.opened
+            number = len(opened) + bool(found.incomparable) + found.opened + found.loosened
             head = f"**{_plural(number, 'change')} may allow what was denied**"
         lines = [f"### Policy diff: {head}", "", f"{_code(found.before[:19])} → {_code(found.after[:19])}", ""]
         if found.empty:
@@ -94,8 +94,10 @@ class Page:
         for title, named in self._named():
             if named:
                 listed = (f"- {_code(line)}" for line in _lines(named))
-                if named is found.definitions and found.opened:
-                    lines += [f"#### {title}: servers may say more than before", "", *listed, ""]
+                more = "servers may say more" if found.opened and named is found.definitions else ""
+                more = "less may be refused" if found.loosened and title in ("WORKFLOWS", "LABELS") else more
+                if more:
+                    lines += [f"#### {title}: {more} than before", "", *listed, ""]
                     continue
                 lines += [f"<details><summary>{title}</summary>", "", *listed, "", "</details>", ""]
         return "\n".join([*lines, f"{_plural(found.same, 'line')} of `grants/` unchanged."])
@@ -133,6 +135,8 @@ class Page:
             ("TESTS", found.tests),
             ("WATCHED LINES", found.shadow),
             ("DEFINITIONS", found.definitions),
+            ("WORKFLOWS", found.workflows),
+            ("LABELS", found.labels),
         ]
 
     def _sentence(self, change: Change, show: Show) -> str:

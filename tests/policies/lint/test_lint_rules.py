@@ -67,6 +67,17 @@ def test_the_bundles_that_are_shipped_get_no_finding(folder: str) -> None:
     assert all(each.why for each in result.suppressed)
 
 
+def test_what_rules_about_labels_name_is_used_and_what_they_guard_is_guarded() -> None:
+    rule = "{after: source:books, deny: [writes:finance, sink:external], unless: large, must: hide}"
+    changes = {
+        "tools.yaml": BASE["tools.yaml"].replace("{to: string}}", "{to: string}, labels: [sink:external]}")
+        + "labels: {'res:books/*': [source:books]}\n",
+        "obligations.yaml": BASE["obligations.yaml"] + "hide: {type: redact-result, fields: [iban]}\n",
+        "workflows/w.yaml": f"workflow: w\nmode: shadow\ntaint: [{rule}]\n",
+    }
+    assert lint(bundle(changes, conditions="large: {if: args.amount > 5, say: s}\n")).complaints == ()
+
+
 @pytest.mark.parametrize(
     ("code", "changes", "place"),
     [
@@ -115,6 +126,40 @@ def test_the_bundles_that_are_shipped_get_no_finding(folder: str) -> None:
             "unused-tool",
             {"changes": {"tools.yaml": BASE["tools.yaml"].replace("sets:", "  files.write: {}\nsets:")}},
             ("tools.yaml", 6, 3),
+        ),
+        (
+            "unset-label",
+            {"changes": {"workflows/w.yaml": "workflow: w\ntaint:\n  - {after: source:orders, deny: writes:finance}\n"}},
+            ("workflows/w.yaml", 3, 5),
+        ),
+        (
+            "unset-label",
+            {
+                "changes": {
+                    "workflows/w.yaml": "workflow: w\ntaint:\n  - {after: writes:finance, deny: [writes:finance, sink:x]}\n"
+                }
+            },
+            ("workflows/w.yaml", 3, 5),
+        ),
+        (
+            "idle-exemption",
+            {
+                "changes": {
+                    "workflows/w.yaml": "workflow: w\ntaint:\n  - {after: writes:finance, deny: writes:finance, unless: inside}\n"
+                },
+                "conditions": "inside: {if: args.to == 'me', say: s}\n",
+            },
+            ("workflows/w.yaml", 3, 5),
+        ),
+        (
+            "unguarded-sink",
+            {"changes": {"tools.yaml": BASE["tools.yaml"].replace("{to: string}}", "{to: string}, labels: [sink:external]}")}},
+            ("tools.yaml", 5, 3),
+        ),
+        (
+            "unguarded-sink",
+            {"changes": {"tools.yaml": BASE["tools.yaml"] + "labels: {'a2a:*': [sink:external]}\n"}},
+            ("tools.yaml", 8, 10),
         ),
         ("unused-role", {"roles": "g, idp:guests, role:guest, acme\n"}, ("roles.csv", 3, 4)),
         ("repeated-membership", {"roles": "g, idp:buyers, role:buyer, acme\n"}, ("roles.csv", 3, 4)),
