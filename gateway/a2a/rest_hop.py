@@ -19,6 +19,8 @@ from gateway.upstream.client import HttpRequest
 
 _ROUTES: Final = {route.method: route for route in ROUTES}
 _FIELD: Final = re.compile(r"\{(\w+)\}")
+_SLASH: Final = re.compile(r"[/\\]|%(?:25)*(?:2f|5c|2e)", re.IGNORECASE)
+"""What somebody could take for the end of a segment, however often they decode."""
 
 
 class RestHop(RpcHop):
@@ -66,8 +68,9 @@ def _said_no(error: dict[str, Any], status: int) -> AgentSaysNo:
 
 
 def _segment(value: object) -> str:
+    """An id as one segment of a path, also to a server, or a proxy before it, that first decodes a path and then reads it."""
     text = str(value)
-    if text in {"", ".", ".."}:
+    if text in {"", ".", ".."} or _SLASH.search(text) is not None:
         raise UpstreamError("protocol", "an id that no path can carry")
     return quote(text, safe="")
 

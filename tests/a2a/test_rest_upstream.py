@@ -14,7 +14,7 @@ from gateway.settings import Agent
 from tests.a2a.agents import Request, scripted, status, task
 from tests.a2a.world import World, gateway
 
-ODD = "a/b?c#d e%2Ff"
+ODD = "a;b?c#d e%20f"
 
 
 async def ask(world: World, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ async def test_every_operation_has_its_verb_its_path_and_nothing_else_of_what_wa
             await ask(world, "GetTaskPushNotificationConfig", {"taskId": ODD, "id": "x"})
             gone = await ask(world, "DeleteTaskPushNotificationConfig", {"taskId": ODD, "id": "x"})
             assert "error" not in gone
-    whole = "/base/tasks/a%2Fb%3Fc%23d%20e%252Ff"
+    whole = "/base/tasks/a%3Bb%3Fc%23d%20e%2520f"
     assert [(each.method, each.target) for each in agent.requests] == [
         ("POST", "/base/message:send"),
         ("GET", f"{whole}?historyLength=2"),
@@ -65,15 +65,18 @@ async def test_every_operation_has_its_verb_its_path_and_nothing_else_of_what_wa
     assert all((each.headers["a2a-version"], "traceparent" in each.headers) == ("1.0", True) for each in agent.requests)
 
 
-@pytest.mark.parametrize("name", [".", ".."])
+@pytest.mark.parametrize("name", [".", "..", "../pauls", "..\\pauls", "..%2fpauls", "%2E%2E", "a%255Cb"])
 async def test_an_id_that_would_lead_somewhere_else_is_not_put_into_a_path(tmp_path: Path, name: str) -> None:
     async def answer(request: Request) -> None:
-        await request.reply(json.dumps(task("INPUT_REQUIRED", name)).encode())
+        await request.reply(json.dumps(task("INPUT_REQUIRED", name if len(agent.requests) == 1 else "mine")).encode())
 
     async with scripted(answer) as (url, agent), gateway(tmp_path, {"ref": f"rest+{url}"}) as world:
-        await world.send("paul", "m")
+        for _ in range(2):
+            await world.send("paul", "m")
         assert (await ask(world, "GetTask", {"id": name}))["error"]["code"] == -32006
-        assert len(agent.requests) == 1
+        others = {"taskId": "mine", "id": name}  # which a client makes up
+        assert (await ask(world, "DeleteTaskPushNotificationConfig", others))["error"]["code"] == -32006
+        assert len(agent.requests) == 2
 
 
 def refusal(status: str, reason: str = "", code: int = 400) -> tuple[bytes, int]:
