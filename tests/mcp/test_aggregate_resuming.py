@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from gateway.mcp.sealed import Sealed
+from gateway.settings import Limits
 from tests.mcp.aggregate_world import Heard, asked, upstreams
+from tests.mcp.scripted import END, SSE, event, scripted, where
 from tests.mcp.world import DENY, World, gateway
+from tests.upstream.wire import Upstream, Writer, upstream
 
 KEY = Sealed([b"k" * 32])
 VERSION = {"mcp-protocol-version": "2025-11-25"}
@@ -112,3 +115,23 @@ async def test_what_policy_denies_meanwhile_is_not_said_to_whoever_resumes(tmp_p
         answer = await other.client.get("/mcp", headers=headers_of(other, session, last=last))
         assert "mended" not in answer.text
         assert other.ledger.entries[-1].kind == "decision.deny"
+
+
+async def test_a_server_that_ends_its_streams_at_once_does_not_fill_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.aggregate.resuming.RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr("gateway.mcp.aggregate.resuming.QUICK", 3)
+    streams: list[bytes] = []
+
+    async def say(_: Upstream, __: dict[str, Any], head: bytes, writer: Writer) -> None:
+        streams.append(head)
+        notice = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}
+        writer.write(SSE + event(notice, name=f"e{len(streams)}", retry=1) + END)
+
+    limits = Limits(call_seconds=3)
+    async with upstream(scripted(say)) as there, gateway(tmp_path, {"old": where(there)}, limits=limits) as world:
+        session = await world.handshake("anna", "")
+        answer = await world.legacy("anna", "tools/call", server="", session=session, name="old__t", arguments={})
+        assert "-31502" in answer.text
+        assert [head[:3] for head in streams] == [b"POS", b"GET", b"GET", b"GET"]

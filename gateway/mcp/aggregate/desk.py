@@ -235,7 +235,7 @@ class Desk:
         """What follows an event of an answer that began before, perhaps at another replica."""
         leg.server = server
         with self._questions.during(caller, leg) as dialogue:
-            async with aclosing(whole(caller, leg, way, resumed(caller, leg, way, event))) as replies:
+            async with aclosing(whole(caller, leg, way, resumed(caller, leg, way, event), event)) as replies:
                 async for reply in replies:
                     event = self._events.id(caller, leg, way, reply)
                     if not reply.is_final:

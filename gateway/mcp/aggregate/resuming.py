@@ -26,13 +26,24 @@ RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 30.0
 EMPTY_SINCE: Final = LEGACY[0]
 """The revision whose clients know events without data, which are there for their ids."""
+LEAST_RETRY_SECONDS: Final = 0.1
+QUICK: Final = 20
+"""How often the rest of one answer is asked for as soon as its server likes; after that no sooner than where it does not say.
+
+Each time is a call on record: a server that ends its streams as soon as they begin would fill the ledger with one call.
+"""
 TRIES: Final = 10
 """Streams in a row on which a server says nothing that could be resumed after."""
 
 
-async def whole(caller: Caller, leg: Leg, way: Way, replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Reply, None]:
-    """The same replies, and those that the server says to whoever resumes; the last one is final, with an answer."""
-    event, wait, tries = "", RETRY_SECONDS, 0
+async def whole(
+    caller: Caller, leg: Leg, way: Way, replies: AsyncGenerator[Reply, None], event: str = ""
+) -> AsyncGenerator[Reply, None]:
+    """The same replies, and those that the server says to whoever resumes; the last one is final, with an answer.
+
+    event  after which these replies come already, where they are the rest of an answer.
+    """
+    wait, tries, streams = RETRY_SECONDS, 1 if event else 0, 0
     while True:
         try:
             async with aclosing(replies):
@@ -48,8 +59,8 @@ async def whole(caller: Caller, leg: Leg, way: Way, replies: AsyncGenerator[Repl
         except UpstreamError as error:
             if not tries or tries > TRIES or error.kind != "closed":
                 raise
-        tries += 1
-        await asyncio.sleep(wait)
+        tries, streams = tries + 1, streams + 1
+        await asyncio.sleep(max(wait, LEAST_RETRY_SECONDS if streams <= QUICK else RETRY_SECONDS))
         replies = resumed(caller, leg, way, event)
 
 
