@@ -190,7 +190,7 @@ class App:
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry,
             self._open_recorder(ledger, policy), self._guard, Slots(limits.concurrent_calls), seal, workflows.steps,
-            opened_duties(state, seal, clock, stack), opened_approvals(means, policy, identity),
+            opened_duties(means), opened_approvals(means, policy, identity),
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
         out = WayOut(settings.sandbox.egress, parts.recorder, parts.judge_of, identity.kills.alive, clock)

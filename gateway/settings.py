@@ -41,13 +41,13 @@ from gateway.settings_ledger import (
     Witness,
 )
 from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
-from gateway.settings_streams import Push, Questions
+from gateway.settings_streams import Notify, Push, Questions
 
 __all__ = [
     "A2a", "Agent", "AgentAuth", "AgentCard", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation",
     "Directory", "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "Grpc", "GrpcAgent", "HeaderName",
-    "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Policy", "Push", "Questions", "Retention", "Revocation",
-    "Root", "Runner", "RunnerTls",
+    "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Notify", "Policy", "Push", "Questions", "Retention",
+    "Revocation", "Root", "Runner", "RunnerTls",
     "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
     "TrustDomain", "Witness",
 ]  # fmt: skip
@@ -178,6 +178,7 @@ class Settings(Group):
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()
     push: Push = Push()
+    notify: dict[Slug, Notify] = Field(default_factory=dict)
     a2a: A2a = A2a()
 
     @model_validator(mode="after")

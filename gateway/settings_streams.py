@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, HttpUrl, StringConstraints, model_validator
 
-from gateway.settings_base import Group
+from gateway.settings_base import Group, Secret
 
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Level = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
@@ -23,6 +23,23 @@ class Push(Group):
         (), max_length=256
     )
     """`host:port` of those that may have a private address, and speak http."""
+
+
+class Notify(Group):
+    """Who is told of calls, where a duty says so: a webhook, and the secret by which it knows that the gateway speaks."""
+
+    url: HttpUrl
+    secret: Secret
+    """Signs what is sent (Standard Webhooks): `whsec_` and base64, or any text of at least 24 bytes."""
+    private: bool = False
+    """Whether it may have a private address, and speak http."""
+
+    @model_validator(mode="after")
+    def _is_https(self) -> Notify:
+        if self.url.scheme != "https" and not self.private:
+            msg = "url: it must be https, or private: true"
+            raise ValueError(msg)
+        return self
 
 
 class Questions(Group):

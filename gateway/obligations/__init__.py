@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
-from gateway.obligations import approve, audit, limit, redact, sandbox, step_up
+from gateway.obligations import approve, audit, limit, notify, redact, sandbox, step_up
 from gateway.obligations.duty import Duty, Params, WrongParameterError
 from gateway.reasons import Code
 from policies.model import Decision, Obligation
@@ -19,6 +19,7 @@ READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
         "audit": audit.read,
         "human-approval": approve.read,
         "limit": limit.read,
+        "notify": notify.read,
         "redact": redact.read,
         "redact-result": redact.read_result,
         "sandbox": sandbox.read,
@@ -84,10 +85,15 @@ def withholds(decision: Decision) -> bool:
     return any(redact.of_arguments(obligation) for obligation in decision.obligations)
 
 
-def misread(kind: str, params: Params) -> tuple[str, str] | None:
-    """The parameter at fault and what is wrong with it, where a duty of this type cannot read them; None where it can."""
+def misread(kind: str, params: Params, receivers: frozenset[str] | None = None) -> tuple[str, str] | None:
+    """The parameter at fault and what is wrong with it, where a duty of this type cannot read them; None where it can.
+
+    receivers  whom the settings know to tell something; None: not known.
+    """
     try:
         READERS[kind](params)
+        if kind == notify.TYPE and receivers is not None and (unknown := set(notify.read(params)) - receivers):
+            return "to", f"the settings have no notify.{min(unknown)[:63]}"
     except WrongParameterError as error:
         return error.key, error.message
     return None

@@ -13,6 +13,7 @@ from gateway.state.histories import Histories
 from gateway.state.hops import HandedHops
 from gateway.state.kills import KillRows
 from gateway.state.limits import LimitRows
+from gateway.state.outbox import Outbox
 from gateway.state.ownership import Contexts, Tasks
 from gateway.state.push import PushRows
 from gateway.state.subject_tokens import SubjectTokens
@@ -44,6 +45,7 @@ class State:
         self.cards = CardRows(worker)
         self.limits = LimitRows(worker)
         self.approvals = ApprovalRows(worker)
+        self.outbox = Outbox(worker)
 
     @classmethod
     def open(cls, url: str) -> State:

@@ -119,6 +119,20 @@ class LimitSlot(Table, table=True):
     """UTC microseconds: the end of the lease."""
 
 
+class Outgoing(Table, table=True):
+    """What is still to be told to a receiver; sealed."""
+
+    __tablename__ = "outbox"
+
+    id: str = Field(primary_key=True, sa_type=String(128))
+    receiver: str = Field(index=True, sa_type=String(63))
+    sealed: bytes
+    attempts: int = Field(sa_type=BigInteger)
+    made: int = Field(sa_type=BigInteger)
+    """UTC microseconds, as `due`: when it is tried next, or its claim ends."""
+    due: int = Field(index=True, sa_type=BigInteger)
+
+
 class SubjectToken(Table, table=True):
     """A person's access token, kept sealed while their workflow may need it for an exchange at their IdP."""
 

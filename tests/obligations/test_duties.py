@@ -16,6 +16,7 @@ from gateway.model import Arrival, Call, Permit, Principal, Refused, Trace
 from gateway.obligations import DUTIES, READERS, fulfil, looked_at, misread
 from gateway.obligations.blank import data, redact, text
 from gateway.obligations.detect import MARK
+from gateway.obligations.notify import key_of
 from gateway.reasons import Code
 from gateway.record import Recorder
 from policies.model import AccessRequest, Decision, Effect, Obligation, Reason
@@ -25,6 +26,7 @@ ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 
 
 GOOD: dict[str, dict[str, object]] = {
     "audit": {"arguments": "full"},
+    "notify": {"to": ["security"]},
     "redact": {"in": ["arguments", "results"], "fields": ["iban", "/order/*/name"], "detectors": ["email", "secrets"]},
     "limit": {"calls": 2, "within": "1m", "per": ["subject"], "burst": 1, "at_once": 3, "request_bytes": 9, "answer_bytes": 9},
     "redact-result": {"fields": ["a"]},
@@ -116,6 +118,9 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
         ("limit", {"at_once": 1, "per": "person"}, "per"),
         ("limit", {"at_most": 1}, "at_most"),
         ("step-up", {}, ""),
+        ("notify", {}, ""),
+        ("notify", {"to": 7}, "to"),
+        ("notify", {"to": "a", "by": "b"}, "by"),
         ("step-up", {"acr": []}, "acr"),
         ("step-up", {"acr": 'a"b'}, "acr"),
         ("step-up", {"acr": "a b"}, "acr"),
@@ -268,3 +273,18 @@ def test_a_call_that_waits_for_an_approval_cannot_be_recorded_as_begun() -> None
     with pytest.raises(Refused) as refused:
         asyncio.run(Recorder(append, append, lambda: 1).intent(waiting))  # type: ignore[arg-type]
     assert refused.value.code is Code.DUTY_FAILED
+
+
+def test_a_receiver_that_the_settings_do_not_have_is_told_where_they_are_known() -> None:
+    assert misread("notify", {"to": ["security", "nobody"]}) is None
+    assert misread("notify", {"to": "security"}, frozenset({"security"})) is None
+    assert misread("notify", {"to": ["security", "nobody"]}, frozenset({"security"})) == (
+        "to",
+        "the settings have no notify.nobody",
+    )
+
+
+@pytest.mark.parametrize("secret", ["short", "whsec_", "whsec_" + "A" * 28, "whsec_!" + "A" * 40])
+def test_a_secret_that_signs_nothing_well_is_refused(secret: str) -> None:
+    with pytest.raises(ValueError, match=r"whsec_|24 bytes"):
+        key_of(secret)

@@ -93,11 +93,14 @@ def bare_facts() -> Facts:
 def facts_of(settings: Settings) -> Facts:
     """What the settings say of the world around a bundle."""
     from dataclasses import replace  # noqa: PLC0415  the command line pays for what it uses
+    from functools import partial  # noqa: PLC0415
 
+    from gateway.obligations import misread  # noqa: PLC0415
     from gateway.upstream.credentials import shared_servers  # noqa: PLC0415
 
     return replace(
         bare_facts(),
+        parameters=partial(misread, receivers=frozenset(settings.notify)),
         agents=frozenset(settings.agents),
         servers=frozenset(settings.mcp) | {"sandbox"},  # built in, whether enabled or not
         shared=shared_servers(settings),
