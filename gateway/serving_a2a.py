@@ -101,13 +101,15 @@ def open_a2a(parts: Parts) -> A2aFaces:
 
 def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Permit]]:
     """The stage of duties on this road."""
+    duties = parts.duties.by_type
 
     async def fulfil(permit: Permit) -> Permit:
-        permit = await obligations.fulfil(permit, parts.duties.by_type)
+        permit = await obligations.checked(permit, duties)
         if permit.redact_sent:
             permit = blanked(permit)
         if permit.approval is not None:
             permit = await parts.approvals.granted(permit)
+        permit = await obligations.taken(permit, duties)
         permit = await parts.identity.outbound.fulfil(permit, shared=permit.call.method == CARD)
         permit = await road.fulfil(permit)
         return permit if permit.approval is None else await parts.approvals.used(permit)  # last

@@ -116,14 +116,16 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
 
 def _fulfilling(parts: Parts, road: McpRoad) -> Callable[[Permit], Awaitable[Permit]]:
     """The stage of duties on this road."""
+    duties = parts.duties.by_type
 
     async def fulfil(permit: Permit) -> Permit:
-        permit = await obligations.fulfil(permit, parts.duties.by_type)
+        permit = await obligations.checked(permit, duties)
         permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
         if permit.approval is None:
+            permit = await obligations.taken(permit, duties)
             return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
-        permit = await parts.identity.outbound.fulfil(await parts.approvals.granted(permit))
-        return await parts.approvals.used(permit)  # last: what is refused before uses nothing up
+        permit = await obligations.taken(await parts.approvals.granted(permit), duties)
+        return await parts.approvals.used(await parts.identity.outbound.fulfil(permit))  # last: what is refused uses nothing up
 
     return parts.freeing(fulfil)
 

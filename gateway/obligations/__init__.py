@@ -5,7 +5,7 @@ What an answer loses is fulfilled again wherever the same answer can be had once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
@@ -40,8 +40,8 @@ DUTIES: Mapping[str, Duty] = MappingProxyType(
 )
 """Those that need nothing but the call."""
 
-_LAST: Mapping[str, int] = MappingProxyType({"limit": 1, "notify": 2})
-"""What asks, takes or tells something comes after what only looks at the call: a call which that refuses does none of it."""
+_TAKING = frozenset({limit.TYPE, notify.TYPE})
+"""What takes or tells something: it comes last, so that a call which anything else refuses, or holds up, does none of it."""
 _OF_ANSWERS: Mapping[str, Callable[..., Permit]] = MappingProxyType(
     {"redact": redact.fulfil, "redact-result": redact.fulfil_result}
 )
@@ -52,18 +52,34 @@ async def fulfil(permit: Permit, duties: Mapping[str, Duty] = DUTIES) -> Permit:
 
     Raises `Refused(UNKNOWN_DUTY)` for a type nobody registered, and what the duty itself raises.
     """
-    obligations = permit.decision.obligations
-    for obligation in sorted(obligations, key=_rank) if len(obligations) > 1 else obligations:
+    return await taken(await checked(permit, duties), duties)
+
+
+async def checked(permit: Permit, duties: Mapping[str, Duty]) -> Permit:
+    """The same of all but those that take or tell something: `taken`, for where a call may still be held up in between."""
+    for obligation in permit.decision.obligations:
         duty = duties.get(obligation.type)
         if duty is None:
             raise Refused(Code.UNKNOWN_DUTY, f"{obligation.name}: type {obligation.type}", decision=permit.decision)
-        done = duty(permit, obligation)
-        permit = done if isinstance(done, Permit) else await done
+        if obligation.type not in _TAKING:
+            permit = await _done(duty(permit, obligation))
     return permit
 
 
-def _rank(obligation: Obligation) -> int:
-    return _LAST.get(obligation.type, 0)
+async def taken(permit: Permit, duties: Mapping[str, Duty]) -> Permit:
+    """The rest, after `checked`."""
+    for obligation in sorted(permit.decision.obligations, key=_rank):  # nobody is told of what a limit refuses
+        if obligation.type in _TAKING:
+            permit = await _done(duties[obligation.type](permit, obligation))
+    return permit
+
+
+async def _done(duty: Permit | Awaitable[Permit]) -> Permit:
+    return duty if isinstance(duty, Permit) else await duty
+
+
+def _rank(obligation: Obligation) -> bool:
+    return obligation.type == notify.TYPE
 
 
 def looked_at(permit: Permit) -> Permit:
