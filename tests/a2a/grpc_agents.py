@@ -32,6 +32,9 @@ class Asked:
     async def begin(self, *lines: tuple[str, str]) -> None:
         await self._context.send_initial_metadata(lines)
 
+    def compress(self) -> None:
+        self._context.set_compression(grpc.Compression.Gzip)
+
     async def say(self, message: Any) -> None:
         await self._context.write(message if isinstance(message, bytes) else message.SerializeToString())
 

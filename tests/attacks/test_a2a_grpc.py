@@ -60,3 +60,34 @@ async def test_a_caller_that_leaves_does_not_take_the_connection_from_who_waits_
         first.cancel()
         assert (await second)["result"]["task"]["id"] == "t-1"
         await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_what_an_agent_compresses_is_not_unpacked(tmp_path: Path) -> None:
+    """A small message could be a large one then."""
+
+    async def agent(asked: Asked) -> None:
+        answer = ParseDict(task("COMPLETED"), pb.SendMessageResponse())
+        answer.task.artifacts.add(artifact_id="a", parts=[pb.Part(text="a" * 4_000_000)])
+        asked.compress()
+        await asked.say(answer)
+
+    async with scripted_grpc(agent) as (port, _), gateway(tmp_path, {"ref": f"grpc://127.0.0.1:{port}"}) as world:
+        assert (await world.send("paul", "m"))["error"]["code"] == -32006
+        assert world.ledger.entries[-1].fields["outcome"]["status"] == "upstream-error"
+
+
+@pytest.mark.parametrize("people", [("paul", "mia"), ("mia", "paul")])
+async def test_two_credentials_in_one_call_are_none(tmp_path: Path, people: tuple[str, str]) -> None:
+    async def agent(_: Asked) -> None:
+        raise AssertionError("sent")
+
+    async with (
+        scripted_grpc(agent) as (port, sent),
+        gateway(tmp_path, {"ref": f"grpc://127.0.0.1:{port}"}, grpc=False) as world,
+        stub(world) as client,
+    ):
+        one, other = (("authorization", world.token(person)["authorization"]) for person in people)
+        error = await error_of(client.SendMessage(asking("m"), metadata=(("a2a-version", "1.0"), one, other)))
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert world.ledger.kinds() == ["auth.refused"]
+        assert sent.asked == []

@@ -229,3 +229,14 @@ async def test_a_person_whose_authority_ends_while_they_are_asked_is_not_gone_on
     said = await held_asked(world, **again(question))
     assert "Ada" not in json.dumps(said)
     assert "revoked" in json.dumps(said)
+
+
+@pytest.mark.parametrize("denied", ["old.test_elicitation", "elicitation:old"])
+async def test_an_answer_that_policy_forbids_by_now_reaches_no_call_that_is_held(world: World, denied: str) -> None:
+    question = await held_asked(world)
+    world.verdicts["*", denied] = DENY
+    world.enforce()
+    assert "Ada" not in json.dumps(await held_asked(world, **again(question)))
+    assert not [
+        entry for entry in world.ledger.entries if entry.kind == "call.start" and entry.fields.get("direction") == "answer"
+    ]
