@@ -28,7 +28,7 @@ from audit.privacy import SealKey
 from audit.pulse import HEARTBEAT_SECONDS, Pulse
 from audit.receipt import Voucher
 from audit.spool import SpoolLimits
-from audit.spooling import OVER
+from audit.spooling import AWAY, OVER
 from audit.store import StoreError
 from audit.waiting import Health, Waiting
 from audit.writer import Result, Writer, closing, record_id, shredding
@@ -136,7 +136,7 @@ class Journal:
     def healthy(self) -> Health:
         """Whether records can be written now, as far as the last attempt shows."""
         reason = self._tampered or ("closed" if self._closed else self._failure)
-        return Health(not reason, reason or self._unsigned_why)
+        return Health(not reason, reason or self._unsigned_why, reason.startswith(AWAY))
 
     @property
     def spooled(self) -> int:

@@ -20,6 +20,8 @@ from audit.spool import Frame, Head, Left, Spool, pieces
 from audit.store import IdentityError, StoreError
 from audit.writer import Result, Spooled, Writer, record_id
 
+AWAY: Final = "the store is away"
+"""How a failure begins in which new calls are taken."""
 OVER: Final = "the spool takes no new calls any more"
 """How a failure begins that is an alarm of its own."""
 
@@ -131,7 +133,7 @@ class Spooling:
         return "it is full" if spool.size > spool.limits.bytes * 7 // 8 else ""
 
     def _said(self) -> str:
-        return f"the store is away ({self._why}), and calls that may are recorded in the spool"
+        return f"{AWAY} ({self._why}), and calls that may are recorded in the spool"
 
 
 def replayed(left: Left) -> Spooled:

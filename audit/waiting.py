@@ -11,11 +11,13 @@ from audit.model import Entry, Receipt
 class Health(NamedTuple):
     """Whether records can be written now, and if not, why.  False in a condition when they cannot.
 
-    A reason with `ok`: records are written, and no checkpoint can be signed over them.
+    A reason with `ok`: records are written, and no checkpoint can be signed over them.  spooling: not now, and new calls that may
+    are recorded in the spool.
     """
 
     ok: bool
     reason: str = ""
+    spooling: bool = False
 
     def __bool__(self) -> bool:
         return self.ok

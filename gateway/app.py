@@ -71,6 +71,7 @@ from gateway.serving_a2a import open_a2a
 from gateway.serving_grpc import open_grpc
 from gateway.serving_mcp import McpFaces, open_mcp, open_pins
 from gateway.settings import Settings
+from gateway.spool_routes import spooling
 from gateway.state.store import State
 from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
@@ -217,8 +218,9 @@ class App:
     def _open_recorder(self, ledger: OpenedLedger, policy: Opened) -> Recorder:
         journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)
         recorder = Recorder(
-            journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps, withholds=withholds
-        )
+            journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps, withholds=withholds,
+            spools=spooling(self._settings),
+        )  # fmt: skip
         self._stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
         return recorder
@@ -260,7 +262,7 @@ class App:
 
         def faults() -> Mapping[str, str]:
             health = parts.journal.healthy
-            found = {} if health else {"ledger": health.reason}
+            found = {} if health or health.spooling else {"ledger": health.reason}
             return found | ({"kills": parts.identity.kills.fault} if parts.identity.kills.fault else {})
 
         async def checkpoint() -> str | None:

@@ -27,6 +27,7 @@ from gateway.model import Clock
 from gateway.prometheus import Family, Sample
 from gateway.record import Vouch
 from gateway.settings import Settings
+from gateway.spool_routes import limits_of
 from gateway.stores import ledger_url_of, signed_head_of
 from gateway.upstream.client import Upstreams, Url
 from gateway.witnessing import Place, Witnessing
@@ -55,6 +56,8 @@ class Opened:
             "anchors": "; ".join(f"{name} {why}" for name, why in sorted(self.anchoring.faults.items())),
             "forwarders": "; ".join(f"{name}: {why}" for name, why in self.forwarding.faults.items()),
         }
+        health = self.journal.healthy
+        wrong["ledger"] = health.reason if health.spooling else ""
         return "; ".join(said), {part: why for part, why in wrong.items() if why}
 
     def families(self) -> Iterator[Family]:
@@ -62,6 +65,8 @@ class Opened:
         said, disagreeing = self.witnessing.witnessed, self.witnessing.conflicts
         counts = {"asked": said.asked, "wanted": said.quorum, "cosigned": len(said.last), "disagree": disagreeing}
         samples = [Sample({"what": what}, count) for what, count in counts.items()]
+        kept = [Sample({}, self.journal.spooled)]
+        yield Family(signals.LEDGER_SPOOLED, "gauge", "Records in the spool, which are not in the ledger yet.", kept)
         yield Family(signals.LEDGER_WITNESSES, "gauge", "Witnesses of the ledger; one that disagrees is an alarm.", samples)
         size, at = [Sample({}, said.size)], [Sample({}, said.at)]
         yield Family(signals.LEDGER_WITNESSED_SIZE, "gauge", "Records that enough witnesses have cosigned; 0: unwitnessed.", size)
@@ -108,6 +113,7 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         clock=clock,
         queue=settings.ledger.queue,
         kept=signed_head_of(settings),
+        spool=limits_of(settings),
         alarm=_alarm,
     )
     stack.push_async_callback(journal.close)
@@ -137,7 +143,7 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
 
 def _alarm(reason: str) -> None:
     if reason:
-        log.critical("the ledger cannot be written, and so nothing is sent: %s", reason)
+        log.critical("the ledger cannot be written, and so nothing is sent unless a spool may keep it: %s", reason)
     else:
         log.warning("the ledger is written again")
 

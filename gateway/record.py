@@ -52,14 +52,17 @@ class Recorder:
         vouch: Vouch | None = None,
         overlaps: Callable[[Permit], bool] | None = None,
         withholds: Callable[[Decision], bool] | None = None,
+        spools: Callable[[Call], bool] | None = None,
     ) -> None:
         """`append`, `submit` and `vouch` are the journal's; without `vouch` callers get no receipts.
 
         overlaps  whether a call may be sent while its record is being written.
         withholds whether a decision has what was asked for stand in the ledger as a commitment alone.
+        spools    whether a call's records may be kept in the spool while the store is away.
         """
         self._vouch = vouch
         self._overlaps = overlaps
+        self._spools = spools
         self._withholds = withholds
         self._append = append
         self._submit = submit
@@ -103,7 +106,7 @@ class Recorder:
         if reserved is not None:
             values = (*values, Value("step", kept.begun(reserved.step).encode()))
         people = _approved(permit.approval, fields) if permit.approval is not None else {}
-        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, people)
+        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, people, spool=self._may_spool(permit))
         try:
             if self._overlaps is not None and reserved is None and self._overlaps(permit):
                 return Intent(permit, -1, model._RECORDED, None, self._submit(entry))
@@ -138,7 +141,7 @@ class Recorder:
         now = self._clock()
         fields: dict[str, object] = {
             "call": arrival.id,
-            "start_index": intent.start_index,
+            **({"start_index": intent.start_index} if intent.start_index >= 0 else {}),  # else it was in the spool
             "workflow": principal.workflow,
             "trace": permit.call.trace.trace_id,
             "outcome": {
@@ -153,7 +156,11 @@ class Recorder:
         values = (Value("response", outcome.body),) if outcome.body else ()
         if outcome.results:
             values = (*values, Value("step", outcome.results.encode()))
-        return self._submit(Entry("call.end", new_id(now), now, principal.subject, fields, values))
+        spool = self._may_spool(permit)
+        return self._submit(Entry("call.end", new_id(now), now, principal.subject, fields, values, spool=spool))
+
+    def _may_spool(self, permit: Permit) -> bool:
+        return self._spools is not None and permit.reserved is None and self._spools(permit.call)
 
     async def _settled_outcome(self, intent: Intent, outcome: Outcome) -> Receipt:
         """An end is written after its start, and not without."""
@@ -191,7 +198,10 @@ class Recorder:
             fields["decision"] = _decided(decision)
             if request is not None:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
-        receipt = await self._write(Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values))
+        spool = self._spools is not None and call is not None and self._spools(call)
+        receipt = await self._write(
+            Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values, spool=spool)
+        )
         if self._vouch is not None:
             refusal.receipt = self._vouch(receipt)
 

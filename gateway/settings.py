@@ -36,6 +36,7 @@ from gateway.settings_ledger import (
     Ledger,
     Retention,
     Root,
+    Spool,
     Syslog,
     Timestamp,
     Witness,
@@ -48,7 +49,7 @@ __all__ = [
     "Directory", "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "Grpc", "GrpcAgent", "HeaderName",
     "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Notify", "Policy", "Push", "Questions", "Retention",
     "Revocation", "Root", "Runner", "RunnerTls",
-    "Sandbox", "Secret", "Server", "Settings", "Slug", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
+    "Sandbox", "Secret", "Server", "Settings", "Slug", "Spool", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
     "TrustDomain", "Witness",
 ]  # fmt: skip
 

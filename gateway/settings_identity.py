@@ -167,6 +167,8 @@ class Agent(Group):
     """What comes of a `contextId` that a client made up: it is that person's from then on, or refused as one of somebody else."""
     baggage: frozenset[HeaderName] = Field(frozenset(), max_length=64)
     """Members of a caller's `baggage` (W3C) that go on to it; no other does."""
+    ledger: Literal["strict", "spool"] = "strict"
+    """`spool`: while the ledger's store is away, calls go on, and their records are kept on this machine's disk."""
     authorize_hosts: frozenset[HostPattern] | None = Field(None, max_length=256)
     """Hosts to which it may send a person who has to authorise something: a name, or `*.` and a domain; without it, any."""
 

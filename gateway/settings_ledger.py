@@ -158,6 +158,15 @@ class Forwarder(Group):
         return self
 
 
+class Spool(Group):
+    """How much of an outage of the store is bridged, for routes that are set to `spool`."""
+
+    bytes: int = Field(32 * 1024 * 1024, ge=64 * 1024, le=256 * 1024 * 1024)
+    """The most that is kept on disk; the last eighth is for the ends of calls."""
+    seconds: float = Field(300, ge=1, le=24 * 3600)
+    """For so long after the first record new calls are taken."""
+
+
 class Ledger(Group):
     """The audit log."""
 
@@ -169,6 +178,7 @@ class Ledger(Group):
     seal_key: Secret | None = None
     """32 random bytes, base64, that seal the openings; defaults to a key made in the data folder on first start."""
     queue: int = Field(10_000, ge=1)
+    spool: Spool = Spool()
     receipts: bool = True
     """Whether known callers get a receipt with every answer: where the call's record stands, signed by the log's key."""
     witnesses: tuple[Witness, ...] = Field((), max_length=14)

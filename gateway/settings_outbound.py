@@ -142,8 +142,9 @@ class Mcp(Group):
     children_per_caller: int = Field(8, ge=1, le=1024)
     headers: dict[HeaderName, Secret] = Field(default_factory=dict)
     credentials: Credentials | None = None
-    ledger: Literal["strict", "overlap"] = "strict"
-    """`overlap`: calls of tools that were approved as read-only are sent while their record is written; answers wait for it."""
+    ledger: Literal["strict", "overlap", "spool"] = "strict"
+    """`overlap`: calls of tools that were approved as read-only are sent while their record is written; answers wait for it.
+    `spool`: while the ledger's store is away, calls go on, and their records are kept on this machine's disk."""
     era: Era = "auto"
     """How `/mcp` speaks to it: statelessly (`modern`, 2026-07-28), in sessions (`legacy`), or as it turns out to understand."""
     allow_private: bool = True

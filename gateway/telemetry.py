@@ -195,7 +195,7 @@ class Telemetry:
             yield Family(
                 signals.LEDGER_HEALTHY,
                 "gauge",
-                "1 while records become durable; at 0 no call is made.",
+                "1 while records become durable; at 0 no call is made but those that a spool keeps.",
                 [Sample({}, int(self._ledger_healthy()))],
             )
         if self._bundle is not None:

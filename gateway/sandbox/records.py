@@ -150,7 +150,7 @@ def whose(intent: Intent) -> dict[str, object]:
     call, principal = intent.permit.call, intent.permit.principal
     return {
         "call": call.arrival.id,
-        "start_index": intent.start_index,
+        **({"start_index": intent.start_index} if intent.start_index >= 0 else {}),
         "workflow": principal.workflow,
         "tenant": principal.tenant,
         "chain": [("user", SUBJECT), *[("agent", actor) for actor in principal.actors]],
