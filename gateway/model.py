@@ -231,12 +231,10 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False):
-    """A call's step in its workflow's history, reserved before the call is sent and settled by how it ends.
-
-    fields  of its result, which rules bound: what is kept of it.
-    """
+    """A call's step in its workflow's history, which nothing is sent before it is `durable`; `fields` of its result are kept."""
 
     step: Step
+    durable: Awaitable[None]
     fields: frozenset[str] = frozenset()
 
 

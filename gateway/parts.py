@@ -18,16 +18,17 @@ from gateway.identity.keyfiles import resolve
 from gateway.identity.opening import Identity
 from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.mcp.road import McpRoad
-from gateway.model import Arrival, Clock, Intent, Outcome, Permit, Principal, Refused
+from gateway.model import Arrival, Clock, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reserved
 from gateway.obligations.opening import Opened as OpenedDuties
 from gateway.pipeline import Stages
 from gateway.policy.opening import Opened
 from gateway.record import Recorder
-from gateway.state.store import State
+from gateway.state.store import State as StateStore
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.workflows.steps import Steps
 from policies.model import AccessRequest, Decision
+from policies.workflows.story import State
 
 if TYPE_CHECKING:
     from gateway.sandbox.runs import Sandboxed
@@ -49,7 +50,7 @@ class Parts:
     policy: Opened
     ledger: OpenedLedger
     journal: Journal
-    state: State
+    state: StateStore
     upstreams: Upstreams
     identity: Identity
     telemetry: Telemetry
@@ -89,6 +90,8 @@ class Parts:
         async def record_intent(permit: Permit) -> Intent:
             try:
                 intent = await recorder.intent(permit)
+                if permit.reserved is not None:
+                    await _reserved(recorder, intent, permit.reserved)
             except BaseException:
                 limits.over(permit.call.arrival.id)
                 raise
@@ -117,6 +120,15 @@ class Parts:
             watch=self.identity.kills.watch,
             settled=recorder.settled,
         )
+
+
+async def _reserved(recorder: Recorder, intent: Intent, reserved: Reserved) -> None:
+    """The call's step is durable, as its record is; or the call ends here, on record."""
+    try:
+        await reserved.durable
+    except Refused:
+        await recorder.outcome(intent, Outcome(OutcomeStatus.INTERNAL_ERROR, detail="not reserved", step=State.UNSENT.value))
+        raise
 
 
 def derived(key: bytes, purpose: bytes) -> bytes:

@@ -6,7 +6,8 @@ these rows could satisfy or exhaust any rule; a reader learns who called what, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from gateway.model import Refused, random16
 from gateway.reasons import Code
 from gateway.state import history_rows as rows
 from gateway.state import labelled
-from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS, Head
+from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS
 from gateway.state.worker import Worker
 from policies.workflows import kept
 from policies.workflows.judge import Past, judge, purses, share, shared
@@ -27,7 +28,6 @@ from policies.workflows.story import State, Step, Value
 
 MOST_STEPS: Final = 10_000
 """Of one workflow: with more the next is refused."""
-_UNSETTLED: Final = (State.RUNNING.value, State.OPEN.value)
 _SWEPT_EVERY: Final = 60
 _SWEPT_AT_ONCE: Final = 20
 
@@ -76,8 +76,11 @@ class Histories:
         self._stories = rows.Stories()
         self._swept = 0
 
-    async def reserve(self, asked: Asked) -> tuple[Judged, ...]:
-        """What the rules say of a call; its step is reserved, unless one of them refuses it."""
+    async def reserve(self, asked: Asked) -> tuple[tuple[Judged, ...], Awaitable[None]]:
+        """What the rules say of a call; its step is reserved, unless one of them refuses it: durably, once the second is done.
+
+        From now on whoever decides in this workflow waits for it.
+        """
         now = asked.step.at // 1_000_000
         due = now - self._swept >= _SWEPT_EVERY
         if due:
@@ -90,14 +93,16 @@ class Histories:
             return judged
 
         try:
-            return await self._worker.run(work)
+            return await self._worker.begun(work)
         except _RefusedError as refused:
-            return refused.judged
+            nothing = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return refused.judged, nothing
 
     def _judged(self, connection: Connection, asked: Asked) -> tuple[Judged, ...]:
         step, until = asked.step, asked.ends + self._keep
         head = rows.lock(connection, asked.tenant, asked.workflow, step.subject, until)
-        if head.size >= MOST_STEPS:
+        if head.size > MOST_STEPS:
             raise Refused(Code.BUDGET_SPENT, f"a workflow has at most {MOST_STEPS} steps")
         story = self._stories.told(connection, head)
         drawn = [purse for each in asked.held for purse in purses(each, step, asked.workflow)]
@@ -111,20 +116,16 @@ class Histories:
         if any(each.refuses for each in judged):
             raise _RefusedError(judged)
         taken = rows.draw(connection, asked.tenant, spent, {purse: share(purse.budget, step) for purse in drawn})
-        self._write(connection, asked, head, taken)
+        rows.add(connection, rows.row_of(asked.tenant, asked.workflow, head.version, step, taken))
         labelled.mark(connection, step, [rows.mark_of(asked.tenant, one) for one in about], asked.tenant)
         return judged
 
-    def _write(self, connection: Connection, asked: Asked, head: Head, taken: str) -> None:
-        row = rows.row_of(asked.tenant, asked.workflow, head.version + 1, asked.step, taken)
-        connection.execute(STEPS.insert().values(row))
-        until = max(head.until, asked.ends + self._keep)
-        changed = {"version": head.version + 1, "size": head.size + 1, "until": until}
-        connection.execute(update(HISTORIES).where(head.mine).values(**changed))
-
     async def settle(self, kept_: Kept, state: State, results: Mapping[str, Value]) -> bool:
         """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew."""
-        return await self._worker.run(lambda connection: _settle(connection, kept_, state, results))
+        place, said = kept_, kept.results(results)
+        return await self._worker.run(
+            lambda connection: rows.settle(connection, (place.tenant, place.workflow), place.step.id, state, said)
+        )
 
     async def steps(self, tenant: str, workflow: str) -> tuple[Step, ...]:
         """The steps of a workflow, by arrival."""
@@ -153,7 +154,7 @@ class Histories:
         until = ends + self._keep
 
         def work(connection: Connection) -> None:
-            head = rows.lock(connection, tenant, workflow, steps[0].subject if steps else "", until)
+            rows.lock(connection, tenant, workflow, steps[0].subject if steps else "", until)
             _forget_steps(connection, STEPS.c.workflow == workflow, STEPS.c.tenant == tenant)
             for number, step in enumerate(steps, 1):
                 held = [of[name] for name in sorted(step.held) if name in of]
@@ -162,28 +163,15 @@ class Histories:
                 connection.execute(STEPS.insert().values(rows.row_of(tenant, workflow, number, step, taken)))
                 about = [rows.mark_of(tenant, one) for each in held for one in shared(each, step)]
                 labelled.mark(connection, step, about, tenant)
-            changed = {"epoch": random16().hex(), "version": len(steps), "size": len(steps), "until": max(until, head.until)}
-            connection.execute(update(HISTORIES).where(head.mine).values(**changed))
+            changed = {"epoch": random16().hex(), "version": len(steps), "size": len(steps)}
+            mine = HISTORIES.c.tenant == tenant, HISTORIES.c.workflow == workflow
+            connection.execute(update(HISTORIES).where(*mine).values(**changed))
 
         await self._worker.run(work)
 
     async def recount(self) -> None:
         """Forget what is kept of budgets: each is counted anew from the steps when it is next asked for."""
         await self._worker.run(lambda connection: connection.execute(delete(PURSES)))
-
-
-def _settle(connection: Connection, kept_: Kept, state: State, results: Mapping[str, Value]) -> bool:
-    head = rows.locked(connection, kept_.tenant, kept_.workflow)
-    mine = STEPS.c.call == kept_.step.id
-    row = None if head is None else connection.execute(select(STEPS.c.state, STEPS.c.purses).where(mine)).one_or_none()
-    if head is None or row is None or row.state not in _UNSETTLED or row.state == state.value:
-        return False
-    changed = {"state": state.value, "results": kept.results(results), "version": head.version + 1}
-    connection.execute(update(STEPS).where(mine).values(**changed))
-    connection.execute(update(HISTORIES).where(head.mine).values(version=head.version + 1))
-    if not state.counts:
-        rows.give_back(connection, row.purses)
-    return True
 
 
 def sweep(connection: Connection, now: int) -> None:

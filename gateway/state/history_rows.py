@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, Table, and_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Connection, Table, bindparam, case, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.model import Refused, random16
 from gateway.reasons import Code
+from gateway.state.prepared import Prepared
 from gateway.state.tables import WorkflowHistory, WorkflowMark, WorkflowPurse, WorkflowStep
 from policies.workflows import kept
 from policies.workflows.judge import MICRO, Purse, Shared, Spent, spent_by
@@ -37,46 +37,94 @@ _DAY: Final = 86_400
 _OF_SCOPE: Final = {"workflow": "workflow", "subject": "subject", "agent": "actor", "tool": "resource"}
 
 
+def _later(one: ColumnElement[int], other: BindParameter[int]) -> ColumnElement[int]:
+    return case((one < other, other), else_=one)
+
+
+_H, _S, _P = HISTORIES.c, STEPS.c, PURSES.c
+_UNSETTLED: Final = or_(_S.state == State.RUNNING.value, _S.state == State.OPEN.value)
+_GROW: Final = Prepared(
+    update(HISTORIES)
+    .where(_H.tenant == bindparam("tenant_"), _H.workflow == bindparam("workflow_"))
+    .values(version=_H.version + 1, size=_H.size + bindparam("more"), until=_later(_H.until, bindparam("until_")))
+    .returning(_H.epoch, _H.version, _H.size)
+)
+_NEWER: Final = Prepared(
+    select(STEPS)
+    .where(_S.tenant == bindparam("tenant_"), _S.workflow == bindparam("workflow_"), _S.version > bindparam("after"))
+    .order_by(_S.version)
+)
+_SETTLE: Final = Prepared(
+    update(STEPS)
+    .where(_S.call == bindparam("call_"), _UNSETTLED, _S.state != bindparam("state_"))
+    .values(state=bindparam("state_"), results=bindparam("results_"), version=bindparam("version_"))
+    .returning(_S.purses)
+)
+_PURSE: Final = Prepared(select(_P.drawn, _P.total).where(_P.key == bindparam("key_")).with_for_update())
+_TAKE: Final = Prepared(
+    update(PURSES).where(_P.key == bindparam("key_")).values(drawn=bindparam("drawn_"), total=bindparam("total_"))
+)
+_ADD: Final = Prepared(STEPS.insert().values({column.name: bindparam(column.name) for column in _S}))
+
+
+class _Row(NamedTuple):
+    call: str
+    tenant: str
+    workflow: str
+    version: int
+    kind: str
+    resource: str
+    actor: str
+    subject: str
+    at: int
+    state: str
+    begun: str
+    results: str
+    purses: str  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A workflow's own row, locked."""
+    """A workflow's own row, locked: `version` and `size` with the step that it was locked for."""
 
     tenant: str
     workflow: str
     epoch: str
     version: int
     size: int
-    until: int
-
-    @property
-    def mine(self) -> ColumnElement[bool]:
-        """Its row."""
-        return and_(HISTORIES.c.tenant == self.tenant, HISTORIES.c.workflow == self.workflow)
 
 
 def lock(connection: Connection, tenant: str, workflow: str, subject: str, until: int) -> Head:
-    """The row, made where there is none, and nobody else's until this transaction ends."""
-    row = {"tenant": tenant, "workflow": workflow, "epoch": random16().hex(), "version": 0, "size": 0}
-    found = _locked(connection, tenant, workflow)
+    """The row, made where there is none, grown by one step, and nobody else's until this transaction ends."""
+    found = _grown(connection, tenant, workflow, 1, until)
     if found is None:
+        row = {"tenant": tenant, "workflow": workflow, "epoch": random16().hex(), "version": 0, "size": 0}
         insert(connection, HISTORIES, [{**row, "subject": subject, "until": until}])
-        found = _locked(connection, tenant, workflow)
+        found = _grown(connection, tenant, workflow, 1, until)
     if found is None:
         raise Refused(Code.INTERNAL_ERROR, "the state store lost a workflow")
     return found
 
 
-def locked(connection: Connection, tenant: str, workflow: str) -> Head | None:
-    """The same, where there is one."""
-    return _locked(connection, tenant, workflow)
+def _grown(connection: Connection, tenant: str, workflow: str, more: int, until: int) -> Head | None:
+    rows = _GROW(connection, tenant_=tenant, workflow_=workflow, more=more, until_=until)
+    return Head(tenant, workflow, *rows[0]) if rows else None
 
 
-def _locked(connection: Connection, tenant: str, workflow: str) -> Head | None:
-    c = HISTORIES.c
-    row = connection.execute(
-        select(c.epoch, c.version, c.size, c.until).where(c.tenant == tenant, c.workflow == workflow).with_for_update()
-    ).one_or_none()
-    return None if row is None else Head(tenant, workflow, *row)
+def settle(connection: Connection, key: tuple[str, str], call: str, state: State, results: str) -> bool:
+    """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew."""
+    head = _grown(connection, *key, 0, 0)
+    if head is None:
+        return False
+    rows = _SETTLE(connection, call_=call, state_=state.value, results_=results, version_=head.version)
+    if rows and not state.counts:
+        give_back(connection, str(rows[0][0]))
+    return bool(rows)
+
+
+def add(connection: Connection, row: dict[str, Any]) -> None:
+    """Add a step."""
+    _ADD(connection, **row)
 
 
 def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -85,7 +133,7 @@ def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
     connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
 
-def step_of(row: Row[Any]) -> Step:
+def step_of(row: Any) -> Step:
     """A row as a step."""
     return Step(
         id=row.call,
@@ -146,14 +194,13 @@ class Stories:
         with self._lock:
             told = self._told.pop(key, None)
             self._size -= len(told.story) if told is not None else 0
-        if told is None or told.epoch != head.epoch or told.version > head.version:
+        before = head.version - 1  # the lock was a change itself
+        if told is None or told.epoch != head.epoch or told.version > before:
             told = _Told(head.epoch)
-        if told.version < head.version:
-            c = STEPS.c
-            mine = c.tenant == head.tenant, c.workflow == head.workflow, c.version > told.version
-            for row in connection.execute(select(STEPS).where(*mine).order_by(c.version)):
-                told.story.put(step_of(row))
-            told.version = head.version
+        if told.version < before:
+            for row in _NEWER(connection, tenant_=head.tenant, workflow_=head.workflow, after=told.version):
+                told.story.put(step_of(_Row._make(row)))
+            told.version = before
         with self._lock:
             self._told[key] = told
             self._size += len(told.story)
@@ -184,27 +231,20 @@ def _digest(*parts: object) -> str:
 
 def spent_of(connection: Connection, tenant: str, purses: Iterable[Purse], ends: int) -> dict[Purse, Spent]:
     """What of these purses is spent, each locked; one that nobody has opened yet is filled from the steps."""
-    wanted = sorted((key_of(tenant, purse), purse) for purse in purses)
-    if not wanted:
-        return {}
-    keys = [key for key, _ in wanted]
-    c = PURSES.c
-    rows = select(c.key, c.drawn, c.total).where(c.key.in_(keys)).order_by(c.key).with_for_update()
-    found = {row.key: row for row in connection.execute(rows)}
-    missing = [(key, purse) for key, purse in wanted if key not in found]
-    if missing:
-        insert(connection, PURSES, [_empty(key, purse, ends) for key, purse in missing])
-        found = {row.key: row for row in connection.execute(rows)}
     spent: dict[Purse, Spent] = {}
-    for key, purse in wanted:
-        row = found.get(key)
-        if row is None:  # swept away meanwhile
+    for key, purse in sorted((key_of(tenant, purse), purse) for purse in purses):
+        rows = _PURSE(connection, key_=key)
+        if not rows:
+            insert(connection, PURSES, [_empty(key, purse, ends)])
+            rows = _PURSE(connection, key_=key)
+        if not rows:  # swept away meanwhile
             raise Refused(Code.INTERNAL_ERROR, "the state store lost a purse")
-        if row.drawn is None:
+        ((drawn, total),) = rows
+        if drawn is None:
             spent[purse] = _counted(connection, tenant, purse)
             _keep(connection, key, spent[purse])
         else:
-            spent[purse] = Spent(row.drawn, Decimal(row.total))
+            spent[purse] = Spent(drawn, Decimal(total))
     return spent
 
 
@@ -242,16 +282,14 @@ def taken(tenant: str, shares: Mapping[Purse, Decimal]) -> str:
 
 def give_back(connection: Connection, took: str) -> None:
     """What a step took, as it came to nothing."""
-    shares = json.loads(took)
-    c = PURSES.c
-    rows = select(c.key, c.drawn, c.total).where(c.key.in_(list(shares))).order_by(c.key).with_for_update()
-    for row in connection.execute(rows).all() if shares else ():
-        if row.drawn is not None:
-            _keep(connection, row.key, Spent(row.drawn, Decimal(row.total)).plus(-1, -Decimal(shares[row.key])))
+    for key, share in sorted(json.loads(took).items()):
+        for drawn, total in _PURSE(connection, key_=key):
+            if drawn is not None:
+                _keep(connection, key, Spent(drawn, Decimal(total)).plus(-1, -Decimal(share)))
 
 
 def _keep(connection: Connection, key: str, spent: Spent) -> None:
-    connection.execute(update(PURSES).where(PURSES.c.key == key).values(drawn=spent.count, total=str(spent.total)))
+    _TAKE(connection, key_=key, drawn_=spent.count, total_=str(spent.total))
 
 
 # --- what other workflows did

@@ -46,6 +46,25 @@ class Worker:
         except SQLAlchemyError as error:  # its text could show values of a row
             raise Refused(Code.INTERNAL_ERROR, f"the state store failed: {type(error).__name__}") from None
 
+    async def begun(self, work: Callable[[Connection], T]) -> tuple[T, asyncio.Future[None]]:
+        """What `work` returns, and what is done once its transaction is committed: its commit may be waited for beside others'.
+
+        Raises as `run`; a commit that fails shows in the second.
+        """
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[T] = loop.create_future()
+
+        def telling(connection: Connection) -> None:
+            result = work(connection)
+            loop.call_soon_threadsafe(lambda: None if told.done() else told.set_result(result))
+
+        done = asyncio.ensure_future(self.run(telling))
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # whoever waits hears of it
+        await asyncio.wait([told, done], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]  # futures of two kinds
+        if not told.done():
+            await done
+        return await told, done
+
     async def scrub(self, tables: Sequence[str]) -> None:
         """Have the database let go of the bytes of rows that were deleted from these tables: it keeps them for a while otherwise.
 

@@ -124,16 +124,16 @@ class Steps:
             labels=brings(bundle, request.resource),
         )
         free = exempt(bundle, held, request, arguments)
-        judged = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held, free))
+        judged, durable = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held, free))
         ruling = ruling_of(judged)
         for each in ruling.watched:
             self._watched(each.match.rule)
         if ruling.refused:
             raise refused(decided(wish.decision, ruling))
-        return Reserved(step, frozenset(name for _, _, names in wanted for name in names)), ruling
+        return Reserved(step, durable, frozenset(name for _, _, names in wanted for name in names)), ruling
 
-    async def _kept(self, asked: Asked) -> tuple[Judged, ...]:
-        """The judgement, durable; whoever hangs up meanwhile leaves no place behind."""
+    async def _kept(self, asked: Asked) -> tuple[tuple[Judged, ...], Awaitable[None]]:
+        """The judgement, and when it is durable; whoever hangs up meanwhile leaves no place behind."""
         reserving = asyncio.ensure_future(self._histories.reserve(asked))
         try:
             return await asyncio.shield(reserving)
@@ -143,9 +143,10 @@ class Steps:
             undoing.add_done_callback(self._undoing.discard)
             raise
 
-    async def _undone(self, reserving: Awaitable[tuple[Judged, ...]], asked: Asked) -> None:
+    async def _undone(self, reserving: Awaitable[tuple[tuple[Judged, ...], Awaitable[None]]], asked: Asked) -> None:
         try:
-            await reserving
+            _, durable = await reserving
+            await durable
         except Refused:
             return
         await self._settle(Kept(asked.tenant, asked.workflow, asked.step), State.UNSENT, "")
@@ -189,6 +190,7 @@ class Steps:
             return
         place, state = Kept(principal.tenant, principal.workflow, reserved.step), State.UNSENT
         try:
+            await reserved.durable
             if any(duty.type != "audit" for duty in ruling.duties):  # as those of policy, which were looked at before
                 allowed = decided(decision, ruling)
                 said = "no such duty can be fulfilled here"

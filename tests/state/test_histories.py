@@ -65,7 +65,9 @@ class Flow:
 
     async def ask(self, one: Step) -> str:
         """The reason for which it is refused, or "ok"."""
-        judged = await self.histories.reserve(Asked("acme", self.workflow, one.at // 1_000_000 + DAY, one, (self.definition,)))
+        asked = Asked("acme", self.workflow, one.at // 1_000_000 + DAY, one, (self.definition,))
+        judged, durable = await self.histories.reserve(asked)
+        await durable
         breaches = [breach for each in judged for breach in each.breaches]
         return breaches[0].reason.value if breaches else "ok"
 
