@@ -51,6 +51,7 @@ class Code(StrEnum):
     # duties
     UNKNOWN_DUTY = "unknown-duty"
     DUTY_FAILED = "duty-failed"
+    CONTENT_REFUSED = "content-refused"
     LIMIT_REACHED = "limit-reached"
     STEP_UP_REQUIRED = "step-up-required"
     APPROVAL_REQUIRED = "approval-required"
@@ -107,6 +108,7 @@ PROSE: dict[Code, str] = {
     Code.WORKFLOW_UNKNOWN: "The workflow was begun under a name that the policy does not know, or not any more.",
     Code.UNKNOWN_DUTY: "The policy demands a duty that this gateway does not know.",
     Code.DUTY_FAILED: "A duty that the policy demands could not be fulfilled.",
+    Code.CONTENT_REFUSED: "What was sent, or the answer to it, holds something that a duty lets nobody send or see.",
     Code.LIMIT_REACHED: "There were too many such calls, or are too many at once, or this one is too large.",
     Code.STEP_UP_REQUIRED: "The person has to prove who they are more strongly, or anew, before this is done in their name.",
     Code.APPROVAL_REQUIRED: "A person has to approve this very call first; it is asked again once they have.",

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
-from gateway.obligations import approve, audit, limit, notify, redact, sandbox, step_up
+from gateway.obligations import approve, audit, inspect, limit, notify, redact, sandbox, step_up
 from gateway.obligations.duty import Duty, Params, WrongParameterError
 from gateway.reasons import Code
 from policies.model import Decision, Obligation
@@ -18,6 +18,7 @@ READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
     {
         "audit": audit.read,
         "human-approval": approve.read,
+        "inspect": inspect.read,
         "limit": limit.read,
         "notify": notify.read,
         "redact": redact.read,
@@ -32,6 +33,7 @@ DUTIES: Mapping[str, Duty] = MappingProxyType(
     {
         "audit": audit.fulfil,
         "human-approval": approve.fulfil,
+        "inspect": inspect.fulfil,
         "redact": redact.fulfil,
         "redact-result": redact.fulfil_result,
         "sandbox": sandbox.fulfil,
@@ -43,7 +45,7 @@ DUTIES: Mapping[str, Duty] = MappingProxyType(
 _TAKING = frozenset({limit.TYPE, notify.TYPE})
 """What takes or tells something: it comes last, so that a call which anything else refuses, or holds up, does none of it."""
 _OF_ANSWERS: Mapping[str, Callable[..., Permit]] = MappingProxyType(
-    {"redact": redact.fulfil, "redact-result": redact.fulfil_result}
+    {"inspect": inspect.looked_at, "redact": redact.fulfil, "redact-result": redact.fulfil_result}
 )
 
 
@@ -98,7 +100,7 @@ def looked_at(permit: Permit) -> Permit:
 
 def withholds(decision: Decision) -> bool:
     """Whether what was asked for may stand in the ledger as a commitment alone."""
-    return any(redact.of_arguments(obligation) for obligation in decision.obligations)
+    return any(redact.of_arguments(obligation) or inspect.of_arguments(obligation) for obligation in decision.obligations)
 
 
 def misread(kind: str, params: Params, receivers: frozenset[str] | None = None) -> tuple[str, str] | None:

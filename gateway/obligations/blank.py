@@ -1,7 +1,8 @@
 """Values without what a duty takes from them.  What cannot be searched is withheld whole.
 
 An entry is the name of a field, in whatever depth it stands (`iban`), the path of one from a document's root (`/order/*/iban`),
-or a detector (`detector:email`); names are compared without regard to case.
+or a detector (`detector:email`; `refused:email` lets nothing through in which it finds something); names are compared without
+regard to case.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gateway.reasons import Code
 
 PATH: Final = "/"
 DETECTOR: Final = "detector:"
+REFUSED: Final = "refused:"
 _MAX_DEPTH: Final = 64
 _Paths = tuple[tuple[str, ...], ...]
 
@@ -28,11 +30,16 @@ class _Wanted(NamedTuple):
     names: frozenset[str]
     paths: _Paths
     detectors: tuple[str, ...]
+    refused: tuple[str, ...]
 
     @property
     def named(self) -> frozenset[str]:
         """Every word by which a field could be found in a text."""
         return self.names | {path[-1] for path in self.paths if path[-1] != "*"}
+
+    @property
+    def searched(self) -> bool:
+        return bool(self.detectors or self.refused)
 
     @property
     def fields(self) -> bool:
@@ -43,8 +50,9 @@ class _Wanted(NamedTuple):
 def _wanted(entries: frozenset[str]) -> _Wanted:
     paths = tuple(sorted(tuple(entry[1:].split("/")) for entry in entries if entry.startswith(PATH)))
     detectors = tuple(sorted(entry.removeprefix(DETECTOR) for entry in entries if entry.startswith(DETECTOR)))
-    names = frozenset(entry for entry in entries if not entry.startswith((PATH, DETECTOR)))
-    return _Wanted(names, paths, detectors)
+    refused = tuple(sorted(entry.removeprefix(REFUSED) for entry in entries if entry.startswith(REFUSED)))
+    names = frozenset(entry for entry in entries if not entry.startswith((PATH, DETECTOR, REFUSED)))
+    return _Wanted(names, paths, detectors, refused)
 
 
 def redact(result: Any, entries: frozenset[str]) -> Any:
@@ -123,7 +131,7 @@ def _walk(value: Any, wanted: _Wanted, paths: _Paths, depth: int) -> Any:
         return [_step(str(at), inner, wanted, paths, depth) for at, inner in enumerate(value)]
     if isinstance(value, str):
         return _inner(value, wanted, depth)
-    if wanted.detectors and isinstance(value, int | float | Decimal | orjson.Fragment) and not isinstance(value, bool):
+    if wanted.searched and isinstance(value, int | float | Decimal | orjson.Fragment) and not isinstance(value, bool):
         written = str(value.contents if isinstance(value, orjson.Fragment) else value)
         return value if _detected(written, wanted) == written else MARK
     return value
@@ -131,6 +139,8 @@ def _walk(value: Any, wanted: _Wanted, paths: _Paths, depth: int) -> Any:
 
 def _member(key: str, value: Any, wanted: _Wanted, paths: _Paths, depth: int) -> Any:
     folded = key.casefold()
+    if "secrets" in wanted.refused and isinstance(value, str) and value and folded in SECRET_NAMES:
+        raise Refused(Code.CONTENT_REFUSED, "secrets")
     if folded in wanted.names or ("secrets" in wanted.detectors and isinstance(value, str) and folded in SECRET_NAMES):
         return MARK
     return _step(folded, value, wanted, paths, depth)
@@ -142,13 +152,13 @@ def _step(key: str, value: Any, wanted: _Wanted, paths: _Paths, depth: int) -> A
 
 
 def _key(key: str, wanted: _Wanted) -> str:
-    return _detected(key, wanted) if wanted.detectors else key
+    return _detected(key, wanted) if wanted.searched else key
 
 
 def _inner(value: str, wanted: _Wanted, depth: int) -> str:
     """A text inside structured data: servers put whole JSON documents there, where a walk of keys alone would not see them."""
     found = _named_in(value, wanted, depth) if wanted.fields else value
-    return _detected(found, wanted) if wanted.detectors else found
+    return _detected(found, wanted) if wanted.searched else found
 
 
 def _named_in(value: str, wanted: _Wanted, depth: int) -> str:
@@ -173,9 +183,14 @@ def _detected(value: str, wanted: _Wanted) -> str:
         except orjson.JSONDecodeError:
             return MARK
         walked = (
-            _walk(parsed, _Wanted(frozenset(), (), wanted.detectors), (), 1) if isinstance(parsed, dict | list | str) else parsed
+            _walk(parsed, _Wanted(frozenset(), (), wanted.detectors, wanted.refused), (), 1)
+            if isinstance(parsed, dict | list | str)
+            else parsed
         )
         return value if walked == parsed else orjson.dumps(walked).decode()
+    for name in wanted.refused:
+        if DETECTORS[name](value) != value:
+            raise Refused(Code.CONTENT_REFUSED, name)
     for name in wanted.detectors:
         value = DETECTORS[name](value)
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.model import Permit
-from gateway.obligations.blank import DETECTOR, PATH
+from gateway.obligations.blank import DETECTOR, PATH, REFUSED
 from gateway.obligations.detect import DETECTORS
 from gateway.obligations.duty import Params, WrongParameterError, fulfilled, only, terms, words
 from policies.model import Obligation
@@ -44,7 +44,7 @@ def _fields(params: Params) -> frozenset[str]:
     for name in found:
         if name.startswith(PATH) and not all(name[1:].split("/")):
             raise WrongParameterError("fields", f"fields: '{name[:60]}' is no path: /order/lines/*/account")
-        if name.startswith(DETECTOR):
+        if name.startswith((DETECTOR, REFUSED)):
             raise WrongParameterError("fields", f"fields: '{name[:60]}' is a detector; name it under detectors")
     return frozenset(name.casefold() for name in found)
 

@@ -42,6 +42,7 @@ from gateway.listener.listener import Bounds, Listener
 from gateway.mcp.sealed import Sealed
 from gateway.model import Arrival, Intent, Outcome, Permit, Refused, wall_clock
 from gateway.obligations import fulfil as duties
+from gateway.obligations import withholds
 from gateway.pipeline import Stages
 from gateway.record import Recorder
 from gateway.serving_a2a import PageTokens
@@ -191,7 +192,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     state = State.open(f"sqlite:///{folder / 'state.db'}")
     upstreams = Upstreams()
     ledger = Ledger()
-    recorder = Recorder(ledger.append, ledger.append, wall_clock)
+    recorder = Recorder(ledger.append, ledger.append, wall_clock, withholds=withholds)
     peers = {
         agent: Peer(
             agent,

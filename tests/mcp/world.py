@@ -40,6 +40,7 @@ from gateway.mcp.sealed import Sealed
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
 from gateway.obligations import fulfil as duties
+from gateway.obligations import withholds
 from gateway.obligations.blank import redact
 from gateway.pipeline import Stages
 from gateway.protected import scopes_of
@@ -294,7 +295,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
     )
     upstreams = options.get("upstreams") or Upstreams()
     ledger = Ledger()
-    recorder = Recorder(ledger.append, ledger.append, wall_clock)
+    recorder = Recorder(ledger.append, ledger.append, wall_clock, withholds=withholds)
     static = block(options.get("credentials", ()), FIXED)
     targets = {
         name: where

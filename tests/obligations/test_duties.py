@@ -26,6 +26,7 @@ ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 
 
 GOOD: dict[str, dict[str, object]] = {
     "audit": {"arguments": "full"},
+    "inspect": {"detectors": ["card"], "in": "results", "do": "redact"},
     "notify": {"to": ["security"]},
     "redact": {"in": ["arguments", "results"], "fields": ["iban", "/order/*/name"], "detectors": ["email", "secrets"]},
     "limit": {"calls": 2, "within": "1m", "per": ["subject"], "burst": 1, "at_once": 3, "request_bytes": 9, "answer_bytes": 9},
@@ -72,13 +73,16 @@ def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() ->
     assert found.fulfilled == tuple(duty.name for duty in duties if duty.type != "human-approval")
     assert waits(found.approval)  # which is marked when people have approved it, and the approval is used up
     assert (found.full_audit, found.sandbox) == (True, "p")
-    assert found.redact == {"iban", "/order/*/name", "detector:email", "detector:secrets", "a"}
+    assert found.redact == {"iban", "/order/*/name", "detector:email", "detector:secrets", "a", "detector:card"}
     assert found.redact_sent == {"iban", "/order/*/name", "detector:email", "detector:secrets"}
 
 
 def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_refuses_it_too() -> None:
     whole = [Obligation(kind, kind, params) for kind, params in GOOD.items()]
-    assert looked_at(permit(*whole)).redact == done(*[duty for duty in whole if duty.type.startswith("redact")]).redact
+    assert (
+        looked_at(permit(*whole)).redact
+        == done(*[duty for duty in whole if duty.type in {"inspect", "redact", "redact-result"}]).redact
+    )
     with pytest.raises(Refused):
         looked_at(permit(Obligation("sign", "notary", {})))
 
@@ -119,6 +123,11 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
         ("limit", {"at_most": 1}, "at_most"),
         ("step-up", {}, ""),
         ("notify", {}, ""),
+        ("inspect", {}, ""),
+        ("inspect", {"detectors": "nothing"}, "detectors"),
+        ("inspect", {"detectors": "card", "do": "flag"}, "do"),
+        ("inspect", {"detectors": "card", "do": ["refuse", "redact"]}, "do"),
+        ("inspect", {"detectors": "card", "in": "headers"}, "in"),
         ("notify", {"to": 7}, "to"),
         ("notify", {"to": "a", "by": "b"}, "by"),
         ("step-up", {"acr": []}, "acr"),

@@ -70,7 +70,10 @@ async def test_a_refused_call_whose_arguments_must_not_be_kept_leaves_a_commitme
         )
         await world.modern("anna", "tools/call", name="t", arguments={"iban": IBAN})
     assert there.requests == []
-    assert [entry.kind for entry in world.ledger.entries] == ["decision.deny"]
+    (denied,) = world.ledger.entries
+    assert denied.kind == "decision.deny"
+    assert all(IBAN.encode() not in value.data for value in denied.values)
+    assert "originals" in denied.fields
 
 
 @pytest.mark.parametrize("version", ["modern", "legacy"])
