@@ -17,6 +17,8 @@ from tests.interaction.world import ROOT, TENANT, Gateway, Peers, free_port
 
 KINDS: Mapping[str, tuple[str, ...]] = {"full": ("--extended",), "minimal": ("--no-push", "--no-stream"), "auth": ("--auth",)}
 """The agents, by name, and how each is started."""
+REACHED = ("full-rest", "full-grpc")
+"""The full one once more, reached by the gateway over another binding than JSON-RPC."""
 SIDES = ("direct", "through")
 SECONDS = 30
 
@@ -160,6 +162,9 @@ def pairs(folder: Path) -> Iterator[Pairs]:
         (folder / "agent-secret").write_text("gateway")
         (folder / "agent-secret").chmod(0o600)
         agents: dict[str, dict[str, Any]] = {kind: {"url": url} for kind, (url, *_) in behind.items()}
+        url, grpc = behind["full"]
+        agents["full-rest"] = {"url": f"{url}/a2a/rest", "binding": "rest"}
+        agents["full-grpc"] = {"url": f"grpc://{grpc}", "card_url": f"{url}/.well-known/agent-card.json"}
         # a credential of the gateway's own: the delegation token then travels in a header of another name
         agents["auth"] |= {
             "headers": {"Authorization": {"file": "agent-secret", "prefix": "Bearer "}},
@@ -168,11 +173,8 @@ def pairs(folder: Path) -> Iterator[Pairs]:
         running = Sending(folder, agents, webhooks=(f"localhost:{webhook.port}",)).start()
         stack.callback(running.stop)
         asked = {"full": {}, "minimal": {}, "auth": {"authorization": "Bearer paul"}}
-        sides = {
-            kind: {
-                "direct": Side("direct", direct[kind][0], asked[kind], direct[kind][1]),
-                "through": Side("through", f"{running.url}/a2a/{kind}/", {}, running.door(kind)),
-            }
-            for kind in KINDS
-        }
+        sides = {kind: {"direct": Side("direct", direct[kind][0], asked[kind], direct[kind][1])} for kind in KINDS}
+        sides |= {kind: {"direct": sides["full"]["direct"]} for kind in REACHED}
+        for kind, ways in sides.items():
+            ways["through"] = Side("through", f"{running.url}/a2a/{kind}/", {}, running.door(kind))
         yield Pairs(running, webhook, sides, running.keeper())

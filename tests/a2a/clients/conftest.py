@@ -16,7 +16,7 @@ from tests import npm
 from tests.a2a.clients.script import SCRIPT, ZERO
 from tests.a2a.clients.sdk import run
 from tests.a2a.clients.transcript import normalised, without_receipts
-from tests.a2a.pairs import KINDS, SIDES, Pairs, pairs
+from tests.a2a.pairs import KINDS, REACHED, SIDES, Pairs, pairs
 from tests.conformance.legs import FOLDER as NODE
 
 FOLDER = Path(__file__).resolve().parent
@@ -50,17 +50,23 @@ class Transcripts:
         told = {name: _about(hook, self.pairs, said, name) for name in TOLD}
         way = self.pairs.sides[kind][side]
         places = {f"{way.url}{'/a2a/rest' if side == 'direct' else 'rest'}": "REST", way.url: "RPC", way.grpc: "GRPC"}
-        return list(normalised(without_receipts([*said, told]), places | {self.pairs.hook.url(hook): "HOOK"}))
+        texts = {self.pairs.hook.url(hook): "HOOK", self._key(client, kind, binding): "KEY"}
+        return list(normalised(without_receipts([*said, told]), places | texts))
 
     def _lanes(self, client: str) -> list[list[dict[str, Any]]]:
         """The runs; those at one agent come one after another, so that its list of tasks is the same on both sides."""
-        return [[self._task(client, kind, binding, side) for binding in BINDINGS[client]] for kind in KINDS for side in SIDES]
+        lanes = [[self._task(client, kind, binding, side) for binding in BINDINGS[client]] for kind in KINDS for side in SIDES]
+        more = REACHED if client == "python" else ()
+        return lanes + [[self._task(client, kind, "JSONRPC", "through")] for kind in more]
 
     def _task(self, client: str, kind: str, binding: str, side: str) -> dict[str, Any]:
         way = self.pairs.side(kind, side)
-        known = {"KEY": f"{client}-{kind}-{binding[0]}", "HOOK": self.pairs.hook.url(self._hook(client, kind, binding, side))}
+        known = {"KEY": self._key(client, kind, binding), "HOOK": self.pairs.hook.url(self._hook(client, kind, binding, side))}
         name = f"{kind}|{binding}|{side}"
         return {"name": name, "url": way.url, "headers": dict(way.headers), "binding": binding, "known": known}
+
+    def _key(self, client: str, kind: str, binding: str) -> str:
+        return f"run-{client}-{kind}-{binding[0]}"
 
     def _hook(self, client: str, kind: str, binding: str, side: str) -> str:
         return f"{client}-{kind}-{binding[0]}-{side}"

@@ -16,7 +16,7 @@ from gateway.a2a.operations import OPERATIONS
 from tests.a2a.clients.conftest import BINDINGS, Transcripts
 from tests.a2a.clients.script import SCRIPT
 from tests.a2a.clients.transcript import differences, normalised, receipts
-from tests.a2a.pairs import KINDS
+from tests.a2a.pairs import KINDS, REACHED
 
 pytestmark = pytest.mark.timeout(400)
 CLIENTS = [
@@ -61,6 +61,14 @@ def test_a_transcript_through_the_gateway_is_the_one_of_the_agent_itself(
 ) -> None:
     direct, through = (transcripts.of(client, kind, binding, side) for side in ("direct", "through"))
     found = [each for each in differences(direct, through) if not any(fnmatchcase(each[0], place) for place in known(kind))]
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", REACHED)
+def test_a_transcript_is_the_same_however_the_gateway_reaches_the_agent(transcripts: Transcripts, kind: str) -> None:
+    pair = (("full", "direct"), (kind, "through"))
+    direct, through = (transcripts.of("python", each, "JSONRPC", side) for each, side in pair)
+    found = [each for each in differences(direct, through) if not any(fnmatchcase(each[0], place) for place in KNOWN)]
     assert found == []
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.a2a.conformance import cards, errors, framing, listing, streams, tasks, webhooks
 from tests.a2a.conformance.verdicts import CHECKS, PASSED, WIRES, Check, judged
-from tests.a2a.pairs import KINDS, SIDES, Pairs, pairs
+from tests.a2a.pairs import KINDS, REACHED, SIDES, Pairs, pairs
 
 TOPICS = (cards, errors, framing, listing, streams, tasks, webhooks)
 pytestmark = pytest.mark.timeout(120)
@@ -46,6 +46,14 @@ async def test_a_verdict_is_the_same_direct_and_through_the_gateway(both: Pairs,
         assert direct != PASSED, "no improvement any more: take it out of the list"
     else:
         assert direct == PASSED
+
+
+@pytest.mark.parametrize("kind", REACHED)
+@pytest.mark.parametrize(
+    "found", [row[0] for row in ROWS if row[1:] == ("full", "JSONRPC") and len(row[0].bindings) > 1], ids=lambda found: found.name
+)
+async def test_a_verdict_is_the_same_however_the_gateway_reaches_the_agent(both: Pairs, found: Check, kind: str) -> None:
+    assert await judged(found, both, kind, "JSONRPC", "through") == PASSED
 
 
 def test_every_improvement_names_checks_that_there_are() -> None:
