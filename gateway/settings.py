@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, HttpUrl, model_validator
 
 from gateway.settings_a2a import A2a, Grpc, GrpcAgent
+from gateway.settings_approvals import Approvals, ApprovalWebhook
 from gateway.settings_base import Client, Group, HeaderName, Keys, Secret, Slug
 from gateway.settings_egress import Egress, Exemption, Runner, RunnerTls
 from gateway.settings_identity import (
@@ -45,12 +46,11 @@ from gateway.settings_outbound import Browser, Credentials, Mcp, TokenEndpoint
 from gateway.settings_streams import Notify, Push, Questions
 
 __all__ = [
-    "A2a", "Agent", "AgentAuth", "AgentCard", "Anchor", "Browser", "Bucket", "Canary", "Client", "Credentials", "Delegation",
-    "Directory", "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git", "Grpc", "GrpcAgent", "HeaderName",
-    "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Notify", "Policy", "Push", "Questions", "Retention",
-    "Revocation", "Root", "Runner", "RunnerTls",
-    "Sandbox", "Secret", "Server", "Settings", "Slug", "Spool", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint",
-    "TrustDomain", "Witness",
+    "A2a", "Agent", "AgentAuth", "AgentCard", "Anchor", "ApprovalWebhook", "Approvals", "Browser", "Bucket", "Canary",
+    "Client", "Credentials", "Delegation", "Directory", "Egress", "Endpoint", "Events", "Exemption", "Forwarder", "Git",
+    "Grpc", "GrpcAgent", "HeaderName", "Introspection", "Issuer", "Keys", "Ledger", "Limits", "Mcp", "Notify", "Policy",
+    "Push", "Questions", "Retention", "Revocation", "Root", "Runner", "RunnerTls", "Sandbox", "Secret", "Server",
+    "Settings", "Slug", "Spool", "State", "Syslog", "Terminator", "Timestamp", "TokenEndpoint", "TrustDomain", "Witness",
 ]  # fmt: skip
 
 
@@ -178,6 +178,7 @@ class Settings(Group):
     agents: dict[Slug, Agent] = Field(default_factory=dict)
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()
+    approvals: Approvals = Approvals()
     push: Push = Push()
     notify: dict[Slug, Notify] = Field(default_factory=dict)
     a2a: A2a = A2a()

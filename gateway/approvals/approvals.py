@@ -78,7 +78,7 @@ class Approvals:
     """Parks, and releases.
 
     sent  by protocol: what of a call is sent.
-    tell  says to other replicas that something changed.
+    tell  says to other replicas that something changed; `asked` that somebody is to be told, None where nobody is.
     """
 
     def __init__(  # noqa: PLR0917  what it is made of
@@ -95,7 +95,7 @@ class Approvals:
         self.kills = kills
         self.clock = clock
         self.tell: Callable[[], None] = lambda: None
-        self.asked: Callable[[Standing], None] = lambda _: None
+        self.asked: Callable[[], None] | None = None
         self._sealer = sealer
         self._append = append
         self._in_force = in_force
@@ -161,12 +161,14 @@ class Approvals:
                 created_at=now,
                 expires_at=min(now + approval.within * 1_000_000, principal.ends * 1_000_000),
                 sealed=self._sealer.seal(name, msgspec.json.encode(kept)),
+                tell_at=now if self.asked is not None else None,
             )
         )
         if row.state == State.OPEN and not row.noted:
             await self.record(records.ask(row, permit, about))
             await self.rows.noted(row.id, State.OPEN)
-            self.asked(Standing(row, kept, (), tuple(name for name, _ in approval.duties), ""))
+            if self.asked is not None:
+                self.asked()
             self.changed()
         return row
 

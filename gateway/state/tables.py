@@ -309,6 +309,8 @@ class ParkedCall(Table, table=True):
     ended_at: int | None = Field(default=None, sa_type=BigInteger)
     used_by: str = Field(default="", sa_type=String(40))
     """Id of the call that used it."""
+    tell_at: int | None = Field(default=None, index=True, sa_type=BigInteger)
+    """When whoever approves is told of it next; None: nobody is."""
     sealed: bytes = Field(sa_type=LargeBinary)
 
 
