@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Index, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Index, LargeBinary, String, Text, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -292,6 +292,15 @@ class ParkedCall(Table, table=True):
     """A call that waits, or waited, for people to approve it.  What it says is sealed."""
 
     __tablename__ = "approvals"
+    __table_args__ = (
+        Index(
+            "ux_approvals_open",
+            "digest",
+            unique=True,
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+    )
 
     id: str = Field(primary_key=True, sa_type=String(40))
     tenant: str = Field(sa_type=String(63))
