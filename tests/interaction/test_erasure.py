@@ -175,8 +175,9 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
         about = [
             each for each in log.records() if each.leaf.get("target") == said["pseudonym"] or each.subject == said["pseudonym"]
         ]
-        assert [each.kind for each in about][-8:] == ["hold.set", *["erasure.store"] * 6, "key.shred"]
-        assert {str(each.leaf["store"]) for each in about[-7:-1]} == {"folders", "grants", "kills", "tasks", "vault", "workflows"}
+        assert [each.kind for each in about][-9:] == ["hold.set", *["erasure.store"] * 7, "key.shred"]
+        stores = {"approvals", "folders", "grants", "kills", "tasks", "vault", "workflows"}
+        assert {str(each.leaf["store"]) for each in about[-8:-1]} == stores
         shred = about[-1]
         assert (shred.leaf["request"], log.subject_name(str(shred.leaf["approver"]))) == (wish, "user:dev/mia")
     verified = audit(gateway, "verify")
