@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from policies.model import Brought, Obligation, Reason
@@ -95,7 +96,7 @@ class Past(NamedTuple):
     story: Story
     spent: Mapping[Purse, Spent]
     others: Mapping[Shared, tuple[Step, ...]]
-    came: Mapping[tuple[str, str], Step] = field(default_factory=dict)
+    came: Mapping[tuple[str, str], Step] = MappingProxyType({})
     exempt: frozenset[str] = frozenset()
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from gateway.model import Refused
 from gateway.state import State
+from gateway.state import history_rows as rows
 from gateway.state.histories import Asked, Kept
 from policies.workflows import judge as judging
 from policies.workflows import story
@@ -317,3 +320,49 @@ async def _played(definition: Workflow, url: str, moves: Any) -> None:
 
 def _as(one: Step, state: S) -> Step:
     return Step(one.id, one.resource, one.actor, one.subject, one.at, one.held, state, one.marks, one.sums)
+
+
+# --- planted bugs
+
+
+def _not_kept(_connection: Any, tenant: str, _spent: Any, shares: Any) -> str:
+    return rows.taken(tenant, shares)
+
+
+def _of_everybody(_stories: Any, connection: Any, _head: Any) -> Any:
+    return story.Story(rows.step_of(row) for row in connection.execute(select(rows.STEPS)))
+
+
+BUGS: dict[str, tuple[object, str, Any]] = {
+    "what is drawn is not written down": (rows, "draw", _not_kept),
+    "a story is everybody's": (rows.Stories, "told", _of_everybody),
+    "whatever happens gives its share back": (rows, "settle", lambda connection, key, call, state, results: (
+        _SETTLE(connection, key, call, state, results) and (rows.give_back(connection, _purses(connection, call)) or True))),
+    "a step is ok before it is": (rows, "row_of", lambda *step: _ROW(*step) | {"state": "ok"}),
+}  # fmt: skip
+_SETTLE, _ROW = rows.settle, rows.row_of
+PLAYED = [
+    (0, 0, "risk.score", 0, None, True),
+    (1, 0, "erp.write_po", 10, S.OK, True),
+    (1, 0, "risk.score", 0, S.OK, True),
+    *((number % 2, 0, "erp.write_po", 40, S.OK, True) for number in range(6)),
+    *((number % 2, 1, "risk.score", 0, S.OK, True) for number in range(2)),
+    *((number % 2, 1, "erp.write_po", 40, None, True) for number in range(6)),
+    (0, 2, "erp.write_po", 1, S.OK, True),
+]
+
+
+def _purses(connection: Any, call: str) -> str:
+    return str(connection.execute(select(rows.STEPS.c.purses).where(rows.STEPS.c.call == call)).scalar_one())
+
+
+def test_the_played_moves_are_lawful_without_a_bug(tmp_path: Path) -> None:
+    asyncio.run(_played(workflow_of(LAWS), f"sqlite:///{tmp_path}/state.db", PLAYED))
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_of_the_store_is_noticed(bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, name, wrong = BUGS[bug]
+    monkeypatch.setattr(where, name, wrong)
+    with pytest.raises(AssertionError):
+        asyncio.run(_played(workflow_of(LAWS), f"sqlite:///{tmp_path}/state.db", PLAYED))
