@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.mcp.alike import Names
 from gateway.mcp.definitions import LISTS, Told, told
 from gateway.mcp.methods import DISCOVER
-from gateway.mcp.poison import Sign, Subject, gravest, scan
+from gateway.poison import Sign, Subject, gravest, scan
 from policies.canonical import digest_of
 from policies.lock import Approved, Key, Lock, shown_definition
 

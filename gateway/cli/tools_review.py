@@ -359,7 +359,7 @@ def _show_silent(looked: Looked) -> None:
 
 
 def _explain(code: str, *, as_json: bool) -> None:
-    from gateway.mcp.poison import PAGES, RULES  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.poison import PAGES, RULES  # noqa: PLC0415  the command line pays for what it uses
     from policies.finding import suggest  # noqa: PLC0415
 
     if code not in PAGES:

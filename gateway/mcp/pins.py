@@ -18,8 +18,8 @@ from gateway import signals
 from gateway.mcp import pin_records as records
 from gateway.mcp.alike import Names
 from gateway.mcp.definitions import MOST_OF_A_LIST, TOO_LARGE, Told, akin
-from gateway.mcp.poison import Sign, Subject, gravest, scan
 from gateway.model import Clock, Refused
+from gateway.poison import Sign, Subject, gravest, scan
 from gateway.prometheus import Family, Sample
 from gateway.reasons import Code
 from gateway.state.definitions import Definitions, First, Seen

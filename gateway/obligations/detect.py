@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from audit import detectors as secrets
+from gateway.poison import RULES, Subject
 
 MARK: Final = "[redacted by policy]"
 
@@ -60,9 +61,27 @@ def _secrets(text: str) -> str:
     return cleaned.decode(errors="replace") if count else text
 
 
+_WINDOW: Final = 20_000
+_OVERLAP: Final = 400
+_LONGEST: Final = 100_000
+_SIGNS: Final = tuple(RULES[code] for code in ("orders-to-the-model", "speaks-as-the-system", "hidden-characters"))
+
+
+def _injection(text: str) -> str:
+    """The whole text goes: what stands around an order serves it.  So does one that is too long to be read."""
+    if len(text) > _LONGEST:
+        return MARK
+    for start in range(0, max(len(text) - _OVERLAP, 1), _WINDOW - _OVERLAP):
+        read = Subject("", "tool", "", {"description": text[start : start + _WINDOW]})
+        if any(next(rule.find(read), None) is not None for rule in _SIGNS):
+            return MARK
+    return text
+
+
 DETECTORS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
     {
         "secrets": _secrets,
+        "injection": _injection,
         "email": lambda text: _EMAIL.sub(MARK, text) if "@" in text else text,
         "iban": lambda text: _blanked(text, _IBAN, 15, _is_iban),
         "card": lambda text: _blanked(text, _CARD, 13, _is_card),

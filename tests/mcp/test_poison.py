@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.cli.live_tools import target_of, tools_of
-from gateway.mcp.poison import PAGES, RULES, Sign, Subject, gravest, scan
-from gateway.mcp.poison.run import NAMES
+from gateway.poison import PAGES, RULES, Sign, Subject, gravest, scan
+from gateway.poison.run import NAMES
 from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ async def test_a_server_with_many_ordinary_tools_has_no_grave_sign(server_url: s
 
 
 def test_every_rule_is_one_file_with_its_page_and_a_heading_in_the_reference() -> None:
-    folder = ROOT / "gateway/mcp/poison/rules"
+    folder = ROOT / "gateway/poison/rules"
     assert {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"--init--"} == set(NAMES) == set(RULES)
     text = (ROOT / "docs/reference/poisoning.md").read_text()
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == sorted(PAGES)

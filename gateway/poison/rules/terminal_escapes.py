@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from gateway.mcp.poison.subject import Subject
+from gateway.poison.subject import Subject
 from policies.pinning import Grade
 
 GRADE: Grade = "high"

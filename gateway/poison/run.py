@@ -10,7 +10,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
-from gateway.mcp.poison.subject import Sign, Subject
+from gateway.poison.subject import Sign, Subject
 from policies.pinning import GRADES, Grade
 
 MOST_OF_ONE: Final = 20
@@ -32,7 +32,7 @@ NAMES: Final = (
     "terminal-escapes",
     "unread-text",
 )
-"""Modules of `gateway/mcp/poison/rules`, with hyphens."""
+"""Modules of `gateway/poison/rules`, with hyphens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Rule:
 
 
 def _rule(code: str) -> Rule:
-    module = import_module(f"gateway.mcp.poison.rules.{code.replace('-', '_')}")
+    module = import_module(f"gateway.poison.rules.{code.replace('-', '_')}")
     return Rule(code, module.GRADE, inspect.cleandoc(module.find.__doc__ or ""), module.find)
 
 

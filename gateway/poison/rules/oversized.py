@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from gateway.mcp.poison.subject import MOST_TEXTS, Subject
+from gateway.poison.subject import MOST_TEXTS, Subject
 from policies.pinning import Grade
 
 GRADE: Grade = "medium"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.mcp.poison.subject import MOST_TEXTS, Subject
+from gateway.poison.subject import MOST_TEXTS, Subject
 from policies.pinning import Grade
 
 GRADE: Grade = "high"
