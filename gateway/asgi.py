@@ -56,6 +56,32 @@ class Slots:
         self._free += 1
 
 
+class Seat:
+    """A call's place among `calls`, which it leaves for one among `streams` once it `stands` as a stream.
+
+    So no number of streams that stand keeps a call waiting.
+    """
+
+    __slots__ = ("_held", "_streams")
+
+    def __init__(self, calls: Slots, streams: Slots) -> None:
+        self._held = calls
+        self._streams = streams
+
+    def __enter__(self) -> Seat:
+        self._held.__enter__()
+        return self
+
+    def stands(self) -> None:
+        """`Refused(OVERLOADED)` where too many streams do."""
+        self._streams.__enter__()
+        self._held.__exit__()
+        self._held = self._streams
+
+    def __exit__(self, *_: object) -> None:
+        self._held.__exit__()
+
+
 def is_whole(scope: Scope) -> bool:
     """Whether the body came with the head, as far as the server says so."""
     return WHOLE in scope.get("extensions", ())

@@ -21,6 +21,7 @@ from gateway.asgi import (
     HostGuard,
     Receive,
     Scope,
+    Seat,
     Send,
     Slots,
     by_name,
@@ -60,6 +61,7 @@ class A2aEndpoint:
         self._guard = guard
         self._limits = limits
         self._slots = slots or Slots(limits.concurrent_calls)
+        self._streams = Slots(limits.concurrent_streams)
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._heartbeat = heartbeat
@@ -80,8 +82,8 @@ class A2aEndpoint:
             return
         try:
             arrival = await self._arrive(scope, receive)
-            with self._slots:
-                await Disconnect().guard(receive, self._serve(arrival, send))
+            with Seat(self._slots, self._streams) as seat:
+                await Disconnect().guard(receive, self._serve(arrival, send, seat))
         except Refused as refusal:
             form = _form(scope["method"], _rest(scope["path"])[1])
             decision = await turned_away(scope, "a2a", self._clock, refusal, self._stages.record_refusal)
@@ -105,7 +107,7 @@ class A2aEndpoint:
             scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers, found=found
         )
 
-    async def _serve(self, arrival: Arrival, send: Send) -> None:
+    async def _serve(self, arrival: Arrival, send: Send, seat: Seat) -> None:
         form = _form(arrival.http_method, arrival.path)
         if form == "rpc" and _is_old(arrival):
             form = "old"
@@ -118,6 +120,8 @@ class A2aEndpoint:
                     aclosing(govern(arrival, self._stages)) as replies,
                 ):
                     async for reply in replies:
+                        if not standing and not reply.is_final:
+                            seat.stands()
                         await _release(reply, arrival, stream, send)
                         if stream.started and not standing:
                             standing = True

@@ -27,6 +27,7 @@ from gateway.asgi import (
     MAX_HEADER_BYTES,
     WORKFLOW_HEADER,
     Scope,
+    Seat,
     Slots,
     by_name,
     headers_of,
@@ -135,6 +136,7 @@ class GrpcFace:
         self._stages = stages
         self._limits = limits
         self._slots = slots or Slots(limits.concurrent_calls)
+        self._streams = Slots(limits.concurrent_streams)
         self._bodies = Bodies(limits.body_bytes, limits.concurrent_calls)
         self._clock = clock
         self._servers: list[grpc.aio.Server] = []
@@ -143,7 +145,8 @@ class GrpcFace:
     async def open(self, door: Door, certificate: Certificate | None = None) -> int:
         """Listen; the port.  `DeafError` where that cannot be, and for a certificate that cannot be used."""
         server = grpc.aio.server(
-            options=_options(self._limits, self._connections), maximum_concurrent_rpcs=2 * self._limits.concurrent_calls
+            options=_options(self._limits, self._connections),
+            maximum_concurrent_rpcs=2 * self._limits.concurrent_calls + self._limits.concurrent_streams,
         )
         server.add_generic_rpc_handlers((_Calls(self, door),))
         host = f"[{door.host}]" if ":" in door.host else door.host
@@ -174,8 +177,8 @@ class GrpcFace:
         scope = _scope(path, context)
         try:
             arrival = await self._arrive(scope, door, context)
-            with self._slots:
-                await self._govern(arrival, context)
+            with Seat(self._slots, self._streams) as seat:
+                await self._govern(arrival, context, seat)
         except Refused as refusal:
             told = self._keep(
                 asyncio.ensure_future(turned_away(scope, "a2a", self._clock, refusal, self._stages().record_refusal))
@@ -197,7 +200,7 @@ class GrpcFace:
         )
         return replace(arrival, binding="grpc", origin=door.origins.get(agent, ""))
 
-    async def _govern(self, arrival: Arrival, context: _Context) -> None:
+    async def _govern(self, arrival: Arrival, context: _Context, seat: Seat) -> None:
         workflow, started = "", False
         try:
             begun = asyncio.get_running_loop().time()
@@ -214,8 +217,11 @@ class GrpcFace:
                             dict(reply.headers).get(WORKFLOW_HEADER, ""),
                         )
                         return
+                    stands = not started and not reply.is_final
+                    if stands:
+                        seat.stands()
                     await _release(reply, arrival, context, started=started)
-                    if not started and not reply.is_final:  # a stream, which may stand longer than one answer may take
+                    if stands:  # which may be for longer than one answer may take
                         limit.reschedule(begun + self._limits.stream_seconds)
                     started = True
             return

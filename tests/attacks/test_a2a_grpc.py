@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc.aio
@@ -11,8 +12,9 @@ from a2a.types import a2a_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
 from gateway.a2a.errors import ERROR_INFO
-from tests.a2a.agents import Request, scripted, task
-from tests.a2a.calls import asking, error_of, info_of, metadata, stub
+from gateway.settings import Limits
+from tests.a2a.agents import Request, scripted, status, task
+from tests.a2a.calls import asking, error_of, info_of, metadata, said, stub
 from tests.a2a.grpc_agents import Asked, scripted_grpc
 from tests.a2a.world import gateway
 
@@ -91,3 +93,37 @@ async def test_two_credentials_in_one_call_are_none(tmp_path: Path, people: tupl
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
         assert world.ledger.kinds() == ["auth.refused"]
         assert sent.asked == []
+
+
+async def test_streams_that_stand_keep_no_call_of_anybody_waiting(tmp_path: Path) -> None:
+    """Neither those over gRPC nor those over HTTP; and of one too many its own caller hears."""
+
+    async def agent(asked: Asked) -> None:
+        number = len(told.asked)
+        await asked.say(ParseDict(status("WORKING", f"t-{number}", f"c-{number}"), pb.StreamResponse()))
+        await asyncio.Event().wait()
+
+    limits = Limits(concurrent_calls=2, concurrent_streams=3)
+    async with (
+        scripted_grpc(agent) as (port, told),
+        gateway(tmp_path, {"ref": f"grpc://127.0.0.1:{port}"}, grpc=False, limits=limits) as world,
+        stub(world) as client,
+        AsyncExitStack() as streams,
+    ):
+        calls = []
+        for number in range(3):
+            calls.append(client.SendStreamingMessage(asking(f"m-{number}"), metadata=metadata(world, "paul")))
+            assert (await calls[-1].read()).status_update.task_id
+        error = await error_of(client.SendStreamingMessage(asking("m-4"), metadata=metadata(world, "paul")))
+        assert said(error)[1] == "UNAVAILABLE"
+        for number in range(3):
+            message = {"messageId": f"h-{number}", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+            body = {"jsonrpc": "2.0", "id": "1", "method": "SendStreamingMessage", "params": {"message": message}}
+            headers = world.token("paul") | {"a2a-version": "1.0"}
+            opened = await streams.enter_async_context(world.client.stream("POST", "/a2a/ref/", json=body, headers=headers))
+            assert "WORKING" in await anext(opened.aiter_lines())
+        unknown = await error_of(client.GetTask(pb.GetTaskRequest(id="x"), metadata=metadata(world, "mia")))
+        assert unknown.code() is grpc.StatusCode.NOT_FOUND
+        assert (await world.rpc("mia", "GetTask", {"id": "x"})).json()["error"]["code"] == -32001
+        for call in calls:
+            call.cancel()
