@@ -47,7 +47,7 @@ async def test_an_agent_that_takes_connections_and_says_nothing_holds_each_calle
         async with gateway(tmp_path, {"ref": f"grpc://127.0.0.1:{port}"}) as world:
             answers = await asyncio.gather(*(world.send("paul", f"m-{number}") for number in range(6)))
             assert {each["error"]["data"][0]["reason"] for each in answers} == {"AGENT_UNAVAILABLE"}
-            assert len(connections) == 1
+            assert len(connections) < len(answers)
         for writer in connections:
             writer.close()
 
