@@ -53,10 +53,8 @@ def open_a2a(parts: Parts) -> A2aFaces:
     peers = agent_targets(settings, parts.bare)
     # an agent may work in silence for as long as a call may take, or a stream stand, at all
     silence = max(limits.call_seconds, limits.stream_seconds)
-    patient = Upstreams(
-        connect_seconds=limits.upstream_connect_seconds, idle_seconds=silence,
-        connections=limits.concurrent_calls + limits.concurrent_streams, probe=True,
-    )  # fmt: skip
+    most = limits.concurrent_calls + limits.concurrent_streams
+    patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=silence, connections=most, probe=True)
     parts.stack.push_async_callback(patient.aclose)
 
     allowed = Allowed(settings.push.hosts, settings.push.private)
