@@ -32,7 +32,8 @@ class Names:
 class Trick:
     """op and params: an operation as every binding says it; `raw` the bytes of JSON-RPC, or (verb, path, body) of HTTP+JSON.
 
-    owner   whether the owner of what is named is answered well; a disguise is refused to everybody.
+    version of the protocol in which it is said.
+    owner   whether the owner of what is named is answered well; a disguise is refused to everybody; None: nobody looks.
     lists   whether what is answered is a list, or the asker's own, in which nothing of the other's may stand.
     asks    whether the agent may be asked, as it is the asker's own task that is named to it.
     """
@@ -41,7 +42,8 @@ class Trick:
     params: Callable[[Names], Any] | None = None
     raw: Callable[[Names], Any] | None = None
     bindings: tuple[str, ...] = ALL
-    owner: bool = False
+    version: str = "1.0"
+    owner: bool | None = False
     lists: bool = False
     asks: bool = False
 
@@ -151,6 +153,36 @@ OF_RPC: Mapping[str, Trick] = {
 }
 
 
+def _old(members: str) -> str:
+    said = '"kind": "message", "messageId": "tck-complete-task-m", "role": "user", "parts": [{"kind": "text", "text": "x"}]'
+    return f'{{"message": {{{said}, {members}}}}}'
+
+
+_PUSH: Final = "tasks/pushNotificationConfig"
+OF_0_3: Mapping[str, Trick] = {
+    name: Trick(raw=_rpc(method, params), version="0.3", owner=owner)
+    for name, (method, params, owner) in {
+        "read": ("tasks/get", '{"id": "%(task)s"}', True),
+        "read, with a history": ("tasks/get", '{"id": "%(task)s", "historyLength": 3}', True),
+        "cancel": ("tasks/cancel", '{"id": "%(task)s"}', True),
+        "follow": ("tasks/resubscribe", '{"id": "%(task)s"}', None),  # the owner's stream stays open
+        "go on with it": ("message/send", _old('"taskId": "%(task)s"'), True),
+        "go on with it in a stream": ("message/stream", _old('"taskId": "%(task)s", "task_id": "%(task)s"'), False),
+        "go on in the other spelling": ("message/send", _old('"task_id": "%(task)s"'), True),
+        "refer to it": ("message/send", _old('"referenceTaskIds": ["%(task)s"]'), True),
+        "refer in the other spelling": ("message/send", _old('"reference_task_ids": ["%(task)s"]'), True),
+        "enter its context": ("message/send", _old('"contextId": "%(context)s"'), True),
+        "one's own, then the other": ("message/send", _old('"taskId": "%(own)s", "task_id": "%(task)s"'), False),
+        "twice": ("message/send", _old('"taskId": "%(own)s", "taskId": "%(task)s"'), False),
+        "hook": (f"{_PUSH}/set", f'{{"taskId": "%(task)s", "pushNotificationConfig": {{"url": "{HOOK}"}}}}', True),
+        "read a hook": (f"{_PUSH}/get", '{"id": "%(task)s", "pushNotificationConfigId": "%(config)s"}', True),
+        "list hooks": (f"{_PUSH}/list", '{"id": "%(task)s"}', True),
+        "unhook": (f"{_PUSH}/delete", '{"id": "%(task)s", "pushNotificationConfigId": "%(config)s"}', True),
+        "a method of the newer version": ("GetTask", '{"id": "%(task)s"}', False),
+    }.items()
+}
+
+
 def _path(verb: str, path: str, body: Any = None) -> Callable[[Names], Any]:
     text = json.dumps(body) if body is not None else None
     return lambda names: (verb, path % names.__dict__, (text % names.__dict__).encode() if text is not None else None)
@@ -201,5 +233,6 @@ TRICKS: Mapping[str, Trick] = {
     **{name: replace(trick, owner=True) for name, trick in PLAIN.items()},
     **IN_BODIES,
     **_over(RPC, OF_RPC),
+    **{f"{name} (0.3)": replace(trick, bindings=(RPC,)) for name, trick in OF_0_3.items()},
     **_over(REST, OF_REST),
 }
