@@ -43,6 +43,8 @@ class Fault:
 
     name: str
     point: int
+    span: int = 0  # points for which the store is away
+    dies: int = 0  # the point at which the process is killed after that
 
 
 # By store: what a fault does to the thread that meets it.
@@ -64,6 +66,8 @@ SYSTEM: Final[dict[str, dict[str, tuple[Sequence[str], int]]]] = {
 KILLED: Final = "killed"
 UNANSWERED: Final = "a commit's answer is lost"
 REFUSED: Final = "a statement is refused"
+AWAY: Final = "the store goes away"
+AWAY_KILLED: Final = "the store goes away, and the process is killed then"
 
 
 def names(store: str) -> list[str]:
@@ -106,6 +110,7 @@ class Points:
         self._fault = fault
         self._error = error
         self._count = itertools.count()
+        self._until = 0  # the store is away till then
         self.passed = 0
 
     def pass_one(self, *, done: bool, statement: str = "", descriptor: int | None = None) -> None:
@@ -116,6 +121,16 @@ class Points:
             return
         if fault.name == KILLED:
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault.name in {AWAY, AWAY_KILLED}:
+            if fault.dies and number >= fault.dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            # A commit is not answered: every other time it was made all the same.
+            fails = bool(statement) and (done == bool(fault.point % 2) if statement == "COMMIT" else not done)
+            if not self._until and fails and (fault.point % 4 < 2 or statement == "COMMIT"):  # half of the times with a commit
+                self._until = number + fault.span
+            if fails and number < self._until:
+                raise self._error(fault.name)
+            return
         if fault.name in {UNANSWERED, REFUSED}:
             if (done and statement == "COMMIT") if fault.name == UNANSWERED else not done:
                 self._fault = None  # once
@@ -164,6 +179,10 @@ def watch_syncs(points: Points) -> None:
     os.fsync = fsync
 
 
-def draw(chance: random.Random, store: str, points: int) -> Fault:
-    """Any fault at any point."""
+def draw(chance: random.Random, store: str, points: int, *, spool: bool = False) -> Fault:
+    """Any fault at any point; `spool`: mostly that the store goes away for a while, whatever else befalls the process then."""
+    if spool and chance.random() < 0.8:
+        point, span = chance.randrange(points), chance.randrange(2, 60)
+        dies = point + chance.randrange(1, span + 40) if chance.random() < 0.6 else 0
+        return Fault(AWAY_KILLED if dies else AWAY, point, span, dies)
     return Fault(chance.choice(names(store)), chance.randrange(points))

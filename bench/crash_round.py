@@ -10,19 +10,23 @@ import contextlib
 import gc
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
-from audit import opening
+from audit import journal as journal_module
+from audit import opening, spooling
 from audit.checkpoint import Vkey
 from audit.journal import Journal
 from audit.kept import Kept
 from audit.model import Entry, LedgerUnavailableError, Receipt
+from audit.privacy import SealKey
+from audit.spool import Frame, Head, Left, Spool, SpoolLimits
 from audit.store_sql import SqlStore
 from audit.writer import Writer
 from bench.crash_faults import Fault, Points, Watched, watch_syncs
@@ -36,6 +40,7 @@ ORIGIN: Final = "example.org/crashes"
 KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VKEY: Final = str(Vkey.of(ORIGIN, KEY))
 SEAL: Final = bytes(range(32, 64))
+SPOOL_KEY: Final = SealKey(ORIGIN, SEAL).spool_key
 CALLERS: Final = 3
 CALLS: Final = 3
 CLEAN, NOT_OPENED = 0, 3
@@ -48,10 +53,19 @@ PLANTS: Final = {
     "a batch is two transactions": "records are committed before the head",
 }
 
+SPOOL_PLANTS: Final = {
+    "told before it is in the spool": "a frame is written when the next one comes",
+    "a spool is removed before it is in the log": "its file goes when it was read",
+    "an unanswered batch is left out of the spool": "only what comes after it is kept",
+    "the spool of an earlier process is forgotten": "nobody looks what was left",
+}
+
 Tell = Callable[..., None]
 
 
-def play(url: str, writer: str, fault: Fault | None, pipe: int, plant: str = "", *, overlap: bool = False) -> int:
+def play(
+    url: str, writer: str, fault: Fault | None, pipe: int, plant: str = "", spool: Path | None = None, *, overlap: bool = False
+) -> int:
     """The round; returns how it ended where the process is still there then.  Runs in a forked process of its own."""
     gc.disable()
     store = "sqlite" if url.startswith("sqlite") else "postgresql"
@@ -60,24 +74,27 @@ def play(url: str, writer: str, fault: Fault | None, pipe: int, plant: str = "",
     if plant == "an unanswered commit is forgotten":
         Writer._unsure = property(lambda _: None, lambda _, __: None)
     watch_syncs(points)
+    if spool is not None:
+        spooling._PAUSE = journal_module._PROBE_SECONDS = 0.002  # type: ignore[misc]
+        _plant_in_spool(plant)
 
     def tell(*words: object) -> None:
         os.write(pipe, (" ".join(map(str, words)) + "\n").encode())
 
-    return asyncio.run(_round(url, writer, tell, plant, points, overlap=overlap))
+    return asyncio.run(_round(url, writer, tell, plant, points, spool, overlap=overlap))
 
 
-async def _round(url: str, writer: str, tell: Tell, plant: str, points: Points, *, overlap: bool) -> int:
+async def _round(url: str, writer: str, tell: Tell, plant: str, points: Points, spool: Path | None, *, overlap: bool) -> int:
     clock = model.wall_clock
     try:
         journal = await Journal.open(
             url=url, origin=ORIGIN, signing_key=KEY, seal_key=SEAL, writer=writer, clock=clock,
-            checkpoint_seconds=0.005, stall_seconds=5.0,
+            checkpoint_seconds=0.005, stall_seconds=5.0, spool=SpoolLimits(spool) if spool is not None else None,
         )  # fmt: skip
     except LedgerUnavailableError as error:
         tell("n", error.detail)
         return NOT_OPENED
-    stages = _stages(journal, tell, plant, overlap=overlap)
+    stages = _stages(journal, tell, plant, overlap=overlap, spool=spool is not None)
     await asyncio.gather(*(_caller(stages, number, tell) for number in range(CALLERS)))
     await journal.close()
     tell("p", points.passed)
@@ -97,7 +114,7 @@ async def _caller(stages: Stages, number: int, tell: Tell) -> None:
                 tell("d", arrival.id)
 
 
-def _stages(journal: Journal, tell: Tell, plant: str, *, overlap: bool) -> Stages:
+def _stages(journal: Journal, tell: Tell, plant: str, *, overlap: bool, spool: bool = False) -> Stages:
     """The road's own records and order; what comes before a decision is of no matter here."""
 
     def heard(future: asyncio.Future[Receipt]) -> None:
@@ -115,7 +132,7 @@ def _stages(journal: Journal, tell: Tell, plant: str, *, overlap: bool) -> Stage
         future.add_done_callback(heard)
         return future
 
-    recorder = Recorder(append, submit, model.wall_clock, overlaps=lambda _: overlap)
+    recorder = Recorder(append, submit, model.wall_clock, overlaps=lambda _: overlap, spools=lambda _: spool)
     record_intent: Callable[[Permit], Awaitable[Intent]] = recorder.intent
     record_outcome: Callable[[Intent, Outcome], Awaitable[object]] = recorder.outcome
     if plant == "sent before the intent is durable":
@@ -172,6 +189,43 @@ async def _hurried_intent(recorder: Recorder, permit: Permit) -> Intent:
 
 async def _hurried_outcome(recorder: Recorder, intent: Intent, outcome: Outcome) -> None:
     asyncio.ensure_future(recorder.outcome(intent, outcome)).add_done_callback(lambda done: done.exception())
+
+
+def _plant_in_spool(plant: str) -> None:
+    append, begin, kept, left = Spool.append, Spool.begin, Spool.kept, Spool.left
+    owed: list[Frame] = []
+
+    def late(self: Spool, frame: Frame) -> None:
+        owed.append(frame)
+        if len(owed) > 1:
+            append(self, owed.pop(0))
+
+    def later(self: Spool, head: Head, frames: Sequence[Frame]) -> None:
+        begin(self, head, [])
+        owed.extend(frames)
+
+    def marked(self: Spool, head: Head, frames: Sequence[Frame]) -> None:
+        begin(self, head, [frame for frame in frames if b'"spooled":true' in frame.leaves[0][1]])
+
+    def gone(self: Spool) -> list[Frame]:
+        frames = kept(self)
+        self._path.unlink()
+        return frames
+
+    def gone_too(self: Spool) -> list[Left]:
+        found = left(self)
+        for each in found:
+            each.path.unlink()
+        return found
+
+    if plant == "told before it is in the spool":
+        Spool.append, Spool.begin = late, later  # type: ignore[method-assign]
+    elif plant == "a spool is removed before it is in the log":
+        Spool.kept, Spool.left = gone, gone_too  # type: ignore[method-assign]
+    elif plant == "an unanswered batch is left out of the spool":
+        Spool.begin = marked  # type: ignore[method-assign]
+    elif plant == "the spool of an earlier process is forgotten":
+        Spool.left = lambda _: []  # type: ignore[method-assign]
 
 
 def _store_with(points: Points, plant: str) -> type[SqlStore]:

@@ -30,12 +30,14 @@ from typing import Any, Final
 
 import orjson
 
+from audit.spool import pieces
+from audit.spool import read as read_spool
 from audit.store_connect import parse_url
 from audit.tree import leaf_hash
 from audit.verify import verify_sqlite
 from audit.verify_url import verify_url
 from bench.crash_faults import Fault, draw
-from bench.crash_round import CLEAN, NOT_OPENED, PLANTS, VKEY, play, prepare
+from bench.crash_round import CLEAN, NOT_OPENED, PLANTS, SPOOL_KEY, SPOOL_PLANTS, VKEY, play, prepare
 
 OUT: Final = Path(__file__).parent / "out"
 ROUNDS_A_LEDGER: Final = 25
@@ -87,6 +89,15 @@ class Ledger:
         self._ended: set[str] = set()
         self._kinds: dict[str, str] = {}
         self.acknowledged: list[tuple[int, str, str]] = []
+        self.spool: Path | None = None  # where spools lie, if there are any
+
+    def spooled(self) -> list[tuple[str, bytes]]:
+        """Records that are in spools: durable, and not in the log yet unless they were replayed a moment ago."""
+        found: list[tuple[str, bytes]] = []
+        for path in self.spool.glob("*.spool") if self.spool is not None else ():
+            held = read_spool(path.read_bytes(), SPOOL_KEY, str(path))
+            found += pieces(held.frames) if held is not None else ()
+        return found
 
     def amiss(self, seen: Seen) -> list[str]:
         """What of a round contradicts the ledger as it stands now."""
@@ -103,12 +114,22 @@ class Ledger:
             if said["kind"] in {"call.end", "call.orphaned"}:
                 self._ended.add(said["call"] + " " + said["kind"])
         self.acknowledged += seen.acknowledged
-        kinds = self._kinds
+        kinds, ended, ids = dict(self._kinds), set(self._ended), dict(self._ids)
+        for record, data in self.spooled():
+            said = orjson.loads(data)
+            kinds[record] = said["kind"]
+            ids.setdefault(record, (-1, leaf_hash(data).hex()))
+            if said["kind"] == "call.end":
+                ended.add(said["call"] + " call.end")
         found += [f"executed without a durable start: {call}" for call in seen.executed if kinds.get(call) != "call.start"]
-        found += [f"released without a durable end: {call}" for call in seen.released if f"{call} call.end" not in self._ended]
+        found += [f"released without a durable end: {call}" for call in seen.released if f"{call} call.end" not in ended]
         found += [f"released without a durable start: {call}" for call in seen.released if kinds.get(call) != "call.start"]
         found += [f"denied without a durable record: {call}" for call in seen.denied if kinds.get(call) != "decision.deny"]
-        lost = [each for each in self.acknowledged if self._ids.get(each[1]) != (each[0], each[2])]
+        lost = []
+        for each in self.acknowledged:
+            index, digest = ids.get(each[1], (-2, ""))
+            if digest != each[2] or (each[0] != index and each[0] != -1):  # told from the spool, its place was not known
+                lost.append(each)
         return found + [f"acknowledged and lost: {record}" for _, record, _ in lost]
 
     def open_calls(self) -> list[str]:
@@ -221,6 +242,7 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
     executed: int = 0
     overlapping: int = 0
+    spooled: int = 0
     released: int = 0
     acknowledged: int = 0
     amiss: list[str] = field(default_factory=list)
@@ -236,13 +258,13 @@ class Tally:
 
 def one_round(ledger: Ledger, number: int, faults: Sequence[Fault | None], tally: Tally, plant: str = "") -> Seen:
     """Play it, with a writer for each fault, all at once, and hold the ledger against what was seen; of the last writer."""
-    overlap = number % 5 == 4 and not plant
+    overlap = number % 5 == 4 and not plant and ledger.spool is None
     going = []
     for place, fault in enumerate(faults):
         writer = f"gw-{place}-{number % _WRITERS}"
 
         def work(pipe: int, writer: str = writer, fault: Fault | None = fault) -> int:
-            return play(ledger.url, writer, fault, pipe, plant, overlap=overlap)
+            return play(ledger.url, writer, fault, pipe, plant, ledger.spool, overlap=overlap)
 
         going.append(started(work))
     ends = [ended(*each) for each in going]
@@ -261,6 +283,7 @@ def one_round(ledger: Ledger, number: int, faults: Sequence[Fault | None], tally
     tally.overlapping += len(whole.overlapping)
     tally.released += len(whole.released)
     tally.acknowledged += len(whole.acknowledged)
+    tally.spooled += sum(index == -1 for index, _, _ in whole.acknowledged)
     tally.note(ledger.amiss(whole), f"{tally.store}, round {number}, {', '.join(map(str, faults))}")
     return whole
 
@@ -272,16 +295,25 @@ def _end(status: int) -> str:
 
 
 def campaign(
-    store: Sqlite | Postgres, rounds: int, seed: int, plant: str = "", writers: int = 1, *, until: bool = False
+    store: Sqlite | Postgres,
+    rounds: int,
+    seed: int,
+    plant: str = "",
+    writers: int = 1,
+    *,
+    until: bool = False,
+    spool: bool = False,
 ) -> Tally:
     """So many rounds with a fault each; with `until`, no more than it takes to notice something."""
     chance, tally = random.Random(seed), Tally(store.name)
     points = 60
     while tally.rounds < rounds and not (until and tally.amiss):
-        with store.ledger() as ledger:
+        with store.ledger() as ledger, tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+            ledger.spool = Path(folder) if spool else None
             for number in range(min(ROUNDS_A_LEDGER, rounds - tally.rounds)):
                 faults = [
-                    draw(chance, store.name, points) if chance.random() < 2 / (writers + 1) else None for _ in range(writers)
+                    draw(chance, store.name, points, spool=spool) if chance.random() < 2 / (writers + 1) else None
+                    for _ in range(writers)
                 ]
                 one_round(ledger, number, faults, tally, plant)
                 if until and tally.amiss:
@@ -294,6 +326,7 @@ def campaign(
                     break
             tally.note(whole.amiss, "the last round")
             tally.note([f"never closed: {call}" for call in ledger.open_calls()], store.name)
+            tally.note([f"never replayed: {record}" for record, _ in ledger.spooled()], store.name)
             tally.note(ledger.verify(), f"{store.name}, the verifier")
             tally.verified += 1
     return tally
@@ -320,6 +353,9 @@ def main() -> int:
     parser.add_argument("--store", choices=("both", "sqlite", "postgresql"), default="both")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--writers", type=int, default=1, help="at once, in each round")
+    parser.add_argument(
+        "--spool", action="store_true", help="of routes in the mode `spool`: the store goes away, again and again"
+    )
     parser.add_argument("--plants", action="store_true", help="the planted bugs alone: each must be noticed")
     parser.add_argument("--json", type=Path, default=OUT / "crashes.json")
     options = parser.parse_args()
@@ -334,9 +370,10 @@ def main() -> int:
     ):
         for store in chosen:
             share = -(-options.rounds // len(chosen))
-            runs = [(plant, True) for plant in PLANTS] if options.plants else [("", False)]
+            plants = SPOOL_PLANTS if options.spool else PLANTS
+            runs = [(plant, True) for plant in plants] if options.plants else [("", False)]
             for plant, until in runs:
-                tally = campaign(store, share, options.seed, plant, options.writers, until=until)
+                tally = campaign(store, share, options.seed, plant, options.writers, until=until, spool=options.spool)
                 said.append(tally.to_dict() | {"plant": plant, "ok": bool(tally.amiss) == until})
                 print(line(tally, plant), flush=True)
     facts = {"at": datetime.now(UTC).isoformat(), "kernel": platform.release(), "seed": options.seed, "runs": said}

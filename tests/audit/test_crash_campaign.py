@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from bench.crash_faults import filters, names
-from bench.crash_round import PLANTS
+from bench.crash_round import PLANTS, SPOOL_PLANTS
 
 pytestmark = pytest.mark.timeout(900)  # for a busy machine; alone it takes a minute
 
 ROOT = Path(__file__).resolve().parents[2]
+SPOOL_ROUNDS = {"sqlite": 200, "postgresql": 125}
 ROUNDS = {"sqlite": 650, "postgresql": 400}
 STORES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.postgres))
 
@@ -78,4 +79,21 @@ def test_eight_writers_of_one_log_some_of_whom_are_killed_leave_no_gap_and_write
 def test_the_campaign_notices_each_planted_bug(tmp_path: Path, store: str) -> None:
     found = campaign(tmp_path, store, "--plants", "--rounds", "100")
     assert {run["plant"]: bool(run["amiss"]) for run in found["runs"]} == dict.fromkeys(PLANTS, True)
+    assert found["code"] == 0
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_nothing_is_lost_where_the_store_goes_away_and_calls_go_on_in_the_spool(tmp_path: Path, store: str) -> None:
+    """Each round the store goes away for a while, also in the middle of a commit; most processes are killed then."""
+    [run] = campaign(tmp_path, store, "--spool", "--rounds", str(SPOOL_ROUNDS[store]))["runs"]
+    assert run["amiss"] == []
+    assert run["rounds"] == SPOOL_ROUNDS[store]
+    assert run["ends"]["killed"] > SPOOL_ROUNDS[store] // 10
+    assert min(run["spooled"], run["executed"], run["released"]) > SPOOL_ROUNDS[store] // 2
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_campaign_notices_each_bug_that_is_planted_in_the_spool(tmp_path: Path, store: str) -> None:
+    found = campaign(tmp_path, store, "--spool", "--plants", "--rounds", "200")
+    assert {run["plant"]: bool(run["amiss"]) for run in found["runs"]} == dict.fromkeys(SPOOL_PLANTS, True)
     assert found["code"] == 0

@@ -19,14 +19,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from audit.flush import Flush
 from audit.journal import Journal
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
+from audit.privacy import SealKey
 from audit.reader import Ledger
-from audit.spool import SpoolLimits
+from audit.signer import Signer
+from audit.spool import Spool, SpoolLimits
+from audit.spooling import Spooling, replayed
 from audit.verify import Key, read_receipt, verify_sqlite
 from audit.verify_url import verify_url
+from audit.writer import Writer
 
 from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, postgres_server, start
+from .test_journal_store_failures import Failing
 
 ANN = "user:corp/ann"
 
@@ -551,3 +557,68 @@ async def until(told: list[Receipt], more: int) -> None:
     async with asyncio.timeout(60):
         while len(told) < wanted:  # noqa: ASYNC110  another thread does it
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("where", ["after the commit", "before the commit"])
+@pytest.mark.parametrize("died", [False, True])
+def test_a_batch_whose_commit_was_not_answered_is_in_the_log_once_whether_the_store_had_it_or_not(
+    path: Path, folder: Path, where: str, died: bool
+) -> None:
+    url = f"sqlite:///{path}"
+    store = Failing(url)
+    store.claim(ORIGIN, VKEY)
+    seal = SealKey(ORIGIN, SEAL_KEY)
+    writer = Writer(store, ORIGIN, seal, "gw-1", lambda: 5)
+    spool = Spool(SpoolLimits(folder), ORIGIN, "gw-1", seal.spool_key)
+    into = Spooling(Flush(writer, None), writer, spool)
+    into.write([Entry("writer.start", "boot", 5), start("before", ANN, Value("request", b"x"))])
+    store.faults |= {where: 1, "before the lock": 1}
+    strict = start("strict", ANN, Value("request", b"x"))
+    results, why = into.write([call("c1"), strict, may(end("before-end", "before"))])
+    assert why.startswith("the store is away")
+    told = [each for each in results if isinstance(each, Receipt)]
+    assert [each.id for each in told] == ["c1", "before-end"]
+    assert isinstance(results[1], LedgerUnavailableError)
+    if died:
+        spool.close()
+        writer = Writer(store, ORIGIN, seal, "gw-1", lambda: 5)
+        spool = Spool(SpoolLimits(folder), ORIGIN, "gw-1", seal.spool_key)
+        [left] = spool.left()
+        spooled = replayed(left)
+        writer.write([Entry("writer.start", "boot-2", 6), spooled[0]], [spooled])
+        spool.remove(left)
+    else:
+        into._next = 0.0
+        assert into.write([])[1] == ""
+    Signer(store, ORIGIN, SIGNING_KEY).sign()
+    writer.write([end("c1-end", "c1")])
+    spool.close()
+    Signer(store, ORIGIN, SIGNING_KEY).sign()
+    store.close()
+    assert files(folder) == []
+    found = {each.id: each for each in records(url)}
+    assert [found[each.id].hash for each in told] == [each.leaf_hash for each in told]
+    assert [each.leaf["call"] for each in found.values() if each.kind == "call.orphaned"] == ["strict"]
+    [said] = [each.leaf for each in found.values() if each.kind == "spool.replayed"]
+    assert said["unanswered"] == 3
+    assert [str(each) for each in verify_sqlite(path, VKEY).findings] == []
+
+
+def test_without_a_replay_that_names_it_nothing_closes_a_call_twice(path: Path) -> None:
+    url = f"sqlite:///{path}"
+    store = Failing(url)
+    store.claim(ORIGIN, VKEY)
+    writer = Writer(store, ORIGIN, SealKey(ORIGIN, SEAL_KEY), "gw-1", lambda: 5)
+    other = Writer(store, ORIGIN, SealKey(ORIGIN, SEAL_KEY), "gw-2", lambda: 5)
+    writer.write([Entry("writer.start", "boot", 5), start("c1"), start("c2")])
+    other.write([Entry("writer.start", "boot-2", 5), Entry("call.orphaned", "o1", 6, None, {"call": "c1", "reason": "x"})])
+    late = Entry("call.end", "late", 6, None, {"call": "c1"})
+    with store.turn() as turn:  # a writer that lies
+        draft = writer._draft(turn, [late])
+        draft.add(late, None)
+        draft.batch.closed.clear()
+        turn.write(draft.batch, draft.frontier.size, draft.frontier.encode())
+    Signer(store, ORIGIN, SIGNING_KEY).sign()
+    store.close()
+    said = [str(each) for each in verify_sqlite(path, VKEY).findings]
+    assert [each for each in said if "c1, which another had closed, and no record says that it came out of a spool" in each]
