@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gateway.policy")
 
-CONTEXT: Final = frozenset({"agent.assurance", "agent.method", "ctx.protocol", "ctx.method", "ctx.version", "ctx.acr"})
+CONTEXT: Final = frozenset(
+    {"agent.assurance", "agent.method", "ctx.protocol", "ctx.method", "ctx.version", "ctx.acr"}
+    | {"ctx.extensions", "ctx.url_hosts", "ctx.media_types", "ctx.raw_bytes"}
+)
 """Names under `agent.` and `ctx.` that the gateway fills in for conditions; they stand in docs/reference/conditions.md."""
 
 
