@@ -91,7 +91,8 @@ def open_a2a(parts: Parts) -> A2aFaces:
     def enforce(policy: Policy) -> None:
         mine = road.judged_by(lambda principal: policy.pair_of(principal.workflow).engine.decide)
         judged = replace(stages, forward=mine.forward)  # whatever else it does asks no judge
-        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing, Held(parts.steps, A2aSteps())))
+        held = Held(parts.steps, A2aSteps(parts.state.tasks, parts.state.contexts))
+        endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing, held))
         standing.enforce()
 
     parts.policy.in_force.follow(enforce)

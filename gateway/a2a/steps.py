@@ -8,7 +8,9 @@ from typing import Any, Final
 from a2a.types import a2a_pb2 as pb
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 
-from gateway.model import Call, Reply
+from gateway.a2a.operations import OPERATIONS, Named
+from gateway.a2a.tasks import ContextOwners, TaskOwners
+from gateway.model import Call, Principal, Reply
 from gateway.workflows.steps import Ended, Heard
 from policies.model import NOTHING
 
@@ -19,12 +21,36 @@ _ENDED: Final[Mapping[int, Ended]] = {pb.TaskState.TASK_STATE_COMPLETED: Ended.D
 class A2aSteps:
     """See `gateway.workflows.steps.Reader`."""
 
+    def __init__(self, tasks: TaskOwners, contexts: ContextOwners) -> None:
+        """Where it is known which workflow began a task or a context."""
+        self._tasks = tasks
+        self._contexts = contexts
+
     def is_step(self, call: Call) -> bool:
         """A message; a look at tasks is none."""
         return call.method in _STEPS
 
+    def looks(self, call: Call) -> bool:
+        """Whatever names a task or a context."""
+        named = self._named(call)
+        return bool(named.tasks or named.context)
+
+    async def joins(self, call: Call, principal: Principal) -> tuple[str, ...]:
+        """Those that began the tasks and the context that it names: what they read the agent may tell here, and back."""
+        named = self._named(call)
+        owners = [await self._tasks.owner(call.target, task) for task in named.tasks]
+        owners += [await self._contexts.owner(call.target, named.context)] if named.context else []
+        mine = [owner for owner in owners if owner is not None and owner.is_for(principal.tenant, principal.subject)]
+        return tuple(sorted({owner.workflow for owner in mine if owner.workflow != principal.workflow}))
+
+    def _named(self, call: Call) -> Named:
+        operation = OPERATIONS.get(call.method)
+        return Named() if operation is None or call.message is None else operation.names(call.message)
+
     def arguments(self, call: Call) -> Mapping[str, object]:
         """The one data part that is an object; none where a message has several: nobody could say which of them counts."""
+        if not self.is_step(call):
+            return NOTHING
         found = list(_objects(call.message.message.parts))
         return found[0] if len(found) == 1 else NOTHING
 

@@ -24,6 +24,10 @@ class Owner(Protocol):
     def context_id(self) -> str:
         """The context of the task, "" where it has none."""
 
+    @property
+    def workflow(self) -> str:
+        """In which it was begun."""
+
     def is_for(self, tenant: str, subject: str) -> bool:
         """Whether this person of this tenant owns it."""
 

@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 
 from gateway.mcp.methods import CALL_TOOL, GET_PROMPT, READ_RESOURCE
-from gateway.model import Call, Reply
+from gateway.model import Call, Principal, Reply
 from gateway.workflows.steps import Ended, Heard
 from policies.model import NOTHING
 
@@ -22,6 +22,14 @@ class McpSteps:
     def is_step(self, call: Call) -> bool:
         """A call, a reading, a prompt; not the rest of an answer, nor an answer to a question."""
         return call.method in _STEPS and not call.direction
+
+    def looks(self, _call: Call) -> bool:
+        """Nothing here shows what another workflow began."""
+        return False
+
+    async def joins(self, _call: Call, _principal: Principal) -> tuple[str, ...]:
+        """None: there are no conversations."""
+        return ()
 
     def arguments(self, call: Call) -> Mapping[str, object]:
         """A tool's own."""

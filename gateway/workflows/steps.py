@@ -57,6 +57,12 @@ class Reader(Protocol):
     def is_step(self, call: Call) -> bool:
         """Whether it does something: a tool's call, a message to an agent; not a look at what was done."""
 
+    def looks(self, call: Call) -> bool:
+        """Whether it shows what may have come of another workflow's call, without being a step."""
+
+    async def joins(self, call: Call, principal: Principal) -> tuple[str, ...]:
+        """Ids of the person's other workflows to which what it names belongs."""
+
     def arguments(self, call: Call) -> Mapping[str, object]:
         """What rules read of it."""
 
@@ -73,6 +79,7 @@ class Wish:
     decision: Decision
     call: str
     arguments: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    joins: tuple[str, ...] = ()
 
 
 class Steps:
@@ -92,19 +99,27 @@ class Steps:
         """None at once where no workflow holds the call: then nothing is looked up."""
         principal, call = permit.principal, permit.call
         bundle = policy.pair_of(principal.workflow).bundle
-        if not (bundle.workflows or principal.definition) or not reader.is_step(call):
+        if not reader.is_step(call):
+            return self._looked(permit, bundle, reader) if bundle.flows and reader.looks(call) else None
+        if not (bundle.workflows or principal.definition):
             return None
         held = _held(bundle.workflows, principal, permit.request)
         if is_unknown(held, principal.definition):
             raise refused(of_unknown(permit.decision))
-        if not held and not brings(bundle, permit.request.resource):
-            return None
-        return self._reserve(permit, bundle, held, reader.arguments(call))
+        if held or brings(bundle, permit.request.resource):
+            return self._reserve(permit, bundle, held, reader)
+        return self._looked(permit, bundle, reader) if bundle.flows and reader.looks(call) else None
 
-    async def _reserve(
-        self, permit: Permit, bundle: Bundle, held: tuple[Workflow, ...], arguments: Mapping[str, object]
-    ) -> Permit:
-        wish = Wish(permit.principal, permit.request, permit.decision, permit.call.arrival.id, arguments)
+    async def _looked(self, permit: Permit, bundle: Bundle, reader: Reader) -> Permit:
+        """A look at what another workflow began brings here what may have come into that; at one's own nothing new."""
+        if not await reader.joins(permit.call, permit.principal):
+            return permit
+        return await self._reserve(permit, bundle, (), reader)
+
+    async def _reserve(self, permit: Permit, bundle: Bundle, held: tuple[Workflow, ...], reader: Reader) -> Permit:
+        joins = await reader.joins(permit.call, permit.principal) if bundle.flows else ()
+        arguments = reader.arguments(permit.call)
+        wish = Wish(permit.principal, permit.request, permit.decision, permit.call.arrival.id, arguments, joins)
         reserved, ruling = await self.asked(bundle, held, wish)
         return replace(permit, reserved=reserved, decision=decided(permit.decision, ruling))
 
@@ -122,6 +137,7 @@ class Steps:
             marks=self._marker.marks(principal.tenant, arguments, {name for marks, _, _ in wanted for name in marks}),
             sums=sums(arguments, {name for _, numbers, _ in wanted for name in numbers}),
             labels=brings(bundle, request.resource),
+            joins=wish.joins,
         )
         free = exempt(bundle, held, request, arguments)
         judged, durable = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held, free))
@@ -158,7 +174,8 @@ class Steps:
 
     async def release(self, permit: Permit) -> None:
         """The call is not made."""
-        await self._settle(_place(permit), State.UNSENT, "")
+        if permit.reserved is not None:
+            await self._settle(_place(permit), State.UNSENT, "")
 
     async def _settle(self, place: Kept, state: State, results: str) -> None:
         try:

@@ -90,6 +90,43 @@ def test_labels_of_one_workflow_are_not_those_of_another(story: Play) -> None:
     assert code_of(Play(story.gateway, story.peers, "").does("paul:lead", "desk.mail", ONE)) == ""
 
 
+@pytest.mark.parametrize("look", ["message", "context", "task", "chain"])
+def test_what_a_conversation_began_elsewhere_may_tell_does_not_leave_here(story: Play, look: str) -> None:
+    """Another workflow of the same person goes on with a conversation whose agent may know what was read in the first."""
+    first, second, third = (Play(story.gateway, story.peers, "") for _ in "abc")
+    task = first.send("paul:lead", "a2a:hermit", ONE).json()["result"]["task"]
+
+    def goes_on(one: Play, how: str) -> None:
+        secret, delegation = one.frame("paul:lead")
+        message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"data": ONE}], "taskId": task["id"]}
+        message |= {"contextId": task["contextId"]} if how == "context" else {}
+        method, params = ("GetTask", {"id": task["id"]}) if how == "task" else ("SendMessage", {"message": message})
+        answer = one.gateway.ask("hermit", method, params, secret, **{"Bailiwick-Delegation": delegation})
+        assert code_of(answer) == "", answer.text
+
+    assert code_of(second.does("paul:lead", "desk.mail", ONE)) == ""
+    goes_on(second, "message" if look == "chain" else look)
+    assert code_of(second.does("paul:lead", "desk.mail", ONE)) == "", "nothing has been read yet"
+    assert code_of(first.does("paul:lead", "desk.find", ONE)) == ""
+    assert code_of(second.does("paul:lead", "desk.mail", ONE)) == "dataflow"
+    assert code_of(third.does("paul:lead", "desk.mail", ONE)) == ""
+    if look == "chain":
+        goes_on(third, "task")
+        assert code_of(third.does("paul:lead", "desk.mail", ONE)) == "dataflow"
+
+
+def test_what_a_workflow_took_into_a_conversation_does_not_leave_by_the_one_that_began_it(story: Play) -> None:
+    first, second = (Play(story.gateway, story.peers, "") for _ in "ab")
+    task = first.send("paul:lead", "a2a:hermit", ONE).json()["result"]["task"]
+    assert code_of(second.does("paul:lead", "desk.find", ONE)) == ""
+    assert code_of(first.does("paul:lead", "desk.mail", ONE)) == ""
+    secret, delegation = second.frame("paul:lead")
+    message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "secret"}], "taskId": task["id"]}
+    answer = second.gateway.ask("hermit", "SendMessage", {"message": message}, secret, **{"Bailiwick-Delegation": delegation})
+    assert code_of(answer) == "", answer.text
+    assert code_of(first.does("paul:lead", "desk.mail", ONE)) == "dataflow"
+
+
 def test_labels_of_a_person_are_those_of_all_their_workflows(story: Play) -> None:
     first, second = (Play(story.gateway, story.peers, "of-mine") for _ in "ab")
     assert code_of(first.does("mia:lead", "desk.score", ONE)) == ""
