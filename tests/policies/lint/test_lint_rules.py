@@ -151,6 +151,17 @@ def test_what_rules_about_labels_name_is_used_and_what_they_guard_is_guarded() -
             },
             ("workflows/w.yaml", 3, 5),
         ),
+        *(
+            (code, {"changes": {"workflows/w.yaml": f"workflow: w\n{text}\n"}}, ("workflows/w.yaml", 3, column))
+            for code, text, column in (
+                # nobody may read as that agent; nobody may send to it; nobody's grant covers the end of the lock
+                ("unreachable-step", "before:\n  - {tool: mail.send, needs: erp.read, by: agent:helper}", 5),
+                ("unreachable-step", "chain:\n  - {steps: ['a2a:helper', mail.send]}", 5),
+                ("unreachable-step", "distinct:\n  - {steps: [mail.send, 'res:books/file:///x']}", 5),
+                ("unbound-step", "binds: [{agent: agent:helper}]\nonce: [{tool: mail.send}]", 8),
+                ("unbound-step", "binds: [{tool: mail.send, agent: agent:helper}]\nbudget: [{tool: mail.send, count: 1}]", 10),
+            )
+        ),
         (
             "unguarded-sink",
             {"changes": {"tools.yaml": BASE["tools.yaml"].replace("{to: string}}", "{to: string}, labels: [sink:external]}")}},
@@ -212,6 +223,22 @@ def test_the_planted_mistake_is_found_at_its_place(
     assert complaint.finding.help
     assert complaint.finding.text
     assert complaint.severity == RULES[code].severity
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "before: [{tool: mail.send, needs: erp.read}]",
+        "before: [{tool: erp.read, needs: mail.send, by: agent:helper}]",
+        "before: [{tool: erp.read, needs: mail.send, by: 'agents:crew'}]",
+        "distinct: [{steps: [erp.read, mail.send]}]",
+        "binds: []\nonce: [{tool: mail.send}]",
+        "binds: [{tool: mail.send}, {agent: agent:helper}]\nonce: [{tool: mail.send}]\nbudget: [{tool: '*', count: 9}]",
+        "mode: shadow\nbinds: [{agent: agent:helper}]\nonce: [{tool: mail.send}]",
+    ],
+)
+def test_a_step_that_somebody_may_make_and_that_is_bound_is_in_order(text: str) -> None:
+    assert codes(lint(bundle({"workflows/w.yaml": f"workflow: w\n{text}\n"}))) == set()
 
 
 def test_a_line_about_an_empty_set_is_found() -> None:
