@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit.journal import Journal
 from audit.reader import Ledger
 from gateway.a2a.normalise import normalise as normalise_a2a
+from gateway.a2a.operations import Asked
 from gateway.cli.policy.replay import compare
 from gateway.mcp.normalise import normalise as normalise_mcp
 from gateway.mcp.wire import read
@@ -110,7 +111,7 @@ async def record(recorder: Recorder, engine: Engine, arrival: Arrival, principal
         call = read(arrival, 64)
         request = normalise_mcp(call, principal)
     else:
-        call = Call(arrival, "SendMessage", arrival.target, None, arrival.trace, rpc_id=7, version="1.0")
+        call = Call(arrival, "SendMessage", arrival.target, None, arrival.trace, rpc_id=7, version="1.0", kept=Asked())
         request = normalise_a2a(call, principal)
     decision = engine.decide(request)
     if decision.allowed:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from a2a.types import a2a_pb2 as pb
 from msgspec.structs import replace as varied
 
 from audit.journal import Journal
@@ -18,7 +19,7 @@ from audit.model import Entry, Value
 from audit.reader import Ledger
 from bench import replay as bench
 from gateway.a2a.normalise import normalise as normalise_a2a
-from gateway.a2a.operations import CARD
+from gateway.a2a.operations import CARD, Asked
 from gateway.cli.audit_reproduce import judge
 from gateway.cli.policy.replay import as_markdown, compare
 from gateway.mcp.normalise import normalise as normalise_mcp
@@ -45,6 +46,9 @@ def caller(subject: str) -> Principal:
 
 
 PAUL = caller("user:dev/paul")
+SAID = pb.SendMessageRequest(
+    message=pb.Message(parts=[pb.Part(url="https://files.example/a", media_type="text/CSV"), pb.Part(raw=b"1")])
+)
 HARD = (
     b'{"amount": 1.10}', b'{"amount": 1e2}', b'{"amount": 1.0}', b'{"amount": 9007199254740993}', b'{"amount": -0.0}',
     b'{"amount": 0.1, "supplier": "\\u00e9\\u4e16\\ud83d\\ude00", "x": [1.5, {"y": [null, true, 2.50]}]}', b"{}",
@@ -128,7 +132,9 @@ async def recorded(tmp_path: Path, bundle: Bundle) -> Recorded:
         call = (
             read(came, 64)
             if came.protocol == "mcp"
-            else Call(came, "SendMessage", came.target, None, came.trace, rpc_id=7, version="1.0")
+            else Call(
+                came, "SendMessage", came.target, SAID, came.trace, rpc_id=7, version="1.0", kept=Asked(("https://e.example/x",))
+            )
         )
         calls.append((call, principal))
     calls += [(tool_call("erp", "write_po", arguments), PAUL) for arguments in HARD]
