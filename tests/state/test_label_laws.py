@@ -108,7 +108,8 @@ async def play(seed: int, stores: list[State], rules: Workflow) -> Played:
                 frozenset(["leaks"]), labels=LABELS.get(resource, ()), joins=joins,
             )  # fmt: skip
             forbidden = played.forbidden(resource, workflow) if move == "out" else False
-            judged = await store.reserve(Asked("acme", _name(seed, workflow), NOW + DAY, step, (rules,)))
+            judged, durable = await store.reserve(Asked("acme", _name(seed, workflow), NOW + DAY, step, (rules,)))
+            await durable
             passed = not any(each.refuses for each in judged)
             if move == "read":
                 running.append((workflow, step))
