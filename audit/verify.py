@@ -1510,7 +1510,7 @@ def row_ocsf(row: Row) -> str:
             "src_endpoint": source,
         }
         if said(record, "resource"):
-            event["resources"] = [{"name": record["resource"]}]
+            event["resources"] = [{"name": said(record, "resource")}]
     if event["activity_id"] == 99:
         event["activity_name"] = kind
     event["type_uid"] = event["class_uid"] * 100 + event["activity_id"]

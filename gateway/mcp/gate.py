@@ -115,25 +115,28 @@ class Gate:
         places = (Place(server, legacy=True), Place(server, legacy=False))
         return any(self._pins.waits(pinning, each, key) or self._pins.verdict(pinning, each, key) for each in places)
 
-    async def _admit(self, permit: Permit, stages: Stages) -> None:
+    async def _admit(self, permit: Permit, stages: Stages, tries: int = 3) -> None:
         """Raise `Refused` unless what is called is what was approved, as far as the server's newest word tells."""
         call, server = permit.call, permit.call.target
         key = _called(call)
         if key is None or server not in self._servers:
-            return
+            return None
         pins, pinning, place = self._pins, self._pinning_of(permit.principal.workflow), _place(call)
-        if pins.passes(pinning, place, key):
-            return
-        if pinning.mode(server) == "off":
-            return
+        if pins.passes(pinning, place, key) or pinning.mode(server) == "off":
+            return None
         if pins.waits(pinning, place, key):
             raise _hidden(permit, "new")
         if not pins.known(pinning, place, key) and await pins.look_up(pinning, place, key):
             await self._ask(permit, key, pinning, stages)
+            if (
+                tries > 1 and self._pinning_of(permit.principal.workflow) is not pinning
+            ):  # what was heard is held against what is now
+                return await self._admit(permit, stages, tries - 1)
             if not pins.known(pinning, place, key):
                 raise _hidden(permit, ABSENT)
         if why := pins.verdict(pinning, place, key):
             raise _hidden(permit, why)
+        return None
 
     async def _ask(self, permit: Permit, key: Key, pinning: Pinning, stages: Stages) -> None:
         """Have the server list again what is called, for this caller; one question a server at a time."""

@@ -155,11 +155,11 @@ def test_a_table_that_cannot_be_read_is_neither_passed_nor_failed(run: Run, bund
     assert told.json["problems"][0]["code"] == "unknown-who"
 
 
-def test_a_history_that_nothing_enforces_is_refused_and_not_ignored(run: Run, bundle: Path) -> None:
+def test_a_history_that_is_none_is_refused_and_not_ignored(run: Run, bundle: Path) -> None:
     (bundle / "tests" / "wrong.yaml").write_text("history:\n  done: []\ntests: []\n")
     ran = run("policy", "test", bundle)
     assert ran.code == 2
-    assert "workflow rules, which this version does not enforce" in ran.err
+    assert "wrong.yaml:2:9: a history is a list of 1 to 1000 steps" in ran.err
 
 
 def test_a_name_cannot_dress_itself_up_on_a_terminal(run: Run, bundle: Path) -> None:

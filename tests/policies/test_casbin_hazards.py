@@ -395,7 +395,7 @@ def test_24_deciding_is_a_plain_function_and_does_not_wait_for_anything(write: A
 
 def test_25_an_engine_has_no_way_to_load_anything_after_it_was_built(write: Any) -> None:
     judge = engine(write, "p, role:buyer, acme, erp.read, call, allow, -, -, T-1")
-    assert {name for name in vars(type(judge)) if not name.startswith("_")} == {"decide", "tools_of"}
+    assert {name for name in vars(type(judge)) if not name.startswith("_")} == {"approves", "decide", "tools_of"}
     assert judge._enforcer.watcher is None
     assert judge._enforcer.adapter is None
     with pytest.raises(AttributeError):

@@ -249,6 +249,7 @@ def test_of_a_gateway_that_is_a_plain_user_it_gets_no_more(runner: CagedRunner) 
         )  # fmt: skip
         if "ModuleNotFoundError" in run.stderr or "Permission denied" in run.stderr:
             pytest.skip(f"SKIPPED LOUDLY: a plain user cannot read this checkout: {run.stderr[-200:]}")
+        assert run.stdout, run.stderr[-2000:]
         said = json.loads(run.stdout)
     assert said["script"].strip().startswith("import json")  # what it is
     assert (said["data"], said["key"], said["inet"]) == (None, None, None)

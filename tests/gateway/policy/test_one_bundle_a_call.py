@@ -61,7 +61,7 @@ def test_under_load_each_answer_and_its_record_are_of_exactly_one_bundle(tmp_pat
         if asked == "list":
             assert [tool["name"] for tool in answer.json()["result"]["tools"]] == [granted]
         elif asked == granted:
-            assert record.kind == "call.start"
+            assert record.kind == "call.start", answer.text
             assert plain(answer.json()["result"]) == done("done")
         else:
             assert record.kind == "decision.deny"
