@@ -7,7 +7,7 @@ install:         ## make .venv from the lock file
 run: install     ## the demo: gateway, upstreams and the procurement story; serves until Ctrl-C
 	@.venv/bin/bailiwick demo
 test: install    ## all tests
-	@.venv/bin/pytest -n 2 --dist loadgroup
+	@.venv/bin/pytest -n 2
 check: install   ## the one gate: format, lint, types, imports, house rules, docs
 	@scripts/check
 bench: install   ## side-by-side benchmarks against a plain proxy; prints ratios, writes bench/out/*.json

@@ -10,23 +10,19 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
 
 from tests.npm import installed
+from tests.sharing import ByFile
 
 settings.register_profile("sample", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sample"))
 
 
-CAGES = frozenset({"sandbox", "sandbox_road", "stdio", "egress", "deploy", "examples"})
-"""Folders whose tests look at what runs on the machine, in cages above all: of two workers one runs all of these."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two workers share the tests, a file stays whole: what it starts once is started once."""
-    for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group("cages" if place.parts[0] in CAGES else str(place)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Where two workers share the tests."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

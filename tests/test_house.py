@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,3 +160,29 @@ def test_an_import_through_a_wall_breaks_its_contract(tmp_path: Path, file: str,
     run = lint_imports(tmp_path)
     assert run.returncode != 0
     assert re.search(re.escape(contract) + r".*BROKEN", run.stdout), run.stdout
+
+
+def test_two_workers_keep_a_file_whole_and_one_of_them_has_all_that_looks_at_the_machine(tmp_path: Path) -> None:
+    """What looks at the whole machine would else count what the other worker has started."""
+    for place in ("sandbox/test_one.py", "stdio/test_two.py", "mcp/test_three.py", "mcp/test_four.py"):
+        file = tmp_path / "tests" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tests = "".join(f"def test_{n}(record_property, worker_id):\n    record_property('by', worker_id)\n" for n in range(9))
+        file.write_text(tests)
+    (tmp_path / "conftest.py").write_text(
+        "from tests.sharing import ByFile\ndef pytest_xdist_make_scheduler(config, log):\n    return ByFile(config, log)\n"
+    )
+    shutil.copy(ROOT / "tests" / "sharing.py", tmp_path / "tests")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "--junitxml", "out.xml", "tests"]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert said.returncode == 0, said.stdout
+    by: dict[str, set[str]] = {}
+    for case in ET.parse(tmp_path / "out.xml").iter("testcase"):
+        worker = next(entry.attrib["value"] for entry in case.iter("property"))
+        by.setdefault(case.attrib["classname"].removeprefix("tests."), set()).add(worker)
+    assert by.keys() == {"sandbox.test_one", "stdio.test_two", "mcp.test_three", "mcp.test_four"}
+    assert all(len(workers) == 1 for workers in by.values())
+    assert by["sandbox.test_one"] == by["stdio.test_two"]
+    assert by["mcp.test_three"] != by["sandbox.test_one"]
