@@ -1881,7 +1881,8 @@ class Export:
         for file in sorted(name for name in self.files if name.startswith("openings/") and name in self.present):
             for line in self.lines(file):
                 opened = json.loads(line)
-                salt, value, name = base64.b64decode(opened["salt"]), base64.b64decode(opened["value"]), opened["name"]
+                salt, name = unbase64(opened["salt"]), opened["name"]
+                value = unbase64(opened["value"]) if opened["value"] else b""
                 framed = b"bailiwick/commitment/v1\x00" + salt + bytes([len(name)]) + name.encode() + value
                 if compact(opened).encode() != line or len(salt) != 16 or file != f"openings/{opened['of']}.jsonl":
                     self.found(f"{file} has a line that is not in its one spelling")
