@@ -78,6 +78,7 @@ from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import mcp_targets
 from gateway.workflows.opening import opened as opened_workflows
+from gateway.workflows.routes import register as register_workflows
 
 log = logging.getLogger("gateway")
 
@@ -285,6 +286,10 @@ class App:
 def _add_ledger(api: FastAPI, parts: Parts, office: Administration, folders: Eraser) -> None:
     """What is asked of the ledger itself, and of what waits for people; `folders` erases what servers keep of a person."""
     register_approvals(api, parts.approvals, office)
+    in_force = parts.policy.in_force
+    register_workflows(
+        api, parts.state.standings, lambda name: in_force.current.pair_of(name).bundle.workflows, office, parts.clock
+    )
     settings = parts.settings
     index = settings.data / INDEX_FILE
     register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))

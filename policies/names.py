@@ -122,6 +122,7 @@ AREAS: Final = (
     "servers",
     "tasks",
     "approvals",
+    "workflows",
     "kills",
     "keys",
     "grants",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,8 +14,10 @@ from gateway.cli.output import console, misuse, print_json, printable
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
+    from gateway.state.standing import Seen
     from gateway.state.store import State
     from gateway.workflows.rebuild import Difference
+    from policies.workflows.model import Workflows
     from policies.workflows.story import Step
 
 Config = Annotated[Path, typer.Option("--config", help="The settings of the gateway.")]
@@ -38,16 +41,22 @@ def register(app: typer.Typer) -> None:
 
 
 def list_all(config: Config = CONFIG, as_json: Json = False) -> None:
-    """Show the workflows that have a history, those that end last first: id, person, number of steps.
+    """Show the workflows that have a history, those that end last first: id, person, number of steps, what is not over.
 
     [bold]Example[/bold]   bailiwick workflows list
     """
-    found = asyncio.run(_with_state(_settings(config), lambda state: state.histories.workflows()))
+    from gateway.model import wall_clock  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.workflows.views import listed  # noqa: PLC0415
+
+    found = asyncio.run(_with_state(_settings(config), lambda state: state.standings.listed(wall_clock())))
     if as_json:
-        print_json({"workflows": [dict(zip(("tenant", "workflow", "subject", "steps"), row, strict=True)) for row in found]})
+        print_json({"workflows": [listed(each) for each in found]})
         return
-    for tenant, workflow, subject, size in found:
-        console().print(printable(f"{workflow}  {subject} in {tenant}, {size} step{'' if size == 1 else 's'}"))
+    for each in found:
+        going = [(each.running, "running"), (each.open, "open"), (each.waiting, "waiting for approval")]
+        said = "".join(f", {count} {what}" for count, what in going if count)
+        steps = f"{each.steps} step{'' if each.steps == 1 else 's'}"
+        console().print(printable(f"{each.workflow}  {each.subject} in {each.tenant}, {steps}{said}"))
     if not found:
         console(stderr=True).print("no workflow has a history")
 
@@ -57,20 +66,58 @@ def show(
     config: Config = CONFIG,
     as_json: Json = False,
 ) -> None:
-    """Show the steps of one workflow, by arrival.  Exits with 1 where it has no history.
+    """Show where one workflow stands: its steps by arrival, what may come next, and what it waits for.
+
+    What may come next is said by the policy of the settings.  A step that is `ready` may be made with some arguments, by some
+    agent, as far as rules of workflows say; whether grants allow it is another matter.  Exits with 1 where it has no history.
 
     [bold]Example[/bold]   bailiwick workflows show wf-0123456789abcdef0123456789
     """
+    from gateway.model import wall_clock  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.workflows.views import shown  # noqa: PLC0415
+
     settings = _settings(config)
-    found = asyncio.run(_with_state(settings, lambda state: state.histories.steps(settings.tenant, workflow)))
+    known = _definitions(settings, "what may come next is said by it")
+    found = asyncio.run(_with_state(settings, lambda state: state.standings.of(settings.tenant, workflow, wall_clock(), known)))
     if as_json:
-        print_json({"workflow": workflow, "steps": [_plain(step) for step in found]})
+        print_json({"workflow": workflow, "steps": [], "next": []} if found is None else shown(found))
+    elif found is None:
+        console(stderr=True).print("this workflow has no history")
     else:
-        for step in found:
-            console().print(printable(_line(step)))
-        if not found:
-            console(stderr=True).print("this workflow has no history")
-    raise typer.Exit(0 if found else 1)
+        for line in _standing(found, shown(found)):
+            console().print(printable(line))
+    raise typer.Exit(0 if found is not None else 1)
+
+
+def _standing(found: Seen, said: dict[str, Any]) -> Iterator[str]:
+    under = ", ".join(each["name"] for each in said["definitions"]) or "no definition that is known"
+    yield f"{found.workflow}  for {found.subject}, under {under}"
+    yield from (_line(step) for step in found.steps)
+    if said["next"]:
+        yield "may come next:"
+    rest = said["anything_else"]
+    for each in (*said["next"], *([{"step": "anything else", **rest}] if rest is not None else [])):
+        yield f"  {each['state']:<7}  {each['step']}{_left(each['left'])}"
+        yield from (f"           {why['reason']} ({why['rule']}): {why['cure']}" for why in each["blocked_by"])
+        yield from (f"           watched: {why['reason']} ({why['rule']})" for why in each["watched"])
+        yield from (f"           {when}" for when in each["when"] if each["state"] == "ready")
+    waits = said["waits_for"]
+    going = [f"{each['resource']}, which is {word}  {each['id']}" for word in ("running", "open") for each in waits[word]]
+    going += [f"the task {each['task']} at {each['agent']}" for each in waits["tasks"]]
+    going += [f"somebody's yes to {each['resource']}, until {each['expires']}  {each['id']}" for each in waits["approvals"]]
+    if going:
+        yield "waits for:"
+    yield from (f"  {each}" for each in going)
+
+
+def _left(budgets: list[dict[str, Any]]) -> str:
+    said = []
+    for each in budgets:
+        parts = [f"{each['count']} calls"] if "count" in each else []
+        parts += [f"{each['total']} of {each['sum']}"] if "total" in each else []
+        whose = f" of {each['agent']}" if "agent" in each else ""
+        said.append(f"{' and '.join(parts)} for each {' and '.join(each['per'])}{whose}")
+    return f"  (left: {'; '.join(said)})" if said else ""
 
 
 def rebuild(
@@ -106,6 +153,15 @@ def _settings(config: Path) -> Settings:
     return load(config, os.environ)
 
 
+def _definitions(settings: Settings, why: str) -> Workflows:
+    from policies.bundle import BundleError, load  # noqa: PLC0415  the command line pays for what it uses
+
+    try:
+        return load(settings.policies).workflows
+    except BundleError as error:
+        misuse(f"the policy does not load, and {why}", help=str(error).splitlines()[0])
+
+
 async def _with_state(settings: Settings, work: Any) -> Any:
     from gateway.state.store import State  # noqa: PLC0415  the command line pays for what it uses
     from gateway.stores import state_url_of  # noqa: PLC0415
@@ -122,16 +178,12 @@ def _compared(settings: Settings, config: Path, *, change: bool) -> tuple[list[D
     from gateway.cli import recorded  # noqa: PLC0415  the command line pays for what it uses
     from gateway.model import wall_clock  # noqa: PLC0415
     from gateway.workflows.rebuild import Telling, differences, merged  # noqa: PLC0415
-    from policies.bundle import BundleError, load  # noqa: PLC0415
 
     until = wall_clock() - _SETTLING
     _, ledger = recorded.opened(config, None, "histories of workflows", "workflows rebuild")
     with ledger:
         telling = Telling.of(ledger)
-    try:
-        definitions = load(settings.policies).workflows
-    except BundleError as error:
-        misuse("the policy does not load, and budgets are counted by it", help=str(error).splitlines()[0])
+    definitions = _definitions(settings, "budgets are counted by it")
 
     async def work(state: State) -> list[Difference]:
         found: list[Difference] = []
@@ -165,24 +217,12 @@ def _line(step: Step) -> str:
     return f"{when(step.at)}  {step.state.value:<9}  {step.resource}  by {step.actor}  ({held}){said}  {step.id}"
 
 
-def _plain(step: Step) -> dict[str, object]:
-    return {
-        "id": step.id,
-        "at": step.at,
-        "state": step.state.value,
-        "resource": step.resource,
-        "actor": step.actor,
-        "subject": step.subject,
-        "held": sorted(step.held),
-        "sums": {name: str(number) for name, number in step.sums.items()},
-        "results": {name: value if isinstance(value, str | bool) else str(value) for name, value in step.results.items()},
-    }
-
-
 def _difference(found: Difference) -> dict[str, object]:
+    from gateway.workflows.views import plain  # noqa: PLC0415  the command line pays for what it uses
+
     return {
         "workflow": found.key[1],
         "tenant": found.key[0],
-        "stored": None if found.stored is None else _plain(found.stored),
-        "told": None if found.told is None else _plain(found.told),
+        "stored": None if found.stored is None else plain(found.stored),
+        "told": None if found.told is None else plain(found.told),
     }

@@ -248,6 +248,16 @@ def spent_of(connection: Connection, tenant: str, purses: Iterable[Purse], ends:
     return spent
 
 
+def spent_as_seen(connection: Connection, tenant: str, purses: Iterable[Purse]) -> dict[Purse, Spent]:
+    """The same for whoever only looks: nothing is locked, and nothing opened."""
+    spent: dict[Purse, Spent] = {}
+    for purse in purses:
+        row = connection.execute(select(_P.drawn, _P.total).where(_P.key == key_of(tenant, purse))).one_or_none()
+        known = row is not None and row.drawn is not None
+        spent[purse] = Spent(row.drawn, Decimal(row.total)) if known and row is not None else _counted(connection, tenant, purse)
+    return spent
+
+
 def _empty(key: str, purse: Purse, ends: int) -> dict[str, Any]:
     scope = dict(purse.scope)
     until = ends if "day" not in scope else _end_of(scope["day"])

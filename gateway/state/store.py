@@ -16,6 +16,7 @@ from gateway.state.limits import LimitRows
 from gateway.state.outbox import Outbox
 from gateway.state.ownership import Contexts, Tasks
 from gateway.state.push import PushRows
+from gateway.state.standing import Standings
 from gateway.state.subject_tokens import SubjectTokens
 from gateway.state.used import Once
 from gateway.state.vault import Tickets, Vaulted
@@ -42,6 +43,7 @@ class State:
         self.definitions = Definitions(worker)
         self.push = PushRows(worker)
         self.histories = Histories(worker)
+        self.standings = Standings(worker)
         self.cards = CardRows(worker)
         self.limits = LimitRows(worker)
         self.approvals = ApprovalRows(worker)

@@ -184,6 +184,18 @@ def _asked(rule: Rule, name: str, step: Step, past: Past, drawn: Mapping[str, Pu
             return None
 
 
+def qualifying(rule: Before, name: str, at: int, story: Story, marks: tuple[tuple[str, str], ...] = ()) -> Iterator[Step]:
+    """Earlier steps that satisfy a rule at a moment, with these marks where some are given; the latest first."""
+    oldest = at - rule.seconds * MICRO if rule.seconds is not None else None
+    for past in story.latest(rule.needs, name, marks):
+        if past.state not in DONE or (rule.by is not None and past.actor not in rule.by.agents):
+            continue
+        if oldest is not None and past.at < oldest:
+            continue
+        if rule.result is None or _bounded(rule.result, past.results.get(rule.result.field)):
+            yield past
+
+
 # --- one function a keyword
 
 
@@ -194,14 +206,8 @@ def _before(rule: Before, name: str, step: Step, story: Story) -> Breach | str:
         if mark is None:
             return Breach(rule, Reason.STEP_MISSING, f"say '{own}', as a plain value")
         marks += ((theirs, mark),)
-    oldest = step.at - rule.seconds * MICRO if rule.seconds is not None else None
-    for past in story.latest(rule.needs, name, marks):
-        if past.state not in DONE or (rule.by is not None and past.actor not in rule.by.agents):
-            continue
-        if oldest is not None and past.at < oldest:
-            continue
-        if rule.result is None or _bounded(rule.result, past.results.get(rule.result.field)):
-            return _FINE
+    if next(qualifying(rule, name, step.at, story, marks), None) is not None:
+        return _FINE
     said = f"first {verb_of(rule.needs)} {rule.needs.text}"
     said += f", by {rule.by.text}," if rule.by is not None else ""
     said += f" with the same {all_of([own for own, _ in rule.same])}" if rule.same else ""
