@@ -107,6 +107,7 @@ class Obligation:
     name: str  # as in obligations.yaml, `full-audit`
     type: str  # `audit`, `sandbox`, `redact-result` …
     params: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    source: Source | None = field(default=None, compare=False)  # where it stands, which is no part of what it says
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):

@@ -292,5 +292,7 @@ def _obligations(texts: Mapping[str, str], report: Report) -> dict[str, Obligati
         kind = fields.text("type", f"duty '{name}'")
         if kind is not None:
             params = {key: value.plain() for key, (_, value) in fields.fields.items() if key != "type"}
-            obligations[name] = Obligation(name, kind, MappingProxyType(params) if params else NOTHING)
+            obligations[name] = Obligation(
+                name, kind, MappingProxyType(params) if params else NOTHING, Source(file, place.line, place.column)
+            )
     return obligations

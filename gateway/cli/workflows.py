@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.state.standing import Seen
     from gateway.state.store import State
     from gateway.workflows.rebuild import Difference
+    from policies.bundle import Bundle
     from policies.workflows.model import Workflows
     from policies.workflows.story import Step
 
@@ -154,10 +155,14 @@ def _settings(config: Path) -> Settings:
 
 
 def _definitions(settings: Settings, why: str) -> Workflows:
+    return _bundle(settings, why).workflows
+
+
+def _bundle(settings: Settings, why: str) -> Bundle:
     from policies.bundle import BundleError, load  # noqa: PLC0415  the command line pays for what it uses
 
     try:
-        return load(settings.policies).workflows
+        return load(settings.policies)
     except BundleError as error:
         misuse(f"the policy does not load, and {why}", help=str(error).splitlines()[0])
 
@@ -177,13 +182,15 @@ def _compared(settings: Settings, config: Path, *, change: bool) -> tuple[list[D
     """Where store and ledger differ, and how many steps are on record; what differs is replaced, unless that is not wanted."""
     from gateway.cli import recorded  # noqa: PLC0415  the command line pays for what it uses
     from gateway.model import wall_clock  # noqa: PLC0415
+    from gateway.obligations.budget import drawn_on  # noqa: PLC0415
     from gateway.workflows.rebuild import Telling, differences, merged  # noqa: PLC0415
 
     until = wall_clock() - _SETTLING
     _, ledger = recorded.opened(config, None, "histories of workflows", "workflows rebuild")
     with ledger:
         telling = Telling.of(ledger)
-    definitions = _definitions(settings, "budgets are counted by it")
+    bundle = _bundle(settings, "budgets are counted by it")
+    definitions = {**bundle.workflows, **{each.name: each for each in drawn_on(bundle.obligations.values())}}
 
     async def work(state: State) -> list[Difference]:
         found: list[Difference] = []

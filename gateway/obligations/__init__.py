@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
-from gateway.obligations import approve, audit, inspect, limit, notify, redact, sandbox, step_up
+from gateway.obligations import approve, audit, budget, inspect, limit, notify, redact, sandbox, step_up
 from gateway.obligations.duty import Duty, Params, WrongParameterError
 from gateway.reasons import Code
 from policies.model import Decision, Obligation
@@ -17,6 +17,7 @@ from policies.model import Decision, Obligation
 READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
     {
         "audit": audit.read,
+        "budget": budget.read,
         "human-approval": approve.read,
         "inspect": inspect.read,
         "limit": limit.read,
@@ -32,6 +33,7 @@ READERS: Mapping[str, Callable[[Params], object]] = MappingProxyType(
 DUTIES: Mapping[str, Duty] = MappingProxyType(
     {
         "audit": audit.fulfil,
+        "budget": budget.fulfil,
         "human-approval": approve.fulfil,
         "inspect": inspect.fulfil,
         "redact": redact.fulfil,

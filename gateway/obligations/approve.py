@@ -5,17 +5,13 @@ A permit that still waits for it cannot be recorded, and so not be sent, whichev
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec.structs import replace
 
 from gateway.approved import Approval
-from gateway.model import Call, Permit
-from gateway.obligations.duty import Params, WrongParameterError, fulfilled, terms
+from gateway.model import Permit
+from gateway.obligations.duty import Params, WrongParameterError, begins, fulfilled, terms
 from policies.approvers import Terms, WrongTermsError, terms_of
 from policies.model import Obligation
-
-_MESSAGES: Final = frozenset({"SendMessage", "SendStreamingMessage"})
 
 
 def read(params: Params) -> Terms:
@@ -33,7 +29,7 @@ def fulfil(permit: Permit, obligation: Obligation) -> Permit:
     them says so.
     """
     found = terms(permit, obligation, read)
-    if not _asked_for(permit.call):
+    if not begins(permit.call):
         return fulfilled(permit, obligation)
     before, mine = permit.approval, (obligation.name, bool(found.by))
     if before is None:
@@ -45,10 +41,3 @@ def fulfil(permit: Permit, obligation: Obligation) -> Permit:
         min(before.wait, found.wait),
     )
     return replace(permit, approval=merged)
-
-
-def _asked_for(call: Call) -> bool:
-    """Whether this is what a person approves: a call, or a message; not a look at what came of one that was approved before."""
-    if call.arrival.protocol == "a2a":
-        return call.method in _MESSAGES
-    return call.direction != "resume"

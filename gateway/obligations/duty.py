@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from gateway.model import Permit, Refused
+from gateway.model import Call, Permit, Refused
 from gateway.reasons import Code
 from policies.model import Obligation
 
@@ -43,6 +43,16 @@ def terms(permit: Permit, obligation: Obligation, read: Callable[[Params], T]) -
         return read(obligation.params)
     except WrongParameterError as error:
         raise impossible(permit, obligation, error.message) from None
+
+
+_MESSAGES: Final = frozenset({"SendMessage", "SendStreamingMessage"})
+
+
+def begins(call: Call) -> bool:
+    """Whether something is done by it: a call, or a message; not a look at what came of one that was made before."""
+    if call.arrival.protocol == "a2a":
+        return call.method in _MESSAGES
+    return call.direction != "resume"
 
 
 # --- readers of parameters: strict, since a parameter that is ignored would weaken the duty

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from gateway.model import Call, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Reserved
+from gateway.obligations.budget import drawn_on
 from gateway.policy.in_force import InForce, Policy
 from gateway.reasons import Code
 from gateway.state.histories import Asked, Histories, Kept
@@ -96,16 +97,19 @@ class Steps:
         self._undoing: set[asyncio.Task[None]] = set()
 
     def reserve(self, policy: Policy, reader: Reader, permit: Permit) -> Awaitable[Permit] | None:
-        """None at once where no workflow holds the call: then nothing is looked up."""
+        """None at once where no workflow holds the call and no duty counts it: then nothing is looked up."""
         principal, call = permit.principal, permit.call
         bundle = policy.pair_of(principal.workflow).bundle
         if not reader.is_step(call):
             return self._looked(permit, bundle, reader) if bundle.flows and reader.looks(call) else None
-        if not (bundle.workflows or principal.definition):
+        duties = permit.decision.obligations
+        budgets = drawn_on(duties) if duties else ()
+        if not (bundle.workflows or principal.definition or budgets):
             return None
         held = _held(bundle.workflows, principal, permit.request)
         if is_unknown(held, principal.definition):
             raise refused(of_unknown(permit.decision))
+        held += budgets
         if held or brings(bundle, permit.request.resource):
             return self._reserve(permit, bundle, held, reader)
         return self._looked(permit, bundle, reader) if bundle.flows and reader.looks(call) else None

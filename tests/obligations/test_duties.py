@@ -26,6 +26,7 @@ ARRIVAL = Arrival("call-1", "mcp", "sandbox", (), b"{}", 1_000_000, Trace("1" * 
 
 GOOD: dict[str, dict[str, object]] = {
     "audit": {"arguments": "full"},
+    "budget": {"count": 2, "sum": "amount", "max": 9, "per": ["day", "subject"]},
     "inspect": {"detectors": ["card"], "in": "results", "do": "redact"},
     "notify": {"to": ["security"]},
     "redact": {"in": ["arguments", "results"], "fields": ["iban", "/order/*/name"], "detectors": ["email", "secrets"]},
@@ -67,7 +68,7 @@ def test_an_unknown_parameter_of_a_known_duty_refuses_since_ignoring_it_would_we
 
 def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() -> None:
     assert set(GOOD) == set(READERS)
-    alone = {kind: params for kind, params in GOOD.items() if kind in DUTIES and kind != "step-up"}
+    alone = {kind: params for kind, params in GOOD.items() if kind in DUTIES and kind not in {"step-up", "budget"}}
     duties = [Obligation(f"my-{kind}", kind, params) for kind, params in alone.items()]
     found = done(*duties)
     assert found.fulfilled == tuple(duty.name for duty in duties if duty.type != "human-approval")
@@ -75,6 +76,10 @@ def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() ->
     assert (found.full_audit, found.sandbox) == (True, "p")
     assert found.redact == {"iban", "/order/*/name", "detector:email", "detector:secrets", "a", "detector:card"}
     assert found.redact_sent == {"iban", "/order/*/name", "detector:email", "detector:secrets"}
+
+
+def test_what_has_no_place_among_the_steps_that_are_counted_is_refused_under_a_budget() -> None:
+    assert refusal_of(Obligation("few", "budget", GOOD["budget"])) is Code.DUTY_FAILED
 
 
 def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_refuses_it_too() -> None:
@@ -109,6 +114,20 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
         ("redact", {"fields": ["a"], "in": "headers"}, "in"),
         ("redact", {"detectors": ["ibans"]}, "detectors"),
         ("redact", {"field": ["a"]}, "field"),
+        ("budget", {}, ""),
+        ("budget", {"per": "day"}, ""),
+        ("budget", {"count": 0}, "count"),
+        ("budget", {"count": True}, "count"),
+        ("budget", {"sum": "amount"}, "sum"),
+        ("budget", {"count": 1, "max": 3}, "max"),
+        ("budget", {"sum": "a b", "max": 3}, "sum"),
+        ("budget", {"sum": ["amount"], "max": 3}, "sum"),
+        ("budget", {"sum": "amount", "max": "3"}, "max"),
+        ("budget", {"sum": "amount", "max": 0}, "max"),
+        ("budget", {"sum": "amount", "max": True}, "max"),
+        ("budget", {"count": 1, "per": "person"}, "per"),
+        ("budget", {"count": 1, "per": ["subject"]}, "per"),
+        ("budget", {"count": 1, "within": "1d"}, "within"),
         ("limit", {}, ""),
         ("limit", {"calls": 1}, "calls"),
         ("limit", {"within": "1m"}, "within"),
