@@ -1,4 +1,4 @@
-"""Answers that reach another replica than the one whose call waits: left, sealed, in the store that replicas share, taken there.
+"""What reaches another replica than the one whose call waits: left, sealed, in the store that replicas share, taken there.
 
 A thief of what is left learns nothing of it, and a writer can take an answer away, not make one: it opens for the one question.
 """
@@ -38,15 +38,16 @@ class Elsewhere:
         self._shared = shared
         self._sealed = sealed
         self._clock = clock
-        self._woken = asyncio.Event()
+        self._looking: set[asyncio.Event] = set()
         self.tell: Callable[[], None] = _nobody
 
     def wake(self) -> None:
         """Something may have been left."""
-        self._woken.set()
+        for woken in self._looking:
+            woken.set()
 
-    async def leave(self, caller: Caller, server: str, known: str, said: Mapping[str, Any]) -> bool:
-        """Whether this answer could be left for the question's own replica."""
+    async def leave(self, caller: Caller, server: str, known: str, said: Any) -> bool:
+        """Whether this answer (any JSON) could be left for the question's own replica."""
         text = self._sealed.seal(Purpose.ANSWER, said, server=server, principal=caller.principal, bound=known)
         now = self._clock() // 1_000_000
         if len(text) > LONGEST or not await self._shared.leave(
@@ -58,7 +59,19 @@ class Elsewhere:
 
     async def found(self, waiting: Mapping[str, tuple[Caller, str]]) -> dict[str, Any]:
         """What was left for these questions, of this caller at this server each, once something is there or some time is over."""
-        self._woken.clear()
+        woken = asyncio.Event()
+        self._looking.add(woken)
+        try:
+            found = await self._now(waiting)
+            if not found:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await woken.wait()
+        finally:
+            self._looking.discard(woken)
+        return found
+
+    async def _now(self, waiting: Mapping[str, tuple[Caller, str]]) -> dict[str, Any]:
         digests = {_digest(known): known for known in waiting}
         left: Mapping[str, bytes] = {}
         with suppress(Refused):  # the store is away: the next time
@@ -71,10 +84,6 @@ class Elsewhere:
                 found[known] = self._sealed.open(
                     Purpose.ANSWER, sealed.decode("ascii", "replace"), server=server, principal=caller.principal, bound=known
                 )
-        if not found:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._woken.wait()
         return found
 
 

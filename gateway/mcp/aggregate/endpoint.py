@@ -126,7 +126,8 @@ class Aggregate:
         where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
         self._known = known
         self._open = Streams(self._standings, fan, where, known, seconds=limits.stream_seconds, patience=patience)
-        self._held, self._questions = Held(sealed), Questions(sealed, stages, could, elsewhere)
+        self._held = Held(sealed, stages, could, elsewhere)
+        self._questions = Questions(sealed, stages, could, elsewhere)
         subscribing = Subscribing(self._standings, where, self._open, known)
         self._desk = Desk(
             self._standings, fan, names, where, self._open, self._questions, self._held, subscribing, Events(sealed)
@@ -148,7 +149,7 @@ class Aggregate:
         self._in_force = stages, could
         self._standings.forget_offers()
         self._open.enforce(stages, could)
-        self._questions.in_force = stages, could
+        self._questions.in_force = self._held.in_force = stages, could
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request; what is refused before it is a call (host, size) is on record without its contents."""

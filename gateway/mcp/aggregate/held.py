@@ -1,29 +1,33 @@
 """Calls of stateless clients at servers with sessions: held here while the client is asked, gone on with when it calls again.
 
 Such a call is one request to the server and several of the client's.  The `requestState` between them names the call, sealed for
-its principal and good once; it means something to this process alone, since the server's answer will come here.
+its principal and good once.  The server's answer will come here, so a request that reaches another replica is handed on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from secrets import token_urlsafe
 from typing import Any, Final
 
 import msgspec
 
-from gateway.mcp.aggregate.caller import ASKED, Caller, Leg, UnroutedError, Way, answering
+from gateway.mcp.aggregate import handed
+from gateway.mcp.aggregate.caller import Caller, Leg, Way, answering
+from gateway.mcp.aggregate.elsewhere import Elsewhere
+from gateway.mcp.aggregate.handed import Word, about, token_of, unknown
 from gateway.mcp.aggregate.questions import ANSWER_SECONDS, UnansweredError, unanswered
 from gateway.mcp.aggregate.standing import STATELESS, cancelled, final, unasked
 from gateway.mcp.answers import ASKING
-from gateway.mcp.errors import INVALID_PARAMS
+from gateway.mcp.lists import Could
 from gateway.mcp.methods import CANCELLED, PROGRESS
 from gateway.mcp.questions import URL, answered, question
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
-from gateway.model import Reply, UpstreamError
-from gateway.reasons import Code
+from gateway.model import Refused, Reply, UpstreamError
+from gateway.pipeline import Stages
 
 HELD: Final = 1024
 OF_ONE: Final = 32
@@ -41,6 +45,7 @@ class _Call:
         self.leg = leg
         self.key = token_urlsafe(12)
         self.turn = 0
+        self.state = ""  # the `requestState` that goes on with it now
         self.asked: tuple[str, str, Way, dict[str, Any]] | None = None  # the mount's id, what it needs, where, and as it is shown
         self.timer: asyncio.TimerHandle | None = None
         self._has_ended = False
@@ -87,11 +92,18 @@ class _Call:
 class Held:
     """Those of this process."""
 
-    def __init__(self, sealed: Sealed) -> None:
+    def __init__(self, sealed: Sealed, stages: Stages, could: Could, elsewhere: Elsewhere | None = None) -> None:
+        """`stages` and `could` are of the policy in force; `elsewhere` knows what was said at other replicas."""
+        self.in_force = stages, could
         self._sealed = sealed
         self._me = token_urlsafe(8)
         self._calls: dict[str, _Call] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._elsewhere = elsewhere
+        self._handed: dict[
+            str, tuple[_Call, asyncio.Task[None]]
+        ] = {}  # by the key under which their client says that it has gone
+        self._looking: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -99,7 +111,10 @@ class Held:
     async def aclose(self) -> None:
         """End every one of them."""
         calls, self._calls = list(self._calls.values()), {}
-        await asyncio.gather(*self._ending, *(call.end() for call in calls), return_exceptions=True)
+        working = [task for _, task in self._handed.values()] + ([] if self._looking is None else [self._looking])
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*self._ending, *working, *(call.end() for call in calls), return_exceptions=True)
 
     async def begun(self, caller: Caller, leg: Leg, replies: AsyncGenerator[Said, None]) -> AsyncGenerator[Said, None]:
         """A call from its beginning to its final word, or to the first question, which is a final word to the client."""
@@ -115,25 +130,76 @@ class Held:
         """The rest of a call whose client has been asked; `UnroutedError` for one that waits no more, or that was another one."""
         params = caller.call.message["params"]
         opened = self._opened(caller, leg.server)
+        if opened is not None and opened[0] != self._me and self._elsewhere is not None:
+            async with aclosing(handed.resumed(self._elsewhere, caller, leg)) as messages:
+                async for message in messages:
+                    yield message
+            return
         call = self._calls.get(opened[1]) if opened is not None and opened[0] == self._me else None
-        if opened is None or call is None or call.asked is None or call.turn != opened[2]:
-            raise _unknown("requestState: over, or another replica's", caller)
-        if _plain(params) != _plain(call.caller.call.message["params"]):
-            raise _unknown("requestState: of another call", caller)
-        said = params.get("inputResponses", {})
-        answer = said.get(_key(call)) if isinstance(said, dict) else None
-        if answer is not None:
-            try:
-                answered(call.asked[1], answer)
-            except ValueError as error:
-                raise _unknown(f"inputResponses: {error}", caller) from None
-        del self._calls[call.key]
-        if call.timer is not None:
-            call.timer.cancel()
+        if opened is None or call is None or call.turn != opened[2]:
+            raise unknown("requestState: over, or another replica's", caller)
+        answer = self._taken(call, caller, about(params), params.get("inputResponses", {}))
         leg.id = call.leg.id
         async with aclosing(self._told(call, caller, answer)) as messages:
             async for message in messages:
                 yield message
+
+    def _taken(self, call: _Call, caller: Caller, said_of: str, responses: Any) -> Any:
+        """The client's answer to a call that waits, which it does no more; None where it has none."""
+        if call.asked is None or said_of != about(call.caller.call.message["params"]):
+            raise unknown("requestState: of another call", caller)
+        answer = responses.get(_key(call)) if isinstance(responses, dict) else None
+        if answer is not None:
+            try:
+                answered(call.asked[1], answer)
+            except ValueError as error:
+                raise unknown(f"inputResponses: {error}", caller) from None
+        del self._calls[call.key]
+        if call.timer is not None:
+            call.timer.cancel()
+        return answer
+
+    async def _look(self, elsewhere: Elsewhere) -> None:
+        """For clients that go on at other replicas, or have gone there, as long as a call waits for one."""
+        while self._calls or self._handed:
+            states = {call.state: call for call in self._calls.values()}
+            whose = {**states, **{key: call for key, (call, _) in self._handed.items()}}
+            found = await elsewhere.found({known: (call.caller, call.leg.server) for known, call in whose.items()})
+            for known, said in found.items():
+                if known in self._handed:
+                    self._handed[known][1].cancel()
+                elif states[known].key in self._calls and states[known].state == known:
+                    word = Word(**said)
+                    self._handed[word.gone] = states[known], asyncio.create_task(self._hand(elsewhere, states[known], word))
+
+    async def _hand(self, elsewhere: Elsewhere, call: _Call, word: Word) -> None:
+        """Go on with a call whose client is at another replica."""
+        back = handed.Back(elsewhere, call.caller, call.leg.server, word.key)
+        try:
+            caller = self._anew(call.caller, word.token)
+            answer = self._taken(call, caller, word.about, word.responses)
+            async with aclosing(self._told(call, caller, answer)) as messages:
+                await back.taken(call.leg)
+                async for reply, way in messages:
+                    await back.say(reply, way)
+        except (Refused, UpstreamError, UnansweredError) as error:
+            with suppress(Refused, UpstreamError):
+                await back.end(error, call.leg)
+        except Exception as error:  # none that anybody expects: whoever waits there is told all the same
+            with suppress(Refused, UpstreamError):
+                await back.end(error, call.leg)
+            raise
+        finally:
+            del self._handed[word.gone]
+
+    def _anew(self, caller: Caller, token: str | int | None) -> Caller:
+        """Whose call it is, by the policy in force now, with the token of progress of the request that is open now."""
+        stages, could = self.in_force
+        params = caller.call.message["params"]
+        meta = {key: value for key, value in params.get("_meta", {}).items() if key != "progressToken"}
+        meta |= {} if token is None else {"progressToken": token}
+        call = msgspec.structs.replace(caller.call, message={**caller.call.message, "params": {**params, "_meta": meta}})
+        return replace(caller, call=call, stages=replace(stages, authenticate=caller.stages.authenticate), could=could)
 
     def _opened(self, caller: Caller, server: str) -> tuple[str, str, int] | None:
         state = caller.call.message["params"].get("requestState")
@@ -191,8 +257,11 @@ class Held:
         seconds = min(ANSWER_SECONDS, max(principal.ends - call.caller.clock() / 1_000_000, 0))
         call.timer = asyncio.get_running_loop().call_later(seconds, self._expired, call)
         inner = [self._me, call.key, call.turn]
-        state = self._sealed.seal(Purpose.HELD, inner, server=call.leg.server, principal=principal, bound=_bound(call.caller))
-        result = {"resultType": "input_required", "inputRequests": {_key(call): asked}, "requestState": state}
+        bound = _bound(call.caller)
+        call.state = self._sealed.seal(Purpose.HELD, inner, server=call.leg.server, principal=principal, bound=bound)
+        if self._elsewhere is not None and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(self._elsewhere))
+        result = {"resultType": "input_required", "inputRequests": {_key(call): asked}, "requestState": call.state}
         return Reply({"jsonrpc": "2.0", "id": call.caller.call.rpc_id, "result": result}, is_final=True)
 
     def _expired(self, call: _Call) -> None:
@@ -217,7 +286,7 @@ def _shown(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _progress(payload: dict[str, Any], caller: Caller) -> dict[str, Any] | None:
     """By the token of the request that is open now; None where it has none."""
-    token = caller.call.message["params"].get("_meta", {}).get("progressToken")
+    token = token_of(caller.call.message["params"])
     return None if token is None else {**payload, "params": {**payload["params"], "progressToken": token}}
 
 
@@ -225,14 +294,5 @@ def _key(call: _Call) -> str:
     return f"question-{call.turn}"
 
 
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call is about: the same when it is made again."""
-    return {key: value for key, value in params.items() if key not in ASKED and key != "_meta"}
-
-
 def _bound(caller: Caller) -> str:
     return f"/mcp {caller.call.method} {caller.call.name or ''}"
-
-
-def _unknown(what: str, caller: Caller) -> UnroutedError:
-    return UnroutedError(Code.INVALID_PARAMS, what, rpc_code=INVALID_PARAMS, rpc_id=caller.call.rpc_id)
