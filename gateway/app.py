@@ -27,6 +27,8 @@ from gateway.access import Access, add_access
 from gateway.administration import Administration
 from gateway.api import Doors, make_api
 from gateway.approvals.opening import opened as opened_approvals
+from gateway.approvals.page import register as register_page
+from gateway.approvals.routes import Desk as ApprovalDesk
 from gateway.approvals.routes import register as register_approvals
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
 from gateway.audit_routes import INDEX_FILE, AuditDoor
@@ -72,6 +74,7 @@ from gateway.serving_grpc import open_grpc
 from gateway.serving_mcp import McpFaces, open_mcp, open_pins
 from gateway.settings import Settings
 from gateway.spool_routes import spooling
+from gateway.state.sealing import Sealer
 from gateway.state.store import State
 from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
@@ -285,12 +288,12 @@ class App:
 
 def _add_ledger(api: FastAPI, parts: Parts, office: Administration, folders: Eraser) -> None:
     """What is asked of the ledger itself, and of what waits for people; `folders` erases what servers keep of a person."""
-    register_approvals(api, parts.approvals, office)
-    in_force = parts.policy.in_force
+    desk, settings, in_force = ApprovalDesk(parts.approvals, office), parts.settings, parts.policy.in_force
+    register_approvals(api, desk)
+    register_page(api, desk, Sealer(derived(parts.seal_key, b"approval pages"), "approval pages"), parts.clock)
     register_workflows(
         api, parts.state.standings, lambda name: in_force.current.pair_of(name).bundle.workflows, office, parts.clock
     )
-    settings = parts.settings
     index = settings.data / INDEX_FILE
     register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))
     register_values(api, ledger_url_of(settings), parts.seal_key, office, parts.journal.append, parts.clock)

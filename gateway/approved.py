@@ -10,6 +10,7 @@ class Approval(msgspec.Struct, frozen=True, gc=False):
 
     duties         names of the duties, and whether each says by whom.
     within, wait   seconds that an approval may take at all, and for which the call is held open.
+    asks           whether it is asked for as the protocol has it, where that can be.
     id             of the approval; "" before it was looked for.
     ready          the people who gave it, before this call has used it up.
     by             the same from then on.
@@ -19,6 +20,7 @@ class Approval(msgspec.Struct, frozen=True, gc=False):
     not_same_user: bool
     within: int
     wait: int
+    asks: bool = True
     id: str = ""
     ready: tuple[str, ...] = ()
     by: tuple[str, ...] = ()

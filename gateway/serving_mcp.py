@@ -13,6 +13,7 @@ from gateway.identity.keyfiles import travel_keys
 from gateway.mcp.aggregate.elsewhere import Elsewhere
 from gateway.mcp.aggregate.endpoint import Aggregate
 from gateway.mcp.aggregate.sessions import Known
+from gateway.mcp.approving import Approving
 from gateway.mcp.asking import Asking
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.gate import Gate
@@ -89,7 +90,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         receipt=parts.recorder.receipt,
     )
 
-    stages, held = parts.stages(road, _fulfilling(parts, road)), Held(parts.steps, McpSteps())
+    stages, held = parts.stages(road, _fulfilling(parts, road, sealed)), Held(parts.steps, McpSteps())
     asking.by(stages)
     pins.tell = standing.changed
     before = parts.policy.in_force.current
@@ -100,7 +101,9 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         nonlocal before
         could = could_by(policy, parts.clock)
         mine = road.judged_by(could, repeats_by(policy))
-        judged = replace(stages, parse=mine.parse, fulfil=_fulfilling(parts, mine), forward=mine.forward, filter=mine.filter)
+        judged = replace(
+            stages, parse=mine.parse, fulfil=_fulfilling(parts, mine, sealed), forward=mine.forward, filter=mine.filter
+        )
         gate = Gate(pins, lambda workflow: policy.pair_of(workflow).bundle.pinning, pinned, parts.clock)
         decided = gate.over(decided_by(policy, judged, parts.policy.shadowing, held))
         faces.mounts.enforce(decided, could)
@@ -114,17 +117,18 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
     return faces
 
 
-def _fulfilling(parts: Parts, road: McpRoad) -> Callable[[Permit], Awaitable[Permit]]:
+def _fulfilling(parts: Parts, road: McpRoad, sealed: Sealed) -> Callable[[Permit], Awaitable[Permit]]:
     """The stage of duties on this road."""
-    duties = parts.duties.by_type
+    duties, approving = parts.duties.by_type, Approving(parts.approvals, sealed)
 
     async def fulfil(permit: Permit) -> Permit:
+        asked = permit.call
         permit = await obligations.checked(permit, duties)
         permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
         if permit.approval is None:
             permit = await obligations.taken(permit, duties)
             return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
-        permit = await obligations.taken(await parts.approvals.granted(permit), duties)
+        permit = await obligations.taken(await approving.granted(permit, asked), duties)
         return await parts.approvals.used(await parts.identity.outbound.fulfil(permit))  # last: what is refused uses nothing up
 
     return parts.freeing(fulfil)

@@ -21,7 +21,8 @@ MOST_SECONDS: Final = 30 * 24 * 3600
 MOST_WAIT: Final = 300
 MOST_NAMES: Final = 32
 
-_PARAMS: Final = frozenset({"by", "not_same_user", "within", "wait"})
+_PARAMS: Final = frozenset({"by", "not_same_user", "within", "wait", "asks"})
+_ASKS: Final = {"protocol": True, "error": False}
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 _APPROVERS: Final = ("user", "idp", "role")
@@ -43,12 +44,15 @@ class Terms:
     not_same_user  whether the person on whose behalf the call is made may not be the one who approves.
     within         seconds from the question to the end of its approval.
     wait           seconds for which the call is held open, 0 for none.
+    asks           whether it is asked for as the protocol has it (MCP's elicitation, A2A's input-required), where the
+                   caller can be asked so; otherwise the call is answered with a refusal.
     """
 
     by: tuple[str, ...] = ()
     not_same_user: bool = True
     within: int = USUAL_SECONDS
     wait: int = 0
+    asks: bool = True
 
 
 def terms_of(params: Mapping[str, object]) -> Terms:
@@ -59,11 +63,15 @@ def terms_of(params: Mapping[str, object]) -> Terms:
     same = params.get("not_same_user", True)
     if not isinstance(same, bool):
         raise WrongTermsError("not_same_user", "not_same_user is true or false")
+    asks = params.get("asks", "protocol")
+    if not isinstance(asks, str) or asks not in _ASKS:
+        raise WrongTermsError("asks", "asks is protocol or error")
     return Terms(
         _names(params.get("by", ())),
         same,
         _seconds(params, "within", USUAL_SECONDS, MOST_SECONDS),
         _seconds(params, "wait", 0, MOST_WAIT),
+        _ASKS[asks],
     )
 
 

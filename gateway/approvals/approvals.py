@@ -79,6 +79,7 @@ class Approvals:
 
     sent  by protocol: what of a call is sent.
     tell  says to other replicas that something changed; `asked` that somebody is to be told, None where nobody is.
+    page  where a person can look at one and say yes or no, before its id.
     """
 
     def __init__(  # noqa: PLR0917  what it is made of
@@ -96,6 +97,7 @@ class Approvals:
         self.clock = clock
         self.tell: Callable[[], None] = lambda: None
         self.asked: Callable[[], None] | None = None
+        self.page = ""
         self._sealer = sealer
         self._append = append
         self._in_force = in_force
@@ -119,7 +121,7 @@ class Approvals:
         if standing is None and approval.wait:
             permit, standing = await self._held_open(row, permit, approval.wait)
         if standing is None:
-            raise _required(row, permit)
+            raise self._required(row, permit)
         return msgspec.structs.replace(permit, approval=msgspec.structs.replace(approval, id=row.id, ready=standing.by))
 
     async def used(self, permit: Permit) -> Permit:
@@ -212,13 +214,17 @@ class Approvals:
             raise Refused(Code.INVALID_CREDENTIAL, "its time was over before the call was approved")
         pair = self.pair(row)
         if pair is None:
-            raise _required(row, permit)
+            raise self._required(row, permit)
         decision = pair.engine.decide(msgspec.structs.replace(permit.request, at=now))
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
         if decision.obligations != permit.decision.obligations:
-            raise _required(row, permit)
+            raise self._required(row, permit)
         return permit
+
+    def _required(self, row: Parked, permit: Permit) -> Refused:
+        data = {"approval": row.id, "expires": iso(row.expires_at), "url": f"{self.page}{row.id}"}
+        return Refused(Code.APPROVAL_REQUIRED, row.id, decision=permit.decision, data=data)
 
     # how one stands
 
@@ -328,9 +334,9 @@ class Approvals:
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-def _required(row: Parked, permit: Permit) -> Refused:
-    expires = datetime.fromtimestamp(row.expires_at / 1e6, UTC).isoformat(timespec="seconds")
-    return Refused(Code.APPROVAL_REQUIRED, row.id, decision=permit.decision, data={"approval": row.id, "expires": expires})
+def iso(at: int) -> str:
+    """A time in UTC microseconds, for people and programs."""
+    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="seconds")
 
 
 def about_of(kept: Kept) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gateway.a2a.wire import params_of
 from gateway.approvals.approvals import Approvals
 from gateway.approvals.exact import a2a_params, mcp_params
+from gateway.approvals.page import PATH as PAGE
 from gateway.approvals.telling import Telling
 from gateway.identity.keyfiles import resolve
 from gateway.model import random16
@@ -40,6 +41,7 @@ def opened(means: Means, policy: Opened, identity: Identity) -> Approvals:
     sent = {"mcp": mcp_params, "a2a": a2a_params(params_of)}
     sealer = Sealer(derived(means.seal, b"approvals"), "approvals")
     approvals = Approvals(means.state.approvals, sealer, means.append, policy.in_force, identity.kills, sent, means.clock)
+    approvals.page = f"{means.settings.public_url}{PAGE}"
     url = state_url_of(means.settings)
     if Notices.possible(url):
         notices = Notices(url, "bailiwick_approvals", random16().hex(), approvals.wake)

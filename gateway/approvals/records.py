@@ -35,11 +35,11 @@ def ask(row: Parked, permit: Permit, about: bytes) -> Entry:
 
 
 def said(  # noqa: PLR0917  what a record of it says, in its order
-    kind: str, row: Parked, approver: Principal, decision: Decision, at: int, reason: str = ""
+    kind: str, row: Parked, approver: Principal, decision: Decision, at: int, reason: str = "", proto: str = "http"
 ) -> Entry:
     """A person said yes (`approval.grant`) or no (`approval.deny`), and by which lines they may."""
     fields = _about(row) | {
-        "proto": "http",
+        "proto": proto,
         "target": "",
         "chain": [_PERSON],
         "auth": {"method": approver.method, "cred": approver.credential, "jti": approver.jti},

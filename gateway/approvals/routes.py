@@ -6,15 +6,14 @@ A person in their own hands alone may say yes or no: an agent is refused, whoeve
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.approvals import records
-from gateway.approvals.approvals import Standing, about_of
+from gateway.approvals.approvals import Standing, about_of, iso
+from gateway.approvals.saying import Over, is_own, is_person, may, said
 from gateway.asked import asked
 from gateway.model import Principal, Refused
 from gateway.reasons import Code
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from gateway.administration import Administration
     from gateway.approvals.approvals import Approvals
     from gateway.state.approvals import Parked
-    from policies.model import Decision
 
 PATH: Final = "/api/approvals"
 _MOST_BYTES: Final = 4096
@@ -47,17 +45,8 @@ class Yes(BaseModel):
     digest: str = Field(min_length=1, max_length=80)
 
 
-class Over(Exception):  # noqa: N818  an answer, not a defect
-    """Nothing can be said to it any more; why, in words."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-def register(api: FastAPI, approvals: Approvals, administration: Administration) -> None:
+def register(api: FastAPI, desk: Desk) -> None:
     """Add the routes."""
-    desk = _Desk(approvals, administration)
 
     @api.get(PATH, tags=["approvals"])
     async def listed(request: Request, over: Annotated[bool, Query(alias="all")] = False) -> dict[str, Any]:
@@ -85,7 +74,7 @@ def register(api: FastAPI, approvals: Approvals, administration: Administration)
         return await _answered(desk, request, principal, name, said)
 
 
-async def _answered(desk: _Desk, request: Request, principal: Principal, name: str, said: Yes | No) -> JSONResponse:
+async def _answered(desk: Desk, request: Request, principal: Principal, name: str, said: Yes | No) -> JSONResponse:
     from gateway.api import problem  # noqa: PLC0415  it registers these routes
     from gateway.problem import Problem  # noqa: PLC0415
 
@@ -103,8 +92,8 @@ def _none() -> JSONResponse:
     return problem(404, Problem("unknown-approval", "there is no such approval, or it is not yours to know of"))
 
 
-class _Desk:
-    """What the routes do."""
+class Desk:
+    """What the routes do, and the page."""
 
     def __init__(self, approvals: Approvals, administration: Administration) -> None:
         self._approvals = approvals
@@ -113,7 +102,7 @@ class _Desk:
     async def person(self, request: Request) -> Principal:
         """A person in their own hands; Refused for anybody else, before anything of the body is read."""
         principal = await self._administration.whoami(request)
-        if principal.actors or not principal.subject.startswith("user:"):
+        if not is_person(principal):
             await self._administration.refuse(request, principal, Code.AGENT_LACKS_RIGHT, "approvals are for people's own hands")
         return principal
 
@@ -123,9 +112,9 @@ class _Desk:
         found = []
         for row in await self._approvals.rows.listed(principal.tenant, self._approvals.clock(), over=over):
             standing = await self._approvals.standing(row)
-            mine, may = _own(principal, row), self._may(principal, standing)[1]
-            if mine or may:
-                found.append(shown(standing, self._approvals.clock()) | {"mine": mine, "may_approve": bool(may)})
+            mine, can = is_own(principal, row), may(self._approvals, principal, standing)[1]
+            if mine or can:
+                found.append(shown(standing, self._approvals.clock()) | {"mine": mine, "may_approve": bool(can)})
         return found
 
     async def show(self, request: Request, name: str) -> dict[str, Any] | None:
@@ -135,74 +124,39 @@ class _Desk:
         if row is None:
             return None
         standing = await self._approvals.standing(row)
-        mine, may = _own(principal, row), self._may(principal, standing)[1]
-        if not mine and not may:
+        mine, can = is_own(principal, row), may(self._approvals, principal, standing)[1]
+        if not mine and not can:
             return None
-        return self._full(standing) | {"mine": mine, "may_approve": bool(may)}
+        return self._full(standing) | {"mine": mine, "may_approve": bool(can)}
 
-    async def said(self, request: Request, principal: Principal, name: str, said: Yes | No) -> dict[str, Any] | None:
+    async def said(self, request: Request, principal: Principal, name: str, words: Yes | No) -> dict[str, Any] | None:
         """How it stands after a person's yes or no; None where there is none that they may know of, `Over` where it is over."""
         office, approvals = self._administration, self._approvals
         row = await self._row(principal, name)
         if row is None:
             await office.note(request, Refused(Code.NOT_OWNER, "no such approval", principal=principal))
             return None
-        standing = await approvals.standing(row)
-        if standing.kept.not_same_user and principal.subject == row.subject:
-            await office.refuse(request, principal, Code.SAME_HANDS, f"{row.id}: the call is made on behalf of the same person")
-        decision, may = self._may(principal, standing)
-        if decision is None or not may:
-            await office.note(request, Refused(Code.USER_LACKS_RIGHT, row.id, decision=decision, principal=principal))
-            if not _own(principal, row):
+        digest, reason = (words.digest, "") if isinstance(words, Yes) else (None, words.reason)
+        try:
+            after = await said(approvals, row, principal, digest, reason)
+        except Refused as refusal:
+            if refusal.code is Code.SAME_HANDS:
+                await office.refuse(request, principal, refusal.code, refusal.detail)
+            if refusal.code is not Code.USER_LACKS_RIGHT:
+                raise
+            await office.note(request, refusal)
+            if not is_own(principal, row):
                 return None
-            raise Refused(Code.USER_LACKS_RIGHT, row.id)
-        now = approvals.clock()
-        if why := _over(standing, now):
-            raise Over(why)
-        if isinstance(said, Yes) and said.digest != row.digest:
-            raise Over("this is not the call that you looked at: its digest is another")
-        if isinstance(said, Yes):
-            await approvals.record(records.said("approval.grant", row, principal, decision, now))
-            kept = await approvals.keep(row, principal, now)
-        else:
-            await approvals.record(records.said("approval.deny", row, principal, decision, now, said.reason))
-            kept = await approvals.rows.end(row.id, State.DENIED, now)
-            await approvals.rows.noted(row.id, State.DENIED)
-        if not kept:
-            raise Over("somebody was quicker: nothing can be said to it any more")
-        approvals.changed()
-        after = await approvals.rows.get(row.id)
+            raise Refused(Code.USER_LACKS_RIGHT, row.id) from None
         return None if after is None else self._full(await approvals.standing(after))
 
     async def _row(self, principal: Principal, name: str) -> Parked | None:
         row = await self._approvals.rows.get(name) if _ID.fullmatch(name) else None
         return row if row is not None and row.tenant == principal.tenant else None
 
-    def _may(self, principal: Principal, standing: Standing) -> tuple[Decision | None, frozenset[str]]:
-        """By the bundle that parked it, while that decides; by none once it is void."""
-        pair = self._approvals.pair(standing.row)
-        if pair is None:  # who looks at what is void is judged by what counts now
-            pair = self._approvals.pair_now(standing.row)
-        return self._approvals.duties_of(standing.kept, pair, principal, standing.row)
-
     def _full(self, standing: Standing) -> dict[str, Any]:
         kept = standing.kept
         return shown(standing, self._approvals.clock()) | {"call": about_of(kept), "because": list(kept.because)}
-
-
-def _own(principal: Principal, row: Parked) -> bool:
-    return principal.subject == row.subject and not principal.actors
-
-
-def _over(standing: Standing, now: int) -> str:
-    """Why nothing can be said to it any more; "" where something can."""
-    row = standing.row
-    if row.state != State.OPEN or row.expires_at <= now:
-        state = row.state if row.state != State.OPEN else State.EXPIRED.value
-        return f"it is {state}"
-    if standing.void == "policy":
-        return "the policy has changed: the call is decided, and asked about, anew"
-    return "for whom the call is made was revoked" if standing.void else ""
 
 
 def shown(standing: Standing, now: int) -> dict[str, Any]:
@@ -224,11 +178,7 @@ def shown(standing: Standing, now: int) -> dict[str, Any]:
         "approved_by": list(standing.by),
         "digest": row.digest,
         "policy": row.bundle,
-        "asked": _time(row.created_at),
-        "expires": _time(row.expires_at),
+        "asked": iso(row.created_at),
+        "expires": iso(row.expires_at),
         "used_by": row.used_by,
     }
-
-
-def _time(at: int) -> str:
-    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="seconds")

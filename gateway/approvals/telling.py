@@ -120,6 +120,7 @@ class Telling:
                     "digest": row.digest,
                     "expires": _time(row.expires_at),
                     "url": f"{self._public_url}/api/approvals/{row.id}",
+                    "page": f"{self._public_url}/approvals/{row.id}",
                 },
             }
         )

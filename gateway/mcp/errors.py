@@ -39,7 +39,8 @@ META_MISSING: Final = "bailiwick/missing"
 META_APPROVAL: Final = "bailiwick/approval"
 NOT_AVAILABLE: Final = "not-available"
 CONSENT_KEY: Final = "bailiwick/consent"
-"""Of the gateway's own question within `inputRequests`; its answer is for the gateway, and no server hears of it."""
+APPROVAL_KEY: Final = "bailiwick/approval"
+"""Of the gateway's own questions within `inputRequests`; their answers are for the gateway, and no server hears of them."""
 NO_RESOURCE: Final = "Resource not found"
 URL_SINCE: Final = "2025-11-25"
 """The one revision of the era of handshakes that has URL elicitation."""
@@ -81,6 +82,8 @@ _RPC: Final[Mapping[Code, tuple[int, int]]] = {
 }
 """JSON-RPC code and HTTP status; status 0: as the era has it.  What is not here is a denial."""
 
+_INPUT: Final = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE})
+"""Whose results may ask for input, in the stateless era."""
 _APPROVALS: Final = frozenset({Code.APPROVAL_REQUIRED, Code.APPROVAL_DENIED})
 
 
@@ -109,6 +112,21 @@ class RpcRefused(Refused):
         self.rpc_code = rpc_code
         self.rpc_id = rpc_id
         self.status = status
+
+
+class ApprovalAsked(Refused):
+    """A call that waits for people's approval, whose client can be asked for it: by a page, or by a form.
+
+    page   parameters of an elicitation that leads to the page of the approval, which may be told to any client that can be led.
+    form   of one that is as good, put to the person themselves; None where there is none.
+    state  the `requestState` that comes back with the answer; "" where the client has none to bring.
+    """
+
+    def __init__(self, refusal: Refused, page: Mapping[str, object], form: Mapping[str, object] | None, state: str) -> None:
+        super().__init__(refusal.code, refusal.detail, decision=refusal.decision, data=refusal.data)
+        self.page = page
+        self.form = form
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +198,8 @@ def _denied(refusal: Refused, rpc_id: RpcId, decision: str, *, modern: bool, kno
     again = (("Retry-After", str(refusal.data["retry_after"])),) if "retry_after" in refusal.data else ()
     if refusal.code is Code.CONSENT_REQUIRED:
         return Answer(200, _consent(refusal, call, decision, modern=modern))
+    if isinstance(refusal, ApprovalAsked) and (asked := _approval_asked(refusal, call, decision, modern=modern)):
+        return Answer(200, asked)
     if call.method != CALL_TOOL:
         told = _told(refusal, decision)
         status, data = (429, {"retryAfter": refusal.data["retry_after"]}) if again else (200, _approval(refusal))
@@ -226,7 +246,8 @@ def _told(refusal: Refused, decision: str) -> str:
     if refusal.code is Code.APPROVAL_REQUIRED and "approval" in refusal.data:
         return (
             f"A person must approve this call first (code: {code}). Ask again with the very same arguments once approval "
-            f"{refusal.data['approval']} is given, until {refusal.data['expires']}; with other arguments it is another call."
+            f"{refusal.data['approval']} is given, until {refusal.data['expires']}; with other arguments it is another call. "
+            f"Whoever may approve it can do so at {refusal.data['url']}"
         )
     return (
         f"Denied by policy (code: {code}). Do not retry with the same arguments; "
@@ -277,6 +298,22 @@ def _consent(refusal: Refused, call: Call, decision: str, *, modern: bool) -> by
         if modern:
             result["resultType"] = "complete"
     return dumps({"jsonrpc": "2.0", "id": call.rpc_id, "result": result})
+
+
+def _approval_asked(refusal: ApprovalAsked, call: Call, decision: str, *, modern: bool) -> bytes | None:
+    """The question for the approval as this client knows such; None where it knows none."""
+    if modern and call.method in _INPUT:
+        requests = {APPROVAL_KEY: {"method": "elicitation/create", "params": dict(refusal.form or refusal.page)}}
+        meta = {META_CODE: refusal.code.value, META_DECISION: decision, **_approval(refusal), **of_refusal(refusal)}
+        result: dict[str, Any] = {"resultType": "input_required", "inputRequests": requests, "_meta": meta}
+        if refusal.state:
+            result["requestState"] = refusal.state
+        return dumps({"jsonrpc": "2.0", "id": call.rpc_id, "result": result})
+    if not modern and call.version == URL_SINCE and call.opens:
+        asked = {**refusal.page, "elicitationId": refusal.data["approval"]}
+        data = {"elicitations": [asked], **_approval(refusal)}
+        return _error(call.rpc_id, URL_NEEDED, str(asked["message"]), refusal.code.value, decision, refusal=refusal, data=data)
+    return None
 
 
 def failed(error: UpstreamError, decision: str, *, server: str, rpc_id: RpcId) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from gateway.mcp.errors import CONSENT_KEY, INVALID_PARAMS, RpcRefused
+from gateway.mcp.errors import APPROVAL_KEY, CONSENT_KEY, INVALID_PARAMS, RpcRefused
 from gateway.mcp.questions import METHOD_OF, answered, guessed
 from gateway.mcp.sealed import Purpose, Sealed, UnknownValueError
 from gateway.model import Call, Permit, Principal, UpstreamError
@@ -84,8 +84,8 @@ def _answering(call: Call, params: Mapping[str, Any], principal: Principal, seal
     kept: dict[str, Any] = {}
     said: list[tuple[str, str, str]] = []
     for key, answer in answers.items():
-        if key == CONSENT_KEY and (put is None or key not in put):
-            continue  # what the gateway itself asked: the person's consent is in the vault by now, or it will ask again
+        if key in {CONSENT_KEY, APPROVAL_KEY} and (put is None or key not in put):
+            continue  # what the gateway itself asked: what came of it is known here by now, or it will ask again
         needs, record = put.get(key, ("", "")) if put is not None else (guessed(answer), "")
         if not needs or (put is None and not unasked):
             continue  # not asked: to the server it would be an answer all the same

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from gateway.asgi import WORKFLOW_HEADER
-from gateway.mcp import capabilities, lists, opaque, streams, subscriptions, tasks
+from gateway.mcp import approving, capabilities, lists, opaque, streams, subscriptions, tasks
 from gateway.mcp.answers import ASKING
 from gateway.mcp.asking import Asking
 from gateway.mcp.blanked import blanked
@@ -165,6 +165,7 @@ class McpRoad:
             return tasks.with_task(call, principal, self._sealed)
         if call.method == LISTEN:
             return subscriptions.with_filter(call, principal, self._sealed)
+        call = approving.returned(call, principal, self._sealed)
         return opaque.with_opened(call, principal, self._sealed, unasked=call.target not in self._streams.strict)
 
     def further(self, permit: Permit) -> Permit:

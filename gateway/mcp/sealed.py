@@ -42,6 +42,7 @@ class Purpose(StrEnum):
     QUESTION = "question"  # the id of a server's request to the client
     ANSWER = "answer"  # a client's, on its way to the replica whose call waits for it
     NOTE = "note"  # what replicas keep of a session at the aggregate
+    APPROVAL = "approval"  # requestState, of a call that people must approve
     EVENT = "event"  # the id of an event in a stream, at which it can be resumed
 
 
@@ -54,6 +55,7 @@ LIFETIME: Final = {
     Purpose.QUESTION: 3600,
     Purpose.ANSWER: 600,
     Purpose.NOTE: 12 * 3600,
+    Purpose.APPROVAL: 24 * 3600,
     Purpose.EVENT: 12 * 3600,
 }
 """Seconds for which a value counts."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 
-from gateway.asgi import small_body
 from gateway.identity.consent import ConsentError, Consents, Onward, Question, Why
 from gateway.model import Refused
+from gateway.pages import HEADERS, MOST_MEMBERS, form, page
 
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 COOKIE: Final = "bailiwick-vault"
 COOKIE_SECONDS: Final = 600
 _MOST_BYTES: Final = 1024
-_MOST_MEMBERS: Final = 16
-_HEADERS: Final[Mapping[str, str]] = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-_STYLE: Final = (
-    "body{font:16px/1.5 sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}button{font:inherit;padding:.4rem 1rem}"
-)
 _SAID: Final[Mapping[Why, tuple[int, str, str]]] = {
     "link": (410, "This link is not good any more", "It was used before, or is too old. Ask your agent for a new one."),
     "again": (400, "This step cannot be taken", "It was taken before, or in another window. Ask your agent for a new link."),
@@ -68,7 +55,7 @@ class Browser:
         """The page that asks."""
 
         async def ask() -> Response:
-            return _page(200, *_asked(await self._consents.question(self._cookie(request))), origin=True)
+            return page(200, *_asked(await self._consents.question(self._cookie(request))), origin=True)
 
         return await self._guarded(ask)
 
@@ -76,11 +63,11 @@ class Browser:
         """The person's answer.  Leads on by a page: a redirect after a form would be held to where forms may go."""
 
         async def take() -> Response:
-            form = await _form(request)
-            cookie, yes = self._cookie(request), form.get("answer") == "yes"
-            onward = await self._consents.agree(cookie, form.get("csrf", ""), yes=yes)
-            page = _page(200, "One step more", _onward(onward.location), refresh=onward.location)
-            return self._with_cookie(page, onward.cookie)
+            said = await _form(request)
+            cookie, yes = self._cookie(request), said.get("answer") == "yes"
+            onward = await self._consents.agree(cookie, said.get("csrf", ""), yes=yes)
+            onto = page(200, "One step more", _onward(onward.location), refresh=onward.location)
+            return self._with_cookie(onto, onward.cookie)
 
         return await self._guarded(take)
 
@@ -96,7 +83,7 @@ class Browser:
     @staticmethod
     def done() -> Response:
         """The end, at a URL that says nothing."""
-        return _page(200, "Done", "<p>You can close this window and go back to your agent.</p>")
+        return page(200, "Done", "<p>You can close this window and go back to your agent.</p>")
 
     async def _step(self, step: Callable[[], Awaitable[Onward]]) -> Response:
         async def take() -> Response:
@@ -115,8 +102,8 @@ class Browser:
 
     def _refused(self, error: ConsentError) -> Response:
         status, title, text = _SAID[error.why]
-        page = _page(status, title, f"<p>{text}</p>")
-        return page if error.why in {"again", "later"} else self._forgetting(page)
+        told = page(status, title, f"<p>{text}</p>")
+        return told if error.why in {"again", "later"} else self._forgetting(told)
 
     def _cookie(self, request: Request) -> str:
         """Its only value; two of one name are somebody's doing."""
@@ -167,22 +154,16 @@ def _members(query: QueryParams) -> Mapping[str, str]:
     """The members of an answer, each once; what stands twice has two readings (RFC 6749 §3.1)."""
     pairs = query.multi_items()
     members = dict(pairs)
-    if len(members) != len(pairs) or len(pairs) > _MOST_MEMBERS:
+    if len(members) != len(pairs) or len(pairs) > MOST_MEMBERS:
         raise ConsentError("again")
     return members
 
 
 async def _form(request: Request) -> Mapping[str, str]:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise ConsentError("again")
     try:
-        pairs = parse_qsl((await small_body(request.receive, _MOST_BYTES)).decode("ascii"), max_num_fields=_MOST_MEMBERS)
-    except (Refused, ValueError):
+        return await form(request, _MOST_BYTES)
+    except ValueError:
         raise ConsentError("again") from None
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ConsentError("again")
-    return members
 
 
 def _asked(question: Question) -> tuple[str, str]:
@@ -214,16 +195,5 @@ def _onward(location: str) -> str:
     return f'<p><a href="{escape(location)}" rel="noreferrer">Go on to {escape(urlsplit(location).netloc)}</a></p>'
 
 
-def _page(status: int, title: str, body: str, *, refresh: str = "", origin: bool = False) -> HTMLResponse:
-    """A page; with `origin` its form may say where it comes from, which no-referrer would hide."""
-    onward = f'<meta http-equiv="refresh" content="0;url={escape(refresh)}">' if refresh else ""
-    text = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">{onward}'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{body}</html>"
-    )
-    headers = {**_HEADERS, "Referrer-Policy": "same-origin"} if origin else _HEADERS
-    return HTMLResponse(text, status, headers=dict(headers))
-
-
 def _redirect(location: str) -> Response:
-    return RedirectResponse(location, 303, headers=dict(_HEADERS))
+    return RedirectResponse(location, 303, headers=dict(HEADERS))

@@ -23,21 +23,22 @@ def read(params: Params) -> Terms:
 
 
 def fulfil(permit: Permit, obligation: Obligation) -> Permit:
-    """`{type: human-approval, by: role:…, not_same_user: true, within: 4h, wait: 30s}`.
+    """`{type: human-approval, by: role:…, not_same_user: true, within: 4h, wait: 30s, asks: protocol}`.
 
     Several add up: each needs somebody whom its `by` names, by the shortest of their spans, and nobody for himself where one of
-    them says so.
+    them says so; one that is asked for by an error has all of them asked for so.
     """
     found = terms(permit, obligation, read)
     if not begins(permit.call):
         return fulfilled(permit, obligation)
     before, mine = permit.approval, (obligation.name, bool(found.by))
     if before is None:
-        return replace(permit, approval=Approval((mine,), found.not_same_user, found.within, found.wait))
+        return replace(permit, approval=Approval((mine,), found.not_same_user, found.within, found.wait, found.asks))
     merged = Approval(
         tuple(dict.fromkeys((*before.duties, mine))),
         before.not_same_user or found.not_same_user,
         min(before.within, found.within),
         min(before.wait, found.wait),
+        before.asks and found.asks,
     )
     return replace(permit, approval=merged)

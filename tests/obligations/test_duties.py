@@ -105,6 +105,7 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
         ("human-approval", {"within": "0s"}, "within"),
         ("human-approval", {"within": "31d"}, "within"),
         ("human-approval", {"wait": "6m"}, "wait"),
+        ("human-approval", {"asks": "maybe"}, "asks"),
         ("sandbox", {}, ""),
         ("redact", {}, ""),
         ("redact", {"fields": []}, "fields"),
