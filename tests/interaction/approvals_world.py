@@ -18,7 +18,9 @@ from tests.interaction.world import BUNDLE, LEGACY, MODERN, ROOT, Gateway, Heard
 PATIENCE = 40
 """Seconds that a test looks for what must come; nothing is asserted about how soon it does."""
 
-TOOLS = ("read", "pay", "brief", "swap", "both", "hold", "peer")
+TOOLS = ("read", "pay", "brief", "swap", "both", "hold", "peer", "mine", "plain")
+URL: dict[str, Any] = {"elicitation": {"url": {}}}
+FORM: dict[str, Any] = {"elicitation": {"form": {}}}
 FILES = {
     **BUNDLE,
     "roles.csv": """\
@@ -33,6 +35,8 @@ by-audit:    {type: human-approval, by: role:auditor, within: 4h}
 by-either:   {type: human-approval, by: [role:controller, role:auditor, role:buyer], within: 1h}
 in-a-second: {type: human-approval, by: role:controller, within: 1s}
 held-open:   {type: human-approval, by: role:controller, within: 1h, wait: 30s}
+by-oneself:  {type: human-approval, by: role:buyer, within: 1h, not_same_user: false}
+by-error:    {type: human-approval, by: role:controller, within: 1h, asks: error}
 """,
     "tools.yaml": "tenants: [acme]\ntools:\n"
     + "".join(f"  desk.{tool}: {{args: {{text: string, amount: number}}, risk: low}}\n" for tool in TOOLS),
@@ -55,7 +59,9 @@ p, *, acme, desk.swap,  call, require, -,     by-either,   SEC-3
 p, *, acme, desk.both,  call, require, -,     by-finance,  SEC-4
 p, *, acme, desk.both,  call, require, -,     by-audit,    SEC-5
 p, *, acme, desk.hold,  call, require, -,     held-open,   SEC-6
-p, *, acme, a2a:hermit, send, require, -,     by-finance,  SEC-7
+p, *, acme, a2a:hermit, send, require, -,     by-error,    SEC-7
+p, *, acme, desk.mine,  call, require, -,     by-oneself,  SEC-8
+p, *, acme, desk.plain, call, require, -,     by-error,    SEC-9
 """,
 }
 
@@ -108,7 +114,43 @@ def by_a2a(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs"
     return Said(told["code"], told.get("approval", ""), body["error"]["message"])
 
 
-WAYS: dict[str, Ask] = {"mcp": by_mcp, "mcp-modern": by_modern_mcp, "a2a": by_a2a}
+_states: dict[tuple[str, ...], str] = {}
+"""The last state of each call that was asked about, as its client keeps it."""
+
+
+def ask_by_url(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs", **more: Any) -> dict[str, Any]:
+    """The answer to the call of a client that can lead its person to a page."""
+    arguments = {"text": text, "amount": 500}
+    return dict(gateway.call(f"desk.{tool}", token, version=MODERN, arguments=arguments, capabilities=URL, **more).json())
+
+
+def retry(state: str, action: str = "accept", **content: Any) -> dict[str, Any]:
+    """What a call says besides, when it comes back with its person's answer."""
+    answer = {"action": action} | ({"content": content} if content else {})
+    return {"requestState": state, "inputResponses": {"bailiwick/approval": answer}}
+
+
+def by_url(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs", **more: Any) -> Said:
+    """The same by a client that can lead its person to a page, and comes back with the state that it was given."""
+    known = gateway.public_url, token, tool, text
+    params = retry(_states[known]) if known in _states else {}
+    body = ask_by_url(gateway, token, tool, text, params=params, **more)
+    if "error" in body:
+        return Said(str(body["error"]["data"]["code"]))
+    result = body["result"]
+    if result.get("resultType", "complete") == "complete":
+        word = result["_meta"]["bailiwick/code"] if result["isError"] else "done"
+        return Said(word, result["_meta"].get("bailiwick/approval", {}).get("approval", ""))
+    asked = result["inputRequests"]["bailiwick/approval"]
+    assert (asked["method"], asked["params"]["mode"]) == ("elicitation/create", "url")
+    _states[known] = result["requestState"]
+    meta = result["_meta"]
+    approval = str(meta["bailiwick/approval"]["approval"])
+    assert asked["params"]["url"] == f"{gateway.public_url}/approvals/{approval}"
+    return Said(meta["bailiwick/code"], approval, asked["params"]["message"])
+
+
+WAYS: dict[str, Ask] = {"mcp": by_mcp, "mcp-modern": by_modern_mcp, "mcp-url": by_url, "a2a": by_a2a}
 
 
 def arrived(peers: Peers) -> list[Heard]:

@@ -38,7 +38,7 @@ def replicas(upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iter
             two.stop()
 
 
-@pytest.fixture(params=["mcp", "a2a"])
+@pytest.fixture(params=["mcp", "mcp-url", "a2a"])
 def ask(request: pytest.FixtureRequest) -> Ask:
     return WAYS[request.param]
 

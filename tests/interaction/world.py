@@ -351,15 +351,18 @@ class Gateway:
         return self.http.post(path, json=message, headers=dict(headers))
 
     def call(self, tool: str, credential: str | None, *, version: str = LEGACY, trace: str = "", **more: Any) -> httpx.Response:
-        """Call `server.tool`; `more` are further headers by name, and `arguments`."""
+        """Call `server.tool`; `more` are further headers by name, and `arguments`.
+
+        `capabilities` are what a client of the stateless era declares, `params` what else it says.
+        """
         server, name = tool.split(".")
-        arguments = more.pop("arguments", {"text": "hello"})
-        params: dict[str, Any] = {"name": name, "arguments": arguments}
+        arguments, capabilities = more.pop("arguments", {"text": "hello"}), more.pop("capabilities", {})
+        params: dict[str, Any] = {"name": name, "arguments": arguments} | more.pop("params", {})
         headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": version}
         if version == MODERN:
             headers |= {"Mcp-Method": "tools/call", "Mcp-Name": name}
             prefix = "io.modelcontextprotocol/"
-            params["_meta"] = {f"{prefix}protocolVersion": version, f"{prefix}clientCapabilities": {}}
+            params["_meta"] = {f"{prefix}protocolVersion": version, f"{prefix}clientCapabilities": capabilities}
         headers |= _frame(credential, trace) | more
         return self.post(f"/mcp/{server}", {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}, headers)
 
