@@ -206,6 +206,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     resumes    upstream's id of the event after which a stream goes on (MCP, legacy); "" where it begins.
     withhold   fields that are blanked in the result, as was decided when the call was made that this one comes back to.
     kept       what else the protocol's own stages keep of it, from one to the next.
+    context    id under which its conversation goes on to the agent, where the caller has another word for it (A2A).
     """
 
     arrival: Arrival
@@ -228,6 +229,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     withhold: frozenset[str] = frozenset()
     declares: Any = None
     repeated: tuple[tuple[str, str], ...] = ()
+    context: str = ""
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False):

@@ -331,6 +331,8 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
             fields["direction"] = call.direction
         if call.about:
             fields["about"] = list(call.about)
+        if call.context:
+            fields["context"] = call.context
         if call.said:
             fields["said"] = [{"question": asked, "kind": kind, "action": did} for asked, kind, did in call.said]
     if request is not None:

@@ -88,10 +88,13 @@ def open_a2a(parts: Parts) -> A2aFaces:
     stages = replace(stages, watch=standing.over(stages.watch))
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
 
+    own = frozenset(name for name, peer in peers.items() if peer.contexts == "own")
+    reader = A2aSteps(parts.state.tasks, parts.state.contexts, own)
+
     def enforce(policy: Policy) -> None:
         mine = road.judged_by(lambda principal: policy.pair_of(principal.workflow).engine.decide)
         judged = replace(stages, forward=mine.forward)  # whatever else it does asks no judge
-        held = Held(parts.steps, A2aSteps(parts.state.tasks, parts.state.contexts))
+        held = Held(parts.steps, reader)
         endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing, held))
         standing.enforce()
 

@@ -163,8 +163,9 @@ class Agent(Group):
     card: AgentCard | None = None
     extensions: frozenset[ExtensionUri] = Field(frozenset(), max_length=32)
     """A2A extensions that are let through to it, where its card offers them."""
-    contexts: Literal["claim", "refuse"] = "claim"
-    """What comes of a `contextId` that a client made up: it is that person's from then on, or refused as one of somebody else."""
+    contexts: Literal["own", "claim", "refuse"] = "own"
+    """What comes of a `contextId` that a client made up: it means a context of that person alone, whoever else may say the same;
+    it is that person's from then on, and refused to everybody else; it is refused as one of somebody else."""
     baggage: frozenset[HeaderName] = Field(frozenset(), max_length=64)
     """Members of a caller's `baggage` (W3C) that go on to it; no other does."""
     ledger: Literal["strict", "spool"] = "strict"

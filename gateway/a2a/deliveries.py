@@ -19,6 +19,7 @@ from a2a.types import a2a_pb2 as pb
 from gateway.a2a import tracing, v03
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.blanked import released
+from gateway.a2a.contexts import contexts_in, told
 from gateway.a2a.operations import Asked, mentioned_in, named_in_answer
 from gateway.a2a.push import Found
 from gateway.a2a.tasks import Ownership
@@ -123,9 +124,10 @@ class Deliveries:
         await self._ownership.learn(intent.permit, named_in_answer(call.message))
         await self._ownership.unmixed(intent.permit, mentioned_in(call.message))
         await self._asks.heard(call.message, intent)
+        event = told(call.message, await self._ownership.words(intent.permit, contexts_in(call.message)))
         request = HttpRequest(
             self._allowed.url(webhook.url),
-            dump(v03.news_of(call.message) if call.version == v03.VERSION else to_json(call.message)),
+            dump(v03.news_of(event) if call.version == v03.VERSION else to_json(event)),
             (*webhook.headers(), (b"content-type", b"application/json"), *tracing.lines(call.trace)),
         )
         said = ""

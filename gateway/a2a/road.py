@@ -19,6 +19,7 @@ from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
 from gateway.a2a.authorisation import Asks
 from gateway.a2a.blanked import without
 from gateway.a2a.cards import Card, Cards, cacheable, etag_of
+from gateway.a2a.contexts import contexts_in, told, within
 from gateway.a2a.desk import Desk, Judge, Listing, Shared
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.events import Ahead, Lookahead
@@ -192,14 +193,21 @@ class A2aRoad:
         extensions.demand(self._declaring(call.target), call.kept.extensions, call.version, call.rpc_id)
         if call.method == LIST_TASKS:
             self._place(permit)
+            permit = await self._meant(permit)
         named = OPERATIONS[call.method].names(call.message)
         await self._ownership.check(permit, named.tasks)
         token = self._mint(permit.principal, peer.id, call.arrival.id, peer.max_groups)
         if named.context:  # last, as it leaves a trace: a refused call claims nothing
-            await self._ownership.enter(permit, named.context, claims=peer.own_contexts)
+            context = await self._ownership.enter(permit, named.context, peer.contexts)
+            permit = replace(permit, call=within(permit.call, named.context, context))
         if self._onward is not None:
             await self._onward.hand(call, token)
         return replace(permit, call=await self._relayed(permit), delegation=token)
+
+    async def _meant(self, permit: Permit) -> Permit:
+        """A list's with the id of the context that is meant, where that is one of the caller's."""
+        context = await self._ownership.meant(permit, said) if (said := permit.call.message.context_id) else ""
+        return replace(permit, call=within(permit.call, said, context)) if context else permit
 
     async def _relayed(self, permit: Permit) -> Call:
         """The call with a callback of ours in place of the client's webhook, where it has one."""
@@ -284,7 +292,7 @@ class A2aRoad:
         """A page of the caller's own tasks."""
         permit, request = intent.permit, intent.permit.call.message
         answer = pb.ListTasksResponse(page_size=request.page_size or USUAL_PAGE)
-        if request.context_id and not await self._ownership.known(permit, request.context_id):
+        if request.context_id and not await self._ownership.meant(permit, request.context_id):
             return Reply(answer, is_final=True)  # as of a context in which nobody ever said anything
         refused: list[Reply] = []
 
@@ -305,6 +313,7 @@ class A2aRoad:
         answer.tasks.extend(found.tasks)
         await self._ownership.unmixed(permit, mentioned_in(answer))
         await self._asks.heard(answer, intent)
+        answer = told(answer, await self._ownership.words(permit, contexts_in(answer)))
         answer.total_size = found.total if found.total != UNCOUNTED else await self._ownership.count(permit, request.context_id)
         if found.next is not None:
             answer.next_page_token = self._tokens.seal(permit.principal, permit.call.target, found.next)
@@ -349,6 +358,7 @@ class A2aRoad:
         if not isinstance(payload, pb.ListTasksResponse):  # of which a part is the caller's
             await self._ownership.unmixed(permit, mentioned_in(payload))
             await self._asks.heard(payload, intent)
+            reply = replace(reply, payload=await self._in_words(payload, permit))
         if self._push is None:
             return reply
         config = webhook_in(permit.call.message)
@@ -360,7 +370,15 @@ class A2aRoad:
             await self._push.bind(self._push.callback_of(config.url), named.tasks[0])
         if permit.call.method == pushing.DELETE:
             await self._push.forget(permit.call.target, permit.call.message.task_id, permit.call.message.id)
-        return replace(reply, payload=await self._push.told(payload, permit))
+        return replace(reply, payload=await self._push.told(reply.payload, permit))
+
+    async def _in_words(self, payload: Any, permit: Permit) -> Any:
+        """What an agent says, with what the caller calls the contexts in it; of an error, the contexts of the call."""
+        call, ids = permit.call, contexts_in(payload)
+        if isinstance(payload, AgentSaysNo):
+            tasks = OPERATIONS[call.method].names(call.message).tasks
+            ids = await self._ownership.contexts_of(permit, tasks) | {call.context} - {""}
+        return told(payload, await self._ownership.words(permit, ids)) if ids else payload
 
 
 def _reply(payload: Any, intent: Intent, activated: tuple[str, ...], *, final: bool) -> Reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
 from a2a.types import a2a_pb2 as pb
@@ -21,10 +21,11 @@ _ENDED: Final[Mapping[int, Ended]] = {pb.TaskState.TASK_STATE_COMPLETED: Ended.D
 class A2aSteps:
     """See `gateway.workflows.steps.Reader`."""
 
-    def __init__(self, tasks: TaskOwners, contexts: ContextOwners) -> None:
-        """Where it is known which workflow began a task or a context."""
+    def __init__(self, tasks: TaskOwners, contexts: ContextOwners, own: Container[str] = ()) -> None:
+        """Where it is known which workflow began a task or a context; own: the agents at which a new word means a new context."""
         self._tasks = tasks
         self._contexts = contexts
+        self._own = own
 
     def is_step(self, call: Call) -> bool:
         """A message; a look at tasks is none."""
@@ -36,10 +37,17 @@ class A2aSteps:
         return bool(named.tasks or named.context)
 
     async def joins(self, call: Call, principal: Principal) -> tuple[str, ...]:
-        """Those that began the tasks and the context that it names: what they read the agent may tell here, and back."""
-        named = self._named(call)
-        owners = [await self._tasks.owner(call.target, task) for task in named.tasks]
-        owners += [await self._contexts.owner(call.target, named.context)] if named.context else []
+        """Those that began the tasks and the context that it names: what they read the agent may tell here, and back.
+
+        A new word gets its meaning here: of two workflows that begin by the same one at once, the later knows of the earlier.
+        """
+        named, whose = self._named(call), (principal.tenant, principal.subject)
+        owners = [await self._tasks.asked(call.target, task, *whose) for task in named.tasks]
+        if named.context and call.target in self._own:
+            word = (principal.subject, principal.tenant, principal.workflow, call.arrival.at)
+            owners.append(await self._contexts.name(call.target, named.context, *word))
+        elif named.context:
+            owners.append(await self._contexts.meant(call.target, named.context, *whose))
         mine = [owner for owner in owners if owner is not None and owner.is_for(principal.tenant, principal.subject)]
         return tuple(sorted({owner.workflow for owner in mine if owner.workflow != principal.workflow}))
 

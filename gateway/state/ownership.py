@@ -1,9 +1,15 @@
-"""Whose task, whose conversation: the first claim is durable and stands for ever; every other person's claim is refused."""
+"""Whose task, whose conversation: the first claim is durable and stands for ever; every other person's claim is refused.
+
+A person's own word for a conversation means that person's alone: whoever else says it says a word of their own.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +29,17 @@ _CONTEXTS: Table = ContextOwner.__table__  # type: ignore[attr-defined]  # as ab
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose it is.  created_at in UTC microseconds; for a context, context_id is its own id."""
+    """Whose it is.  created_at in UTC microseconds; for a context, context_id is its own id.
+
+    word  of a context: what its owner calls it, "" where that is its id.
+    """
 
     tenant: str
     subject: str
     context_id: str
     workflow: str
     created_at: int
+    word: str = ""
 
     def is_for(self, tenant: str, subject: str) -> bool:
         """Whether this person of this tenant owns it."""
@@ -41,20 +51,20 @@ class _Owners:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._known: OrderedDict[tuple[str, str], Owner] = OrderedDict()
+        self._known: OrderedDict[tuple[str, ...], Owner] = OrderedDict()
 
-    def remember(self, agent: str, name: str, owner: Owner) -> None:
+    def remember(self, owner: Owner, agent: str, *name: str) -> None:
         """Keep an owner that is durable."""
-        self._known[agent, name] = owner
-        self._known.move_to_end((agent, name))
+        self._known[agent, *name] = owner
+        self._known.move_to_end((agent, *name))
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
 
-    def recall(self, agent: str, name: str) -> Owner | None:
+    def recall(self, agent: str, *name: str) -> Owner | None:
         """The owner, where it is remembered."""
-        owner = self._known.get((agent, name))
+        owner = self._known.get((agent, *name))
         if owner is not None:
-            self._known.move_to_end((agent, name))
+            self._known.move_to_end((agent, *name))
         return owner
 
 
@@ -70,7 +80,7 @@ class Contexts(_Owners):
         if known is None:
             owner = Owner(tenant, subject, context_id, workflow, at)
             known = await self._worker.run(lambda connection: _claim_context(connection, agent, owner))
-            self.remember(agent, context_id, known)
+            self.remember(known, agent, context_id)
         return _mine(known, tenant, subject)
 
     async def owner(self, agent: str, context_id: str) -> Owner | None:
@@ -81,8 +91,47 @@ class Contexts(_Owners):
         if known is None:
             known = await self._worker.run(lambda connection: _context(connection, agent, context_id))
             if known is not None:
-                self.remember(agent, context_id, known)
+                self.remember(known, agent, context_id)
         return known
+
+    async def meant(self, agent: str, said: str, tenant: str, subject: str) -> Owner | None:
+        """The context that this person means: by a word of their own, or by its id.  None for anything else, also for another's.
+
+        What is another's is looked for as what never was, and costs as much.
+        """
+        known = self.recall(agent, tenant, subject, said)
+        if known is None and _is_id(said):
+            known = await self._worker.run(lambda connection: _meant(connection, agent, said, tenant, subject))
+            if known is not None:
+                self._learnt(known, agent, said)
+        return known
+
+    async def name(  # noqa: PLR0917  a row's columns, in their order
+        self, agent: str, said: str, subject: str, tenant: str, workflow: str, at: int
+    ) -> Owner:
+        """What this person means, durable on return: a new context, whose id nobody can guess, where the word meant none."""
+        _check(said)
+        known = self.recall(agent, tenant, subject, said)
+        if known is None:
+            new = Owner(tenant, subject, str(uuid.uuid4()), workflow, at, said)
+            known = await self._worker.run(lambda connection: _name(connection, agent, new))
+            self._learnt(known, agent, said)
+        return known
+
+    async def words(self, agent: str, ids: Iterable[str], tenant: str, subject: str) -> Mapping[str, str]:
+        """What this person calls those of the contexts that are theirs and that they call otherwise, by id."""
+        owners = {each: self.recall(agent, each) for each in ids}
+        missing = [each for each, owner in owners.items() if owner is None and _is_id(each)]
+        if missing:
+            found = await self._worker.run(lambda connection: _contexts(connection, agent, missing))
+            for owner in found:
+                self.remember(owner, agent, owner.context_id)
+                owners[owner.context_id] = owner
+        return {each: owner.word for each, owner in owners.items() if owner and owner.word and owner.is_for(tenant, subject)}
+
+    def _learnt(self, owner: Owner, agent: str, said: str) -> None:
+        self.remember(owner, agent, owner.tenant, owner.subject, said)
+        self.remember(owner, agent, owner.context_id)
 
 
 class Tasks(_Owners):
@@ -106,8 +155,11 @@ class Tasks(_Owners):
         known = self.recall(agent, task_id)
         if known is None:
             owner = Owner(tenant, subject, context_id, workflow, at)
-            known = await self._worker.run(lambda connection: _claim_task(connection, agent, task_id, owner))
-            self.remember(agent, task_id, known)
+            task, context = await self._worker.run(lambda connection: _claim_task(connection, agent, task_id, owner))
+            if context is not None:
+                self._contexts.remember(context, agent, context_id)
+            self.remember(task, agent, task_id)
+            return task
         return _mine(known, tenant, subject)
 
     async def mine(self, agent: str, ids: Sequence[str], tenant: str, subject: str) -> frozenset[str]:
@@ -122,13 +174,19 @@ class Tasks(_Owners):
 
     async def owner(self, agent: str, task_id: str) -> Owner | None:
         """The owner; None where nobody has claimed it."""
+        return self.recall(agent, task_id) or await self._read(agent, task_id)
+
+    async def asked(self, agent: str, task_id: str, tenant: str, subject: str) -> Owner | None:
+        """The owner, asked for by somebody: finding out takes as long for what is another's as for what never was."""
+        known = self.recall(agent, task_id)
+        return known if known is not None and known.is_for(tenant, subject) else await self._read(agent, task_id)
+
+    async def _read(self, agent: str, task_id: str) -> Owner | None:
         if not _is_id(task_id):
             return None
-        known = self.recall(agent, task_id)
-        if known is None:
-            known = await self._worker.run(lambda connection: _task(connection, agent, task_id))
-            if known is not None:
-                self.remember(agent, task_id, known)
+        known = await self._worker.run(lambda connection: _task(connection, agent, task_id))
+        if known is not None:
+            self.remember(known, agent, task_id)
         return known
 
 
@@ -161,14 +219,16 @@ def _check(name: str) -> None:
         raise Refused(Code.INVALID_PARAMS, f"an id is 1 to {ID_CHARS} printable characters")
 
 
-def _claim_task(connection: Connection, agent: str, task_id: str, owner: Owner) -> Owner:
+def _claim_task(connection: Connection, agent: str, task_id: str, owner: Owner) -> tuple[Owner, Owner | None]:
+    """The owner of the task, and of its context, where it has one."""
+    context = None
     if owner.context_id:
-        _mine(_claim_context(connection, agent, owner), owner.tenant, owner.subject)
+        context = _mine(_claim_context(connection, agent, owner), owner.tenant, owner.subject)
     _insert(connection, _TASKS, agent=agent, task_id=task_id, **_columns(owner))
     stands = _task(connection, agent, task_id)
     if stands is None:
         raise Refused(Code.INTERNAL_ERROR, "the state store lost a claim")
-    return _mine(stands, owner.tenant, owner.subject)  # raised inside the transaction: the context claim goes with it
+    return _mine(stands, owner.tenant, owner.subject), context  # raised in the transaction: the context's claim goes with it
 
 
 def _claim_context(connection: Connection, agent: str, owner: Owner) -> Owner:
@@ -177,6 +237,21 @@ def _claim_context(connection: Connection, agent: str, owner: Owner) -> Owner:
     if stands is None:
         raise Refused(Code.INTERNAL_ERROR, "the state store lost a claim")
     return stands
+
+
+def _name(connection: Connection, agent: str, new: Owner) -> Owner:
+    stands = _meant(connection, agent, new.word, new.tenant, new.subject)
+    if stands is None:
+        key = _word_key(agent, new.word, new.tenant, new.subject)
+        _insert(connection, _CONTEXTS, agent=agent, word=new.word, word_key=key, **_columns(new))
+        stands = _called(connection, key)
+    if stands is None:
+        raise Refused(Code.INTERNAL_ERROR, "the state store lost a claim")
+    return stands
+
+
+def _word_key(agent: str, word: str, tenant: str, subject: str) -> str:
+    return hashlib.sha256(json.dumps(["context", agent, tenant, subject, word], separators=(",", ":")).encode()).hexdigest()
 
 
 def _columns(owner: Owner) -> dict[str, Any]:
@@ -203,7 +278,30 @@ def _context(connection: Connection, agent: str, context_id: str) -> Owner | Non
     return _owner(connection, _CONTEXTS, _CONTEXTS.c.agent == agent, _CONTEXTS.c.context_id == context_id)
 
 
+def _contexts(connection: Connection, agent: str, ids: Sequence[str]) -> Sequence[Owner]:
+    where = _CONTEXTS.c.agent == agent, _CONTEXTS.c.context_id.in_(ids)
+    return [Owner(*row) for row in connection.execute(select(*_shown(_CONTEXTS)).where(*where))]
+
+
+def _meant(connection: Connection, agent: str, said: str, tenant: str, subject: str) -> Owner | None:
+    called = _called(connection, _word_key(agent, said, tenant, subject))
+    if called is not None:
+        return called
+    c = _CONTEXTS.c
+    mine = c.tenant == tenant, c.subject == subject
+    return _owner(connection, _CONTEXTS, c.agent == agent, c.context_id == said, *mine)
+
+
+def _called(connection: Connection, key: str) -> Owner | None:
+    return _owner(connection, _CONTEXTS, _CONTEXTS.c.word_key == key)
+
+
 def _owner(connection: Connection, table: Table, *where: Any) -> Owner | None:
-    columns = table.c.tenant, table.c.subject, table.c.context_id, table.c.workflow, table.c.created_at
-    row = connection.execute(select(*columns).where(*where)).one_or_none()
+    row = connection.execute(select(*_shown(table)).where(*where)).one_or_none()
     return None if row is None else Owner(*row)
+
+
+def _shown(table: Table) -> Sequence[Any]:
+    c = table.c
+    columns = c.tenant, c.subject, c.context_id, c.workflow, c.created_at
+    return columns if table is not _CONTEXTS else (*columns, func.coalesce(c.word, ""))

@@ -36,11 +36,18 @@ class ContextOwner(Table, table=True):
 
     agent: str = Field(primary_key=True, sa_type=String(63))
     context_id: str = Field(primary_key=True, sa_type=String(ID_CHARS))
+    """As the agent knows it."""
     tenant: str = Field(sa_type=String(63))
     subject: str = Field(sa_type=String(SUBJECT_CHARS))
     workflow: str = Field(sa_type=String(64))
     created_at: int = Field(sa_type=BigInteger)
     """UTC microseconds."""
+    word: str | None = Field(default=None, sa_type=String(ID_CHARS))
+    """What its owner calls it, where that is another word."""
+    word_key: str | None = Field(default=None, sa_type=String(64))
+    """SHA-256 (hex) of agent, owner and word: a word of one person at one agent means one context."""
+
+    __table_args__ = (Index("ix_context_owners_word_key", "word_key", unique=True),)
 
 
 class Kill(Table, table=True):

@@ -59,7 +59,7 @@ class AgentTarget:
 
     versions      of the protocol in which it is served, and asked.
     extensions    of the protocol that are let through, by URI.
-    own_contexts  whether a person may name a context that the agent has not told them of.
+    contexts      what comes of one that a client made up: it means one of that person's own, it is claimed, or refused.
     baggage       members of a caller's that go on to it.
     sends_to      hosts to which it may send a person who has to authorise something; None: any.
     binding       of the protocol that it speaks; `grpc`: `url` is http for gRPC without TLS, https with it.
@@ -75,7 +75,7 @@ class AgentTarget:
     extensions: frozenset[str] = frozenset()
     sends_to: frozenset[str] | None = None
     baggage: frozenset[str] = frozenset()
-    own_contexts: bool = True
+    contexts: Literal["own", "claim", "refuse"] = "own"
     binding: Literal["jsonrpc", "rest", "grpc"] = "jsonrpc"
     card: Url | None = None
 
@@ -121,7 +121,7 @@ def agent_targets(settings: Settings, resolve: Resolve) -> dict[str, AgentTarget
             extensions=agent.extensions,
             sends_to=agent.authorize_hosts,
             baggage=agent.baggage,
-            own_contexts=agent.contexts == "claim",
+            contexts=agent.contexts,
             binding="grpc" if agent.speaks_grpc else agent.binding,
             card=Url.parse(str(agent.card_url), allow_private=True) if agent.card_url is not None else None,
         )

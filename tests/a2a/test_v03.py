@@ -256,7 +256,7 @@ async def test_a_denial_says_so_in_0_3(world: World) -> None:
 
 async def test_the_agent_hears_0_3_and_nothing_that_was_not_checked(opened: Opened) -> None:
     async def script(request: Request) -> None:
-        await request.result(task())
+        await request.result(task(contextId=request.rpc["params"]["message"]["contextId"]))
 
     sent = message("m", contextId="c-1", metadata={"n": 1, "none": None, "bailiwick/subject": "x"}, unheardOf={"a": 1})
     sent["configuration"] = {"acceptedOutputModes": ["text/plain"], "historyLength": 3}
@@ -266,9 +266,11 @@ async def test_the_agent_hears_0_3_and_nothing_that_was_not_checked(opened: Open
         (got,) = agent.requests
         assert got.headers["a2a-version"] == "0.3"
         assert got.rpc["method"] == "message/send"
+        named = got.rpc["params"]["message"]["contextId"]
+        assert named != "c-1"
         assert got.rpc["params"] == {
             "message": {
-                "kind": "message", "messageId": "m", "role": "user", "contextId": "c-1",
+                "kind": "message", "messageId": "m", "role": "user", "contextId": named,
                 "parts": [{"kind": "text", "text": "hi"}], "metadata": {"n": 1, "none": None},
             },
             "configuration": {"acceptedOutputModes": ["text/plain"], "historyLength": 3},
@@ -369,8 +371,10 @@ async def test_somebody_elses_task_is_unknown_in_0_3(world: World) -> None:
         answer = await rpc(world, "mia", method, params)
         assert answer["error"]["code"] == -32001, method
         assert mine["id"] not in json.dumps(answer)
-    foreign = await rpc(world, "mia", "message/send", message("m", contextId=mine["contextId"]))
-    assert foreign["error"]["code"] == -32602
+    foreign = (await rpc(world, "mia", "message/send", message("tck-input-required-2", contextId=mine["contextId"])))["result"]
+    assert foreign["contextId"] == mine["contextId"]
+    listed = (await world.rpc("paul", "ListTasks", {"contextId": mine["contextId"]})).json()["result"]
+    assert [each["id"] for each in listed["tasks"]] == [mine["id"]]
     assert (await rpc(world, "paul", "tasks/get", {"id": mine["id"]}))["result"]["id"] == mine["id"]
 
 

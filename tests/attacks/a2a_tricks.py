@@ -19,13 +19,18 @@ HOOK: Final = "http://127.0.0.1:9/hook"
 
 @dataclass(frozen=True)
 class Names:
-    """What a request names: a task, its context, a configuration, a page of a list; and a task that is the asker's own."""
+    """What a request names: a task, its context, a configuration, a page of a list; and a task that is the asker's own.
+
+    word, inner  another context: as its owner calls it, who made that word up, and as the agent knows it.
+    """
 
     task: str = ZERO
     context: str = ZERO
     config: str = "mine"
     page: str = ""
     own: str = ZERO
+    word: str = ZERO
+    inner: str = ZERO
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Trick:
     version of the protocol in which it is said.
     owner   whether the owner of what is named is answered well; a disguise is refused to everybody; None: nobody looks.
     lists   whether what is answered is a list, or the asker's own, in which nothing of the other's may stand.
+    begins  whether a conversation begins: of whoever says it, by the word that they said.
+    echoes  whether what was said may stand in the answer.
     asks    whether the agent may be asked, as it is the asker's own task that is named to it.
     """
 
@@ -45,6 +52,8 @@ class Trick:
     version: str = "1.0"
     owner: bool | None = False
     lists: bool = False
+    begins: bool = False
+    echoes: bool = False
     asks: bool = False
 
 
@@ -71,8 +80,19 @@ PLAIN: Mapping[str, Trick] = {
     "read a hook": Trick("GetTaskPushNotificationConfig", lambda n: {"taskId": n.task, "id": n.config}),
     "list hooks": Trick("ListTaskPushNotificationConfigs", lambda n: {"taskId": n.task}),
     "unhook": Trick("DeleteTaskPushNotificationConfig", lambda n: {"taskId": n.task, "id": n.config}),
-    "enter its context": Trick("SendMessage", lambda n: said(contextId=n.context)),
-    "enter its context in a stream": Trick("SendStreamingMessage", lambda n: said(contextId=n.context)),
+    "enter its context": Trick("SendMessage", lambda n: said(contextId=n.context), begins=True),
+    "enter its context in a stream": Trick("SendStreamingMessage", lambda n: said(contextId=n.context), begins=True),
+    "enter it by a word": Trick("SendMessage", lambda n: said(contextId=n.word), begins=True),
+    "enter it by a word in a stream": Trick("SendStreamingMessage", lambda n: said(contextId=n.word), begins=True),
+    "enter it as the agent calls it": Trick("SendMessage", lambda n: said(contextId=n.inner), begins=True),
+    "enter it from one's own task": Trick(
+        "SendMessage", lambda n: said(taskId=n.own, contextId=n.context), asks=True, echoes=True
+    ),
+    "enter it by a word from one's own task": Trick(
+        "SendMessage", lambda n: said(taskId=n.own, contextId=n.word), asks=True, echoes=True
+    ),
+    "list a context by a word": Trick("ListTasks", lambda n: {"contextId": n.word}, lists=True),
+    "list a context as the agent calls it": Trick("ListTasks", lambda n: {"contextId": n.inner}, lists=True),
     "list its context": Trick("ListTasks", lambda n: {"contextId": n.context}, lists=True),
     "list its context with artifacts": Trick(
         "ListTasks", lambda n: {"contextId": n.context, "includeArtifacts": True, "historyLength": 9}, lists=True
@@ -97,10 +117,11 @@ def _body(members: str) -> Callable[[Names], Any]:
     return lambda names: ("POST", "/message:send", (_message(members) % names.__dict__).encode())
 
 
+BEGINS: Final = "a context in its other spelling"
 MEMBERS: Mapping[str, tuple[str, bool]] = {
     "its other spelling": ('"task_id": "%(task)s"', True),
     "references in their other spelling": ('"reference_task_ids": ["%(task)s"]', True),
-    "a context in its other spelling": ('"context_id": "%(context)s"', True),
+    BEGINS: ('"context_id": "%(context)s"', True),
     "one's own, then the other": ('"taskId": "%(own)s", "task_id": "%(task)s"', False),
     "the other, then one's own": ('"task_id": "%(task)s", "taskId": "%(own)s"', False),
     "twice": ('"taskId": "%(own)s", "taskId": "%(task)s"', False),
@@ -121,7 +142,10 @@ MEMBERS: Mapping[str, tuple[str, bool]] = {
 
 IN_BODIES: Mapping[str, Trick] = {
     f"{name} ({binding})": Trick(
-        raw=_rpc("SendMessage", _message(text)) if binding == RPC else _body(text), bindings=(binding,), owner=owner
+        raw=_rpc("SendMessage", _message(text)) if binding == RPC else _body(text),
+        bindings=(binding,),
+        owner=owner,
+        begins=name == BEGINS,
     )
     for name, (text, owner) in MEMBERS.items()
     for binding in (RPC, REST)
@@ -160,7 +184,7 @@ def _old(members: str) -> str:
 
 _PUSH: Final = "tasks/pushNotificationConfig"
 OF_0_3: Mapping[str, Trick] = {
-    name: Trick(raw=_rpc(method, params), version="0.3", owner=owner)
+    name: Trick(raw=_rpc(method, params), version="0.3", owner=owner, begins="contextId" in params)
     for name, (method, params, owner) in {
         "read": ("tasks/get", '{"id": "%(task)s"}', True),
         "read, with a history": ("tasks/get", '{"id": "%(task)s", "historyLength": 3}', True),
@@ -172,6 +196,7 @@ OF_0_3: Mapping[str, Trick] = {
         "refer to it": ("message/send", _old('"referenceTaskIds": ["%(task)s"]'), True),
         "refer in the other spelling": ("message/send", _old('"reference_task_ids": ["%(task)s"]'), True),
         "enter its context": ("message/send", _old('"contextId": "%(context)s"'), True),
+        "enter it by a word": ("message/send", _old('"contextId": "%(word)s"'), True),
         "one's own, then the other": ("message/send", _old('"taskId": "%(own)s", "task_id": "%(task)s"'), False),
         "twice": ("message/send", _old('"taskId": "%(own)s", "taskId": "%(task)s"'), False),
         "hook": (f"{_PUSH}/set", f'{{"taskId": "%(task)s", "pushNotificationConfig": {{"url": "{HOOK}"}}}}', True),
@@ -231,6 +256,7 @@ def _over(binding: str, tricks: Mapping[str, Trick]) -> Mapping[str, Trick]:
 
 TRICKS: Mapping[str, Trick] = {
     **{name: replace(trick, owner=True) for name, trick in PLAIN.items()},
+    "enter it by a word from one's own task": replace(PLAIN["enter it by a word from one's own task"], owner=None),
     **IN_BODIES,
     **_over(RPC, OF_RPC),
     **{f"{name} (0.3)": replace(trick, bindings=(RPC,)) for name, trick in OF_0_3.items()},

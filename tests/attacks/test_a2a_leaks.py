@@ -75,22 +75,32 @@ async def test_a_task_made_behind_the_gateways_back_is_unknown(world: World, age
 
 @pytest.mark.parametrize("name", ["contextId", "context_id"])
 async def test_somebody_elses_context_cannot_be_entered(world: World, task: dict[str, Any], name: str) -> None:
-    before = len(world.ledger.entries)
-    answer = await world.rpc("mia", "SendMessage", message(**{name: task["contextId"]}))
-    assert answer.json()["error"]["code"] == -32602
-    assert task["contextId"] not in answer.text
-    await never_sent(world, before)
+    """Whoever says it begins a conversation of their own, of which the agent hears by another id."""
+    answer = (await world.rpc("mia", "SendMessage", message(messageId="gw-message-4", **{name: task["contextId"]}))).json()
+    seen = json.loads(answer["result"]["message"]["parts"][0]["text"])
+    assert seen["contextId"] != task["contextId"]
+    assert (await world.send("mia", "plain-1", **{name: task["contextId"]}))["result"]["task"]["contextId"] == task["contextId"]
+    listed = {
+        who: (await world.rpc(who, "ListTasks", {"contextId": task["contextId"]})).json()["result"] for who in ("paul", "mia")
+    }
+    assert [each["id"] for each in listed["paul"]["tasks"]] == [task["id"]]
+    assert task["id"] not in str(listed["mia"])
 
 
-async def test_a_context_made_by_a_client_belongs_to_whoever_used_it_first(world: World) -> None:
-    first = await world.send("paul", "plain-1", contextId="our-talk")
-    assert first["result"]["task"]["contextId"] == "our-talk"
-    assert (await world.send("mia", "plain-2", contextId="our-talk"))["error"]["code"] == -32602
-    assert "result" in await world.send("paul", "plain-3", contextId="our-talk")
+async def test_where_settings_say_so_a_context_belongs_to_whoever_used_it_first(tmp_path: Path, agent_url: str) -> None:
+    async with gateway(tmp_path, {"ref": agent_url}, peers={"ref": {"contexts": "claim"}}) as world:
+        first = await world.send("paul", "plain-1", contextId="our-talk")
+        assert first["result"]["task"]["contextId"] == "our-talk"
+        before = len(world.ledger.entries)
+        assert (await world.send("mia", "plain-2", contextId="our-talk"))["error"]["code"] == -32602
+        await never_sent(world, before)
+        assert "result" in await world.send("paul", "plain-3", contextId="our-talk")
+        answers = await asyncio.gather(*(world.send(who, f"plain-{who}", contextId="race") for who in ("paul", "mia")))
+        assert sorted("result" in answer for answer in answers) == [False, True]
 
 
 async def test_where_settings_say_so_no_client_makes_up_a_context(tmp_path: Path, agent_url: str) -> None:
-    async with gateway(tmp_path, {"ref": agent_url}, peers={"ref": {"own_contexts": False}}) as world:
+    async with gateway(tmp_path, {"ref": agent_url}, peers={"ref": {"contexts": "refuse"}}) as world:
         before = len(world.ledger.entries)
         for method in ("SendMessage", "SendStreamingMessage"):
             unknown = (await world.rpc("mia", method, message(contextId="made-up"))).json()
@@ -102,9 +112,12 @@ async def test_where_settings_say_so_no_client_makes_up_a_context(tmp_path: Path
         assert theirs["error"] == unknown["error"]
 
 
-async def test_a_context_belongs_to_one_person_although_two_ask_at_once(world: World) -> None:
-    answers = await asyncio.gather(*(world.send(who, f"plain-{who}", contextId="race") for who in ("paul", "mia")))
-    assert sorted("result" in answer for answer in answers) == [False, True]
+async def test_two_who_say_the_same_at_once_have_a_context_each(world: World) -> None:
+    people = ("paul", "mia", "paul", "mia")
+    answers = await asyncio.gather(*(world.send(who, f"gw-message-{n}", contextId="race") for n, who in enumerate(people)))
+    seen = [json.loads(answer["result"]["message"]["parts"][0]["text"])["contextId"] for answer in answers]
+    assert seen[:2] == seen[2:]
+    assert len(set(seen)) == 2
 
 
 async def test_the_callers_tenant_never_reaches_the_agent(world: World) -> None:

@@ -115,6 +115,38 @@ def test_what_a_conversation_began_elsewhere_may_tell_does_not_leave_here(story:
         assert code_of(third.does("paul:lead", "desk.mail", ONE)) == "dataflow"
 
 
+def says(one: Play, who: str, agent: str, word: str) -> str:
+    """Go on in a conversation by a word of one's own; what the agent is told that it is called."""
+    secret, delegation = one.frame(who)
+    message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"data": ONE}], "contextId": word}
+    before = len(one.peers.heard)
+    answer = one.gateway.ask(agent, "SendMessage", {"message": message}, secret, **{"Bailiwick-Delegation": delegation})
+    assert code_of(answer) == "", answer.text
+    heard = next(each for each in one.peers.heard[before:] if each.path == f"/agents/{agent}")
+    return str(heard.message["params"]["message"]["contextId"])
+
+
+@pytest.mark.parametrize("way", ["by the word", "as the agent calls it", "as it was passed on"])
+def test_labels_follow_a_conversation_by_whatever_name_it_goes(story: Play, way: str) -> None:
+    """Also at the next agent, to which the first one passed on what it was told."""
+    first, second, third = (Play(story.gateway, story.peers, "") for _ in "abc")
+    word = f"talk {way}"
+    inner = says(first, "paul:lead", "hermit", word)
+    says(third, "fiona:lead", "hermit", word)
+    assert inner != word
+    if way == "as it was passed on":
+        onward = says(first, "paul:hermit", "aide", inner)
+        assert says(second, "paul:hermit", "aide", inner) == onward
+        assert says(third, "fiona:hermit", "aide", inner) != onward
+    else:
+        assert says(second, "paul:lead", "hermit", word if way == "by the word" else inner) == inner
+        assert says(third, "fiona:lead", "hermit", word) != inner
+    assert code_of(second.does("paul:lead", "desk.mail", ONE)) == "", "nothing has been read yet"
+    assert code_of(first.does("paul:lead", "desk.find", ONE)) == ""
+    assert code_of(second.does("paul:lead", "desk.mail", ONE)) == "dataflow"
+    assert code_of(third.does("fiona:lead", "desk.mail", ONE)) == "", "what others say is theirs"
+
+
 def test_what_a_workflow_took_into_a_conversation_does_not_leave_by_the_one_that_began_it(story: Play) -> None:
     first, second = (Play(story.gateway, story.peers, "") for _ in "ab")
     task = first.send("paul:lead", "a2a:hermit", ONE).json()["result"]["task"]

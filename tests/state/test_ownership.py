@@ -157,3 +157,66 @@ async def test_a_closed_store_refuses(open_state) -> None:
     with pytest.raises(Refused) as caught:
         await state.tasks.claim("erp", "t-1", "", **PAUL)
     assert caught.value.code is Code.INTERNAL_ERROR
+
+
+# --- words of one's own
+
+
+async def test_a_word_means_a_new_context_of_that_person_at_that_agent(open_state) -> None:
+    state = await open_state()
+    paul = await state.contexts.name("erp", "our-talk", **PAUL)
+    assert paul.word == "our-talk"
+    assert paul.context_id != "our-talk"
+    assert await state.contexts.name("erp", "our-talk", **(PAUL | {"workflow": "wf-9", "at": 5})) == paul
+    others = [
+        await state.contexts.name("erp", "our-talk", **MIA),
+        await state.contexts.name("risk", "our-talk", **PAUL),
+        await state.contexts.name("erp", "our-talk", **(PAUL | {"tenant": "other"})),
+        await state.contexts.name("erp", paul.context_id, **MIA),
+    ]
+    assert len({owner.context_id for owner in (paul, *others)}) == 5
+    reader = await open_state()
+    assert await reader.contexts.meant("erp", "our-talk", "acme", PAUL["subject"]) == paul
+    assert await reader.contexts.meant("erp", paul.context_id, "acme", PAUL["subject"]) == paul
+    assert await reader.contexts.meant("erp", paul.context_id, "other", PAUL["subject"]) is None
+    assert await reader.contexts.claim("erp", paul.context_id, **PAUL) == paul
+    await assert_not_owner(reader.contexts.claim("erp", paul.context_id, **MIA))
+
+
+async def test_what_was_claimed_is_what_its_owner_means_and_nobody_else(open_state) -> None:
+    state = await open_state()
+    claimed = await state.contexts.claim("erp", "c-1", **PAUL)
+    assert await state.contexts.name("erp", "c-1", **PAUL) == claimed
+    assert (await state.contexts.name("erp", "c-1", **MIA)).context_id != "c-1"
+    assert await state.contexts.meant("erp", "c-2", "acme", PAUL["subject"]) is None
+
+
+async def test_of_first_uses_at_once_on_two_replicas_one_stands(open_state) -> None:
+    replicas = [await open_state(), await open_state()]
+    for word in ("w-1", "w-2", "w-3"):
+        owners = await asyncio.gather(*(replicas[n % 2].contexts.name("erp", word, **PAUL) for n in range(12)))
+        assert len({owner.context_id for owner in owners}) == 1
+        fresh = await open_state()
+        assert await fresh.contexts.meant("erp", word, "acme", PAUL["subject"]) == owners[0]
+
+
+async def test_words_are_told_to_their_owner_alone(open_state) -> None:
+    state = await open_state()
+    named = (await state.contexts.name("erp", "our-talk", **PAUL)).context_id
+    await state.tasks.claim("erp", "t-1", "c-1", **PAUL)
+    for each in (state, await open_state()):
+        assert await each.contexts.words("erp", [named, "c-1", "never"], "acme", PAUL["subject"]) == {named: "our-talk"}
+        assert await each.contexts.words("erp", [named, "c-1"], "acme", MIA["subject"]) == {}
+        assert await each.contexts.words("risk", [named], "acme", PAUL["subject"]) == {}
+
+
+async def test_the_words_of_somebody_who_is_erased_are_gone(open_state) -> None:
+    state = await open_state()
+    named = await state.contexts.name("erp", "our-talk", **PAUL)
+    mias = await state.contexts.name("erp", "our-talk", **MIA)
+    assert await state.people.erase("tasks", PAUL["subject"]) == 1
+    reader = await open_state()
+    assert await reader.contexts.owner("erp", named.context_id) is None
+    assert await reader.contexts.meant("erp", "our-talk", "acme", PAUL["subject"]) is None
+    assert await reader.contexts.meant("erp", "our-talk", "acme", MIA["subject"]) == mias
+    assert (await reader.contexts.name("erp", "our-talk", **PAUL)).context_id != named.context_id

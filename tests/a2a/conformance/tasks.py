@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import uuid
 from typing import Any
 
 from tests.a2a.conformance.verdicts import WIRES, check, each
@@ -110,6 +111,18 @@ async def a_conversation_holds_several_tasks(wire: Wire) -> None:
     second = await wire.task("tck-complete-task", contextId=first["contextId"])
     assert second["contextId"] == first["contextId"]
     assert second["id"] != first["id"]
+
+
+@check()
+async def a_context_that_the_client_names_keeps_its_name(wire: Wire) -> None:
+    word = f"talk of {uuid.uuid4()}"
+    first = await wire.task("tck-complete-task", contextId=word)
+    events = await wire.events("SendStreamingMessage", wire.message("tck-stream-001", contextId=word))
+    named = [event[kind]["contextId"] for event in events for kind in event if kind != "metadata"]
+    listed = (await wire.ask("ListTasks", {"contextId": word})).result
+    assert {first["contextId"], *named, *(task["contextId"] for task in listed["tasks"])} == {word}
+    assert len(listed["tasks"]) == 2
+    assert first["id"] in {task["id"] for task in listed["tasks"]}
 
 
 @check()
