@@ -88,13 +88,10 @@ def open_a2a(parts: Parts) -> A2aFaces:
     stages = replace(stages, watch=standing.over(stages.watch))
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
 
-    own = frozenset(name for name, peer in peers.items() if peer.contexts == "own")
-    reader = A2aSteps(parts.state.tasks, parts.state.contexts, own)
-
     def enforce(policy: Policy) -> None:
         mine = road.judged_by(lambda principal: policy.pair_of(principal.workflow).engine.decide)
         judged = replace(stages, forward=mine.forward)  # whatever else it does asks no judge
-        held = Held(parts.steps, reader)
+        held = Held(parts.steps, _reading(parts, peers))
         endpoint.enforce(decided_by(policy, judged, parts.policy.shadowing, held))
         standing.enforce()
 
@@ -102,6 +99,11 @@ def open_a2a(parts: Parts) -> A2aFaces:
     deliveries = _deliveries(parts, endpoint, allowed, ownership, asks)
     news = CallbackEndpoint(push, deliveries, parts.guard, limits, stages, parts.clock)
     return A2aFaces(endpoint, news, drifts.families)
+
+
+def _reading(parts: Parts, peers: Mapping[str, AgentTarget]) -> A2aSteps:
+    own = frozenset(name for name, peer in peers.items() if peer.contexts == "own")
+    return A2aSteps(parts.state.tasks, parts.state.contexts, own)
 
 
 def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Permit]]:
