@@ -80,6 +80,7 @@ from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import mcp_targets
+from gateway.workflows.opening import MARKS
 from gateway.workflows.opening import opened as opened_workflows
 from gateway.workflows.routes import register as register_workflows
 
@@ -191,7 +192,7 @@ class App:
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
         identity = await opened_identity(means)
-        workflows = opened_workflows(settings, state, policy, (seal, derived(seal, b"workflow marks")), clock, stack)
+        workflows = opened_workflows(settings, state, policy, (seal, derived(seal, MARKS)), clock, stack)
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry,
             self._open_recorder(ledger, policy), self._guard, Slots(limits.concurrent_calls), seal, workflows.steps,

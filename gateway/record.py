@@ -18,15 +18,13 @@ from gateway.reasons import Code
 from gateway.received import ORIGINALS, facts, withheld
 from policies.model import SUBJECT as PERSON
 from policies.model import AccessRequest, Decision, Objection, Ruling
+from policies.replay import MOST_RULES
 from policies.sentence import explain
 from policies.workflows import kept
 from policies.workflows.story import Step
 
 SUBJECT: Final = "@subject"
 """Stands for the person inside a leaf's fields; the ledger puts the pseudonym there."""
-
-MOST_RULES: Final = 32
-"""Rules of workflows that one record names."""
 
 _PERSON: Final = ("user", SUBJECT)
 
@@ -318,6 +316,8 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
     if principal is not None:
         fields["tenant"] = principal.tenant
         fields["workflow"] = principal.workflow
+        if principal.definition:
+            fields["definition"] = principal.definition
         fields["chain"] = [_PERSON, *[("agent", actor) for actor in principal.actors]]
         fields["caused_by"] = principal.caused_by
         fields["auth"] = auth = {"method": principal.method, "cred": principal.credential, "jti": principal.jti}

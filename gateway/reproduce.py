@@ -23,8 +23,8 @@ from gateway.mcp.wire import peek_tool
 from policies import names
 from policies.bundle import BundleError, load
 from policies.engine import Engine
-from policies.model import NOTHING, OF_WORKFLOWS, AccessRequest, Effect, Reason, Role
-from policies.replay import Asked, Verdict
+from policies.model import NOTHING, AccessRequest, Role
+from policies.replay import Asked, Ruled, Verdict
 
 EVALUATE: Final = "decision.evaluate"
 KINDS: Final = (
@@ -37,7 +37,6 @@ VALUES: Final = ("facts", "request", "question")
 DEPTH: Final = 256
 """Nesting that is read back: as much as any setting of the gateway accepts."""
 _ENGINES: Final = 4
-_OF_WORKFLOWS: Final = frozenset(reason.value for reason in OF_WORKFLOWS)
 
 
 class Why(StrEnum):
@@ -49,6 +48,8 @@ class Why(StrEnum):
     UNKNOWN_FORM = "unknown-form"  # a kind of question that this version does not know
     REDACTED = "redacted"  # a secret among the arguments was never recorded
     DAMAGED = "damaged"  # what is stored is not what was recorded
+    HISTORY = "history"  # a rule of a workflow hangs on something that no record tells
+    RACED = "raced"  # too many calls of its workflow were under way at the same moment, in no order that is known
     NO_BUNDLE = "no-bundle"  # the bundle that decided is not at hand
 
 
@@ -63,12 +64,16 @@ class Undecidable:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A recorded decision: the question, and the answer that was given.  subject is the person's pseudonym."""
+    """A recorded decision: the question, and the answer that was given.  subject is the person's pseudonym.
+
+    said  what rules of workflows read of the call, where that is known.
+    """
 
     record: Record
     subject: str
     request: AccessRequest
     verdict: Verdict
+    said: Mapping[str, object] | None = None
 
 
 class _LostError(Exception):
@@ -193,12 +198,9 @@ def _facts(data: bytes, number: Callable[[str], object] = float) -> Mapping[str,
 
 
 def _verdict(decision: Mapping[str, Any]) -> Verdict:
-    effect, reason = _text(decision["effect"]), _text(decision["reason"])
-    if reason in _OF_WORKFLOWS:  # the rules of grants allowed it, or no workflow would have been asked
-        effect, reason = Effect.ALLOW.value, Reason.ALLOWED.value
     return Verdict(
-        effect,
-        reason,
+        _text(decision["effect"]),
+        _text(decision["reason"]),
         _text(decision["policy"]),
         tuple(
             Asked(
@@ -213,6 +215,16 @@ def _verdict(decision: Mapping[str, Any]) -> Verdict:
             for asked in decision["asked"]
         ),
         tuple(decision["obligations"]),
+        _ruled(decision["workflow"]) if decision.get("workflow", {}).get("held") else None,
+    )
+
+
+def _ruled(said: Mapping[str, Any]) -> Ruled:
+    return Ruled(
+        tuple(_text(name) for name, _ in said["held"]),
+        tuple(said["rules"]),
+        tuple(each["rule"] for each in said["refused"]),
+        tuple(each["rule"] for each in said["watched"]),
     )
 
 

@@ -5,11 +5,15 @@ What is compared is what a record can hold: verdicts and the texts of rules, nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from policies.model import Decision, Role
+from policies.model import OF_WORKFLOWS, Decision, Effect, Reason, Role, Ruling
+
+MOST_RULES: Final = 32
+"""Rules of workflows that one record names."""
+_OF_WORKFLOWS: Final = frozenset(reason.value for reason in OF_WORKFLOWS)
 
 
 class Direction(StrEnum):
@@ -37,19 +41,45 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Ruled:
+    """What rules of workflows said, by their texts: names of the definitions, who spoke, who refused, who only watched."""
+
+    held: tuple[str, ...]
+    rules: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision as a record holds it.  Equal verdicts are the same decision, made by the same bundle."""
+    """A decision as a record holds it.  Equal verdicts are the same decision, made by the same bundle.
+
+    ruled  what its workflows said; None where none held it.
+    """
 
     effect: str
     reason: str
     bundle: str
     asked: tuple[Asked, ...] = ()
     obligations: tuple[str, ...] = ()
+    ruled: Ruled | None = None
 
     @property
     def allowed(self) -> bool:
         """Whether it let the call go on."""
         return self.effect == "allow"
+
+    @property
+    def of_workflows(self) -> bool:
+        """Whether a workflow had a word in it."""
+        return self.granted != self
+
+    @property
+    def granted(self) -> Verdict:
+        """What the rules of grants alone had said: a workflow is asked of what they allow, and of nothing else."""
+        if self.reason in _OF_WORKFLOWS:
+            return replace(self, effect=Effect.ALLOW.value, reason=Reason.ALLOWED.value, ruled=None)
+        return replace(self, ruled=None)
 
     @classmethod
     def of(cls, decision: Decision) -> Verdict:
@@ -71,7 +101,17 @@ class Verdict:
                 for answer in decision.answers
             ),
             tuple(obligation.name for obligation in decision.obligations),
+            _ruled(decision.ruling) if decision.ruling is not None and decision.ruling.held else None,
         )
+
+
+def _ruled(ruling: Ruling) -> Ruled:
+    return Ruled(
+        tuple(name for name, _ in ruling.held),
+        tuple(match.text for match in ruling.spoke[:MOST_RULES]),
+        tuple(each.match.text for each in ruling.refused[:MOST_RULES]),
+        tuple(each.match.text for each in ruling.watched[:MOST_RULES]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +129,7 @@ class Change:
     after: str
 
 
-FIELDS: Final = ("effect", "reason", "bundle", "asked", "obligations")
+FIELDS: Final = ("effect", "reason", "bundle", "asked", "obligations", "ruled")
 
 
 def differences(recorded: Verdict, again: Verdict) -> tuple[str, ...]:
@@ -116,6 +156,8 @@ def rule_of(text: str) -> str:
 
 def _responsible(before: Verdict, after: Verdict) -> tuple[str, ...]:
     """The rules behind a flip."""
+    if before.granted.allowed and after.granted.allowed:  # a workflow made it
+        return _of_workflows(before, after) or (f"({after.reason if not after.allowed else before.reason})",)
     then = before.asked or (None,) * len(after.asked)
     now = after.asked or (None,) * len(before.asked)
     spoke: list[str] = []
@@ -127,6 +169,13 @@ def _responsible(before: Verdict, after: Verdict) -> tuple[str, ...]:
         speaks += new.rules if new is not None else ()
     found = _only_one(spoke, speaks) or tuple(dict.fromkeys(speaks))
     return found or (f"({after.reason if not after.allowed else before.reason})",)
+
+
+def _of_workflows(before: Verdict, after: Verdict) -> tuple[str, ...]:
+    """The rules of workflows that refuse in one of the two alone; where there are none, those that refuse."""
+    then = list(before.ruled.refused) if before.ruled is not None else []
+    now = list(after.ruled.refused) if after.ruled is not None else []
+    return _only_one(then, now) or tuple(dict.fromkeys((*now, *then)))
 
 
 def _only_one(before: list[str], after: list[str]) -> tuple[str, ...]:

@@ -14,7 +14,9 @@ from gateway.cli.output import console, print_json, print_problems, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.reproduce import Kept, Past, Undecidable
+    from gateway.reproduce import Kept, Past, Undecidable, Why
+    from gateway.workflows.again import Retelling
+    from policies.model import Decision
     from policies.replay import Verdict
 
 _SHOWN = 20
@@ -45,7 +47,7 @@ def reproduce(
     from gateway.bundles import bundle_problems  # noqa: PLC0415
     from gateway.cli import recorded  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
-    from gateway.reproduce import Kept, decisions  # noqa: PLC0415
+    from gateway.reproduce import Kept  # noqa: PLC0415
     from policies.bundle import BundleError  # noqa: PLC0415
 
     start = recorded.since(since, wall_clock())
@@ -61,8 +63,9 @@ def reproduce(
                 raise typer.Exit(2) from None
     with log:
         size = log.size
+        history = recorded.retelling(settings)
         try:
-            found = judge(recorded.watched(decisions(log, start, size), size, "deciding again"), kept)
+            found = judge(recorded.watched(history.decisions(log, start, size), size, "deciding again"), kept, history)
         except TamperedError as error:
             console(stderr=True).print(printable(f"bailiwick: the ledger was changed: {error}"))
             raise typer.Exit(1) from None
@@ -121,10 +124,13 @@ class Reproduced:
         }
 
 
-def judge(found: Iterable[Past | Undecidable], kept: Kept) -> Reproduced:
-    """Decide each again under its own bundle and hold the answers side by side."""
+def judge(found: Iterable[Past | Undecidable], kept: Kept, history: Retelling | None = None) -> Reproduced:
+    """Decide each again under its own bundle and hold the answers side by side.
+
+    With `history` (that told of `found`) what workflows said as well; without, what grants said.
+    """
     from gateway.reproduce import Undecidable, Why  # noqa: PLC0415
-    from policies.replay import Verdict, differences  # noqa: PLC0415
+    from policies.replay import Verdict  # noqa: PLC0415
 
     result = Reproduced(missing=kept.missing)
     for past in found:
@@ -141,13 +147,32 @@ def judge(found: Iterable[Past | Undecidable], kept: Kept) -> Reproduced:
         if engine is None:
             result.undecidable[Why.NO_BUNDLE.value] += 1
             continue
-        again = Verdict.of(engine.decide(past.request))
-        differs = differences(past.verdict, again)
-        if differs:
-            result.note(Finding(past.record.id, past.record.index, differs, _said(past.verdict), _said(again)))
+        decision = engine.decide(past.request)
+        if history is None or not past.verdict.of_workflows:
+            _hold(result, past, past.verdict.granted, [Verdict.of(decision)])
         else:
-            result.identical += 1
+            _hold(result, past, past.verdict, history.ruled(past, engine.bundle, decision))
     return result
+
+
+def _hold(result: Reproduced, past: Past, recorded: Verdict, answers: Iterable[Verdict | Decision | Why]) -> None:
+    """Count a decision by what it comes to again: identical where one of the answers is; the first is told where none is."""
+    from gateway.reproduce import Why  # noqa: PLC0415
+    from policies.replay import Verdict, differences  # noqa: PLC0415
+
+    first: Verdict | None = None
+    for answer in answers:
+        if isinstance(answer, Why):
+            result.undecidable[answer.value] += 1
+            return
+        again = answer if isinstance(answer, Verdict) else Verdict.of(answer)
+        if not differences(recorded, again):
+            result.identical += 1
+            return
+        first = first or again
+    if first is not None:
+        differs = differences(recorded, first)
+        result.note(Finding(past.record.id, past.record.index, differs, _said(recorded), _said(first)))
 
 
 def _said(verdict: Verdict) -> dict[str, Any]:

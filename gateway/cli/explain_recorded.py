@@ -126,7 +126,7 @@ def _again(
     from policies.replay import Verdict, differences  # noqa: PLC0415
 
     decision = engine.decide(past.request)
-    differs = differences(past.verdict, Verdict.of(decision))
+    differs = differences(past.verdict.granted, Verdict.of(decision))
     found: tuple[Remedy, ...] = nearest_of(engine.bundle, past.request) if remedies and not decision.allowed else ()
     if as_json:
         view = evaluation(past.request, decision, found)

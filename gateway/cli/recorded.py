@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from audit.reader import Ledger
     from gateway.reproduce import Past, Undecidable
     from gateway.settings import Settings
+    from gateway.workflows.again import Retelling
 
 _SPAN = re.compile(r"([0-9]{1,6})([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -59,6 +60,19 @@ def opened(config: Path, ledger: Path | None, wanted: str, reason: str) -> tuple
     if ledger is None or kept(settings):
         reading(settings, wanted, reason)
     return settings, log
+
+
+def retelling(settings: Settings) -> Retelling:
+    """Histories of workflows, told again from the ledger of these settings; `opened` was asked before."""
+    from gateway.cli.audit_views import existing_seal_key  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.parts import derived  # noqa: PLC0415
+    from gateway.workflows.again import Retelling  # noqa: PLC0415
+    from gateway.workflows.opening import MARKS  # noqa: PLC0415
+
+    key = existing_seal_key(settings, os.environ)
+    if key is None:
+        misuse("what was asked is sealed, and there is no seal key", help="run it where the gateway's data folder is")
+    return Retelling(derived(key, MARKS))
 
 
 def name_of(log: Ledger, pseudonym: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.model import Clock
 from gateway.policy.opening import Opened
@@ -14,6 +14,9 @@ from gateway.workflows.steps import InForceNow, Steps
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
+
+MARKS: Final = b"workflow marks"
+"""What the key for digests of arguments is made for."""
 
 
 def opened(  # noqa: PLR0917  what it is made of

@@ -49,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def candidate(tmp_path: Path) -> Path:
     """Mia's people may write purchase orders, through any agent; nobody sends mail."""
     copy = tmp_path / "candidate"
-    shutil.copytree(PROCUREMENT, copy)
+    shutil.copytree(PROCUREMENT, copy, ignore=shutil.ignore_patterns("workflows"))  # which were asked of none of the recorded
     people = copy / "grants" / "people.csv"
     people.write_text(
         re.sub(r"^.*PRO-3$", "p, *, acme, erp.write_po, call, allow, -, -, MKT-9", people.read_text(), flags=re.MULTILINE)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gateway.reproduce import Past, Undecidable
+    from gateway.workflows.again import Retelling
     from policies.engine import Engine
 
 KINDS: Final = ("rule", "subject", "tool")
@@ -60,16 +61,16 @@ def replay(
     from gateway.cli import recorded  # noqa: PLC0415
     from gateway.cli.policy.sources import read_source  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
-    from gateway.reproduce import decisions  # noqa: PLC0415
     from policies.engine import Engine  # noqa: PLC0415
 
     start = recorded.since(since, wall_clock())
     engine = Engine(read_source(bundle, config))
-    _, log = recorded.opened(config, ledger, "recorded decisions, to decide them again", "policy replay")
+    settings, log = recorded.opened(config, ledger, "recorded decisions, to decide them again", "policy replay")
     with log:
         size = log.size
+        history = recorded.retelling(settings)
         try:
-            found = compare(recorded.watched(decisions(log, start, size), size, "replaying"), engine, limit)
+            found = compare(recorded.watched(history.decisions(log, start, size), size, "replaying"), engine, limit, history)
         except TamperedError as error:
             console(stderr=True).print(printable(f"bailiwick: the ledger was changed: {error}"))
             raise typer.Exit(2) from None
@@ -123,9 +124,12 @@ class Replayed:
         return {"count": self.tally.changed[direction], **groups}
 
 
-def compare(found: Iterable[Past | Undecidable], engine: Engine, limit: int = 0) -> Replayed:
-    """Decide each by the candidate and tally what changed."""
-    from gateway.reproduce import Undecidable  # noqa: PLC0415
+def compare(found: Iterable[Past | Undecidable], engine: Engine, limit: int = 0, history: Retelling | None = None) -> Replayed:
+    """Decide each by the candidate and tally what changed.
+
+    With `history` (that told of `found`) the candidate's workflows are asked too, of what had happened; without, grants alone.
+    """
+    from gateway.reproduce import Undecidable, Why  # noqa: PLC0415
 
     result = Replayed(engine.bundle.digest)
     for past in found:
@@ -136,8 +140,16 @@ def compare(found: Iterable[Past | Undecidable], engine: Engine, limit: int = 0)
             result.undecidable[past.why.value] += 1
             continue
         result.bundles[past.verdict.bundle] += 1
-        after = Verdict.of(engine.decide(past.request))
-        result.tally.add(past.verdict, after, record=past.record.id, subject=past.subject, tool=past.request.resource)
+        decision, before = engine.decide(past.request), past.verdict.granted
+        same = past.verdict.bundle == engine.bundle.digest and not past.verdict.of_workflows  # it was not asked of any then
+        if history is not None and not same:
+            answer = next(history.ruled(past, engine.bundle, decision))
+            if isinstance(answer, Why):
+                result.undecidable[answer.value] += 1
+                continue
+            decision, before = answer, past.verdict
+        after = Verdict.of(decision)
+        result.tally.add(before, after, record=past.record.id, subject=past.subject, tool=past.request.resource)
     return result
 
 
