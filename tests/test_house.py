@@ -109,7 +109,23 @@ def intent_makers(files: Iterator[tuple[str, str]]) -> list[str]:
     return [name for name, text in files if "_RECORDED" in text and name not in {"gateway/model.py", "gateway/record.py"}]
 
 
-RULES = (long_files, long_functions, vague_names, broad_excepts, undocumented, dangerous_calls, intent_makers)
+def forked_migrations(files: Iterator[tuple[str, str]]) -> list[str]:
+    """Two that follow the same one: whoever came later names the other as its `down_revision`."""
+    after: dict[tuple[str, str], str] = {}
+    found = []
+    for name, text in files:
+        folder, _, file = name.rpartition("/")
+        earlier = re.search(r"^down_revision = (.+)$", text, re.MULTILINE)
+        if folder.endswith("migrations/versions") and earlier is not None:
+            other = after.setdefault((folder, earlier[1]), file)
+            if other != file:
+                found.append(f"{folder}: {other} and {file} both follow {earlier[1]}")
+    return found
+
+
+RULES = (
+    long_files, long_functions, vague_names, broad_excepts, undocumented, dangerous_calls, intent_makers, forked_migrations,
+)  # fmt: skip
 OFFENCES = {
     "long_files": ("gateway/big.py", '"""x."""\n' + "a = 1\n" * (FILE_LINES + 1)),
     "long_functions": ("gateway/big.py", '"""x."""\ndef f():\n' + "    a = 1\n" * (FUNCTION_LINES + 1)),
@@ -119,6 +135,10 @@ OFFENCES = {
     "dangerous_calls": ("gateway/x.py", '"""x."""\nimport pickle\neval("1")\nrun("ls", shell=True)\n'),
     "intent_makers": ("gateway/x.py", '"""x."""\nfrom gateway.model import _RECORDED\n'),
 }
+PLANTED = {rule: [offence] for rule, offence in OFFENCES.items()}
+PLANTED["forked_migrations"] = [
+    (f"audit/migrations/versions/l{n}.py", f'"""x."""\nrevision = "l{n}"\ndown_revision = "l1"\n') for n in (2, 3)
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -128,7 +148,7 @@ def test_the_code_keeps_the_house_rule(rule) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_house_rule_bites_on_a_planted_offence(rule) -> None:
-    assert rule(iter([OFFENCES[rule.__name__]])) != []
+    assert rule(iter(PLANTED[rule.__name__])) != []
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
