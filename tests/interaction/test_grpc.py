@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc.aio
@@ -16,7 +18,7 @@ from a2a.utils.constants import TransportProtocol
 from google.protobuf.json_format import ParseDict
 
 from tests.a2a.world import reference_agent
-from tests.interaction.world import Gateway, Peers, free_port
+from tests.interaction.world import Gateway, Heard, Peers, free_port
 
 Made = Callable[..., Gateway]
 
@@ -84,3 +86,56 @@ def test_a_port_that_is_taken_keeps_the_gateway_from_starting_and_it_says_so(ups
     gateway.config.write_text(json.dumps(gateway.settings))
     assert gateway.attempt() not in {0, None}
     assert f"cannot listen on 127.0.0.1:{upstreams.port}" in gateway.log.read_text()
+
+
+@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage"])
+def test_a_call_that_its_gateway_did_not_survive_is_closed_on_record_and_can_be_made_again(
+    own_gateway: Made, upstreams: Peers, method: str
+) -> None:
+    """The client is told that the gateway is gone; its channel finds the next one; the conversation is the one it named."""
+    port = free_port()
+    gateway = own_gateway(a2a=served(port))
+    arrived, killed = threading.Event(), threading.Event()
+    request = asking("hello")
+    request.message.context_id = "our-talk"
+    before = len(upstreams.heard)
+
+    def wait(_heard: Heard) -> str:
+        arrived.set()
+        killed.wait(60)
+        return "too late"
+
+    def call(client: Any) -> Any:
+        lines = (("a2a-version", "1.0"), ("authorization", f"Bearer {gateway.token()}"))
+        answer = getattr(client, method)(request, metadata=lines, timeout=60)
+        return answer if method == "SendMessage" else list(answer)[-1]
+
+    upstreams.agents["clerk"] = wait
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(1) as pool:
+            client: Any = A2AServiceStub(channel)  # type: ignore[no-untyped-call]
+            waiting = pool.submit(call, client)
+            assert arrived.wait(60)
+            gateway.kill()
+            killed.set()
+            with pytest.raises(grpc.RpcError) as caught:
+                waiting.result()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            gateway.start()
+            upstreams.agents["clerk"] = lambda _: "done"
+            grpc.channel_ready_future(channel).result(60)
+            answer = call(client)
+    finally:
+        killed.set()
+        upstreams.agents.pop("clerk", None)
+    assert answer.task.artifacts[0].parts[0].text == "done"
+    starts = gateway.records(kind="call.start")
+    (orphan,) = gateway.records(kind="call.orphaned")
+    (end,) = gateway.records(kind="call.end")
+    assert (orphan.leaf["call"], orphan.leaf["start_index"]) == (starts[0].id, starts[0].index)
+    assert end.leaf["call"] == starts[1].id != starts[0].id
+    heard = [each.message["params"]["message"] for each in upstreams.heard[before:] if each.path == "/agents/clerk"]
+    assert [each["messageId"] for each in heard] == ["m", "m"], "the agent can tell a retry from another message"
+    assert heard[0]["contextId"] == heard[1]["contextId"] == starts[0].leaf["context"] == starts[1].leaf["context"] != "our-talk"
+    verdict = gateway.audit("verify")
+    assert verdict.returncode == 0, verdict.stdout
