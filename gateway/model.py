@@ -13,20 +13,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from audit.model import Receipt
 from gateway.approved import Approval
-from policies.model import ALLOW, NOTHING, AccessRequest, Decision
+from gateway.refusal import Refused as Refused  # noqa: PLC0414  handed on, as the next
+from gateway.refusal import UpstreamError as UpstreamError  # noqa: PLC0414
+from policies.model import ALLOW, AccessRequest, Decision
 from policies.workflows.story import Step
-
-if TYPE_CHECKING:
-    from gateway.reasons import Code
 
 Protocol = Literal["mcp", "a2a"]
 NO_HEADERS: Mapping[str, Sequence[str]] = MappingProxyType({})
+Octets = bytes
 Clock = Callable[[], int]
 """UTC microseconds since the epoch."""
 
@@ -251,7 +251,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     sandbox      profile that code of this call must run under; None where no duty names one, and the caller asks for none.
     further      what else was asked of policy for this call, and how it was decided: all of it allowed.
     answer_bytes the most that may be released, 0 where no duty bounds it.
-    full_audit   what is received and returned must be kept in full.
+    by_digest    of what was asked for the ledger keeps a commitment alone.
+    flags        detectors and guards that found something in what was asked for, and let it pass.
     delegation   token by which the called agent shows for whom it acts (A2A); a secret, so never shown.
     credentials  header lines that the upstream wants of the gateway for this very principal; secrets, so never shown.
     credential   what kind they are, for the ledger: `shared`, `person`, `transaction`, `client`; "" where there are none.
@@ -269,7 +270,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     said: bytes | None = None
     sandbox: str | None = None
     further: tuple[tuple[AccessRequest, Decision], ...] = ()
-    full_audit: bool = False
+    by_digest: bool = False
+    flags: tuple[str, ...] = ()
     answer_bytes: int = 0
     delegation: str = ""
     credentials: tuple[tuple[bytes, bytes], ...] = ()
@@ -320,6 +322,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     event    id at which the stream can be resumed after this message, and `retry` the milliseconds to wait before (MCP, legacy).
     goes_on  final for this hop alone: the upstream closed the stream, and says the rest to whoever resumes it.
     streamed final and alone in its stream, which it is for the client too (MCP, legacy).
+    looked   what duties look for in it was looked for beside the filter, which then blanks nothing: what it is flagged for.
+    original what it said before a duty blanked some of that; "" where none did.
     """
 
     payload: Any
@@ -332,6 +336,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     retry: int = 0
     goes_on: bool = False
     streamed: bool = False
+    looked: tuple[str, ...] | None = None
+    original: bytes = b""
 
 
 class OutcomeStatus(StrEnum):
@@ -349,6 +355,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     step     what became of its step in a workflow (`policies.workflows.story.State`); "" where it is none.
     results  what is kept of its result, as `policies.workflows.kept` writes it.
+    original what its last message said before a duty blanked some of that; flags: what its messages were flagged for.
     """
 
     status: OutcomeStatus
@@ -358,43 +365,5 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     bytes: int = 0
     step: str = ""
     results: str = ""
-
-
-class Refused(Exception):  # noqa: N818  the word of the house: a call is refused
-    """The gateway says no.  `code` is from the closed list; `detail` is for the ledger and never for the wire."""
-
-    challenge: tuple[tuple[str, str], ...] = ()
-    """Header lines that tell the caller how to prove itself, where the protocol's own challenge would mislead it."""
-    receipt: Mapping[str, object] | None = None
-    """Where the refusal stands in the ledger, for a caller that is known to keep."""
-
-    def __init__(
-        self,
-        code: Code,
-        detail: str = "",
-        *,
-        decision: Decision | None = None,
-        request: AccessRequest | None = None,
-        call: Call | None = None,
-        principal: Principal | None = None,
-        data: Mapping[str, object] = NOTHING,
-    ) -> None:
-        super().__init__(f"{code.value}: {detail}" if detail else code.value)
-        self.code = code
-        self.detail = detail
-        self.decision = decision
-        self.request = request
-        self.call = call
-        self.principal = principal
-        self.data = data  # protocol facts that belong on the wire, as {"supported": [...]}
-
-
-class UpstreamError(Exception):
-    """The upstream could not be reached or did not answer as its protocol demands.  `kind` is for metrics and the ledger."""
-
-    def __init__(
-        self, kind: Literal["connect", "timeout", "protocol", "too-large", "closed", "status"], detail: str = ""
-    ) -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind = kind
-        self.detail = detail
+    original: Octets = b""
+    flags: tuple[str, ...] = ()

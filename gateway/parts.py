@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +20,7 @@ from gateway.identity.opening import Identity
 from gateway.ledger_opening import Opened as OpenedLedger
 from gateway.mcp.road import McpRoad
 from gateway.model import Arrival, Clock, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reserved
+from gateway.obligations.inspector import Face
 from gateway.obligations.opening import Opened as OpenedDuties
 from gateway.pipeline import Stages
 from gateway.policy.opening import Opened
@@ -83,7 +85,7 @@ class Parts:
 
         return lambda permit: guarded(permit) if permit.decision.obligations else fulfil(permit)
 
-    def stages(self, road: McpRoad | A2aRoad, fulfil: Callable[[Permit], Awaitable[Permit]]) -> Stages:
+    def stages(self, road: McpRoad | A2aRoad, fulfil: Callable[[Permit], Awaitable[Permit]], face: Face) -> Stages:
         """One protocol's stages: what is its own from `road`, the rest shared."""
         telemetry, clock, recorder, limits = self.telemetry, self.clock, self.recorder, self.duties.limits
 
@@ -119,6 +121,7 @@ class Parts:
             observe=observe,
             watch=self.identity.kills.watch,
             settled=recorder.settled,
+            inspect=partial(self.duties.inspector.looked, face=face),
         )
 
 

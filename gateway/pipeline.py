@@ -26,6 +26,10 @@ def _unwatched(_intent: Intent) -> AbstractContextManager[None]:
     return nullcontext()  # for a road on which nobody is ever killed
 
 
+async def _nothing_beside(reply: Reply, _permit: Permit) -> Reply:
+    return reply  # for a road whose filter does all there is
+
+
 async def _durable(intent: Intent) -> Intent:
     return intent  # for a road whose calls all wait for their records
 
@@ -69,6 +73,7 @@ class Stages:
     fulfil          duties and ownership; may only narrow.
     record_intent   durable on return, or it raises: the only way to an `Intent`.
     forward         the upstream hop: messages, the last of them (and at least one) final.
+    inspect         what duties look for in a message that takes time or asks others, before `filter`; only where there are such.
     filter          what of a message is released; sets its bytes.
     record_outcome  under way when called, durable when awaited, or it raises.
     record_refusal  durable on return, or it raises.
@@ -95,6 +100,7 @@ class Stages:
     settled: Callable[[Intent], Awaitable[Intent]] = _durable
     reserve: Callable[[Permit], Awaitable[Permit] | None] = _unheld
     hear: Callable[[Permit], Hearing] = _deaf
+    inspect: Callable[[Reply, Permit], Awaitable[Reply]] = _nothing_beside
     settle: Callable[[Permit, Outcome | None], Awaitable[None]] = _unsettled
     release: Callable[[Permit], Awaitable[None]] = _unreleased
 
@@ -133,7 +139,9 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
             try:
                 async for raw in replies:
                     intent = await stages.settled(intent)  # nothing of an answer is released before the record
-                    reply = stages.filter(raw, intent)
+                    permit = intent.permit
+                    looked = await stages.inspect(raw, permit) if permit.redact or permit.flags else raw
+                    reply = stages.filter(looked, intent)
                     tally.count(reply)
                     if held is not None:  # what looked final was not: the stream goes on
                         yield held
@@ -247,7 +255,7 @@ def _of(refusal: Refused, principal: Principal | None, call: Call | None) -> Ref
 class _Tally:
     """What has been released so far."""
 
-    __slots__ = ("bytes", "detail", "events", "hearing", "permit", "status")
+    __slots__ = ("bytes", "detail", "events", "flags", "hearing", "permit", "status")
 
     def __init__(self, permit: Permit, hearing: Hearing | None) -> None:
         self.permit = permit
@@ -255,11 +263,13 @@ class _Tally:
         self.status = _INTERRUPTED
         self.detail = ""
         self.events = 0
+        self.flags: set[str] = set()
         self.bytes = 0
 
     def count(self, reply: Reply) -> None:
         self.events += 1
         self.bytes += len(reply.body or b"")
+        self.flags.update(reply.looked or ())
         if 0 < self.permit.answer_bytes < self.bytes:
             raise Refused(Code.LIMIT_REACHED, "the answer is larger", decision=self.permit.decision)
         if self.hearing is not None:
@@ -267,7 +277,8 @@ class _Tally:
 
     def outcome(self, last: Reply | None) -> Outcome:
         body = (last.body or b"") if last else b""
-        outcome = Outcome(self.status, body, self.detail, self.events, self.bytes)
+        original, flags = last.original if last else b"", tuple(sorted(self.flags))
+        outcome = Outcome(self.status, body, self.detail, self.events, self.bytes, original=original, flags=flags)
         return outcome if self.hearing is None else self.hearing.outcome(outcome)
 
 

@@ -15,7 +15,7 @@ from policies.model import AccessRequest
 
 ORIGINALS: Final = "originals"
 """The leaf's member: by value, commitment (`c`) and length (`n`) of what was received where it is not kept itself."""
-SALT: Final = "original-salt"
+SALT: Final = "original_salt"
 """The value with the commitment's salt, in hex: with it, whoever has the original can show that it was that."""
 
 
@@ -36,9 +36,14 @@ def withheld(
     """The same with `said` in place of what was received (None: nothing), and for the leaf the commitment to that."""
     if call is None or not call.arrival.body:
         return facts(call, request), None
-    body, salt = call.arrival.body, os.urandom(SALT_SIZE)
-    values = ((Value("request", said),) if said else ()) + (Value(SALT, salt.hex().encode()), *facts(None, request))
-    return values, {"request": {"c": commitment(salt, "request", body), "n": len(body)}}
+    salt, originals = committed("request", call.arrival.body)
+    return ((Value("request", said),) if said else ()) + (salt, *facts(None, request)), originals
+
+
+def committed(name: str, original: bytes) -> tuple[Value, Mapping[str, object]]:
+    """The salt that is kept, sealed, and for the leaf the commitment to what is not."""
+    salt = os.urandom(SALT_SIZE)
+    return Value(SALT, salt.hex().encode()), {name: {"c": commitment(salt, name, original), "n": len(original)}}
 
 
 def _plain(value: object) -> object:

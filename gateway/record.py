@@ -15,7 +15,7 @@ from gateway import model
 from gateway.approved import Approval, waits
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
-from gateway.received import ORIGINALS, facts, withheld
+from gateway.received import ORIGINALS, committed, facts, withheld
 from policies.model import SUBJECT as PERSON
 from policies.model import AccessRequest, Decision, Objection, Ruling
 from policies.replay import MOST_RULES
@@ -94,10 +94,12 @@ class Recorder:
             ]
         if permit.credential:
             fields["cred"] = permit.credential
+        if permit.flags:
+            fields["flags"] = list(permit.flags)
         kind = "question.ask" if call.direction == "question" else "call.start"
         values, originals = facts(call, request), None
-        if permit.said is not None:
-            values, originals = withheld(call, request, permit.said)
+        if permit.by_digest or permit.said is not None:
+            values, originals = withheld(call, request, None if permit.by_digest else permit.said)
         if originals is not None:
             fields[ORIGINALS] = originals
         reserved = permit.reserved
@@ -149,9 +151,13 @@ class Recorder:
                 "events": outcome.events,
                 "bytes": outcome.bytes,
                 **({"step": outcome.step} if outcome.step else {}),
+                **({"flags": list(outcome.flags)} if outcome.flags else {}),
             },
         }
         values = (Value("response", outcome.body),) if outcome.body else ()
+        if outcome.original:
+            salt, fields[ORIGINALS] = committed("response", outcome.original)
+            values = (*values, salt)
         if outcome.results:
             values = (*values, Value("step", outcome.results.encode()))
         spool = self._may_spool(permit)

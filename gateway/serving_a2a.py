@@ -8,7 +8,7 @@ from functools import partial
 
 from gateway import obligations
 from gateway.a2a.authorisation import Asks
-from gateway.a2a.blanked import blanked
+from gateway.a2a.blanked import FACE, blanked
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import Cards, Interface, Terms, by_http
 from gateway.a2a.deliveries import ATTEMPT_SECONDS, Deliveries
@@ -84,7 +84,7 @@ def open_a2a(parts: Parts) -> A2aFaces:
 
     standing = Standing(parts.judge_of, parts.clock)
     parts.stack.push_async_callback(standing.close)
-    stages = parts.stages(road, _fulfilling(parts, road))
+    stages = parts.stages(road, _fulfilling(parts, road), FACE)
     stages = replace(stages, watch=standing.over(stages.watch))
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
 
@@ -113,7 +113,8 @@ def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Per
     async def fulfil(permit: Permit) -> Permit:
         permit = await obligations.checked(permit, duties)
         if permit.redact_sent:
-            permit = blanked(permit)
+            permit = await parts.duties.inspector.sent(permit, blanked)
+            permit = permit if permit.said is not None else blanked(permit)
         if permit.approval is not None:
             permit = await parts.approvals.granted(permit)
         permit = await obligations.taken(permit, duties)

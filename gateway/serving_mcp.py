@@ -15,6 +15,7 @@ from gateway.mcp.aggregate.endpoint import Aggregate
 from gateway.mcp.aggregate.sessions import Known
 from gateway.mcp.approving import Approving
 from gateway.mcp.asking import Asking
+from gateway.mcp.blanked import blanked
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.gate import Gate
 from gateway.mcp.lists import Could
@@ -90,7 +91,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         receipt=parts.recorder.receipt,
     )
 
-    stages, held = parts.stages(road, _fulfilling(parts, road, sealed)), Held(parts.steps, McpSteps())
+    stages, held = parts.stages(road, _fulfilling(parts, road, sealed), road), Held(parts.steps, McpSteps())
     asking.by(stages)
     pins.tell = standing.changed
     before = parts.policy.in_force.current
@@ -124,6 +125,7 @@ def _fulfilling(parts: Parts, road: McpRoad, sealed: Sealed) -> Callable[[Permit
     async def fulfil(permit: Permit) -> Permit:
         asked = permit.call
         permit = await obligations.checked(permit, duties)
+        permit = await parts.duties.inspector.sent(permit, blanked) if permit.redact_sent else permit
         permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
         if permit.approval is None:
             permit = await obligations.taken(permit, duties)

@@ -28,6 +28,7 @@ from gateway.settings_identity import (
     Terminator,
     TrustDomain,
 )
+from gateway.settings_inspect import Inspect
 from gateway.settings_ledger import (
     Anchor,
     Bucket,
@@ -181,6 +182,7 @@ class Settings(Group):
     approvals: Approvals = Approvals()
     push: Push = Push()
     notify: dict[Slug, Notify] = Field(default_factory=dict)
+    inspect: Inspect = Inspect()
     a2a: A2a = A2a()
 
     @model_validator(mode="after")

@@ -6,9 +6,11 @@ JSON, cannot be searched and are withheld whole; so are the later pieces of an a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from a2a.types import a2a_pb2 as pb
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from msgspec.structs import replace
 
 from gateway.a2a.answers import AgentSaysNo
@@ -16,6 +18,7 @@ from gateway.a2a.wire import dump, to_json, to_proto
 from gateway.model import Permit, Reply
 from gateway.obligations import blank
 from gateway.obligations.detect import MARK
+from gateway.receipts import with_flags
 
 WITHHELD: Final = "The agent's error is withheld by policy."
 _TEXTS: Final = frozenset({"name", "description", "filename"})
@@ -31,6 +34,37 @@ def blanked(permit: Permit) -> Permit:
     return replace(permit, call=replace(call, message=message), said=dump(said))
 
 
+_OWN: Final = pb.AgentCard | pb.TaskPushNotificationConfig | pb.ListTaskPushNotificationConfigsResponse
+"""They say of the agent, and of its caller, what they said themselves."""
+
+
+class Face:
+    """See `gateway.obligations.inspector.Face`."""
+
+    def searched(self, reply: Reply, _permit: Permit, entries: frozenset[str]) -> Reply:
+        """The reply without these, and what it was where that is something else."""
+        found = without(reply, entries)
+        return found if found.payload == reply.payload else replace(found, original=self.kept(reply).original)
+
+    def shown(self, reply: Reply) -> Any:
+        """The answer, or the event of one, as JSON; None for what is none."""
+        payload = reply.payload
+        return to_json(payload) if isinstance(payload, Message) and not isinstance(payload, _OWN) else None
+
+    def kept(self, reply: Reply) -> Reply:
+        """With what a final reply says now as its original, unless it has one."""
+        shown = self.shown(reply) if reply.is_final and not reply.original else None
+        return reply if shown is None else replace(reply, original=dump(shown))
+
+    def told(self, reply: Reply, shown: Any, flags: Sequence[str] = ()) -> Reply:
+        """The same proto, read from that."""
+        said = with_flags(shown, flags, whole=isinstance(reply.payload, pb.Task | pb.Message))
+        return replace(reply, payload=to_proto(said, type(reply.payload)()))
+
+
+FACE: Final = Face()
+
+
 def without(reply: Reply, entries: frozenset[str]) -> Reply:
     """A reply without what must not be seen; of an agent's error its code alone is left."""
     payload = reply.payload
@@ -41,8 +75,8 @@ def without(reply: Reply, entries: frozenset[str]) -> Reply:
 
 def released(answer: Any, entries: frozenset[str]) -> Any:
     """An answer, or an event of one (a proto), without what must not be seen."""
-    if isinstance(answer, pb.AgentCard | pb.TaskPushNotificationConfig | pb.ListTaskPushNotificationConfigsResponse):
-        return answer  # says of the agent, and of its caller, what they said themselves
+    if isinstance(answer, _OWN):
+        return answer
     whole = not (isinstance(answer, pb.StreamResponse) and answer.artifact_update.append)
     return to_proto(_walk(to_json(answer), entries, whole=whole), type(answer)())
 

@@ -107,7 +107,7 @@ class Deliveries:
             self._stages(),
             authenticate=_known(news.found.known.principal),
             parse=lambda arrival, _principal: _call(arrival, news),
-            fulfil=_looked_at,
+            fulfil=self._looked_at,
             forward=lambda intent: self._forward(intent, news.found),
             filter=lambda reply, _intent: reply,
         )
@@ -117,6 +117,16 @@ class Deliveries:
                     pass
         except (Refused, UpstreamError) as error:  # on record already
             log.info("news of a task of agent %s was not delivered: %s", news.arrival.target, type(error).__name__)
+
+    async def _looked_at(self, permit: Permit) -> Permit:
+        """The duties of the call were fulfilled when it was made; what they take from its answer they take from its news."""
+        permit = looked_at(permit)
+        if not permit.redact:
+            return permit
+        looked = await self._stages().inspect(Reply(permit.call.message, is_final=False), permit)
+        message = released(looked.payload, permit.redact) if looked.looked is None else looked.payload
+        call = msgspec.structs.replace(permit.call, message=message)
+        return msgspec.structs.replace(permit, call=call, flags=looked.looked or ())
 
     async def _forward(self, intent: Intent, found: Found) -> AsyncGenerator[Reply, None]:
         """Try until the webhook takes it, or will not."""
@@ -169,13 +179,3 @@ def _known(principal: Principal) -> Callable[[Arrival], Any]:
         return principal
 
     return authenticate
-
-
-async def _looked_at(permit: Permit) -> Permit:
-    """The duties of the call were fulfilled when it was made; what they take from its answer they take from its news."""
-    permit = looked_at(permit)
-    if not permit.redact:
-        return permit
-    return msgspec.structs.replace(
-        permit, call=msgspec.structs.replace(permit.call, message=released(permit.call.message, permit.redact))
-    )

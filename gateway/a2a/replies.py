@@ -20,7 +20,8 @@ def result(reply: Reply, receipt: Mapping[str, object] | None, *, of_old: bool =
     answer = reply.payload
     said = v03.result_of(answer, final=reply.is_final) if of_old else result_of(answer)
     if isinstance(said, dict):
-        with_metadata(said, receipt, whole="kind" in said if of_old else isinstance(answer, pb.Task | pb.Message))
+        whole = "kind" in said if of_old else isinstance(answer, pb.Task | pb.Message)
+        with_metadata(said, receipt, whole=whole, looked=reply.looked is not None)
     return said
 
 

@@ -17,7 +17,7 @@ from gateway.a2a import errors, extensions, v03
 from gateway.a2a import push as pushing
 from gateway.a2a.answers import AgentSaysNo, LastWord, pause_of, says_failed
 from gateway.a2a.authorisation import Asks
-from gateway.a2a.blanked import without
+from gateway.a2a.blanked import FACE
 from gateway.a2a.cards import Card, Cards, cacheable, etag_of
 from gateway.a2a.contexts import contexts_in, told, within
 from gateway.a2a.desk import Desk, Judge, Listing, Shared
@@ -259,8 +259,8 @@ class A2aRoad:
             return replace(reply, headers=headers)
         if isinstance(payload, Card | Listing):
             return cacheable(payload, payload.body, payload.etag, permit.call.arrival, headers)
-        if permit.redact:
-            reply = without(reply, permit.redact)
+        if permit.redact and reply.looked is None:
+            reply = FACE.searched(reply, permit, permit.redact)
             payload = reply.payload
         receipt = self._receipt(intent) if reply.is_final else None
         if permit.call.arrival.binding == "grpc":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from audit.model import Entry, Value
 from gateway.model import new_id
+from gateway.received import ORIGINALS, committed
 
 if TYPE_CHECKING:
     from gateway.model import Permit, Principal
@@ -31,6 +32,9 @@ def ask(row: Parked, permit: Permit, about: bytes) -> Entry:
         "rules": [match.text for match in permit.decision.matched if match.effect == "require"][:32],
         "expires": row.expires_at,
     }
+    if permit.by_digest:
+        salt, fields[ORIGINALS] = committed("parked", about)
+        return Entry("approval.ask", row.id, row.created_at, row.subject, fields, (salt,))
     return Entry("approval.ask", row.id, row.created_at, row.subject, fields, (Value("parked", about),))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ from gateway.mcp.strict import dumps
 from gateway.mcp.wire import declaring, read
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply
 from gateway.reasons import Code
-from gateway.receipts import Receipts, no_receipt, with_receipt
+from gateway.receipts import Receipts, no_receipt, with_flags, with_receipt
 from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.registry import McpTarget
@@ -176,7 +176,7 @@ class McpRoad:
             raise RpcRefused(Code.UNKNOWN_TARGET, rpc_id=call.rpc_id)
         if target.kind == "builtin" and (call.method in {*_STREAMED, LISTEN} or call.direction):
             raise RpcRefused(Code.UNKNOWN_METHOD, call.method or "response", rpc_id=call.rpc_id, status=_NONE.get(call.method, 0))
-        if permit.redact_sent:
+        if permit.redact_sent and permit.said is None:
             permit = blanked(permit)
             call = permit.call
         wanted = self._repeats(call.target, call.name or "") if call.method == CALL_TOOL and call.version in MODERN else ()
@@ -261,6 +261,33 @@ class McpRoad:
                 reply = replace(reply, payload={**payload, "error": said})
         return replace(reply, body=dumps(reply.payload), headers=headers)
 
+    def searched(self, reply: Reply, permit: Permit, entries: frozenset[str]) -> Reply:
+        """See `gateway.obligations.inspector.Face`."""
+        if (result := self.shown(reply)) is None:
+            return reply
+        found = self._blanked(result, permit, entries)
+        return reply if found == result else self.told(replace(reply, original=dumps(result)), found)
+
+    def shown(self, reply: Reply) -> Any:
+        """The result of a final message."""
+        return reply.payload.get("result") if reply.is_final and isinstance(reply.payload, dict) else None
+
+    def kept(self, reply: Reply) -> Reply:
+        """With its result as the original."""
+        return reply if reply.original else replace(reply, original=dumps(self.shown(reply)))
+
+    def told(self, reply: Reply, shown: Any, flags: Sequence[str] = ()) -> Reply:
+        """The message with that result."""
+        return replace(reply, payload={**reply.payload, "result": with_flags(shown, flags)})
+
+    def _blanked(self, result: Any, permit: Permit, entries: frozenset[str]) -> Any:
+        call = permit.call
+        if call.method != CALL_TOOL and not isinstance(call.kept, tasks.Task):
+            raise Refused(Code.DUTY_FAILED, "only a tool's result can be searched for what must not be seen")
+        if _unfinished(call, result):
+            return tasks.blanked(result, permit, lambda inner, _: self._redact(inner, entries))
+        return self._redact(result, entries)
+
     def _session(self, upstream: str, permit: Permit) -> str:
         call = permit.call
         return self._sessions.seal(
@@ -273,17 +300,20 @@ class McpRoad:
         call = permit.call
         result = reply.payload["result"]
         cut = CUTS.get(call.method)
-        unfinished = call.method in TASK_ACTIONS or (call.method in ASKING and result.get("resultType", "complete") != "complete")
-        if cut is not None and not unfinished:
+        if cut is not None and not _unfinished(call, result):
             result = opaque.with_sealed(cut(result, Reader(call, permit.principal, self._could)), permit, self._sealed)
-        if permit.redact:
+        if permit.redact and reply.looked is None:
             try:
-                if call.method != CALL_TOOL and not isinstance(call.kept, tasks.Task):
-                    raise Refused(Code.DUTY_FAILED, "only a tool's result can be searched for what must not be seen")
-                result = tasks.blanked(result, permit, self._redact) if unfinished else self._redact(result, permit.redact)
+                blanked_ = self._blanked(result, permit, permit.redact)
+                reply = replace(reply, original=dumps(result) if blanked_ != result else b"")
+                result = blanked_
             except Refused as refusal:
                 raise _whose(refusal, intent) from None
         return reply if result is reply.payload["result"] else replace(reply, payload={**reply.payload, "result": result})
+
+
+def _unfinished(call: Call, result: dict[str, Any]) -> bool:
+    return call.method in TASK_ACTIONS or (call.method in ASKING and result.get("resultType", "complete") != "complete")
 
 
 def _capped(call: Call, least: str) -> dict[str, Any]:

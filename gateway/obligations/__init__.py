@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from gateway.model import Permit, Refused
-from gateway.obligations import approve, audit, budget, inspect, limit, notify, redact, sandbox, step_up
-from gateway.obligations.duty import Duty, Params, WrongParameterError
+from gateway.obligations import approve, audit, budget, inspect, limit, notify, personal, redact, sandbox, step_up
+from gateway.obligations.duty import Duty, Params, WrongParameterError, words
+from gateway.obligations.inspector import Inspector
 from gateway.reasons import Code
 from policies.model import Decision, Obligation
 
@@ -35,7 +36,7 @@ DUTIES: Mapping[str, Duty] = MappingProxyType(
         "audit": audit.fulfil,
         "budget": budget.fulfil,
         "human-approval": approve.fulfil,
-        "inspect": inspect.fulfil,
+        "inspect": Inspector().fulfil,
         "redact": redact.fulfil,
         "redact-result": redact.fulfil_result,
         "sandbox": sandbox.fulfil,
@@ -100,20 +101,34 @@ def looked_at(permit: Permit) -> Permit:
     return permit
 
 
+_WITHHOLDING = (audit.of_arguments, inspect.of_arguments, redact.of_arguments)
+
+
 def withholds(decision: Decision) -> bool:
     """Whether what was asked for may stand in the ledger as a commitment alone."""
-    return any(redact.of_arguments(obligation) or inspect.of_arguments(obligation) for obligation in decision.obligations)
+    return any(of(obligation) for obligation in decision.obligations for of in _WITHHOLDING)
 
 
-def misread(kind: str, params: Params, receivers: frozenset[str] | None = None) -> tuple[str, str] | None:
+def misread(
+    kind: str, params: Params, receivers: frozenset[str] | None = None, searches: frozenset[str] | None = None
+) -> tuple[str, str] | None:
     """The parameter at fault and what is wrong with it, where a duty of this type cannot read them; None where it can.
 
     receivers  whom the settings know to tell something; None: not known.
+    searches   guards that the settings know, and the detectors that they switch on; None: not known.
     """
     try:
         READERS[kind](params)
         if kind == notify.TYPE and receivers is not None and (unknown := set(notify.read(params)) - receivers):
             return "to", f"the settings have no notify.{min(unknown)[:63]}"
+        if kind == inspect.TYPE and searches is not None and (unknown := set(inspect.read(params).guards) - searches):
+            return "guards", f"the settings have no inspect.guards.{min(unknown)[:63]}"
+        if searches is not None and personal.NAME not in searches and personal.NAME in _detectors(kind, params):
+            return "detectors", f"{personal.NAME}: the settings have no inspect.personal_data"
     except WrongParameterError as error:
         return error.key, error.message
     return None
+
+
+def _detectors(kind: str, params: Params) -> tuple[str, ...]:
+    return words(params, "detectors") if kind in {inspect.TYPE, redact.TYPE} else ()

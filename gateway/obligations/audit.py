@@ -1,10 +1,14 @@
-"""`audit`: what is received and returned is kept in full, whatever the ledger's settings say."""
+"""`audit`: whether the ledger keeps what was asked for in full, or a commitment to it alone."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from gateway.model import Permit
 from gateway.obligations.duty import Params, WrongParameterError, fulfilled, only, terms
 from policies.model import Obligation
+
+TYPE: Final = "audit"
 
 
 def read(params: Params) -> str:
@@ -16,6 +20,15 @@ def read(params: Params) -> str:
 
 
 def fulfil(permit: Permit, obligation: Obligation) -> Permit:
-    """`{type: audit, arguments: full | hash}`: `full` keeps the openings, `hash` asks for no more than commitments."""
-    depth = terms(permit, obligation, read)
-    return fulfilled(permit, obligation, full_audit=permit.full_audit or depth == "full")
+    """`{type: audit, arguments: full | hash}`: of several the digest is stricter, as what is kept cannot be taken back."""
+    return fulfilled(permit, obligation, by_digest=permit.by_digest or terms(permit, obligation, read) == "hash")
+
+
+def of_arguments(obligation: Obligation) -> bool:
+    """Whether what was asked for must not be kept; so, too, where its parameters cannot be read."""
+    if obligation.type != TYPE:
+        return False
+    try:
+        return read(obligation.params) == "hash"
+    except WrongParameterError:
+        return True

@@ -2,7 +2,7 @@
 
 An entry is the name of a field, in whatever depth it stands (`iban`), the path of one from a document's root (`/order/*/iban`),
 or a detector (`detector:email`; `refused:email` lets nothing through in which it finds something); names are compared without
-regard to case.
+regard to case.  What only flags, and guards, are no matter of a walk: `gateway.obligations.inspector` sees to them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from gateway.model import Refused
-from gateway.obligations.detect import DETECTORS, MARK, SECRET_NAMES
+from gateway.obligations.detect import DETECTORS, MARK, SECRET_NAMES, SLOW
 from gateway.reasons import Code
 
 PATH: Final = "/"
 DETECTOR: Final = "detector:"
 REFUSED: Final = "refused:"
+FLAG: Final = "flag:"
+GUARD: Final = "guard:"
+FLAG_GUARD: Final = "flag-guard:"
+_BESIDE: Final = (FLAG, GUARD, FLAG_GUARD)
+KINDS: Final = (DETECTOR, REFUSED, *_BESIDE)
+_SLOW: Final = tuple(kind + name for kind in KINDS for name in SLOW)
 _MAX_DEPTH: Final = 64
 _Paths = tuple[tuple[str, ...], ...]
 
@@ -46,8 +52,20 @@ class _Wanted(NamedTuple):
         return bool(self.names or self.paths)
 
 
+def is_beside(entry: str) -> bool:
+    """Whether it is seen to beside the walk: a guard, or what only flags."""
+    return entry.startswith(_BESIDE)
+
+
+def is_slow(entry: str) -> bool:
+    """Whether to look for it takes so long that it is done beside the event loop."""
+    return entry in _SLOW
+
+
 @lru_cache(maxsize=256)
 def _wanted(entries: frozenset[str]) -> _Wanted:
+    if any(map(is_beside, entries)):
+        raise Refused(Code.DUTY_FAILED, "what a guard must see, or what is flagged, was not looked at")
     paths = tuple(sorted(tuple(entry[1:].split("/")) for entry in entries if entry.startswith(PATH)))
     detectors = tuple(sorted(entry.removeprefix(DETECTOR) for entry in entries if entry.startswith(DETECTOR)))
     refused = tuple(sorted(entry.removeprefix(REFUSED) for entry in entries if entry.startswith(REFUSED)))

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from audit import detectors as secrets
+from gateway.obligations import personal
 from gateway.poison import RULES, Subject
 
 MARK: Final = "[redacted by policy]"
@@ -78,16 +79,32 @@ def _injection(text: str) -> str:
     return text
 
 
+def _personal(text: str) -> str:
+    found = personal.spans(text)
+    if found is None:
+        return MARK
+    done, parts = 0, []
+    for begin, end in found:
+        if begin >= done:
+            parts += [text[done:begin], MARK]
+        done = max(done, end)
+    return "".join([*parts, text[done:]]) if parts else text
+
+
 DETECTORS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
     {
         "secrets": _secrets,
         "injection": _injection,
         "email": lambda text: _EMAIL.sub(MARK, text) if "@" in text else text,
         "iban": lambda text: _blanked(text, _IBAN, 15, _is_iban),
+        personal.NAME: _personal,
         "card": lambda text: _blanked(text, _CARD, 13, _is_card),
     }
 )
 """By name: the text with a mark in place of each that is found; the same text where there is none."""
+
+SLOW: Final = (personal.NAME,)
+"""Those that take long."""
 
 SECRET_NAMES: Final = frozenset(name.decode() for name in secrets.NAMES)
 """Members of JSON whose text is a secret, in lower case."""

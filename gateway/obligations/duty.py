@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -53,6 +53,23 @@ def begins(call: Call) -> bool:
     if call.arrival.protocol == "a2a":
         return call.method in _MESSAGES
     return call.direction != "resume"
+
+
+class OfArguments(Protocol):
+    """Terms that say whether they are about what is sent."""
+
+    @property
+    def arguments(self) -> bool: ...
+
+
+def about_arguments(obligation: Obligation, kind: str, read: Callable[[Params], OfArguments]) -> bool:
+    """Whether it is of this kind and about what is sent; so, too, where its parameters cannot be read."""
+    if obligation.type != kind:
+        return False
+    try:
+        return read(obligation.params).arguments
+    except WrongParameterError:
+        return True
 
 
 # --- readers of parameters: strict, since a parameter that is ignored would weaken the duty

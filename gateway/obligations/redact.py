@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.model import Permit
-from gateway.obligations.blank import DETECTOR, PATH, REFUSED
+from gateway.obligations.blank import DETECTOR, KINDS, PATH
 from gateway.obligations.detect import DETECTORS
-from gateway.obligations.duty import Params, WrongParameterError, fulfilled, only, terms, words
+from gateway.obligations.duty import Params, WrongParameterError, about_arguments, fulfilled, only, terms, words
 from policies.model import Obligation
 
 TYPE = "redact"
@@ -44,7 +44,7 @@ def _fields(params: Params) -> frozenset[str]:
     for name in found:
         if name.startswith(PATH) and not all(name[1:].split("/")):
             raise WrongParameterError("fields", f"fields: '{name[:60]}' is no path: /order/lines/*/account")
-        if name.startswith((DETECTOR, REFUSED)):
+        if name.casefold().startswith(KINDS):
             raise WrongParameterError("fields", f"fields: '{name[:60]}' is a detector; name it under detectors")
     return frozenset(name.casefold() for name in found)
 
@@ -70,9 +70,4 @@ def _fulfilled(permit: Permit, obligation: Obligation, found: Terms) -> Permit:
 
 def of_arguments(obligation: Obligation) -> bool:
     """Whether it blanks arguments; so, too, where its parameters cannot be read."""
-    if obligation.type != TYPE:
-        return False
-    try:
-        return read(obligation.params).arguments
-    except WrongParameterError:
-        return True
+    return about_arguments(obligation, TYPE, read)

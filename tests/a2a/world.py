@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.a2a.authorisation import Asks
-from gateway.a2a.blanked import blanked
+from gateway.a2a.blanked import FACE, blanked
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.cards import JWKS_PATH, Cards, Terms, by_http
 from gateway.a2a.deliveries import Deliveries
@@ -41,8 +42,9 @@ from gateway.identity.devissuer import DevIssuer
 from gateway.listener.listener import Bounds, Listener
 from gateway.mcp.sealed import Sealed
 from gateway.model import Arrival, Intent, Outcome, Permit, Refused, wall_clock
+from gateway.obligations import DUTIES, withholds
 from gateway.obligations import fulfil as duties
-from gateway.obligations import withholds
+from gateway.obligations.inspector import Inspector
 from gateway.pipeline import Stages
 from gateway.record import Recorder
 from gateway.serving_a2a import PageTokens
@@ -234,8 +236,10 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
         asks=(asks := Asks(recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})),
     )
 
+    inspector: Inspector = options.get("inspector") or Inspector()
+
     async def fulfil(permit: Permit) -> Permit:
-        permit = await duties(permit)
+        permit = await duties(permit, {**DUTIES, "inspect": inspector.fulfil})
         return await road.fulfil(blanked(permit) if permit.redact_sent else permit)
 
     def observe(arrival: Arrival, what: Intent | Refused, outcome: Outcome | None) -> None:
@@ -256,6 +260,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
             record_outcome=recorder.outcome,
             record_refusal=recorder.refusal,
             observe=observe,
+            inspect=partial(inspector.looked, face=FACE),
         )
         stages = replace(stages, watch=standing.over(stages.watch))
         heartbeat = options.get("heartbeat", 15.0)

@@ -23,6 +23,7 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from audit.leaf import check
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.asgi import HostGuard
 from gateway.identity.authenticate import Authenticator
@@ -32,6 +33,7 @@ from gateway.mcp import lists
 from gateway.mcp.aggregate.endpoint import PATHS, Aggregate
 from gateway.mcp.aggregate.sessions import Known
 from gateway.mcp.asking import Asking
+from gateway.mcp.blanked import blanked
 from gateway.mcp.endpoint import McpEndpoint
 from gateway.mcp.questions import Rules
 from gateway.mcp.repeated import nothing_approved
@@ -39,9 +41,10 @@ from gateway.mcp.road import McpRoad
 from gateway.mcp.sealed import Sealed
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.model import Arrival, Intent, Outcome, Refused, wall_clock
+from gateway.obligations import DUTIES, withholds
 from gateway.obligations import fulfil as duties
-from gateway.obligations import withholds
 from gateway.obligations.blank import redact
+from gateway.obligations.inspector import Inspector
 from gateway.pipeline import Stages
 from gateway.protected import scopes_of
 from gateway.record import Recorder
@@ -124,6 +127,7 @@ class Ledger:
     async def append(self, entry: Entry) -> Receipt:
         if self.down:
             raise LedgerUnavailableError("down")
+        check(entry)  # as the journal does
         self.entries.append(entry)
         self.grown.set()
         return Receipt("log", entry.id, len(self.entries) - 1, b"")
@@ -310,8 +314,11 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
 
     further = options.get("further")
 
+    inspector: Inspector = options.get("inspector") or Inspector()
+
     async def fulfil(permit: Any) -> Any:
-        permit = road.further(await duties(permit))
+        permit = await duties(permit, {**DUTIES, "inspect": inspector.fulfil})
+        permit = road.further(await inspector.sent(permit, blanked) if permit.redact_sent else permit)
         return await further(permit) if further is not None else permit
 
     async with httpx.AsyncClient(base_url=own, timeout=30, trust_env=False, verify=False) as client:
@@ -348,6 +355,7 @@ async def gateway(folder: Path, servers: Mapping[str, str | McpTarget], **option
             record_refusal=recorder.refusal,
             observe=observe,
             watch=lambda intent: world.running.watch(intent.permit.principal),
+            inspect=partial(inspector.looked, face=road),
         )
         asking.by(stages)
         heartbeat = options.get("heartbeat", 15.0)

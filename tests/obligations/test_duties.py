@@ -73,7 +73,7 @@ def test_every_duty_is_marked_as_fulfilled_and_every_known_one_has_a_reader() ->
     found = done(*duties)
     assert found.fulfilled == tuple(duty.name for duty in duties if duty.type != "human-approval")
     assert waits(found.approval)  # which is marked when people have approved it, and the approval is used up
-    assert (found.full_audit, found.sandbox) == (True, "p")
+    assert (found.by_digest, found.sandbox) == (False, "p")
     assert found.redact == {"iban", "/order/*/name", "detector:email", "detector:secrets", "a", "detector:card"}
     assert found.redact_sent == {"iban", "/order/*/name", "detector:email", "detector:secrets"}
 
@@ -145,7 +145,8 @@ def test_a_later_look_at_an_answer_loses_what_the_call_did_and_an_unknown_duty_r
         ("notify", {}, ""),
         ("inspect", {}, ""),
         ("inspect", {"detectors": "nothing"}, "detectors"),
-        ("inspect", {"detectors": "card", "do": "flag"}, "do"),
+        ("inspect", {"detectors": "card", "do": "drop"}, "do"),
+        ("inspect", {"guards": ["a", 7]}, "guards"),
         ("inspect", {"detectors": "card", "do": ["refuse", "redact"]}, "do"),
         ("inspect", {"detectors": "card", "in": "headers"}, "in"),
         ("notify", {"to": 7}, "to"),

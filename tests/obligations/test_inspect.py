@@ -30,7 +30,7 @@ async def test_a_call_that_holds_it_is_refused_before_it_is_sent_and_its_text_is
         assert answer.json()["result"]["_meta"]["bailiwick/code"] == "content-refused"
         assert there.requests == []
         (denied,) = world.ledger.entries
-        assert [value.name for value in denied.values] == ["original-salt", "facts", "explanation"]
+        assert [value.name for value in denied.values] == ["original_salt", "facts", "explanation"]
         assert "originals" in denied.fields
         fine = await world.modern("anna", "tools/call", name="t", arguments={"said": "pay by invoice"})
         assert not fine.json()["result"].get("isError")

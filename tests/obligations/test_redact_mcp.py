@@ -57,7 +57,7 @@ async def test_arguments_are_blanked_before_they_are_sent_and_the_ledger_keeps_a
     assert json.loads(kept["request"])["params"]["arguments"] == got
     original = start.fields["originals"]["request"]  # type: ignore[index, call-overload]
     body = answer.request.content
-    assert original == {"c": commitment(bytes.fromhex(kept["original-salt"].decode()), "request", body), "n": len(body)}  # type: ignore[comparison-overlap]
+    assert original == {"c": commitment(bytes.fromhex(kept["original_salt"].decode()), "request", body), "n": len(body)}  # type: ignore[comparison-overlap]
     assert sent["params"]["arguments"] == arguments
 
 

@@ -100,7 +100,7 @@ def facts_of(settings: Settings) -> Facts:
 
     return replace(
         bare_facts(),
-        parameters=partial(misread, receivers=frozenset(settings.notify)),
+        parameters=partial(misread, receivers=frozenset(settings.notify), searches=settings.inspect.known),
         agents=frozenset(settings.agents),
         servers=frozenset(settings.mcp) | {"sandbox"},  # built in, whether enabled or not
         shared=shared_servers(settings),
