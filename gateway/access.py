@@ -18,7 +18,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from msgspec.structs import replace as changed
 
-from audit.model import Entry, LedgerUnavailableError, Receipt, Value
+from audit.model import Entry, LedgerUnavailableError, Receipt
+from gateway.access_answers import Asked, answer, entry_of, exact
 from gateway.api import problem
 from gateway.asgi import small_body
 from gateway.identity import strictjson
@@ -26,9 +27,9 @@ from gateway.model import Clock, Principal, Refused, new_id
 from gateway.problem import Problem
 from gateway.reasons import Code
 from gateway.scope import within
+from gateway.workflows.asking import Answer
 from policies import names
-from policies.model import NOTHING, AccessRequest, Decision, Obligation, Role
-from policies.sentence import explain
+from policies.model import NOTHING, AccessRequest, Decision
 
 EVALUATION: Final = "/access/v1/evaluation"
 EVALUATIONS: Final = "/access/v1/evaluations"
@@ -44,12 +45,16 @@ STOPS: Final = {"execute_all": None, "deny_on_first_deny": False, "permit_on_fir
 """AuthZEN's semantics of a batch: the decision after which no further question is answered."""
 
 _PARTS: Final = ("subject", "action", "resource", "context")
+_WORKFLOW = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the endpoint needs: who calls, who judges for them now, the ledger (durable on return), the clock, who is killed."""
+    """What the endpoint needs: who calls, who judges for them now, the ledger (durable on return), the clock, who is killed.
+
+    ruled  what rules of workflows say: of who would call, the question, its decision, the workflow and the record's id.
+    """
 
     public_url: str
     whoami: Callable[[Request], Awaitable[Principal]]
@@ -57,23 +62,7 @@ class Access:
     append: Callable[[Entry], Awaitable[Receipt]]
     clock: Clock
     dead: Callable[[Principal], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One question.
-
-    foreign  it is not the caller's own subject, chain and facts.
-    said     what stood in the request.
-    outside  the caller's own workflow was begun for less than this: then no rule can allow it.
-    revoked  somebody whom it is about, or the agent that would be sent to, was killed.
-    """
-
-    request: AccessRequest
-    foreign: bool
-    said: Mapping[str, Any]
-    outside: bool = False
-    revoked: bool = False
+    ruled: Callable[[Principal, AccessRequest, Decision, str, str], Awaitable[Answer]] | None = None
 
 
 class WrongError(Exception):
@@ -127,10 +116,15 @@ async def _answered(request: Request, access: Access, *, batch: bool) -> Respons
         await _may_ask(principal, decide, access)
     answers, entries = [], []
     for each in questions:
-        decision, asked, at = decide(each.request), _judged(each, principal, access), access.clock()
-        entry = _entry(new_id(at), at, principal, asked, decision)
+        judge = access.judge(changed(principal, workflow=each.workflow)) if each.workflow else decide
+        decision, asked, at = judge(each.request), _judged(each, principal, access), access.clock()
+        record = new_id(at)
+        if access.ruled is not None:
+            ruled = await access.ruled(_caller(asked, principal), each.request, decision, asked.workflow, record)
+            decision, asked = ruled.decision, replace(asked, ruled=ruled)
+        entry = entry_of(record, at, principal, asked, decision)
         entries.append(entry)
-        answers.append(_answer(entry.id, decision, asked))
+        answers.append(answer(entry.id, decision, asked))
         if answers[-1]["decision"] is stop:
             break
     await _record(entries, access)
@@ -177,7 +171,7 @@ def _questions(body: dict[str, Any], principal: Principal, at: int, *, batch: bo
     if not isinstance(items, list) or len(items) > MAX_EVALUATIONS:
         raise WrongError(f"a list of at most {MAX_EVALUATIONS} questions", "evaluations")
     shared: dict[str, Any] = {part: body[part] for part in _PARTS if part in body}
-    if len(items) * len(orjson.dumps(_exact(shared))) > MAX_SHARED:
+    if len(items) * len(orjson.dumps(exact(shared))) > MAX_SHARED:
         raise WrongError(
             f"what {len(items)} questions share is recorded with each: at most {MAX_SHARED} bytes of it", "evaluations"
         )
@@ -208,7 +202,8 @@ def _question(item: Mapping[str, Any], principal: Principal, at: int, where: str
         arguments=_mapping(given.get("arguments", {}), f"{where}action.properties.arguments"),
     )
     facts = _mapping(item.get("context", {}), f"{where}context")
-    _only(facts, ("agent", "ctx"), f"{where}context")
+    _only(facts, ("agent", "ctx", "workflow"), f"{where}context")
+    workflow = _workflow(facts.pop("workflow"), f"{where}context.workflow") if "workflow" in facts else ""
     properties = subject["properties"]
     if "actors" in properties:
         request = changed(request, actors=tuple(_texts(properties["actors"], f"{where}subject.properties.actors")))
@@ -223,7 +218,15 @@ def _question(item: Mapping[str, Any], principal: Principal, at: int, where: str
         request = changed(request, context=dict(own.context) | read)
     same = (own.subject, own.actors, own.groups, own.context)
     foreign = (request.subject, request.actors, request.groups, request.context) != same
-    return Asked(request, foreign, item, not foreign and not within(principal.scope, request.resource))
+    foreign = foreign or workflow not in ("", principal.workflow)
+    return Asked(request, foreign, item, not foreign and not within(principal.scope, request.resource), workflow=workflow)
+
+
+def _workflow(value: object, where: str) -> str:
+    name = _text(value, where)
+    if _WORKFLOW.fullmatch(name) is None:
+        raise WrongError("the id of a workflow is needed", where)
+    return name
 
 
 def _own(principal: Principal, at: int) -> AccessRequest:
@@ -287,109 +290,25 @@ async def _may_ask(principal: Principal, decide: Callable[[AccessRequest], Decis
     if decision.allowed and fulfilled and not asking.outside:
         return
     at = access.clock()
-    await _record([_entry(new_id(at), at, principal, asking, decision)], access)
+    await _record([entry_of(new_id(at), at, principal, asking, decision)], access)
     if not decision.allowed:
         raise Refused(Code(decision.reason.value), decision=decision)
     raise Refused(Code.INSUFFICIENT_SCOPE if asking.outside else Code.DUTY_FAILED, decision=decision)
 
 
-def _judged(asked: Asked, principal: Principal, access: Access) -> Asked:
-    """With what kills say; of others as they would be, had they signed in just now.  `Refused` where it is not known."""
+def _caller(asked: Asked, principal: Principal) -> Principal:
+    """Who would call: of others as they would be, had they signed in just now."""
     request, now = asked.request, asked.request.at // 1_000_000
-    if asked.foreign:
-        principal = Principal(request.subject, request.actors, request.tenant, "", now, "authzen", "", issued=now)
+    if not asked.foreign:
+        return principal
+    return Principal(request.subject, request.actors, request.tenant, "", now, "authzen", "", issued=now)
+
+
+def _judged(asked: Asked, principal: Principal, access: Access) -> Asked:
+    """With what kills say.  `Refused` where it is not known."""
+    request, principal = asked.request, _caller(asked, principal)
     to = (f"agent:{request.resource[4:]}",) if request.resource.startswith("a2a:") else ()
     return replace(asked, revoked=access.dead(changed(principal, actors=(*principal.actors, *to))))
-
-
-# --- answers and records
-
-
-def _answer(entry: str, decision: Decision, asked: Asked) -> dict[str, Any]:
-    """AuthZEN's shape.  What the caller may not know of is answered as the unknown, unless it may ask about others."""
-    shown = decision.allowed or decision.visible or asked.foreign
-    if decision.allowed and (asked.revoked or asked.outside):
-        reason = Code.REVOKED if asked.revoked else Code.INSUFFICIENT_SCOPE
-        return {"decision": False, "context": {"id": entry, "reason": reason.value}}
-    context: dict[str, Any] = {"id": entry, "reason": (decision.reason if shown else Code.UNKNOWN_RESOURCE).value}
-    if decision.obligations:
-        context["obligations"] = [_duty(duty) for duty in decision.obligations]
-    return {"decision": decision.allowed, "context": context}
-
-
-def _duty(duty: Obligation) -> dict[str, Any]:
-    return {"id": duty.name, "type": duty.type, "properties": _plain(duty.params)}
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Decimal) else value
-
-
-def _exact(value: object) -> Any:
-    """The same, with every number as it was written, however long: the question can be asked again from its record."""
-    if isinstance(value, Mapping):
-        return {str(key): _exact(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_exact(inner) for inner in value]
-    return orjson.Fragment(str(value)) if isinstance(value, Decimal) or type(value) is int else value
-
-
-def _entry(record: str, at: int, principal: Principal, asked: Asked, decision: Decision) -> Entry:
-    """Who asked, and what came of it.  About whom, where it is somebody else, is in the committed question alone."""
-    request = asked.request
-    fields: dict[str, object] = {
-        "proto": "authzen",
-        "tenant": principal.tenant,
-        "workflow": principal.workflow,
-        "chain": [["user", "@subject"], *(["agent", actor] for actor in principal.actors)],
-        "auth": {
-            "method": principal.method,
-            "cred": principal.credential,
-            "jti": principal.jti,
-            "assurance": principal.assurance,
-        },
-        "outside": asked.outside,
-        "revoked": asked.revoked,
-        "about": "other" if asked.foreign else "self",
-        "action": request.action,
-        "resource": request.resource,
-        "decision": {
-            "effect": decision.effect.value,
-            "reason": decision.reason.value,
-            "policy": decision.bundle,
-            "asked": [
-                {
-                    "who": _who(answer.question.principal, answer.question.role, asked),
-                    "role": answer.question.role.value,
-                    "action": answer.question.action,
-                    "allow": answer.allowed,
-                    "rules": [match.text for match in answer.matched if match.effect != "require"],
-                    "duties": [match.text for match in answer.matched if match.effect == "require"],
-                    "near": [match.text for match in answer.near],
-                }
-                for answer in decision.answers
-            ],
-            "obligations": [obligation.name for obligation in decision.obligations],
-        },
-    }
-    said = {
-        "question": asked.said, "subject": request.subject, "actors": request.actors, "groups": sorted(request.groups),
-        "context": request.context, "at": request.at,
-    }  # fmt: skip
-    whose = request.subject if asked.foreign and request.subject != principal.subject else None  # it goes when they are erased
-    question = orjson.dumps(_exact(said), option=orjson.OPT_SORT_KEYS)
-    values = Value("question", question, whose), Value("explanation", explain(request, decision).encode(), whose)
-    return Entry("decision.evaluate", record, at, principal.subject, fields, values)
-
-
-def _who(name: str, role: Role, asked: Asked) -> str:
-    if role is not Role.SUBJECT:
-        return name
-    return "other" if asked.foreign else "@subject"
 
 
 async def _record(entries: list[Entry], access: Access) -> None:

@@ -80,6 +80,7 @@ from gateway.stores import ledger_url_of, state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import mcp_targets
+from gateway.workflows.asking import Asking
 from gateway.workflows.opening import MARKS
 from gateway.workflows.opening import opened as opened_workflows
 from gateway.workflows.routes import register as register_workflows
@@ -306,4 +307,6 @@ def _access(parts: Parts, doors: Doors) -> Access:
     """The decision point over HTTP: the judge that the caller's calls would meet now."""
 
     dead = parts.identity.kills.dead
-    return Access(doors.public_url, doors.whoami, parts.judge_of, parts.journal.append, parts.clock, dead)
+    asking = Asking(parts.steps, parts.state.histories, parts.policy.in_force)
+
+    return Access(doors.public_url, doors.whoami, parts.judge_of, parts.journal.append, parts.clock, dead, asking.of)

@@ -374,11 +374,11 @@ def _decided(decision: Decision) -> dict[str, object]:
         "obligations": [obligation.name for obligation in decision.obligations],
     }
     if decision.ruling is not None:
-        said["workflow"] = _ruled(decision.ruling)
+        said["workflow"] = ruled_of(decision.ruling)
     return said
 
 
-def _ruled(ruling: Ruling) -> dict[str, object]:
+def ruled_of(ruling: Ruling) -> dict[str, object]:
     """What the rules of its workflows said, each by its line: bounded, as a definition may have many."""
     return {
         "held": [[name, digest] for name, digest in ruling.held],

@@ -14,13 +14,14 @@ from policies.engine import Engine
 from policies.model import AccessRequest, Decision
 from policies.testing import Results
 from policies.values import NO_TYPES, Facts
+from policies.workflows.model import Rule as OfWorkflow
 
 
 @dataclass(frozen=True, slots=True)
 class RuleCoverage:
-    """In how many rows a rule spoke, and in how many the outcome hung on it."""
+    """In how many rows a rule, of grants or of a workflow, spoke, and in how many the outcome hung on it."""
 
-    rule: Rule
+    rule: Rule | OfWorkflow
     matched: int = 0
     decisive: int = 0
 
@@ -58,7 +59,7 @@ class Coverage:
         return 100 * self.exercised / len(self.rules) if self.rules else 100.0
 
     @property
-    def unexercised(self) -> tuple[Rule, ...]:
+    def unexercised(self) -> tuple[Rule | OfWorkflow, ...]:
         """Rules that spoke in no row."""
         return tuple(each.rule for each in self.rules if not each.matched)
 
@@ -74,19 +75,38 @@ def measure(results: Results) -> Coverage:
     for result in results.cases:
         matched.update(match.rule for match in result.decision.matched)
         hung.update(decisive(result.decision, bundle))
+        said, alone = _of_workflows(result.decision)
+        matched.update(said)
+        hung.update(alone)
         request = result.case.request
         covering = (match.rule for match in bare.decide(request).matched)
         names = dict.fromkeys(conditioned[rule] for rule in covering if rule in conditioned)
         for name, value in _values(bundle, request, names):
             seen[name][value] += 1
     used = [name for name in bundle.conditions if name in set(conditioned.values())]
+    rules: tuple[Rule | OfWorkflow, ...] = (*bundle.rules, *_workflow_rules(bundle))
     return Coverage(
-        tuple(RuleCoverage(rule, matched[rule.id], hung[rule.id]) for rule in bundle.rules),
+        tuple(RuleCoverage(rule, matched[rule.id], hung[rule.id]) for rule in rules),
         tuple(
             ConditionCoverage(bundle.conditions[name], seen[name]["true"], seen[name]["false"], seen[name]["unknown"])
             for name in used
         ),
     )
+
+
+def _workflow_rules(bundle: Bundle) -> tuple[OfWorkflow, ...]:
+    """Those that could refuse; an entry of several steps is one rule, as it has one id.  What only watches is not counted."""
+    enforced = [each for each in bundle.workflows.values() if not each.shadow]
+    return tuple({rule.id: rule for each in enforced for rule in each.rules}.values())
+
+
+def _of_workflows(decision: Decision) -> tuple[frozenset[str], frozenset[str]]:
+    """Rules of workflows that spoke, and the one that alone refuses."""
+    ruling = decision.ruling
+    if ruling is None:
+        return frozenset(), frozenset()
+    against = frozenset(each.match.rule for each in ruling.refused)
+    return frozenset(match.rule for match in ruling.spoke), against if len(against) == 1 else frozenset()
 
 
 def _values(bundle: Bundle, request: AccessRequest, names: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -99,6 +99,24 @@ class Histories:
             nothing.set_result(None)
             return refused.judged, nothing
 
+    async def looked(self, asked: Asked) -> tuple[Judged, ...]:
+        """What the rules would say of a call now; nothing is reserved, and nothing is left behind."""
+
+        def work(connection: Connection) -> None:
+            raise _RefusedError(self._judged(connection, asked))
+
+        try:
+            await self._worker.run(work)
+        except _RefusedError as said:
+            return said.judged
+        raise Refused(Code.INTERNAL_ERROR, "a question about a workflow was not answered")
+
+    async def whose(self, tenant: str, workflow: str) -> str | None:
+        """The person whose workflow it is; None where it has no history."""
+        c = HISTORIES.c
+        wanted = select(c.subject).where(c.tenant == tenant, c.workflow == workflow)
+        return await self._worker.run(lambda connection: connection.execute(wanted).scalar_one_or_none())
+
     def _judged(self, connection: Connection, asked: Asked) -> tuple[Judged, ...]:
         step, until = asked.step, asked.ends + self._keep
         head = rows.lock(connection, asked.tenant, asked.workflow, step.subject, until)

@@ -32,6 +32,7 @@ from policies.workflows.values import sums
 Key = tuple[str, str]
 """Tenant and workflow."""
 STEPS: Final = frozenset({"tools/call", "resources/read", "prompts/get", "SendMessage", "SendStreamingMessage"})
+ASKED_OF: Final = "asked_of"
 HANDED: Final = "identity.delegate"
 AHEAD: Final = 256
 """Records that are heard before a decision is made again: calls of one moment stand in the log in any order."""
@@ -146,7 +147,7 @@ class Retelling:
         Then, where calls of the same moment could have come in another order, in each of these; `Why` where it cannot be told.
         """
         leaf = past.record.leaf
-        if not decision.allowed or not (is_step(leaf) or past.record.kind == HANDED):
+        if not decision.allowed or not (is_step(leaf) or past.record.kind == HANDED or ASKED_OF in leaf):
             yield decision
             return
         definition = _definition(past, bundle)
@@ -161,7 +162,7 @@ class Retelling:
         if not held:
             yield decision
             return
-        asked, workflow = self._asked(past, bundle, held), str(leaf["workflow"])
+        asked, workflow = self._asked(past, bundle, held), _workflow(leaf)
         if asked is None:
             yield Why.HISTORY
             return
@@ -183,7 +184,7 @@ class Retelling:
         request, said = past.request, past.said
         own = self._facts.get(past.record.id)
         if own is None:
-            chain, key = request.actors, (request.tenant, str(past.record.leaf["workflow"]))
+            chain, key = request.actors, (request.tenant, _workflow(past.record.leaf))
             step = Step(past.record.id, request.resource, chain[-1] if chain else request.subject, request.subject, request.at)
             own = Fact(key, step, chain, _definition(past, bundle), past.record.index, arguments=said is not None)
             own.marks = self._marker.marks(request.tenant, said or NOTHING, list(said or ())[:_MOST_ARGUMENTS])
@@ -257,10 +258,15 @@ def is_step(leaf: Mapping[str, Any]) -> bool:
     return leaf.get("method") in STEPS and not leaf.get("direction")
 
 
+def _workflow(leaf: Mapping[str, Any]) -> str:
+    """In which a call was made, or was only asked about."""
+    return str(leaf.get(ASKED_OF, leaf["workflow"]))
+
+
 def arguments_of(opened: Opened, found: Past | Undecidable | None) -> Mapping[str, object] | None:
     """What rules read of a call: a tool's arguments, the one data part of a message; None where it is not known."""
     leaf = opened.record.leaf
-    if leaf.get("proto") == "mcp":
+    if leaf.get("proto") in ("mcp", "authzen"):
         return (found.request.arguments or NOTHING) if isinstance(found, Past) else None
     body = opened.values.get("request")
     if not isinstance(body, bytes) or "originals" in leaf or "request" in leaf.get("secrets", {}):

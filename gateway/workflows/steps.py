@@ -129,6 +129,18 @@ class Steps:
 
     async def asked(self, bundle: Bundle, held: tuple[Workflow, ...], wish: Wish) -> tuple[Reserved, Ruling]:
         """The place, and what rules said; `Refused` by a rule that counts."""
+        question = self.question(bundle, held, wish)
+        judged, durable = await self._kept(question)
+        ruling = ruling_of(judged)
+        for each in ruling.watched:
+            self._watched(each.match.rule)
+        if ruling.refused:
+            raise refused(decided(wish.decision, ruling))
+        names = frozenset(name for each in held for name in each.kept(wish.request.resource)[2])
+        return Reserved(question.step, durable, names), ruling
+
+    def question(self, bundle: Bundle, held: tuple[Workflow, ...], wish: Wish) -> Asked:
+        """What histories are asked about a call."""
         principal, request, arguments = wish.principal, wish.request, wish.arguments
         wanted = [workflow.kept(request.resource) for workflow in held]
         step = Step(
@@ -144,13 +156,7 @@ class Steps:
             joins=wish.joins,
         )
         free = exempt(bundle, held, request, arguments)
-        judged, durable = await self._kept(Asked(principal.tenant, principal.workflow, principal.ends, step, held, free))
-        ruling = ruling_of(judged)
-        for each in ruling.watched:
-            self._watched(each.match.rule)
-        if ruling.refused:
-            raise refused(decided(wish.decision, ruling))
-        return Reserved(step, durable, frozenset(name for _, _, names in wanted for name in names)), ruling
+        return Asked(principal.tenant, principal.workflow, principal.ends, step, held, free)
 
     async def _kept(self, asked: Asked) -> tuple[tuple[Judged, ...], Awaitable[None]]:
         """The judgement, and when it is durable; whoever hangs up meanwhile leaves no place behind."""

@@ -49,6 +49,7 @@ NAMES: Final = (
     "unguarded-sink",
     "unknown-agent",
     "unknown-server",
+    "unmeetable-budget",
     "unreachable-step",
     "unregistered-tool",
     "unset-label",

@@ -130,6 +130,44 @@ def test_an_agent_is_no_oracle_of_its_own_workflow(world: World) -> None:
     assert asked(gateway, "", secret, **frame)[0] == 403
 
 
+def evaluated(world: World, context: dict[str, Any], **arguments: Any) -> tuple[int, dict[str, Any]]:
+    gateway, story, _ = world
+    secret, delegation = story.frame("paul:lead")
+    body = {
+        "subject": {"type": "user", "id": "dev/paul"},
+        "action": {"name": "call", "properties": {"arguments": arguments}},
+        "resource": {"type": "tool", "id": "desk.order"},
+        "context": context,
+    }
+    headers = {"Authorization": f"Bearer {secret}", "Bailiwick-Delegation": delegation}
+    answer = gateway.http.post("/access/v1/evaluation", json=body, headers=headers)
+    return answer.status_code, answer.json()
+
+
+def test_the_decision_point_asks_the_workflow_that_is_named_and_says_so_where_it_asked_none(world: World) -> None:
+    gateway, _, mine = world
+    here = {"workflow": mine["workflow"]}
+    for context, arguments, decision, reason, asked_of in [
+        (here, {"supplier": "S-1", "amount": 40}, True, "allowed", {"asked": True, "id": mine["workflow"]}),
+        (here, {"supplier": "S-1", "amount": 41}, False, "budget-spent", {"asked": True, "id": mine["workflow"]}),
+        (
+            here, {"supplier": "S-2", "amount": 1}, False, "step-missing",
+            {"asked": True, "id": mine["workflow"], "missing": ["desk.find"]},
+        ),
+        ({}, {"supplier": "S-2", "amount": 1}, True, "allowed", {"asked": False}),
+    ]:  # fmt: skip
+        status, found = evaluated(world, context, **arguments)
+        said = found["decision"], found["context"]["reason"], found["context"]["workflow"]
+        assert (status, said) == (200, (decision, reason, asked_of))
+    assert evaluated(world, {"workflow": "wf-00000000000000000000000000"}, supplier="S-1", amount=1)[0] == 403
+    assert evaluated(world, {"workflow": "wf 1"}, supplier="S-1", amount=1)[0] == 400
+    _, found = asked(gateway, f"/{mine['workflow']}", gateway.token("paul"))
+    order = next(each for each in found["next"] if each["step"] == "desk.order")
+    assert (order["left"][0]["count"], order["left"][0]["total"]) == (2, "40")  # nothing was drawn by asking
+    reproduced = gateway.audit("reproduce", "--json")
+    assert (reproduced.returncode, json.loads(reproduced.stdout)["undecidable"]) == (0, {}), reproduced.stdout
+
+
 def test_a_step_that_waits_for_another_is_blocked_by_its_public_name(world: World) -> None:
     gateway, _, _ = world
     fresh = Play(gateway, world[1].peers, "orders")

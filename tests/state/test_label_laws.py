@@ -141,11 +141,11 @@ def _name(seed: int, workflow: int) -> str:
     return f"wf-{seed:03}-{workflow}"
 
 
-def plays(folder: Path, until: Callable[[Played], object] = lambda _: False) -> list[Played]:
+def plays(url: str, until: Callable[[Played], object] = lambda _: False) -> list[Played]:
     """All of them, or those up to the first of which something is true."""
 
     async def every() -> list[Played]:
-        stores = [State.open(f"sqlite:///{folder}/state.db") for _ in "ab"]
+        stores = [State.open(url) for _ in "ab"]
         rules, found = definition(), list[Played]()
         try:
             for seed in range(SEEDS):
@@ -160,8 +160,8 @@ def plays(folder: Path, until: Callable[[Played], object] = lambda _: False) -> 
     return asyncio.run(every())
 
 
-def test_no_interleaving_lets_anything_out_after_a_source_was_read(tmp_path: Path) -> None:
-    found = plays(tmp_path)
+def test_no_interleaving_lets_anything_out_after_a_source_was_read(url: str) -> None:
+    found = plays(url)
     assert [(played.seed, played.leaks) for played in found if played.leaks] == []
     assert [(played.seed, played.back) for played in found if played.back] == [], "a label went away"
     outs = [out for played in found for out in played.outs]
@@ -217,4 +217,4 @@ PLANTED = (
 @pytest.mark.parametrize("mistake", PLANTED, ids=lambda mistake: mistake.__name__)
 def test_a_planted_mistake_is_noticed(mistake: Callable[[Patch], None], monkeypatch: Patch, tmp_path: Path) -> None:
     mistake(monkeypatch)
-    assert plays(tmp_path, until=lambda played: played.leaks)[-1].leaks
+    assert plays(f"sqlite:///{tmp_path}/state.db", until=lambda played: played.leaks)[-1].leaks

@@ -163,6 +163,22 @@ def test_what_rules_about_labels_name_is_used_and_what_they_guard_is_guarded() -
             )
         ),
         (
+            "unmeetable-budget",
+            {
+                "changes": {
+                    "workflows/w.yaml": "workflow: w\nbudget:\n  - {tool: erp.write_po, sum: amount, max: 500}\n",
+                    "grants/people.csv": BASE["grants/people.csv"].replace("small", "large"),
+                },
+                "conditions": "large: {if: args.amount >= 1000, say: large orders}\n",
+            },
+            ("workflows/w.yaml", 3, 5),
+        ),
+        (
+            "unmeetable-budget",
+            {"changes": {"workflows/w.yaml": "workflow: w\nbudget:\n  - {tool: erp.write_po, by: agent:helper, count: 3}\n"}},
+            ("workflows/w.yaml", 3, 5),
+        ),
+        (
             "unguarded-sink",
             {"changes": {"tools.yaml": BASE["tools.yaml"].replace("{to: string}}", "{to: string}, labels: [sink:external]}")}},
             ("tools.yaml", 5, 3),

@@ -6,6 +6,7 @@ import pytest
 
 from policies import testing
 from policies.bundle import BundleError
+from policies.coverage import measure
 from policies.engine import Engine
 from tests.policies.workflows.conftest import Make
 
@@ -72,6 +73,26 @@ def test_a_row_is_decided_after_its_history(bundle_with: Make, row: str, passes:
     bundle = bundle_with({**files, "tests/a.yaml": f"tenant: acme\n{PEOPLE}{HISTORY}tests:\n  - {row}\n"})
     (result,) = testing.run(testing.read_tests(bundle), Engine(bundle)).cases
     assert result.passed is passes, (result.differences, result.explanation)
+
+
+def test_rules_of_workflows_are_covered_as_those_of_grants_are(bundle_with: Make) -> None:
+    def covered(orders: str, *rows: str) -> tuple[dict[str, tuple[int, int]], float]:
+        head = f"tenant: acme\n{PEOPLE}{HISTORY}tests:\n"
+        tests = head + "".join(f"  - {{{PO}, {row}}}\n" for row in rows)
+        bundle = bundle_with({"workflows/a.yaml": orders, "grants/people.csv": GRANTS, "tests/a.yaml": tests})
+        coverage = measure(testing.run(testing.read_tests(bundle), Engine(bundle)))
+        said = {each.rule.id: (each.matched, each.decisive) for each in coverage.rules if "/" in each.rule.id}
+        return said, coverage.percent
+
+    alone, some = covered(ORDERS, "expect: deny")
+    assert alone == {"orders/before-1": (1, 1), "orders/budget-1": (1, 0), "orders/distinct-1": (1, 0)}
+    several, _ = covered(ORDERS, "expect: deny", "after: [scored, spent], expect: deny", "after: [spent, by-me], expect: deny")
+    assert several == {"orders/before-1": (3, 1), "orders/budget-1": (3, 1), "orders/distinct-1": (3, 0)}
+    unspoken, fewer = covered(
+        ORDERS.replace("tool: erp.write_po, sum", "tool: erp.write_po, by: agent:checker, sum"), "expect: deny"
+    )
+    assert (unspoken["orders/budget-1"], fewer < some) == ((0, 0), True)
+    assert covered(f"{ORDERS}mode: shadow\n", "expect: allow")[0] == {}
 
 
 def test_a_refusal_is_explained_with_its_rule_and_its_cure(bundle_with: Make) -> None:
