@@ -19,6 +19,7 @@ import msgspec
 
 from audit.model import Receipt
 from gateway.approved import Approval
+from gateway.followed import Followed
 from gateway.refusal import Refused as Refused  # noqa: PLC0414  handed on, as the next
 from gateway.refusal import UpstreamError as UpstreamError  # noqa: PLC0414
 from policies.model import ALLOW, AccessRequest, Decision
@@ -354,7 +355,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What is recorded of a forwarded call's end.  `events` counts all released messages, `bytes` their length.
 
     step     what became of its step in a workflow (`policies.workflows.story.State`); "" where it is none.
-    results  what is kept of its result, as `policies.workflows.kept` writes it.
+    results  what is kept of its result or its task (`policies.workflows.kept`); `followed` of earlier calls that became tasks.
     original what its last message said before a duty blanked some of that; flags: what its messages were flagged for.
     """
 
@@ -367,3 +368,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     results: str = ""
     original: Octets = b""
     flags: tuple[str, ...] = ()
+    followed: Followed | None = None

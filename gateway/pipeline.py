@@ -35,7 +35,7 @@ async def _durable(intent: Intent) -> Intent:
 
 
 class Hearing(Protocol):
-    """Listens to the answer of one call for what its workflow's history keeps of it."""
+    """Listens to the answer of one call for what histories keep of it: of its own step, and of earlier ones' tasks."""
 
     def hear(self, reply: Reply) -> None:
         """A message that is released, as it is released."""
@@ -43,17 +43,15 @@ class Hearing(Protocol):
     def outcome(self, outcome: Outcome) -> Outcome:
         """The same outcome with what became of the step."""
 
+    async def follow(self, intent: Intent, outcome: Outcome) -> Outcome:
+        """The same outcome with the open steps that the answer settles, and nobody else from now on.  Must not raise."""
+
+    async def settle(self, outcome: Outcome, *, recorded: bool) -> None:
+        """All of that is kept, where it is on record; otherwise the step is `UNCERTAIN`, and the others stay.  Must not raise."""
+
 
 def _unheld(_permit: Permit) -> None:
-    return None  # for a road without workflows; then nothing of these is ever called
-
-
-def _deaf(_permit: Permit) -> Hearing:
-    raise NotImplementedError
-
-
-async def _unsettled(_permit: Permit, _outcome: Outcome | None) -> None:
-    raise NotImplementedError
+    return None  # for a road without workflows
 
 
 async def _unreleased(_permit: Permit) -> None:
@@ -78,8 +76,8 @@ class Stages:
     record_outcome  under way when called, durable when awaited, or it raises.
     record_refusal  durable on return, or it raises.
     observe         metrics and spans, off the hot path; must not raise or block.
-    hear            what listens to the answer of a call that has such a place.
-    settle          the place is kept, by the recorded outcome; None: there is none on record.  Must not raise.
+    hear            what listens to the answer of a call that has such a place, or that may show what became of one before it.
+                    None for every other.
     release         the place is given up, as the call is not made.  Must not raise.
     settled         the intent once its record is durable, or it raises: where a call is sent while that is written.
     watch           what a call runs within once it is sent: raises `Refused` where its authority is over, or as soon as it is.
@@ -99,9 +97,8 @@ class Stages:
     watch: Callable[[Intent], AbstractContextManager[None]] = _unwatched
     settled: Callable[[Intent], Awaitable[Intent]] = _durable
     reserve: Callable[[Permit], Awaitable[Permit] | None] = _unheld
-    hear: Callable[[Permit], Hearing] = _deaf
+    hear: Callable[[Permit], Hearing | None] = _unheld
     inspect: Callable[[Reply, Permit], Awaitable[Reply]] = _nothing_beside
-    settle: Callable[[Permit, Outcome | None], Awaitable[None]] = _unsettled
     release: Callable[[Permit], Awaitable[None]] = _unreleased
 
 
@@ -131,7 +128,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     upstream call and records the outcome as interrupted.
     """
     intent = await _admit(arrival, stages)
-    tally = _Tally(intent.permit, None if intent.permit.reserved is None else stages.hear(intent.permit))
+    tally = _Tally(intent.permit, stages.hear(intent.permit))
     held: Reply | None = None
     try:
         with stages.watch(intent):
@@ -170,7 +167,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
         tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, type(error).__name__
         raise _of(Refused(Code.INTERNAL_ERROR, type(error).__name__), intent.permit.principal, intent.permit.call) from error
     finally:
-        await _close(arrival, intent, tally.outcome(held), stages)
+        await _close(arrival, intent, tally.outcome(held), stages, tally.hearing)
     yield held
 
 
@@ -211,11 +208,11 @@ async def _fulfilled(permit: Permit, stages: Stages) -> Permit:
         raise
 
 
-async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Stages) -> None:
+async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Stages, hearing: Hearing | None) -> None:
     stages.observe(arrival, intent, outcome)
     try:
-        ending = _kept if intent.permit.reserved is not None else _recorded
-        await _shielded(ending(intent, outcome, stages))  # a client that hangs up must not erase the outcome
+        ending = stages.record_outcome(intent, outcome) if hearing is None else _kept(intent, outcome, stages, hearing)
+        await _shielded(ending)  # a client that hangs up must not erase the outcome
     except Refused as refusal:
         raise _of(refusal, intent.permit.principal, intent.permit.call) from None
     except LedgerUnavailableError as error:
@@ -223,18 +220,15 @@ async def _close(arrival: Arrival, intent: Intent, outcome: Outcome, stages: Sta
         raise _of(failure, intent.permit.principal, intent.permit.call) from error
 
 
-def _recorded(intent: Intent, outcome: Outcome, stages: Stages) -> Awaitable[object]:
-    return stages.record_outcome(intent, outcome)
-
-
-async def _kept(intent: Intent, outcome: Outcome, stages: Stages) -> None:
-    """The outcome on record, and then in the workflow's history: never the other way round."""
-    recorded: Outcome | None = None
+async def _kept(intent: Intent, outcome: Outcome, stages: Stages, hearing: Hearing) -> None:
+    """The outcome on record, and then in workflows' histories: never the other way round."""
+    outcome = await hearing.follow(intent, outcome)
+    recorded = False
     try:
         await stages.record_outcome(intent, outcome)
-        recorded = outcome
+        recorded = True
     finally:
-        await stages.settle(intent.permit, recorded)
+        await hearing.settle(outcome, recorded=recorded)
 
 
 async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:

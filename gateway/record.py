@@ -154,14 +154,20 @@ class Recorder:
                 **({"flags": list(outcome.flags)} if outcome.flags else {}),
             },
         }
+        followed = outcome.followed
         values = (Value("response", outcome.body),) if outcome.body else ()
         if outcome.original:
             salt, fields[ORIGINALS] = committed("response", outcome.original)
             values = (*values, salt)
         if outcome.results:
             values = (*values, Value("step", outcome.results.encode()))
-        spool = self._may_spool(permit)
-        return self._submit(Entry("call.end", new_id(now), now, principal.subject, fields, values, spool=spool))
+        if followed is not None:
+            fields["settles"] = [{"call": step.id, "step": step.state.value} for _, step in followed.steps]
+            if results := kept.settled(step for _, step in followed.steps):
+                values = (*values, Value("settled", results.encode()))
+        spool = followed is None and self._may_spool(permit)
+        entry_id = new_id(now) if followed is None else followed.record
+        return self._submit(Entry("call.end", entry_id, now, principal.subject, fields, values, spool=spool))
 
     def _may_spool(self, permit: Permit) -> bool:
         return self._spools is not None and permit.reserved is None and self._spools(permit.call)

@@ -91,7 +91,7 @@ def open_mcp(parts: Parts, targets: Mapping[str, McpTarget], started: Mapping[st
         receipt=parts.recorder.receipt,
     )
 
-    stages, held = parts.stages(road, _fulfilling(parts, road, sealed), road), Held(parts.steps, McpSteps())
+    stages, held = parts.stages(road, _fulfilling(parts, road, sealed), road), Held(parts.steps, McpSteps(sealed))
     asking.by(stages)
     pins.tell = standing.changed
     before = parts.policy.in_force.current

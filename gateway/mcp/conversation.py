@@ -238,6 +238,8 @@ class Conversation:
 
     async def _of_task(self, result: dict[str, Any], task: tasks.Task) -> dict[str, Any] | None:
         """What a task says of itself, under the client's id; None where it asks for what it may not."""
+        if result.get("taskId", task.id) != task.id:
+            raise UpstreamError("protocol", "another task than was asked for")
         told = {**result, "taskId": task.sealed}
         asked = result.get("inputRequests")
         if asked is None:

@@ -24,18 +24,22 @@ _KINDS: Final = (FORM, URL, SAMPLING, FOLDERS)
 
 
 class Task(msgspec.Struct, frozen=True, gc=False):
-    """A task as its owner's client says it: the upstream's id, the id that the client has for it, and the tool."""
+    """A task as its owner's client says it: the upstream's id, the id that the client has for it, and the tool.
+
+    workflow  id of the one in which it was begun; "" where that is not said.
+    """
 
     id: str
     sealed: str
     tool: str
     withhold: frozenset[str] = frozenset()
+    workflow: str = ""
 
 
 def opened(text: object, server: str, principal: Principal, sealed: Sealed) -> Task:
     """`UnknownValueError` for anybody else's, or one of another server."""
-    inner, tool, withhold = sealed.open(Purpose.TASK, text, server=server, principal=principal)
-    return Task(inner, str(text), tool, frozenset(withhold))
+    inner, tool, withhold, *more = sealed.open(Purpose.TASK, text, server=server, principal=principal)
+    return Task(inner, str(text), tool, frozenset(withhold), str(more[0]) if more else "")
 
 
 def with_task(call: Call, principal: Principal, sealed: Sealed) -> Call:
@@ -92,7 +96,7 @@ def made(result: dict[str, Any], permit: Permit, sealed: Sealed) -> dict[str, An
     if not isinstance(task, str) or not 0 < len(task) <= LONGEST or not task.isascii() or not task.isprintable():
         raise UpstreamError("protocol", "taskId")
     call = permit.call
-    inner = [task, call.name or "", sorted(permit.redact)]
+    inner = [task, call.name or "", sorted(permit.redact), permit.principal.workflow]
     return {**result, "taskId": sealed.seal(Purpose.TASK, inner, server=call.target, principal=permit.principal)}
 
 

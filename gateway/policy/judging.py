@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def decided_by(policy: Policy, stages: Stages, shadowing: Shadowing, steps: Held) -> Stages:
     """The same stages, decided by this policy: by one bundle, or by the one that the call's workflow belongs to."""
-    stages = replace(stages, reserve=steps.by(policy), hear=steps.hear, settle=steps.steps.settle, release=steps.steps.release)
+    stages = replace(stages, reserve=steps.by(policy), hear=steps.hearing(policy), release=steps.steps.release)
     if policy.canary is None:
         return replace(stages, decide=shadowing.wrap(policy.active.engine.decide, policy.watched))
     asked = ByWorkflow(stages.normalise, lambda workflow: policy.pair_of(workflow).engine.decide)

@@ -7,8 +7,9 @@ these rows could satisfy or exhaust any rule; a reader learns who called what, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Connection, delete, select, update
@@ -18,16 +19,18 @@ from gateway.model import Refused, random16
 from gateway.reasons import Code
 from gateway.state import history_rows as rows
 from gateway.state import labelled
-from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS
+from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS, Kept
 from gateway.state.worker import Worker
-from policies.workflows import kept
 from policies.workflows.judge import Past, judge, purses, share, shared
 from policies.workflows.model import Workflow, Workflows, taints
 from policies.workflows.ruling import Judged
 from policies.workflows.story import State, Step, Value
 
+__all__ = ["Asked", "Claimed", "Histories", "Kept"]
+
 MOST_STEPS: Final = 10_000
 """Of one workflow: with more the next is refused."""
+NOTHING_KEPT: Final[Mapping[str, Value]] = MappingProxyType({})
 _SWEPT_EVERY: Final = 60
 _SWEPT_AT_ONCE: Final = 20
 
@@ -50,12 +53,11 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A step with its workflow."""
+class Claimed:
+    """Steps that are claimed, and whether there are others that somebody else has claimed."""
 
-    tenant: str
-    workflow: str
-    step: Step
+    steps: tuple[Kept, ...]
+    taken: bool
 
 
 class _RefusedError(Exception):
@@ -138,12 +140,37 @@ class Histories:
         labelled.mark(connection, step, [rows.mark_of(asked.tenant, one) for one in about], asked.tenant)
         return judged
 
-    async def settle(self, kept_: Kept, state: State, results: Mapping[str, Value]) -> bool:
-        """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew."""
-        place, said = kept_, kept.results(results)
-        return await self._worker.run(
-            lambda connection: rows.settle(connection, (place.tenant, place.workflow), place.step.id, state, said)
-        )
+    async def settle(
+        self, kept: Kept, state: State, results: Mapping[str, Value] = NOTHING_KEPT, task: str = "", by: str = ""
+    ) -> bool:
+        """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew.
+
+        by  the record for which it was claimed; a step that is claimed is settled by nothing else.
+        """
+        step = replace(kept.step, state=state, results=results, task=task or kept.step.task)
+        return await self._worker.run(lambda connection: rows.settle(connection, (kept.tenant, kept.workflow), step, by))
+
+    async def claim(self, tenant: str, tasks: Collection[str], record: str, wanted: Callable[[Kept], bool]) -> Claimed:
+        """Open steps of these tasks, so far as they are wanted, for one record alone: nobody else settles them from now on.
+
+        It changes nothing that rules see.
+        """
+
+        def work(connection: Connection) -> Claimed:
+            found = [(place, by) for place, by in rows.open_of(connection, tenant, tasks) if wanted(place)]
+            free = tuple(place for place, by in found if not by)
+            rows.claim(connection, [place.step.id for place in free], "", record)
+            return Claimed(free, taken=len(found) > len(free))
+
+        return await self._worker.run(work)
+
+    async def unclaim(self, calls: Sequence[str], record: str) -> None:
+        """Give back what was claimed for a record that was not written."""
+        await self._worker.run(lambda connection: rows.claim(connection, calls, record, ""))
+
+    async def claimed(self, most: int = 1000) -> tuple[tuple[Kept, str], ...]:
+        """Open steps that are claimed, each with the record for which it is."""
+        return await self._worker.run(lambda connection: rows.claimed(connection, most))
 
     async def steps(self, tenant: str, workflow: str) -> tuple[Step, ...]:
         """The steps of a workflow, by arrival."""

@@ -9,13 +9,13 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Table, bindparam, case, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Connection, Table, bindparam, case, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.model import Refused, random16
@@ -33,6 +33,8 @@ MARKS: Final[Table] = WorkflowMark.__table__  # type: ignore[attr-defined]  # as
 
 MOST_REMEMBERED: Final = 200_000
 """Steps of all stories that are kept in memory together."""
+MOST_CLAIMED: Final = 200
+"""Open steps that one answer settles."""
 _DAY: Final = 86_400
 _OF_SCOPE: Final = {"workflow": "workflow", "subject": "subject", "agent": "actor", "tool": "resource"}
 
@@ -56,8 +58,8 @@ _NEWER: Final = Prepared(
 )
 _SETTLE: Final = Prepared(
     update(STEPS)
-    .where(_S.call == bindparam("call_"), _UNSETTLED, _S.state != bindparam("state_"))
-    .values(state=bindparam("state_"), results=bindparam("results_"), version=bindparam("version_"))
+    .where(_S.call == bindparam("call_"), _UNSETTLED, _S.state != bindparam("state_"), _S.settler == bindparam("by_"))
+    .values(state=bindparam("state_"), results=bindparam("results_"), task=bindparam("task_"), version=bindparam("version_"))
     .returning(_S.purses)
 )
 _PURSE: Final = Prepared(select(_P.drawn, _P.total).where(_P.key == bindparam("key_")).with_for_update())
@@ -80,7 +82,18 @@ class _Row(NamedTuple):
     state: str
     begun: str
     results: str
-    purses: str  # fmt: skip
+    purses: str
+    task: str
+    settler: str  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A step with its workflow."""
+
+    tenant: str
+    workflow: str
+    step: Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +124,17 @@ def _grown(connection: Connection, tenant: str, workflow: str, more: int, until:
     return Head(tenant, workflow, *rows[0]) if rows else None
 
 
-def settle(connection: Connection, key: tuple[str, str], call: str, state: State, results: str) -> bool:
-    """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew."""
+def settle(connection: Connection, key: tuple[str, str], step: Step, by: str = "") -> bool:
+    """What became of a step that runs or is open; whether it was one.  What came to nothing gives back what it drew.
+
+    by  the record for which it was claimed; "" for a step that nobody claimed.
+    """
+    state, results = step.state, kept.results(step.results)
     head = _grown(connection, *key, 0, 0)
     if head is None:
         return False
-    rows = _SETTLE(connection, call_=call, state_=state.value, results_=results, version_=head.version)
+    said = {"state_": state.value, "results_": results, "task_": step.task, "version_": head.version}
+    rows = _SETTLE(connection, call_=step.id, by_=by, **said)
     if rows and not state.counts:
         give_back(connection, str(rows[0][0]))
     return bool(rows)
@@ -143,6 +161,7 @@ def step_of(row: Any) -> Step:
         at=row.at,
         state=State(row.state),
         results=kept.read_results(row.results),
+        task=row.task,
         **kept.read_begun(row.begun),
     )
 
@@ -163,7 +182,33 @@ def row_of(tenant: str, workflow: str, version: int, step: Step, taken: str) -> 
         "begun": kept.begun(step),
         "results": kept.results(step.results),
         "purses": taken,
+        "task": step.task,
+        "settler": "",
     }
+
+
+# --- tasks
+
+
+def open_of(connection: Connection, tenant: str, tasks: Collection[str]) -> list[tuple[Kept, str]]:
+    """Open steps of these tasks, each with the record for which it is claimed; nobody else claims until this ends."""
+    where = _S.tenant == tenant, _S.task.in_(tasks), _S.state == State.OPEN.value, text("task <> ''")  # as the index says it
+    found = connection.execute(select(STEPS).where(*where).order_by(_S.call).limit(MOST_CLAIMED).with_for_update())
+    return [(Kept(row.tenant, row.workflow, step_of(row)), row.settler) for row in found]
+
+
+def claim(connection: Connection, calls: Collection[str], before: str, record: str) -> None:
+    """Have these steps, if they are open, settled by this record instead of that; "" stands for none."""
+    if calls:
+        where = _S.call.in_(calls), _S.state == State.OPEN.value, _S.settler == before
+        connection.execute(update(STEPS).where(*where).values(settler=record))
+
+
+def claimed(connection: Connection, most: int) -> tuple[tuple[Kept, str], ...]:
+    """Open steps that are claimed, each with the record for which it is."""
+    where = _S.state == State.OPEN.value, _S.settler != ""
+    found = connection.execute(select(STEPS).where(*where).order_by(_S.call).limit(most))
+    return tuple((Kept(row.tenant, row.workflow, step_of(row)), str(row.settler)) for row in found)
 
 
 # --- stories

@@ -237,6 +237,7 @@ class WorkflowStep(Table, table=True):
         Index("ix_workflow_steps_actor", "actor", "at"),
         Index("ix_workflow_steps_at", "at"),
         Index("ix_workflow_steps_state", "state", "at"),
+        Index("ix_workflow_steps_task", "task", sqlite_where=text("task <> ''"), postgresql_where=text("task <> ''")),
     )
 
     call: str = Field(primary_key=True, sa_type=String(40))
@@ -256,6 +257,10 @@ class WorkflowStep(Table, table=True):
     """JSON of the same: fields of its result."""
     purses: str = Field(sa_type=Text)
     """JSON: the purses that it draws on, and how much."""
+    task: str = Field(default="", sa_type=String(64))
+    """Digest of the task that its call became; "" for none."""
+    settler: str = Field(default="", sa_type=String(40))
+    """Id of the record, written or about to be, that settles it by what became of its task; "" where there is none."""
 
 
 class WorkflowPurse(Table, table=True):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from audit.reader import Ledger, Opened
 from gateway.reproduce import KINDS, VALUES, Past, Undecidable, Why, rebuild
 from gateway.workflows.marks import Marker
-from gateway.workflows.rebuild import BEGINS, ENDS, VALUE
+from gateway.workflows.rebuild import BEGINS, ENDS, SETTLED, VALUE, settled_by
 from policies.bundle import Bundle
 from policies.model import NOTHING, Decision, Reason, Ruling
 from policies.workflows import kept
@@ -86,7 +86,7 @@ class Retelling:
     def decisions(self, log: Ledger, since: int = 0, stop: int | None = None) -> Iterator[Past | Undecidable]:
         """As `gateway.reproduce.decisions`; while one is held, `ruled` knows the records around it."""
         waiting: deque[tuple[int, Past | Undecidable]] = deque()
-        asked = log.opened((*KINDS, *ENDS), (*VALUES, VALUE), since=max(since - DAYS * _DAY, 0), stop=stop)
+        asked = log.opened((*KINDS, *ENDS), (*VALUES, VALUE, SETTLED), since=max(since - DAYS * _DAY, 0), stop=stop)
         for heard, opened in enumerate(asked):
             found = rebuild(opened) if opened.record.kind in KINDS else None
             said = arguments_of(opened, found) if isinstance(found, Past) else None
@@ -106,8 +106,14 @@ class Retelling:
         try:
             if placed or (kind in BEGINS and is_step(leaf)):
                 self._begun(opened, said)
-            elif kind in ENDS and (fact := self._facts.get(str(leaf.get("call")))) is not None:
-                _end(fact, opened)
+            elif kind in ENDS:
+                if (fact := self._facts.get(str(leaf.get("call")))) is not None:
+                    _end(fact, opened)
+                for call, state, results in settled_by(opened):
+                    fact = self._facts.get(call)
+                    if fact is not None and fact.ended is not None and fact.step.state is State.OPEN:
+                        fact.ended, fact.ended_at = opened.record.index, opened.record.at  # until then it ran, to every rule
+                        fact.step = replace(fact.step, state=state, results=results)
         except (KeyError, TypeError, ValueError, AttributeError):  # fields of another shape than this gateway writes
             self._lost = True
 
@@ -289,8 +295,8 @@ def _end(fact: Fact, opened: Opened) -> None:
         return
     said = leaf["outcome"]
     state = State(said["step"]) if "step" in said else _SENT.get(str(said["status"]), State.UNCERTAIN)
-    results = kept.read_results(value.decode()) if isinstance(value, bytes) else {}
-    fact.step = replace(fact.step, state=state, results=results)
+    ended = kept.read_ended(state, value.decode()) if isinstance(value, bytes) else {}
+    fact.step = replace(fact.step, state=state, **ended)
 
 
 def _definition(past: Past, bundle: Bundle) -> str:

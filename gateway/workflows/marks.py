@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from gateway.model import Principal
 from policies.workflows.values import written
 
 MARK_CHARS: Final = 32
@@ -26,6 +28,11 @@ class Marker:
             return None
         data = f"{tenant}\0{text}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, data, hashlib.sha256).hex()[:MARK_CHARS]
+
+    def task(self, principal: Principal, protocol: str, target: str, task: str) -> str:
+        """Of a person's task at one server or agent, by the id that it has there."""
+        said = json.dumps([principal.tenant, principal.subject, protocol, target, task], separators=(",", ":"))
+        return hmac.digest(self._key, b"task\0" + said.encode(), hashlib.sha256).hex()
 
     def marks(self, tenant: str, arguments: Mapping[str, object], names: Iterable[str]) -> Mapping[str, str]:
         """Of those arguments that are there and are plain values."""

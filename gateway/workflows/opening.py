@@ -24,7 +24,7 @@ def opened(  # noqa: PLR0917  what it is made of
 ) -> InForceNow:
     """`keys` are the ledger's seal key, and one of its own for digests of arguments."""
     seal, marks = keys
-    steps = Steps(state.histories, marks, policy.shadowing.note)
+    steps = Steps(state.histories, marks, policy.shadowing.note, clock)
     stack.push_async_callback(steps.close)
     longest = int(settings.limits.call_seconds)
     reconciling = Reconciling(state.histories, ledger_url_of(settings), seal, clock, longest)

@@ -8,11 +8,12 @@ from typing import Final
 
 from audit.reader import Ledger, Opened
 from policies.workflows import kept
-from policies.workflows.story import State, Step
+from policies.workflows.story import State, Step, Value
 
 BEGINS: Final = ("call.start", "identity.delegate")
 ENDS: Final = ("call.end", "call.orphaned")
 VALUE: Final = "step"
+SETTLED: Final = "settled"
 Key = tuple[str, str]
 """Tenant and workflow."""
 
@@ -46,7 +47,7 @@ class Telling:
     def of(cls, log: Ledger, *, since: int = 0, start: int = 0) -> Telling:
         """All that is told from there on.  Needs the seal key."""
         telling = cls()
-        for opened in log.opened((*BEGINS, *ENDS), (VALUE,), since=since, start=start):
+        for opened in log.opened((*BEGINS, *ENDS), (VALUE, SETTLED), since=since, start=start):
             telling.hear(opened)
         return telling
 
@@ -55,8 +56,14 @@ class Telling:
         if opened.record.kind in BEGINS:
             if opened.record.commitment(VALUE) is not None:
                 self._begun(opened)
-        elif (key := self._key.get(str(opened.record.leaf.get("call")))) is not None:
+            return
+        if (key := self._key.get(str(opened.record.leaf.get("call")))) is not None:
             self._ended(opened, key)
+        for call, state, results in settled_by(opened):
+            mine = self._key.get(call)
+            step = self.steps[mine].get(call) if mine is not None else None
+            if mine is not None and step is not None and step.state is State.OPEN:  # the first that says so counts
+                self.steps[mine][call] = replace(step, state=state, results=results)
 
     def _begun(self, opened: Opened) -> None:
         record, value = opened.record, opened.values[VALUE]
@@ -82,8 +89,19 @@ class Telling:
         state = State.UNCERTAIN if opened.record.kind == "call.orphaned" else State(leaf["outcome"]["step"])
         call = str(leaf["call"])
         value = opened.values[VALUE]
-        results = kept.read_results(value.decode()) if isinstance(value, bytes) else {}
-        steps[call] = replace(steps[call], state=state, results=results)
+        said = kept.read_ended(state, value.decode()) if isinstance(value, bytes) else {}
+        steps[call] = replace(steps[call], state=state, **said)
+
+
+def settled_by(opened: Opened) -> Iterator[tuple[str, State, Mapping[str, Value]]]:
+    """Steps that a record settles beside its own: their ids, what became of them, their results."""
+    said = opened.record.leaf.get("settles", [])
+    if not said:
+        return
+    value = opened.values[SETTLED]
+    results = kept.read_settled(value.decode()) if isinstance(value, bytes) else {}
+    for each in said:
+        yield str(each["call"]), State(each["step"]), results.get(str(each["call"]), {})
 
 
 def differences(key: Key, stored: Iterable[Step], told: Mapping[str, Step]) -> Iterator[Difference]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from audit.model import TamperedError
@@ -11,8 +12,8 @@ from audit.reader import Ledger
 from audit.store import StoreError
 from gateway.model import Clock, Refused
 from gateway.state.histories import Histories, Kept
-from gateway.workflows.rebuild import Telling
-from policies.workflows.story import State, Step
+from gateway.workflows.rebuild import SETTLED, Telling, settled_by
+from policies.workflows.story import State, Step, Value
 
 log = logging.getLogger("gateway.workflows")
 
@@ -55,19 +56,45 @@ class Reconciling:
         """Settle what can be; how many steps that were."""
         now = self._clock()
         found = await self._histories.unsettled(now - SOON * 1_000_000)
-        if not found:
-            return 0
-        told = await asyncio.to_thread(self._told, found)
+        told = await asyncio.to_thread(self._told, found) if found else {}
         count = 0
         for place in found:
             step = told.get(place.step.id)
             if step is None and place.step.at < now - self._longest * 1_000_000:
                 count += await self._histories.settle(place, State.UNSENT, {})
             elif step is not None and step.state is not State.RUNNING:
-                count += await self._histories.settle(place, step.state, step.results)
+                count += await self._histories.settle(place, step.state, step.results, step.task)
+        count += await self._tasks(now)
         if count:
             log.info("%d steps of workflows were settled from the ledger", count)
         return count
+
+    async def _tasks(self, now: int) -> int:
+        """Settle what was claimed for records that are written, and free what was claimed for none: how many were settled."""
+        claimed = await self._histories.claimed()
+        found = [(place, by) for place, by in claimed if _made_at(by) < now - SOON * 1_000_000]
+        if not found:
+            return 0
+        said = await asyncio.to_thread(self._settled, frozenset(by for _, by in found))
+        count = 0
+        for place, by in found:
+            if place.step.id in said.get(by, {}):
+                state, results = said[by][place.step.id]
+                count += await self._histories.settle(place, state, results, by=by)
+            elif _made_at(by) < now - self._longest * 1_000_000:
+                await self._histories.unclaim([place.step.id], by)
+        return count
+
+    def _settled(self, records: frozenset[str]) -> dict[str, dict[str, tuple[State, Mapping[str, Value]]]]:
+        """What these records, so far as they are written, say of steps beside their own."""
+        said: dict[str, dict[str, tuple[State, Mapping[str, Value]]]] = {}
+        with Ledger.open(self._url, self._key) as ledger:
+            for name in records:
+                record = ledger.get(name)
+                if record is not None:
+                    (opened,) = ledger.opened((record.kind,), (SETTLED,), start=record.index, stop=record.index + 1)
+                    said[name] = {call: (state, results) for call, state, results in settled_by(opened)}
+        return said
 
     def _told(self, places: tuple[Kept, ...]) -> dict[str, Step]:
         """What the ledger says of them, from the first of their records on."""
@@ -77,3 +104,8 @@ class Reconciling:
                 return {}
             telling = Telling.of(ledger, start=min(starts))
         return {call: step for steps in telling.steps.values() for call, step in steps.items()}
+
+
+def _made_at(record: str) -> int:
+    """The moment of which a record's id was made, in UTC microseconds (`gateway.model.new_id`)."""
+    return int(record.replace("-", "")[:12], 16) * 1000

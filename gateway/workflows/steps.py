@@ -10,16 +10,16 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from gateway.model import Call, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Reserved
+from gateway.model import Clock, Outcome, Permit, Principal, Refused, Reserved, wall_clock
 from gateway.obligations.budget import drawn_on
 from gateway.policy.in_force import InForce, Policy
 from gateway.reasons import Code
 from gateway.state.histories import Asked, Histories, Kept
+from gateway.workflows.following import Following
+from gateway.workflows.hearing import Hearing, Reader
 from gateway.workflows.marks import Marker
 from policies.bundle import Bundle
 from policies.model import NOTHING, AccessRequest, Decision, Ruling
@@ -28,52 +28,17 @@ from policies.workflows.flow import brings, exempt
 from policies.workflows.model import Workflow, Workflows
 from policies.workflows.ruling import Judged, decided, held_by, is_unknown, of_unknown, ruling_of
 from policies.workflows.story import State, Step
-from policies.workflows.values import fields, sums
+from policies.workflows.values import sums
 
 log = logging.getLogger("gateway.workflows")
-
-CONNECT: Final = "connect"
-"""How the detail of an outcome begins whose call never reached the upstream."""
-
-
-class Ended(StrEnum):
-    """What an answer says of the work that was asked for."""
-
-    DONE = "done"
-    OPEN = "open"  # it goes on, as a task
-    ASKED = "asked"  # nothing is done: something must be answered first, and the call be made again
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What one message of an answer says; `objects` are the structured parts of it."""
-
-    ended: Ended | None = None
-    objects: tuple[Mapping[str, object], ...] = ()
-
-
-class Reader(Protocol):
-    """One protocol's reading of calls as steps."""
-
-    def is_step(self, call: Call) -> bool:
-        """Whether it does something: a tool's call, a message to an agent; not a look at what was done."""
-
-    def looks(self, call: Call) -> bool:
-        """Whether it shows what may have come of another workflow's call, without being a step."""
-
-    async def joins(self, call: Call, principal: Principal) -> tuple[str, ...]:
-        """Ids of the person's other workflows to which what it names belongs."""
-
-    def arguments(self, call: Call) -> Mapping[str, object]:
-        """What rules read of it."""
-
-    def heard(self, reply: Reply) -> Heard:
-        """What a message of its answer says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A call that policy allows and that wants a place: whose, what, how it was decided, and the id of its record."""
+    """A call that policy allows and that wants a place: whose, what, how it was decided, and the id of its record.
+
+    shows  objects beside the one that policy was asked for whose labels it may bring.
+    """
 
     principal: Principal
     request: AccessRequest
@@ -81,6 +46,7 @@ class Wish:
     call: str
     arguments: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     joins: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
 
 
 class Steps:
@@ -89,10 +55,11 @@ class Steps:
     watched  is told of each rule that would have refused and is only watched.
     """
 
-    def __init__(self, histories: Histories, key: bytes, watched: Callable[[str], None]) -> None:
+    def __init__(self, histories: Histories, key: bytes, watched: Callable[[str], None], clock: Clock = wall_clock) -> None:
         """`key` makes digests of arguments: 32 bytes, the same on every replica."""
         self._histories = histories
         self._marker = Marker(key)
+        self.following = Following(histories, self._marker, clock)
         self._watched = watched
         self._undoing: set[asyncio.Task[None]] = set()
 
@@ -123,7 +90,8 @@ class Steps:
     async def _reserve(self, permit: Permit, bundle: Bundle, held: tuple[Workflow, ...], reader: Reader) -> Permit:
         joins = await reader.joins(permit.call, permit.principal) if bundle.flows else ()
         arguments = reader.arguments(permit.call)
-        wish = Wish(permit.principal, permit.request, permit.decision, permit.call.arrival.id, arguments, joins)
+        shows = reader.shows(permit.call, permit.request.resource)
+        wish = Wish(permit.principal, permit.request, permit.decision, permit.call.arrival.id, arguments, joins, shows)
         reserved, ruling = await self.asked(bundle, held, wish)
         return replace(permit, reserved=reserved, decision=decided(permit.decision, ruling))
 
@@ -152,7 +120,7 @@ class Steps:
             held=frozenset(workflow.name for workflow in held),
             marks=self._marker.marks(principal.tenant, arguments, {name for marks, _, _ in wanted for name in marks}),
             sums=sums(arguments, {name for _, numbers, _ in wanted for name in numbers}),
-            labels=brings(bundle, request.resource),
+            labels=_labels(bundle, (request.resource, *wish.shows)),
             joins=wish.joins,
         )
         free = exempt(bundle, held, request, arguments)
@@ -178,7 +146,7 @@ class Steps:
         await self._settle(Kept(asked.tenant, asked.workflow, asked.step), State.UNSENT, "")
 
     async def settle(self, permit: Permit, outcome: Outcome | None) -> None:
-        """By what is on record; nothing of it on record is `UNCERTAIN`."""
+        """A call's own step, by what is on record; nothing of it on record is `UNCERTAIN`."""
         state = State.UNCERTAIN if outcome is None else State(outcome.step)
         await self._settle(_place(permit), state, "" if outcome is None else outcome.results)
 
@@ -189,7 +157,7 @@ class Steps:
 
     async def _settle(self, place: Kept, state: State, results: str) -> None:
         try:
-            await self._histories.settle(place, state, kept.read_results(results) if results else {})
+            await self._histories.settle(place, state, **kept.read_ended(state, results))
         except Refused as failure:  # it stays as it is, satisfies nothing, and is settled from the ledger later
             log.error("a step could not be settled: %s", failure.code.value, extra={"call": place.step.id})
 
@@ -262,42 +230,24 @@ class Held:
         """The stage `reserve`, by the definitions of one policy."""
         return lambda permit: self.steps.reserve(policy, self.reader, permit)
 
-    def hear(self, permit: Permit) -> Hearing:
-        """The stage `hear`."""
-        return Hearing(self.reader, permit.reserved.fields if permit.reserved is not None else frozenset())
+    def hearing(self, policy: Policy) -> Callable[[Permit], Hearing | None]:
+        """The stage `hear`, by the same."""
+        pairs = [pair for pair in (policy.active, policy.canary) if pair is not None]
+        workflows = [each for pair in pairs for each in pair.bundle.workflows.values()]
+        duties = any(drawn_on(pair.bundle.obligations.values()) for pair in pairs)
+        names = frozenset(name for each in workflows for name in each.bounded)
+        reader, steps = self.reader, self.steps
 
+        def fields_of(workflow: str, step: Step) -> frozenset[str]:
+            known = policy.pair_of(workflow).bundle.workflows
+            return frozenset(name for each in step.held if each in known for name in known[each].kept(step.resource)[2])
 
-class Hearing:
-    """Listens to one call's answer."""
+        def hear(permit: Permit) -> Hearing | None:
+            if permit.reserved is None and not ((workflows or duties) and reader.follows(permit.call)):
+                return None
+            return Hearing(reader, permit, steps.following, names, fields_of, steps.settle)
 
-    def __init__(self, reader: Reader, names: frozenset[str]) -> None:
-        self._reader = reader
-        self._names = names
-        self._ended: Ended | None = None
-        self._objects: list[Mapping[str, object]] = []
-
-    def hear(self, reply: Reply) -> None:
-        """See `gateway.pipeline.Hearing`."""
-        if reply.payload is None:
-            return
-        heard = self._reader.heard(reply)
-        self._ended = heard.ended or self._ended
-        if self._names:
-            self._objects += [one for one in heard.objects if not self._names.isdisjoint(one)][:100]
-
-    def outcome(self, outcome: Outcome) -> Outcome:
-        """See there."""
-        state = self._state(outcome)
-        found = fields(self._objects, self._names) if state is State.OK else NOTHING
-        return replace(outcome, step=state.value, results=kept.results(found) if found else "")  # type: ignore[arg-type]
-
-    def _state(self, outcome: Outcome) -> State:
-        if outcome.status is OutcomeStatus.OK:
-            return {Ended.OPEN: State.OPEN, Ended.ASKED: State.FAILED}.get(self._ended or Ended.DONE, State.OK)
-        if outcome.status is OutcomeStatus.TOOL_ERROR:
-            return State.FAILED
-        never = outcome.status is OutcomeStatus.UPSTREAM_ERROR and outcome.detail.startswith(CONNECT)
-        return State.UNSENT if never else State.UNCERTAIN
+        return hear
 
 
 def refused(denied: Decision) -> Refused:
@@ -310,6 +260,11 @@ def refused(denied: Decision) -> Refused:
     cure = "; ".join(dict.fromkeys(each.cure for each in refusing))
     said: dict[str, object] = {"cure": cure, **({"missing": missing} if missing else {})}
     return Refused(code, f"{refusing[0].match.rule}: {refusing[0].cure}", decision=denied, data=said)
+
+
+def _labels(bundle: Bundle, resources: tuple[str, ...]) -> tuple[str, ...]:
+    found = {label for each in resources for label in brings(bundle, each)}
+    return tuple(sorted(found))
 
 
 def _held(workflows: Workflows, principal: Principal, request: AccessRequest) -> tuple[Workflow, ...]:

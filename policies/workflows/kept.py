@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any
 
-from policies.workflows.story import Step, Value
+from policies.workflows.story import State, Step, Value
 
 
 def begun(step: Step) -> str:
@@ -27,6 +27,17 @@ def results(of: Mapping[str, Value]) -> str:
     return _dumps({name: {"n": str(value)} if isinstance(value, Decimal) else value for name, value in of.items()})
 
 
+def task(mark: str) -> str:
+    """What is known of a step whose call became a task, in place of a result."""
+    return _dumps({"task": mark})
+
+
+def settled(steps: Iterable[Step]) -> str:
+    """What is known of the results of steps that another call's answer settles; "" where nothing is."""
+    found = {step.id: json.loads(results(step.results)) for step in steps if step.results}
+    return _dumps(found) if found else ""
+
+
 def read_begun(text: str) -> Mapping[str, Any]:
     """Fields of a `Step`.  ValueError for what no step says."""
     said = _object(text)
@@ -42,6 +53,20 @@ def read_begun(text: str) -> Mapping[str, Any]:
 def read_results(text: str) -> Mapping[str, Value]:
     """The results.  ValueError for what is none."""
     return MappingProxyType({str(name): _value(value) for name, value in _object(text).items()})
+
+
+def read_ended(state: State, text: str) -> Mapping[str, Any]:
+    """Fields of a `Step` that ended so: of one that is open its task, otherwise its results.  ValueError for what is neither."""
+    if not text:
+        return {}
+    if state is State.OPEN:
+        return {"task": _text(_object(text).get("task", ""))}
+    return {"results": read_results(text)}
+
+
+def read_settled(text: str) -> Mapping[str, Mapping[str, Value]]:
+    """Results by the step's id.  ValueError for what is none."""
+    return {name: read_results(_dumps(said)) for name, said in _object(text).items()}
 
 
 def _value(value: Any) -> Value:

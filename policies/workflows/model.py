@@ -247,6 +247,12 @@ class Workflow:
         """Whether a call belongs to it; `definition` names the workflow that was begun, "" where none was."""
         return definition == self.name or any(bind.covers(resource, actors) for bind in self.binds)
 
+    @property
+    def bounded(self) -> frozenset[str]:
+        """Fields of results that its rules bound, of whichever step."""
+        every = (*self.rules, *(each for taint in taints([self]) for each in taint.cleared))
+        return frozenset(rule.result.field for rule in every if isinstance(rule, Before) and rule.result is not None)
+
     def kept(self, resource: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
         """What history must keep of a step for these rules: arguments that are compared, that are summed, fields of results."""
         marks: set[str] = set()

@@ -52,6 +52,7 @@ class Step:
     results    field → value, of those that rules bound.
     labels     what it brings into the workflow.
     joins      ids of other workflows that share a conversation with this one by it: what came into them may come in here.
+    task       digest by which looks at its task find it; "" where it became none.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Step:
     results: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
     labels: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
+    task: str = ""
 
     @property
     def place(self) -> tuple[int, str]:

@@ -152,10 +152,13 @@ def peers(world: Peers | None = None) -> Iterator[Peers]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            out = json.dumps(world.answer(Heard(self.path, headers, json.loads(body)))).encode()
+            answer = world.answer(Heard(self.path, headers, json.loads(body)))
+            streams = isinstance(answer.get("result"), list)  # of events
+            each = [{**answer, "result": event} for event in answer["result"]] if streams else [answer]
+            out = b"".join(b"data: %s\n\n" % json.dumps(one).encode() for one in each) if streams else json.dumps(answer).encode()
             try:
                 self.send_response(200)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
                 self.send_header("Content-Length", str(len(out)))
                 self.end_headers()
                 self.wfile.write(out)

@@ -336,8 +336,8 @@ def _of_everybody(_stories: Any, connection: Any, _head: Any) -> Any:
 BUGS: dict[str, tuple[object, str, Any]] = {
     "what is drawn is not written down": (rows, "draw", _not_kept),
     "a story is everybody's": (rows.Stories, "told", _of_everybody),
-    "whatever happens gives its share back": (rows, "settle", lambda connection, key, call, state, results: (
-        _SETTLE(connection, key, call, state, results) and (rows.give_back(connection, _purses(connection, call)) or True))),
+    "whatever happens gives its share back": (rows, "settle", lambda connection, key, one, by="": (
+        _SETTLE(connection, key, one, by) and (rows.give_back(connection, _purses(connection, one.id)) or True))),
     "a step is ok before it is": (rows, "row_of", lambda *step: _ROW(*step) | {"state": "ok"}),
 }  # fmt: skip
 _SETTLE, _ROW = rows.settle, rows.row_of
