@@ -82,6 +82,7 @@ class Kind(StrEnum):
     APPROVAL_DENY = "approval.deny"
     APPROVAL_USE = "approval.use"
     APPROVAL_EXPIRE = "approval.expire"
+    APPROVAL_WITHDRAW = "approval.withdraw"
     GRANT_SET = "grant.set"
     GRANT_REVOKE = "grant.revoke"
     KEY_ACTIVATE = "key.activate"

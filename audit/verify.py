@@ -57,7 +57,7 @@ KINDS = frozenset(
         *("policy.reload", "definition.seen", "definition.changed", "definition.quarantined", "definition.refused"),
         *("definition.approved", "card.seen", "card.changed", "card.refused"),
         *("identity.delegate", "identity.kill", "identity.lift", "identity.event", "grant.set", "grant.revoke"),
-        *("approval.ask", "approval.grant", "approval.deny", "approval.use", "approval.expire"),
+        *("approval.ask", "approval.grant", "approval.deny", "approval.use", "approval.expire", "approval.withdraw"),
         *("key.activate", "vault.consent", "vault.forget"),
         *("sandbox.probe", "sandbox.start", "sandbox.end", "egress.start", "egress.end"),
         *(

@@ -23,6 +23,7 @@ from gateway.a2a.road import A2aRoad
 from gateway.a2a.standing import Standing
 from gateway.a2a.steps import A2aSteps
 from gateway.a2a.tasks import Ownership
+from gateway.a2a.waiting import Waiting, looks_at_ours
 from gateway.a2a.webhook import Allowed
 from gateway.identity.keys import KeySet
 from gateway.mcp.sealed import Purpose, Sealed
@@ -51,12 +52,6 @@ def open_a2a(parts: Parts) -> A2aFaces:
     """`/a2a/{agent}` for every agent that the settings give a URL, and what belongs to it."""
     settings, limits = parts.settings, parts.settings.limits
     peers = agent_targets(settings, parts.bare)
-    # an agent may work in silence for as long as a call may take, or a stream stand, at all
-    silence = max(limits.call_seconds, limits.stream_seconds)
-    most = limits.concurrent_calls + limits.concurrent_streams
-    patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=silence, connections=most, probe=True)
-    parts.stack.push_async_callback(patient.aclose)
-
     allowed = Allowed(settings.push.hosts, settings.push.private)
     drifts = Drifts(parts.state.cards, parts.journal.append, parts.clock)
     cards = _cards(parts, peers, drifts, push=bool(allowed))
@@ -64,9 +59,10 @@ def open_a2a(parts: Parts) -> A2aFaces:
     push = Push(parts.state.push, seal, settings.public_url, allowed, lambda: parts.clock() // 1_000_000)
     asks = Asks(parts.recorder.authorisation, {name: peer.sends_to for name, peer in peers.items()})
     ownership = Ownership(parts.state.tasks, parts.state.contexts)
+    waiting = Waiting(parts.approvals, TaskMarks(Sealed([derived(parts.seal_key, b"a2a tasks")])))
     road = A2aRoad(
         peers=peers,
-        upstreams=patient,
+        upstreams=_patient(parts),
         ownership=ownership,
         mint=parts.identity.delegations.mint,
         cards=cards,
@@ -79,13 +75,14 @@ def open_a2a(parts: Parts) -> A2aFaces:
         receipt=parts.recorder.receipt,
         push=push if allowed else None,
         asks=asks,
+        waiting=waiting,
     )
     parts.stack.push_async_callback(road.aclose)
 
     standing = Standing(parts.judge_of, parts.clock)
     parts.stack.push_async_callback(standing.close)
-    stages = parts.stages(road, _fulfilling(parts, road), FACE)
-    stages = replace(stages, watch=standing.over(stages.watch))
+    stages = parts.stages(road, _fulfilling(parts, road, waiting), FACE)
+    stages = replace(stages, authenticate=waiting.after(stages.authenticate), watch=standing.over(stages.watch))
     endpoint = A2aEndpoint(stages, guard=parts.guard, limits=limits, slots=parts.slots, clock=parts.clock)
 
     def enforce(policy: Policy) -> None:
@@ -101,12 +98,21 @@ def open_a2a(parts: Parts) -> A2aFaces:
     return A2aFaces(endpoint, news, drifts.families)
 
 
+def _patient(parts: Parts) -> Upstreams:
+    """The way to agents, who may work in silence for as long as a call may take, or a stream stand, at all."""
+    limits = parts.settings.limits
+    silence, most = max(limits.call_seconds, limits.stream_seconds), limits.concurrent_calls + limits.concurrent_streams
+    patient = Upstreams(connect_seconds=limits.upstream_connect_seconds, idle_seconds=silence, connections=most, probe=True)
+    parts.stack.push_async_callback(patient.aclose)
+    return patient
+
+
 def _reading(parts: Parts, peers: Mapping[str, AgentTarget]) -> A2aSteps:
     own = frozenset(name for name, peer in peers.items() if peer.contexts == "own")
     return A2aSteps(parts.state.tasks, parts.state.contexts, own)
 
 
-def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Permit]]:
+def _fulfilling(parts: Parts, road: A2aRoad, waiting: Waiting) -> Callable[[Permit], Awaitable[Permit]]:
     """The stage of duties on this road."""
     duties = parts.duties.by_type
 
@@ -116,8 +122,10 @@ def _fulfilling(parts: Parts, road: A2aRoad) -> Callable[[Permit], Awaitable[Per
             permit = await parts.duties.inspector.sent(permit, blanked)
             permit = permit if permit.said is not None else blanked(permit)
         if permit.approval is not None:
-            permit = await parts.approvals.granted(permit)
+            permit = await waiting.granted(permit)
         permit = await obligations.taken(permit, duties)
+        if looks_at_ours(permit.call):
+            return permit
         permit = await parts.identity.outbound.fulfil(permit, shared=permit.call.method == CARD)
         permit = await road.fulfil(permit)
         return permit if permit.approval is None else await parts.approvals.used(permit)  # last
@@ -158,6 +166,21 @@ def _terms(parts: Parts, agent: Agent) -> Terms:
     keys = KeySet(card.keys, partial(parts.upstreams.fetch, allow_private=True))  # the operator named the address
     parts.stack.push_async_callback(keys.close)
     return Terms(keys, card.require, card.require and card.calls == "refuse", extensions)
+
+
+class TaskMarks:
+    """By which the gateway knows the ids of its own tasks again, for one person through the same agents, at one agent."""
+
+    def __init__(self, sealed: Sealed) -> None:
+        self._sealed = sealed
+
+    def mark(self, principal: Principal, agent: str, approval: str) -> str:
+        """See `gateway.a2a.waiting.Marks`."""
+        return self._sealed.mark(Purpose.TASK, "a2a", agent, approval, principal=principal)
+
+    def marked(self, mark: str, principal: Principal, agent: str, approval: str) -> bool:
+        """See there."""
+        return self._sealed.marked(mark, Purpose.TASK, "a2a", agent, approval, principal=principal)
 
 
 class PageTokens:

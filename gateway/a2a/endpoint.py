@@ -12,6 +12,7 @@ from gateway.a2a import errors, v03
 from gateway.a2a.answers import AgentSaysNo
 from gateway.a2a.errors import Answer, Form
 from gateway.a2a.rest import MEDIA_TYPE, is_rest
+from gateway.a2a.waiting import served
 from gateway.a2a.wire import peek_id, version_of
 from gateway.asgi import (
     DECISION_HEADER,
@@ -34,7 +35,7 @@ from gateway.asgi import (
 from gateway.bodies import Bodies
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, wall_clock
-from gateway.pipeline import Stages, govern
+from gateway.pipeline import Stages
 from gateway.settings import Limits
 
 _ROOT = "/a2a/"
@@ -117,7 +118,7 @@ class A2aEndpoint:
                 begun, standing = asyncio.get_running_loop().time(), False
                 async with (
                     asyncio.timeout(self._limits.call_seconds) as limit,
-                    aclosing(govern(arrival, self._stages)) as replies,
+                    aclosing(served(arrival, self._stages)) as replies,
                 ):
                     async for reply in replies:
                         if not standing and not reply.is_final:

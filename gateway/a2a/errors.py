@@ -127,6 +127,8 @@ _BY_RPC_CODE: Final[Mapping[int, _Row]] = {
         EXTENDED_CARD_NOT_CONFIGURED, "Authenticated Extended Card is not configured", "EXTENDED_AGENT_CARD_NOT_CONFIGURED"
     ),
     PUSH_NOT_SUPPORTED: _Row(PUSH_NOT_SUPPORTED, "Push Notification is not supported", "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+    TASK_NOT_CANCELABLE: _Row(TASK_NOT_CANCELABLE, "Task cannot be canceled", "TASK_NOT_CANCELABLE"),
+    UNSUPPORTED_OPERATION: _Row(UNSUPPORTED_OPERATION, "This operation is not supported", "UNSUPPORTED_OPERATION"),
     EXTENSION_REQUIRED: _Row(EXTENSION_REQUIRED, "Extension support required", "EXTENSION_SUPPORT_REQUIRED"),
     VERSION_NOT_SUPPORTED: _Row(VERSION_NOT_SUPPORTED, "Version not supported", "VERSION_NOT_SUPPORTED"),
 }
@@ -161,7 +163,7 @@ _BY_CODE: Final[Mapping[Code, _Row]] = {
 _TOLD: Final[Mapping[str, Mapping[str, str]]] = {
     "CONSENT_REQUIRED": {"url": "url"},
     "STEP_UP_REQUIRED": {"acrValues": "acr_values", "maxAge": "max_age"},
-    "APPROVAL_REQUIRED": {"approval": "approval", "expires": "expires"},
+    "APPROVAL_REQUIRED": {"approval": "approval", "expires": "expires", "url": "url"},
     "APPROVAL_DENIED": {"approval": "approval"},
 }
 """By reason: what of a refusal's data is told, and under which name."""
@@ -279,6 +281,11 @@ def row_error(row: _Row, refusal: Refused, decision: str) -> Mapping[str, Any]:
 def task_not_found() -> Mapping[str, Any]:
     """The one form of -32001, whoever says it: the gateway of somebody else's task, or the agent of one it forgot."""
     return _error(_BY_RPC_CODE[TASK_NOT_FOUND], NOTHING)
+
+
+def not_cancelable() -> Mapping[str, Any]:
+    """-32002, of a task that is over."""
+    return _error(_BY_RPC_CODE[TASK_NOT_CANCELABLE], NOTHING)
 
 
 def _row(refusal: Refused) -> _Row:

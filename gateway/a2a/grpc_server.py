@@ -22,6 +22,7 @@ from gateway.a2a import grpc_status
 from gateway.a2a.answers import AgentSaysNo
 from gateway.a2a.grpc_status import STATUS_KEY, Status
 from gateway.a2a.grpc_wire import answer
+from gateway.a2a.waiting import served
 from gateway.asgi import (
     DECISION_HEADER,
     MAX_HEADER_BYTES,
@@ -37,7 +38,7 @@ from gateway.asgi import (
 from gateway.bodies import Bodies
 from gateway.eventstream import HEARTBEAT_SECONDS
 from gateway.model import Arrival, Clock, Refused, Reply, UpstreamError, wall_clock
-from gateway.pipeline import Stages, govern
+from gateway.pipeline import Stages
 from gateway.reasons import Code
 from gateway.settings import Limits
 
@@ -206,7 +207,7 @@ class GrpcFace:
             begun = asyncio.get_running_loop().time()
             async with (
                 asyncio.timeout(self._limits.call_seconds) as limit,
-                aclosing(govern(arrival, self._stages())) as replies,
+                aclosing(served(arrival, self._stages())) as replies,
             ):
                 async for reply in replies:
                     if isinstance(reply.payload, AgentSaysNo):

@@ -14,6 +14,7 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # protobu
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.wire import identifier
 from gateway.reasons import Code
+from gateway.state.approvals import Parked
 
 CARD: Final = "GetAgentCard"
 """Our word for the GET of an agent's card, which has no method name of its own."""
@@ -52,10 +53,12 @@ class Asked(NamedTuple):
 
     extensions      that are active in this call.
     leaves_waiting  0.3: it says nothing of whether the agent shall wait for its task.
+    waiting         the parked message that it is about, where it names a task of the gateway's own.
     """
 
     extensions: tuple[str, ...] = ()
     leaves_waiting: bool = False
+    waiting: Parked | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,24 @@ from msgspec.structs import replace
 
 from gateway.a2a import errors, v03
 from gateway.a2a.answers import AgentSaysNo
+from gateway.a2a.rest import is_rest
 from gateway.a2a.wire import dump, result_of, to_proto
-from gateway.model import Reply
+from gateway.model import Call, Reply
 from gateway.receipts import with_metadata
+
+
+def formatted(reply: Reply, call: Call, receipt: Mapping[str, object] | None) -> Reply:
+    """A reply with the bytes that are released, in the binding of the call."""
+    if call.arrival.binding == "grpc":
+        return grpc_reply(reply, receipt)
+    if is_rest(call.arrival.path):
+        return rest_reply(reply, receipt)
+    of_old = call.version == v03.VERSION
+    if isinstance(reply.payload, AgentSaysNo):
+        said = {"error": errors.as_old(reply.payload.error) if of_old else reply.payload.error}
+    else:
+        said = {"result": result(reply, receipt, of_old=of_old)}
+    return replace(reply, body=dump({"jsonrpc": "2.0", "id": call.rpc_id, **said}))
 
 
 def result(reply: Reply, receipt: Mapping[str, object] | None, *, of_old: bool = False) -> Any:

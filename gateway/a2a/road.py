@@ -44,11 +44,12 @@ from gateway.a2a.operations import (
     webhook_in,
 )
 from gateway.a2a.push import Push
-from gateway.a2a.replies import grpc_reply, rest_reply, result
+from gateway.a2a.replies import formatted
 from gateway.a2a.rest import is_rest
 from gateway.a2a.rest import read as read_rest
 from gateway.a2a.tasks import Ownership
-from gateway.a2a.wire import UnreadableError, dump, envelope, to_proto
+from gateway.a2a.waiting import Waiting, looks_at_ours
+from gateway.a2a.wire import UnreadableError, envelope, to_proto
 from gateway.asgi import WORKFLOW_HEADER
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
 from gateway.reasons import Code
@@ -89,11 +90,13 @@ class A2aRoad:
         push: Push | None = None,
         declaring: Declaring | None = None,
         asks: Asks | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         """ValueError for a peer whose own headers collide with the delegation token's or with the protocol's.
 
         judge   who decides what of cards and of the directory a principal sees: the bundle that decides its calls.
         shared  what an agent is shown where the answer, its card, is everybody's.
+        waiting tasks of the gateway's own, as which messages wait for approvals.
         """
         self._bounds = bounds or Bounds()
         self._hops = {agent: hop_to(peer, upstreams, self._bounds, rejected, onward) for agent, peer in peers.items()}
@@ -107,6 +110,7 @@ class A2aRoad:
         self._push = push
         self._declaring = declaring or cards.declared
         self._asks = asks or Asks()
+        self._waiting = waiting
 
     async def aclose(self) -> None:
         """Let go of every agent."""
@@ -158,16 +162,18 @@ class A2aRoad:
         try:
             message, leaves = v03.read(method, params) if of_old else (to_proto(params, operation.request()), False)
             operation.prepare(message)
-            actives = self._actives(arrival, version)
-            extensions.narrow(message, actives)
+            asked = Asked(self._actives(arrival, version), leaves_waiting=leaves)
+            call = Call(
+                arrival, operation.method, arrival.target, message, arrival.trace, rpc_id=rpc_id, version=version, kept=asked
+            )
+            call = call if self._waiting is None else self._waiting.taken(call, asked)
+            extensions.narrow(call.message, asked.extensions)
         except UnreadableError as error:
             raise RpcRefused(Code.INVALID_PARAMS, str(error), rpc_id=rpc_id) from None
         except RpcRefused as refusal:
             refusal.rpc_id = rpc_id
             raise
-        asked = Asked(actives, leaves_waiting=leaves)
-        name, target = operation.method, arrival.target
-        return Call(arrival, name, target, message, arrival.trace, rpc_id=rpc_id, version=version, kept=asked)
+        return call
 
     def _actives(self, arrival: Arrival, version: str) -> tuple[str, ...]:
         hop = self._hops.get(arrival.target)
@@ -184,7 +190,7 @@ class A2aRoad:
         Raises `Refused`: NOT_OWNER, DELEGATION_LOOP, DELEGATION_TOO_DEEP, and what else minting raises.
         """
         call = permit.call
-        if call.method in {CARD, LIST_AGENTS}:
+        if call.method in {CARD, LIST_AGENTS} or looks_at_ours(call):
             return permit
         peer = self._hops[call.target].peer
         if call.version not in peer.versions:  # said only to whoever may know of the agent at all
@@ -235,6 +241,9 @@ class A2aRoad:
         if call.method == EXTENDED_CARD:
             yield await self._desk.extended(intent.permit)
             return
+        if self._waiting is not None and looks_at_ours(call):
+            yield await self._waiting.reply(intent)
+            return
         hop: Hop = self._hops[call.target]
         if call.method == LIST_TASKS:
             yield await self._listed(intent, hop)
@@ -262,21 +271,10 @@ class A2aRoad:
         if permit.redact and reply.looked is None:
             reply = FACE.searched(reply, permit, permit.redact)
             payload = reply.payload
-        receipt = self._receipt(intent) if reply.is_final else None
-        if permit.call.arrival.binding == "grpc":
-            return replace(grpc_reply(reply, receipt), headers=headers)
-        if is_rest(permit.call.arrival.path):
-            reply = rest_reply(reply, receipt)
-            if isinstance(payload, pb.AgentCard) and reply.body is not None:
-                return cacheable(payload, reply.body, etag_of(reply.body), permit.call.arrival, headers)
-            return replace(reply, headers=headers)
-        of_old = permit.call.version == v03.VERSION
-        if isinstance(payload, AgentSaysNo):
-            said = {"error": errors.as_old(payload.error) if of_old else payload.error}
-        else:
-            said = {"result": result(reply, receipt, of_old=of_old)}
-        body = dump({"jsonrpc": "2.0", "id": permit.call.rpc_id, **said})
-        return replace(reply, body=body, headers=headers)
+        reply = formatted(reply, permit.call, self._receipt(intent) if reply.is_final else None)
+        if isinstance(payload, pb.AgentCard) and reply.body is not None and is_rest(permit.call.arrival.path):
+            return cacheable(payload, reply.body, etag_of(reply.body), permit.call.arrival, headers)
+        return replace(reply, headers=headers)
 
     def _place(self, permit: Permit) -> Place:
         """Where the page that is asked for begins; `RpcRefused` for a token that was not made for the caller here."""

@@ -59,6 +59,12 @@ def use(row: Parked, call: str, at: int, by: tuple[str, ...]) -> Entry:
     return Entry("approval.use", f"{row.id}.use", at, row.subject, _about(row) | {"call": call}, (), people)
 
 
+def withdraw(row: Parked, principal: Principal, call: str, at: int) -> Entry:
+    """Whoever asked takes it back, by that call."""
+    chain = [_PERSON, *[("agent", actor) for actor in principal.actors]]
+    return Entry("approval.withdraw", f"{row.id}.withdraw", at, row.subject, _about(row) | {"chain": chain, "call": call})
+
+
 def expire(row: Parked) -> Entry:
     """Nobody approved it in time, or nobody made the call that was approved."""
     return Entry("approval.expire", f"{row.id}.expire", row.ended_at or row.expires_at, row.subject, _about(row))

@@ -78,6 +78,19 @@ async def said(  # noqa: PLR0917  who says what to which, and how they were aske
     return await approvals.rows.get(row.id)
 
 
+async def withdrawn(approvals: Approvals, row: Parked, principal: Principal, call: str) -> bool:
+    """Whether it waits no more because whoever asked took it back, by that call: on record before it counts."""
+    now = approvals.clock()
+    if row.state != State.OPEN or row.expires_at <= now:
+        return False
+    await approvals.record(records.withdraw(row, principal, call, now))
+    if not await approvals.rows.end(row.id, State.WITHDRAWN, now):
+        return False
+    await approvals.rows.noted(row.id, State.WITHDRAWN)
+    approvals.changed()
+    return True
+
+
 def _over(standing: Standing, now: int) -> str:
     """Why nothing can be said to it any more; "" where something can."""
     row = standing.row

@@ -120,7 +120,7 @@ def _identity(record: Record, log: Ledger) -> str:
             return f"{leaf['what']} {_name(str(leaf.get('target', '')), log)}"
         case "grant.set" | "grant.revoke" if "agent" in leaf:
             return f"{leaf['agent']} {' '.join(str(each) for each in leaf.get('scope') or ())}"
-        case "approval.ask" | "approval.grant" | "approval.deny" | "approval.use" | "approval.expire":
+        case "approval.ask" | "approval.grant" | "approval.deny" | "approval.use" | "approval.expire" | "approval.withdraw":
             return f"{leaf.get('resource', '')} {leaf.get('approval', '')}"
         case "key.activate":
             return f"{leaf.get('kid', '')} {leaf.get('use', '')}"

@@ -42,6 +42,7 @@ class State(StrEnum):
     DENIED = "denied"
     USED = "used"
     EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +63,7 @@ p, *, acme, desk.both,  call, require, -,     by-finance,  SEC-4
 p, *, acme, desk.both,  call, require, -,     by-audit,    SEC-5
 p, *, acme, desk.hold,  call, require, -,     held-open,   SEC-6
 p, *, acme, a2a:hermit, send, require, -,     by-error,    SEC-7
+p, *, acme, a2a:porter, send, require, -,     by-finance,  SEC-10
 p, *, acme, desk.mine,  call, require, -,     by-oneself,  SEC-8
 p, *, acme, desk.plain, call, require, -,     by-error,    SEC-9
 """,
@@ -68,6 +72,15 @@ p, *, acme, desk.plain, call, require, -,     by-error,    SEC-9
 
 def with_policy(gateway: Gateway, **changes: str) -> Gateway:
     """The same gateway with this bundle in its folder; `changes` are files of it."""
+    agents = gateway.settings["agents"]
+    if "porter" not in agents:  # whose messages are asked for as its protocol has it
+        url = agents["hermit"]["url"].replace("hermit", "porter")
+        agents["porter"] = {
+            "url": url,
+            "versions": ["1.0", "0.3"],
+            "auth": {"secret_sha256": [hashlib.sha256(b"porter's own").hexdigest()]},
+        }
+        gateway.config.write_text(json.dumps(gateway.settings))
     for name, text in (FILES | changes).items():
         (gateway.folder / "policies" / name).write_text(text)
     return gateway
@@ -150,7 +163,31 @@ def by_url(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs"
     return Said(meta["bailiwick/code"], approval, asked["params"]["message"])
 
 
-WAYS: dict[str, Ask] = {"mcp": by_mcp, "mcp-modern": by_modern_mcp, "mcp-url": by_url, "a2a": by_a2a}
+def by_task(gateway: Gateway, token: str, tool: str = "pay", text: str = "chairs", **more: Any) -> Said:
+    """The same of an agent whose messages wait as tasks: once one waits, by another message on it."""
+    del tool
+    known = gateway.public_url, token, "porter", text
+    said = message("go on", taskId=_states[known]) if known in _states else message(text)
+    body = gateway.ask("porter", "SendMessage", {"message": said}, token, **more).json()
+    if "error" in body and body["error"]["code"] == -32004:  # its task is over: it is asked for anew
+        body = gateway.ask("porter", "SendMessage", {"message": message(text)}, token, **more).json()
+    if "error" in body:
+        return Said(body["error"]["data"][0]["metadata"]["code"])
+    task = body["result"]["task"]
+    about = task.get("metadata", {}).get("bailiwick/approval")
+    if about is None:
+        return Said("done")
+    _states[known] = task["id"]
+    word = {"TASK_STATE_INPUT_REQUIRED": "approval-required", "TASK_STATE_REJECTED": "approval-denied"}[task["status"]["state"]]
+    return Said(word, about["approval"], task["status"]["message"]["parts"][0]["text"])
+
+
+def message(text: str, **more: str) -> dict[str, Any]:
+    """A message of a user's."""
+    return {"messageId": str(uuid.uuid4()), "role": "ROLE_USER", "parts": [{"text": text}], **more}
+
+
+WAYS: dict[str, Ask] = {"mcp": by_mcp, "mcp-modern": by_modern_mcp, "mcp-url": by_url, "a2a": by_a2a, "a2a-task": by_task}
 
 
 def arrived(peers: Peers) -> list[Heard]:

@@ -160,7 +160,7 @@ def test_an_approval_whose_time_is_over_is_none(desk: Gateway, peers: Peers) -> 
     eventually(lambda: kinds(desk, first.approval) == ["approval.ask", "approval.expire"])
 
 
-@pytest.mark.parametrize("way", ["mcp", "mcp-url", "a2a"])
+@pytest.mark.parametrize("way", ["mcp", "mcp-url", "a2a", "a2a-task"])
 def test_a_gateway_that_dies_keeps_what_waits_and_what_was_approved(own: Gateway, peers: Peers, way: str) -> None:
     ask, token = WAYS[way], own.token()
     waits, approved = ask(own, token), ask(own, token, text="tables")

@@ -38,7 +38,7 @@ def replicas(upstreams: Peers, tmp_path_factory: pytest.TempPathFactory) -> Iter
             two.stop()
 
 
-@pytest.fixture(params=["mcp", "mcp-url", "a2a"])
+@pytest.fixture(params=["mcp", "mcp-url", "a2a", "a2a-task"])
 def ask(request: pytest.FixtureRequest) -> Ask:
     return WAYS[request.param]
 
