@@ -62,7 +62,7 @@ def _proofs(configuration: Configuration) -> Iterator[Problem]:
         raise OSError
 
     for make in (
-        lambda: Certificates(terminator, secret, settings.agents),
+        lambda: Certificates(terminator, secret, settings.agents, direct=settings.a2a.knows_certificates),
         lambda: Svids(settings.trust_domains, settings.agents, settings.public_url, unread),
     ):
         try:

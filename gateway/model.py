@@ -87,6 +87,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     url_path the whole path of the request's URL, decoded, as "/mcp/erp": what a proof of possession names.
     binding  `grpc` where `path` is a gRPC method and `body` its message as protobuf encodes it; "" for HTTP.
     origin   scheme and authority under which the world reaches the listener, by settings; "" where it is the public URL's.
+    certificate  DER of the client's, where the listener itself ended mutual TLS and verified it.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     url_path: str = ""
     binding: Literal["", "grpc"] = ""
     origin: str = ""
+    certificate: bytes = b""
 
     def every(self, name: str) -> Sequence[str]:
         """All values of a header, in order; none where it is absent."""

@@ -23,7 +23,9 @@ async def open_grpc(parts: Parts, stages: Callable[[], Stages]) -> None:
 
     face = GrpcFace(stages, limits=parts.settings.limits, slots=parts.slots, clock=parts.clock)
     parts.stack.push_async_callback(face.close)
-    certificate = Certificate(asked.certificate, asked.key) if asked.certificate is not None and asked.key is not None else None
+    certificate = None
+    if asked.certificate is not None and asked.key is not None:
+        certificate = Certificate(asked.certificate, asked.key, asked.clients)
     for port, names in _by_port(asked).items():
         agents = {authority: name for name in names for authority in authorities(asked, name)}
         try:

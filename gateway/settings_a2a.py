@@ -33,6 +33,8 @@ class Grpc(Group):
     certificate: Path | None = None
     """PEM, with its chain; read again when the file changes."""
     key: Path | None = None
+    clients: Path | None = None
+    """PEM of authorities: whoever connects has to show a certificate that one of them signed (mutual TLS)."""
     plain: bool = False
     """Whether to listen without TLS on an address that is not loopback: somebody in front of it ends TLS."""
     agents: dict[Slug, GrpcAgent] = Field(min_length=1)
@@ -41,6 +43,9 @@ class Grpc(Group):
     def _safe(self) -> Grpc:
         if (self.certificate is None) != (self.key is None):
             msg = "certificate and key go together"
+            raise ValueError(msg)
+        if self.clients is not None and self.certificate is None:
+            msg = "clients are known by their certificates where the gateway ends TLS: certificate and key are missing"
             raise ValueError(msg)
         if self.certificate is not None and self.plain:
             msg = "plain and a certificate contradict each other"
@@ -85,3 +90,8 @@ class A2a(Group):
     """What is served of A2A beside JSON-RPC and HTTP+JSON at `/a2a/`."""
 
     grpc: Grpc | None = None
+
+    @property
+    def knows_certificates(self) -> bool:
+        """Whether a listener here verifies its clients' certificates."""
+        return self.grpc is not None and self.grpc.clients is not None

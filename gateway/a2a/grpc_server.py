@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from ssl import PEM_cert_to_DER_cert
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -55,9 +56,14 @@ CONNECTIONS: Final = 2048
 """At each port; a client needs one."""
 _FORWARDED: Final = "x-forwarded-host"
 _MILLI: Final = 1000
+_PEM: Final = b"-----BEGIN CERTIFICATE-----"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _OVERSIZE: Final = 64 * 1024
 """How much too large a message may be and still be read, so that its refusal is on record as what it is."""
+
+
+class DeafError(OSError):
+    """The address cannot be listened on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +91,19 @@ class Door:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate with its chain and its key, PEM; read again when a file has changed."""
+    """A certificate with its chain and its key, PEM; read again when a file has changed.
+
+    clients  authorities, one of which signed the certificate of whoever connects; None: nobody is asked for one.
+    """
 
     chain: Path
     key: Path
+    clients: Path | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
         """OSError where they cannot be read now.  Later on, what cannot be read changes nothing."""
         seen = self._seen()
-        first = grpc.ssl_server_certificate_configuration([(self.key.read_bytes(), self.chain.read_bytes())])
+        first = self._read()
 
         def again() -> grpc.ServerCertificateConfiguration | None:
             nonlocal seen
@@ -101,20 +111,24 @@ class Certificate:
                 now = self._seen()
                 if now == seen:
                     return None
-                pair = (self.key.read_bytes(), self.chain.read_bytes())
+                read = self._read()
             except OSError:
                 return None
             seen = now
-            return grpc.ssl_server_certificate_configuration([pair])
+            return read
 
-        return grpc.dynamic_ssl_server_credentials(first, again)  # type: ignore[arg-type]  # None: nothing new, as documented
+        demand = self.clients is not None  # and then it is verified
+        return grpc.dynamic_ssl_server_credentials(first, again, demand)  # type: ignore[arg-type]  # None: nothing new, as documented
 
-    def _seen(self) -> tuple[int, int]:
-        return self.chain.stat().st_mtime_ns, self.key.stat().st_mtime_ns
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        roots = self.clients.read_bytes() if self.clients is not None else None
+        if roots is not None and _PEM not in roots:
+            raise DeafError(f"no certificate of an authority in {self.clients}")  # or grpcio would take those of the system
+        return grpc.ssl_server_certificate_configuration([(self.key.read_bytes(), self.chain.read_bytes())], roots)
 
-
-class DeafError(OSError):
-    """The address cannot be listened on."""
+    def _seen(self) -> tuple[int, ...]:
+        files = (self.chain, self.key, *((self.clients,) if self.clients is not None else ()))
+        return tuple(file.stat().st_mtime_ns for file in files)
 
 
 class GrpcFace:
@@ -199,7 +213,7 @@ class GrpcFace:
         arrival = make_arrival(
             scope, body, protocol="a2a", target=agent, path=scope["path"], clock=self._clock, headers=headers, found=found
         )
-        return replace(arrival, binding="grpc", origin=door.origins.get(agent, ""))
+        return replace(arrival, binding="grpc", origin=door.origins.get(agent, ""), certificate=_shown(context))
 
     async def _govern(self, arrival: Arrival, context: _Context, seat: Seat) -> None:
         workflow, started = "", False
@@ -294,6 +308,12 @@ def _scope(path: str, context: _Context) -> Scope:
         "headers": lines,
         "client": _peer(context.peer()),
     }
+
+
+def _shown(context: _Context) -> bytes:
+    """DER of the certificate that TLS verified; none where none was asked for."""
+    found = tuple(context.auth_context().get("x509_pem_cert", ()))
+    return PEM_cert_to_DER_cert(found[0].decode("ascii")) if len(found) == 1 else b""
 
 
 def _peer(text: str) -> tuple[str, int]:

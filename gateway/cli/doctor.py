@@ -243,7 +243,7 @@ def _proofs(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     secret = None
     if terminator is not None and terminator.secret is not None:
         secret = resolve(terminator.secret, environ, "terminator.secret")
-    Certificates(terminator, secret, settings.agents)
+    Certificates(terminator, secret, settings.agents, direct=settings.a2a.knows_certificates)
     if terminator is None:
         return
     networks = [ip_network(peer) for peer in terminator.peers]

@@ -95,10 +95,12 @@ class AgentCredentials:
         once: Once | None = None,
         terminator: Terminator | None = None,
         terminator_secret: str | None = None,
+        direct: bool = False,
         trust_domains: Sequence[TrustDomain] = (),
     ) -> None:
         """`audience` is the gateway's public URL, the only audience of an assertion and of an SVID; `once` remembers for all
-        replicas; `terminator_secret` is what its settings refer to.  ProblemError for settings that could not be kept safely.
+        replicas; `terminator_secret` is what its settings refer to; `direct`: whether a listener here verifies certificates.
+        ProblemError for settings that could not be kept safely.
         """
         self._audience = audience
         self._digests = {agent_id: agent.auth.secret_sha256 for agent_id, agent in agents.items()}
@@ -108,7 +110,7 @@ class AgentCredentials:
             if agent.auth.jwks is not None
         }
         self._once = once or Remembered().use
-        self._certificates = Certificates(terminator, terminator_secret, agents)
+        self._certificates = Certificates(terminator, terminator_secret, agents, direct=direct)
         self._svids = Svids(trust_domains, agents, audience, fetch, monotonic)
 
     async def proven(self, arrival: Arrival, now: int) -> Proven | None:
@@ -139,7 +141,7 @@ class AgentCredentials:
         return None
 
     def by_certificate(self, arrival: Arrival, now: int) -> Proven | None:
-        """Which agent's certificate the trusted terminator hands on; None where it is nobody's, or there is none."""
+        """Which agent's certificate a listener verified, or the trusted terminator hands on; None where that is none's."""
         found = self._certificates.agent(arrival, now)
         return None if found is None else Proven(found[0], "certificate", "pop", found[1])
 

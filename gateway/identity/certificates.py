@@ -1,7 +1,8 @@
-"""Client certificates (mutual TLS) as a trusted terminator hands them on (RFC 9440).
+"""Client certificates (mutual TLS) as a trusted terminator hands them on (RFC 9440), or as a listener here verified them.
 
 The header is believed from the terminator's own address alone; from anywhere else it is refused: somebody tries to be an agent.
-That the client holds the key, and that the certificate's chain is good, is the terminator's word.
+That the client holds the key, and that the certificate's chain is good, is the terminator's word.  Where the terminator hands one
+on, the connection's is its own.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ class Certificate:
 class Certificates:
     """Reads the certificate of a request's client, and knows whose it is."""
 
-    def __init__(self, terminator: Terminator | None, secret: str | None, agents: Mapping[str, Agent]) -> None:
-        """`secret` is the resolved one of the terminator's settings.
+    def __init__(
+        self, terminator: Terminator | None, secret: str | None, agents: Mapping[str, Agent], *, direct: bool = False
+    ) -> None:
+        """`secret` is the resolved one of the terminator's settings; direct: whether a listener here verifies certificates.
 
         ProblemError for an address or a certificate's name that is none, a name that two agents have, a terminator without its
         secret, and certificates that nobody could hand on.
@@ -58,7 +61,7 @@ class Certificates:
         for agent_id, agent in agents.items():
             for name in agent.auth.certificates:
                 self._register(agent_id, name, f"agents.{agent_id}.auth.certificates")
-        if self._agents and terminator is None:
+        if self._agents and terminator is None and not direct:
             help_ = "name the proxy that ends mutual TLS: terminator: {peers: [...]}"
             raise ProblemError(Problem("no-terminator", "agents have certificates, but nobody hands any on", "terminator", help_))
         if terminator is not None and (terminator.secret is None) != (secret is None):
@@ -73,7 +76,7 @@ class Certificates:
         None where none was shown, or that of somebody else.  `Refused(INVALID_CREDENTIAL)` for a header that did not come from
         the terminator, for what is no certificate of now, and for one that would be two agents.
         """
-        certificate = self.shown(arrival, now) if self._header else None
+        certificate = self.shown(arrival, now)
         if certificate is None:
             return None
         found = {self._agents[name] for name in certificate.names if name in self._agents}
@@ -83,9 +86,10 @@ class Certificates:
 
     def shown(self, arrival: Arrival, now: int) -> Certificate | None:
         """The client's certificate; None where none is shown.  Refused as by `agent`."""
-        values, secrets = arrival.every(self._header), arrival.every(SECRET_HEADER)
+        own = arrival.certificate
+        values, secrets = (arrival.every(self._header), arrival.every(SECRET_HEADER)) if self._header else ((), ())
         if not values and not secrets:
-            return None
+            return _of(own, now) if own else None
         if not self._is_peer(arrival.peer):
             refuse("a client certificate from somebody who is not the terminator")
         if self._secret is not None and not (
@@ -133,10 +137,17 @@ def _read(value: str, now: int) -> Certificate:
         refuse("client certificate is no byte sequence, or too long")
     try:
         der = base64.b64decode(form.group(1), validate=True)
+    except (ValueError, binascii.Error):
+        refuse("client certificate cannot be read")
+    return _of(der, now)
+
+
+def _of(der: bytes, now: int) -> Certificate:
+    try:
         certificate = x509.load_der_x509_certificate(der)
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
         names = _names(certificate)
-    except (ValueError, binascii.Error, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
+    except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
         refuse("client certificate cannot be read")
     if not begins <= now <= ends:
         refuse("client certificate is not valid now")

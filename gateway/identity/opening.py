@@ -208,6 +208,7 @@ def _credentials(means: Means) -> AgentCredentials:
         once=means.state.once.use,
         terminator=terminator,
         terminator_secret=None if secret is None else resolve(secret, means.environ, "terminator.secret"),
+        direct=settings.a2a.knows_certificates,
         trust_domains=settings.trust_domains,
     )
 

@@ -35,7 +35,7 @@ from gateway.a2a.standing import Standing
 from gateway.a2a.tasks import Ownership
 from gateway.a2a.webhook import Allowed
 from gateway.asgi import HostGuard, send_json
-from gateway.identity.agents import new_secret
+from gateway.identity.agents import AgentCredentials, new_secret
 from gateway.identity.authenticate import Authenticator
 from gateway.identity.delegation import Delegations
 from gateway.identity.devissuer import DevIssuer
@@ -179,6 +179,7 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     """options: `peers` (agent → fields of its Peer), `limits`, `heartbeat`, `max_depth`, `served` (agent → its interfaces),
     `terms` (agent → what is demanded of its card), `card_clock`.
     `grpc`: the certificate of its listeners, or False for none; `door`: what each of them serves; `bounds`.
+    `certificates` (agent → names of its own), which the listeners verify.
     """
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -187,10 +188,12 @@ async def gateway(folder: Path, agents: Mapping[str, str], **options: Any) -> As
     secrets, registered = {}, {}
     for agent in agents:
         secrets[agent], digest = new_secret(agent)
-        registered[agent] = Agent(auth=AgentAuth(secret_sha256=(digest,)), client_ids=(agent,))
+        shown = options.get("certificates", {}).get(agent, ())
+        registered[agent] = Agent(auth=AgentAuth(secret_sha256=(digest,), certificates=shown), client_ids=(agent,))
     authenticator = Authenticator(
-        tenant="acme", public_url=url, issuers=(issuer.settings(),), agents=registered, delegations=delegations
-    )
+        tenant="acme", public_url=url, issuers=(issuer.settings(),), agents=registered, delegations=delegations,
+        credentials=AgentCredentials(registered, url, direct="certificates" in options),
+    )  # fmt: skip
     state = State.open(f"sqlite:///{folder / 'state.db'}")
     upstreams = Upstreams()
     ledger = Ledger()
