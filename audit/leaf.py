@@ -111,6 +111,8 @@ class Kind(StrEnum):
     AUDIT_VERIFY = "audit.verify"
     AUDIT_EXPORT = "audit.export"
     AUDIT_REVIEW = "audit.review"
+    EXEMPTION_SET = "exemption.set"
+    ANCHOR_TIMESTAMP = "anchor.timestamp"
     FORWARD_GAP = "forward.gap"
     LOG_CHECKPOINT = "log.checkpoint"
 

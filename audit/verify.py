@@ -72,6 +72,7 @@ KINDS = frozenset(
         ),
         *("erasure.store", "erasure.approve", "hold.set", "hold.clear", "segment.seal", "segment.retire"),
         *("audit.read", "audit.verify", "audit.export", "audit.review", "log.checkpoint", "forward.gap"),
+        *("exemption.set", "anchor.timestamp"),
     }
 )
 TABLES = {  # columns and order in which rows are read
@@ -619,6 +620,7 @@ class Check:
         self.shredded_at_all: set[str] | None = None
         self.checkpoints: dict[int, Checkpoint] = {}
         self.where: tuple[int | None, str, str] = (None, "", "")
+        self.activated: dict[int, object] = {}  # record by which a bundle of policy came into force → its digest
         self.promised: dict[str, object] = {}  # what the record says that retired the oldest records
         self.retired_root = b""
         self.level, self.since = trust.level, trust.state
@@ -937,6 +939,7 @@ class Check:
         if kind == "segment.retire" and self.promised and all(leaf.get(k) == v for k, v in self.promised.items()):
             self.promised = {}
         self.chain(leaf, writer, digest)
+        self.in_force(leaf, index)
         if "spooled" in leaf:
             self.comes_late(leaf, "it stood in a spool")
         if kind == "spool.replayed":
@@ -1061,6 +1064,18 @@ class Check:
                 self.comes_late(leaf, f"it ends the call {call[:128]}, which another had closed")
             else:
                 self.found(f"it ends the call {call[:128]}, which is not open")
+
+    def in_force(self, leaf: dict[str, Any], index: int) -> None:
+        """A decision names the record since which its bundle is in force; those that were not looked at are taken for right."""
+        if leaf.get("kind") == "policy.activate":
+            self.activated[index] = leaf.get("policy")
+        decision = leaf.get("decision")
+        since = decision.get("policy_seq") if isinstance(decision, dict) else None
+        if since is None or not self.activated:  # where no policy is on record, it is in another log
+            return
+        known = type(since) is int and (since < self.report.first or self.activated.get(since) == decision.get("policy"))
+        if not known or since >= index:
+            self.found("its decision names a record by which its bundle did not come into force")
 
     # -- records that stood in a spool while their store was away, and came into the log later
 
@@ -1456,7 +1471,20 @@ OCSF_ENTITIES = {  # kind → activity of Entity Management
     **dict.fromkeys(("identity.kill",), 12),
     **dict.fromkeys(("identity.lift",), 13),
 }
-OCSF_OTHER_ENTITIES = ("policy.", "identity.", "grant.", "approval.", "key.", "vault.", "hold.", "erasure.", "segment.", "log.")
+OCSF_OTHER_ENTITIES = (
+    "policy.",
+    "identity.",
+    "grant.",
+    "approval.",
+    "key.",
+    "vault.",
+    "hold.",
+    "erasure.",
+    "segment.",
+    "log.",
+    "exemption.",
+    "anchor.",
+)
 
 
 def row_ocsf(row: Row) -> str:

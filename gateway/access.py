@@ -22,6 +22,7 @@ from audit.model import Entry, LedgerUnavailableError, Receipt
 from gateway.access_answers import Asked, answer, entry_of, exact
 from gateway.api import problem
 from gateway.asgi import small_body
+from gateway.decided import Activated, nowhere
 from gateway.identity import strictjson
 from gateway.model import Clock, Principal, Refused, new_id
 from gateway.problem import Problem
@@ -63,6 +64,7 @@ class Access:
     clock: Clock
     dead: Callable[[Principal], bool]
     ruled: Callable[[Principal, AccessRequest, Decision, str, str], Awaitable[Answer]] | None = None
+    activated: Activated = nowhere
 
 
 class WrongError(Exception):
@@ -122,7 +124,7 @@ async def _answered(request: Request, access: Access, *, batch: bool) -> Respons
         if access.ruled is not None:
             ruled = await access.ruled(_caller(asked, principal), each.request, decision, asked.workflow, record)
             decision, asked = ruled.decision, replace(asked, ruled=ruled)
-        entry = entry_of(record, at, principal, asked, decision)
+        entry = entry_of(record, at, principal, asked, decision, access.activated)
         entries.append(entry)
         answers.append(answer(entry.id, decision, asked))
         if answers[-1]["decision"] is stop:
@@ -290,7 +292,7 @@ async def _may_ask(principal: Principal, decide: Callable[[AccessRequest], Decis
     if decision.allowed and fulfilled and not asking.outside:
         return
     at = access.clock()
-    await _record([entry_of(new_id(at), at, principal, asking, decision)], access)
+    await _record([entry_of(new_id(at), at, principal, asking, decision, access.activated)], access)
     if not decision.allowed:
         raise Refused(Code(decision.reason.value), decision=decision)
     raise Refused(Code.INSUFFICIENT_SCOPE if asking.outside else Code.DUTY_FAILED, decision=decision)

@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from audit.model import Entry, Value
+from gateway.decided import Activated, decided
 from gateway.model import Principal
 from gateway.reasons import Code
-from gateway.record import ruled_of
 from gateway.workflows.asking import Answer
 from policies.model import AccessRequest, Decision, Obligation, Role
 from policies.sentence import explain
@@ -83,9 +84,12 @@ def exact(value: object) -> Any:
     return orjson.Fragment(str(value)) if isinstance(value, Decimal) or type(value) is int else value
 
 
-def entry_of(record: str, at: int, principal: Principal, asked: Asked, decision: Decision) -> Entry:
+def entry_of(  # noqa: PLR0917  what stands in it
+    record: str, at: int, principal: Principal, asked: Asked, decision: Decision, activated: Activated
+) -> Entry:
     """Who asked, and what came of it.  About whom, where it is somebody else, is in the committed question alone."""
-    request = asked.request
+    request, ruled = asked.request, asked.ruled
+    judged = decision if ruled is not None and ruled.asked else replace(decision, ruling=None)
     fields: dict[str, object] = {
         "proto": "authzen",
         "tenant": principal.tenant,
@@ -102,35 +106,15 @@ def entry_of(record: str, at: int, principal: Principal, asked: Asked, decision:
         "about": "other" if asked.foreign else "self",
         "action": request.action,
         "resource": request.resource,
-        "decision": {
-            "effect": decision.effect.value,
-            "reason": decision.reason.value,
-            "policy": decision.bundle,
-            "asked": [
-                {
-                    "who": _who(answer.question.principal, answer.question.role, asked),
-                    "role": answer.question.role.value,
-                    "action": answer.question.action,
-                    "allow": answer.allowed,
-                    "rules": [match.text for match in answer.matched if match.effect != "require"],
-                    "duties": [match.text for match in answer.matched if match.effect == "require"],
-                    "near": [match.text for match in answer.near],
-                }
-                for answer in decision.answers
-            ],
-            "obligations": [obligation.name for obligation in decision.obligations],
-        },
+        "decision": decided(judged, activated, lambda question: _who(question.principal, question.role, asked)),
     }
     said = {
         "question": asked.said, "subject": request.subject, "actors": request.actors, "groups": sorted(request.groups),
         "context": request.context, "at": request.at,
     }  # fmt: skip
-    ruled = asked.ruled
     if ruled is not None and ruled.asked:
         fields["asked_of"] = ruled.asked
         fields |= {"definition": principal.definition} if principal.definition and not asked.foreign else {}
-        if decision.ruling is not None:
-            fields["decision"]["workflow"] = ruled_of(decision.ruling)  # type: ignore[index]  # it stands above
     whose = request.subject if asked.foreign and request.subject != principal.subject else None  # it goes when they are erased
     question = orjson.dumps(exact(said), option=orjson.OPT_SORT_KEYS)
     values = Value("question", question, whose), Value("explanation", explain(request, decision).encode(), whose)

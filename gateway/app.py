@@ -18,6 +18,7 @@ from typing import Final
 from fastapi import FastAPI, Request
 
 from audit.model import LedgerUnavailableError
+from gateway import exemptions
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.operations import DIRECTORY_PATHS
@@ -181,6 +182,7 @@ class App:
         ledger = await opened_ledger(settings, self._environ, clock, seal, stack, upstreams)
         journal = ledger.journal
         policy = await opened(activation, settings, journal.append, state_url_of(settings), stack)
+        await exemptions.record(settings, journal.append, clock)
         telemetry.watch(
             ledger_queue=lambda: journal.queued,
             ledger_healthy=lambda: bool(journal.healthy),
@@ -225,7 +227,7 @@ class App:
         journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)
         recorder = Recorder(
             journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps, withholds=withholds,
-            spools=spooling(self._settings),
+            spools=spooling(self._settings), activated=policy.activation.since,
         )  # fmt: skip
         self._stack.push_async_callback(recorder.close)
         self._record = recorder.refusal
@@ -309,4 +311,5 @@ def _access(parts: Parts, doors: Doors) -> Access:
     dead = parts.identity.kills.dead
     asking = Asking(parts.steps, parts.state.histories, parts.policy.in_force)
 
-    return Access(doors.public_url, doors.whoami, parts.judge_of, parts.journal.append, parts.clock, dead, asking.of)
+    append, since = parts.journal.append, parts.policy.activation.since
+    return Access(doors.public_url, doors.whoami, parts.judge_of, append, parts.clock, dead, asking.of, since)

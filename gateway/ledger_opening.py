@@ -117,6 +117,7 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         alarm=_alarm,
     )
     stack.push_async_callback(journal.close)
+    anchoring.recording(journal.append)
 
     def checkpoint() -> str | None:
         """The newest that enough witnesses cosigned, where they are asked; else the newest that is signed."""

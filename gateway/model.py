@@ -261,6 +261,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     credential   what kind they are, for the ledger: `shared`, `person`, `transaction`, `client`; "" where there are none.
     reserved     its step in the workflow's history; None where no workflow's rules hold it.
     approval     what people must approve, or have approved; None where nobody is asked.
+    tool_def     digest of the definition of what is called, as its server says it now; "" where none is pinned.
     """
 
     call: Call
@@ -281,6 +282,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     credential: str = ""
     reserved: Reserved | None = None
     approval: Approval | None = None
+    tool_def: str = ""
 
     def __repr__(self) -> str:
         return f"Permit({self.call.arrival.id})"  # never the token

@@ -13,18 +13,14 @@ from typing import Final
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
 from gateway import model
 from gateway.approved import Approval, waits
+from gateway.decided import SUBJECT, Activated, decided, nowhere
 from gateway.model import Arrival, Call, Clock, Intent, Outcome, Permit, Principal, Refused, new_id
 from gateway.reasons import Code
 from gateway.received import ORIGINALS, committed, facts, withheld
-from policies.model import SUBJECT as PERSON
-from policies.model import AccessRequest, Decision, Objection, Ruling
-from policies.replay import MOST_RULES
+from policies.model import AccessRequest, Decision
 from policies.sentence import explain
 from policies.workflows import kept
 from policies.workflows.story import Step
-
-SUBJECT: Final = "@subject"
-"""Stands for the person inside a leaf's fields; the ledger puts the pseudonym there."""
 
 _PERSON: Final = ("user", SUBJECT)
 
@@ -51,13 +47,16 @@ class Recorder:
         overlaps: Callable[[Permit], bool] | None = None,
         withholds: Callable[[Decision], bool] | None = None,
         spools: Callable[[Call], bool] | None = None,
+        activated: Activated = nowhere,
     ) -> None:
         """`append`, `submit` and `vouch` are the journal's; without `vouch` callers get no receipts.
 
         overlaps  whether a call may be sent while its record is being written.
         withholds whether a decision has what was asked for stand in the ledger as a commitment alone.
         spools    whether a call's records may be kept in the spool while the store is away.
+        activated where in the ledger a bundle came into force.
         """
+        self._activated = activated
         self._vouch = vouch
         self._overlaps = overlaps
         self._spools = spools
@@ -85,17 +84,19 @@ class Recorder:
             raise Refused(Code.DUTY_FAILED, "nobody can be asked to approve this", decision=permit.decision)
         arrival = call.arrival
         fields = _about(arrival, principal, call, request)
-        fields["decision"] = decided = _decided(permit.decision)
-        decided["fulfilled"] = list(permit.fulfilled)
+        fields["decision"] = said = decided(permit.decision, self._activated)
+        said["fulfilled"] = list(permit.fulfilled)
         if permit.further:
             fields["further"] = [
-                {"action": asked.action, "resource": asked.resource, "decision": _decided(answer)}
+                {"action": asked.action, "resource": asked.resource, "decision": decided(answer, self._activated)}
                 for asked, answer in permit.further
             ]
         if permit.credential:
             fields["cred"] = permit.credential
         if permit.flags:
             fields["flags"] = list(permit.flags)
+        if permit.tool_def:
+            fields["tool_def"] = permit.tool_def
         kind = "question.ask" if call.direction == "question" else "call.start"
         values, originals = facts(call, request), None
         if permit.by_digest or permit.said is not None:
@@ -106,9 +107,12 @@ class Recorder:
         if reserved is not None:
             values = (*values, Value("step", kept.begun(reserved.step).encode()))
         people = _approved(permit.approval, fields) if permit.approval is not None else {}
+        overlaps = self._overlaps is not None and reserved is None and self._overlaps(permit)
+        if overlaps:
+            fields["overlap"] = True
         entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, people, spool=self._may_spool(permit))
         try:
-            if self._overlaps is not None and reserved is None and self._overlaps(permit):
+            if overlaps:
                 return Intent(permit, -1, model._RECORDED, None, self._submit(entry))
             receipt = await self._append(entry)
         except LedgerUnavailableError as error:
@@ -205,7 +209,7 @@ class Recorder:
                 values, originals = withheld(call, request, None)
                 if originals is not None:
                     fields[ORIGINALS] = originals
-            fields["decision"] = _decided(decision)
+            fields["decision"] = decided(decision, self._activated)
             if request is not None:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
         spool = self._spools is not None and call is not None and self._spools(call)
@@ -231,7 +235,7 @@ class Recorder:
         """
         fields = _about(arrival, principal, None, request)
         fields["proto"], fields["target"], fields["wanted"] = "http", "", wanted[:256]
-        fields["decision"] = _decided(decision)
+        fields["decision"] = decided(decision, self._activated)
         if not decision.allowed:
             kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
         values = (*facts(None, request), *((Value("step", kept.begun(step).encode()),) if step is not None else ()))
@@ -254,7 +258,7 @@ class Recorder:
         fields["target"], fields["caused_by"] = "", said.get("run", "")
         values = facts(None, request)
         if decision is not None:
-            fields["decision"] = _decided(decision)
+            fields["decision"] = decided(decision, self._activated)
             if not decision.allowed:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
         if refusal is not None:
@@ -350,51 +354,3 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
     if request is not None:
         fields["action"], fields["resource"] = request.action, request.resource
     return fields
-
-
-def _decided(decision: Decision) -> dict[str, object]:
-    """The decision, so that it can be explained and reproduced: who was asked what, and which rule at which line spoke."""
-    asked = []
-    for answer in decision.answers:
-        question = answer.question
-        rules: list[str] = []
-        duties: list[str] = []
-        for match in answer.matched:
-            (duties if match.effect == "require" else rules).append(match.text)
-        asked.append(
-            {
-                "who": SUBJECT if question.role is PERSON else question.principal,
-                "role": question.role._value_,  # `value` is a property in Python, `_value_` a slot
-                "action": question.action,
-                "allow": answer.allowed,
-                "rules": rules,
-                "duties": duties,
-                "near": [match.text for match in answer.near],
-            }
-        )
-    said: dict[str, object] = {
-        "effect": decision.effect._value_,
-        "reason": decision.reason._value_,
-        "policy": decision.bundle,
-        "asked": asked,
-        "obligations": [obligation.name for obligation in decision.obligations],
-    }
-    if decision.ruling is not None:
-        said["workflow"] = ruled_of(decision.ruling)
-    return said
-
-
-def ruled_of(ruling: Ruling) -> dict[str, object]:
-    """What the rules of its workflows said, each by its line: bounded, as a definition may have many."""
-    return {
-        "held": [[name, digest] for name, digest in ruling.held],
-        "rules": [match.text for match in ruling.spoke[:MOST_RULES]],
-        "refused": [_objection(each) for each in ruling.refused[:MOST_RULES]],
-        "watched": [_objection(each) for each in ruling.watched[:MOST_RULES]],
-    }
-
-
-def _objection(objection: Objection) -> dict[str, object]:
-    missing, brought = list(objection.missing), [[each.label, each.resource, each.call] for each in objection.brought]
-    said = {"rule": objection.match.text, "reason": objection.reason._value_, "missing": missing}
-    return said | ({"brought": brought} if brought else {})

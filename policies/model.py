@@ -186,6 +186,7 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     refused  rules that refuse it; none where the call was let through.
     watched  rules that would refuse it, and only watch.
     duties   what rules let it through with, and not without.
+    exempt   rules about labels that would refuse it, but for the condition (by name) that makes it exempt.
     """
 
     held: tuple[tuple[str, str], ...]
@@ -193,6 +194,7 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     refused: tuple[Objection, ...] = ()
     watched: tuple[Objection, ...] = ()
     duties: tuple[Obligation, ...] = ()
+    exempt: tuple[tuple[Match, str], ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

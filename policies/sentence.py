@@ -72,6 +72,9 @@ def _ruling(ruling: Ruling) -> Iterator[str]:
             yield f"workflow {name}: yes, by {_and([_rule(match) for match in spoke])}."
         for each in refused:
             yield f"workflow {name}: no; {_rule(each.match)}: {_because(each)}."
+        for match, condition in ruling.exempt:
+            if match in spoke:
+                yield f"workflow {name}: {_rule(match)} would say no, and '{condition}' holds, which makes this exempt."
         for each in watched:
             said = f"would say no ({each.reason.value}), and is only watched"
             yield f"workflow {name}: {said}; {_rule(each.match)}: {_because(each)}."

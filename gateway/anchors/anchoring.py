@@ -16,6 +16,7 @@ from audit.store_proofs import Anchored, ProofStore
 from gateway.anchors.anchor import Anchor, AnchorConflictError, AnchorFailedError, compare
 from gateway.anchors.folder import FolderAnchor
 from gateway.anchors.root import RootAnchor
+from gateway.anchors.timestamp import Append, TimestampAnchor
 from gateway.model import Clock
 
 log = logging.getLogger("gateway.ledger")
@@ -49,6 +50,12 @@ class Anchoring:
     def names(self) -> list[str]:
         """Of the anchors, in order."""
         return sorted(self._posts)
+
+    def recording(self, append: Append) -> None:
+        """From now on each time stamp is a record of the log: what stands before it was there then, what stands after was not."""
+        for post in self._posts.values():
+            if isinstance(post.anchor, TimestampAnchor):
+                post.anchor.append = append
 
     def check_before_start(self) -> None:
         """`LedgerUnavailableError` where a folder holds more than the log, signed by its own key: it was set back or rewritten.

@@ -6,18 +6,23 @@ The token is verified against pinned roots before it is kept; `openssl ts -verif
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from audit.checkpoint import Checkpoint
+from audit.leaf import Kind
+from audit.model import Entry, LedgerUnavailableError, Receipt
 from audit.store import StoreError
 from audit.store_proofs import ProofStore
 from gateway.anchors.anchor import AnchorFailedError
-from gateway.model import UpstreamError
+from gateway.model import UpstreamError, new_id, wall_clock
 from gateway.upstream.client import HttpRequest, HttpResponse, Url
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
+
+Append = Callable[[Entry], Awaitable[Receipt]]
 
 _LARGEST: Final = 64 * 1024
 
@@ -43,6 +48,8 @@ class TimestampAnchor:
         self._roots = roots
         self._store = store
         self._send = send
+        self.append: Append | None = None
+        """The log's own, once it is open: then each token is on record."""
 
     async def put(self, head: Checkpoint, note: str) -> None:
         """See `Anchor`."""
@@ -72,3 +79,10 @@ class TimestampAnchor:
             await asyncio.to_thread(self._store.add_timestamp, head.size, self._name, token)
         except StoreError as error:
             raise AnchorFailedError(f"the token cannot be kept: {error}") from None
+        if self.append is not None:
+            at = wall_clock()
+            fields = {"anchor": self._name, "size": head.size, "token": f"sha256:{hashlib.sha256(token).hexdigest()}"}
+            try:
+                await self.append(Entry(Kind.ANCHOR_TIMESTAMP, new_id(at), at, None, fields))
+            except LedgerUnavailableError as error:
+                raise AnchorFailedError(f"the token cannot be recorded: {error.detail}") from None

@@ -57,7 +57,7 @@ class Gate:
 
         async def fulfil(permit: Permit) -> Permit:
             await self._admit(permit, watched)
-            return await stages.fulfil(permit)
+            return await stages.fulfil(self._defined(permit))
 
         def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
             replies = stages.forward(intent)
@@ -137,6 +137,12 @@ class Gate:
         if why := pins.verdict(pinning, place, key):
             raise _hidden(permit, why)
         return None
+
+    def _defined(self, permit: Permit) -> Permit:
+        """The same, with the digest of what is called."""
+        key = _called(permit.call)
+        digest = self._pins.digest(_place(permit.call), key) if key is not None and permit.call.target in self._servers else ""
+        return msgspec.structs.replace(permit, tool_def=digest) if digest else permit
 
     async def _ask(self, permit: Permit, key: Key, pinning: Pinning, stages: Stages) -> None:
         """Have the server list again what is called, for this caller; one question a server at a time."""

@@ -145,6 +145,11 @@ class Pins:
         live = self._live.get(place, {}).get(key)
         return live is not None and live.passes is pinning and self._is_new(place, live)
 
+    def digest(self, place: Place, key: Key) -> str:
+        """Of the server's newest word about something; "" where nobody has heard it."""
+        live = self._live.get(place, {}).get(key)
+        return "" if live is None else live.digest
+
     def verdict(self, pinning: Pinning, place: Place, key: Key) -> str:
         """Why a server's thing may not pass; "" where it may, or where nothing of it is known."""
         live = self._live.get(place, {}).get(key)

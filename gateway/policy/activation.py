@@ -31,6 +31,8 @@ log = logging.getLogger("gateway.policy")
 
 Role = Literal["active", "canary", "shadow"]
 ACTIVE: Final[Role] = "active"
+_REMEMBERED: Final = 64
+"""Bundles of which it is known where they came into force."""
 UNKEPT: Final = "not-recorded"
 
 
@@ -102,6 +104,7 @@ class Activation:
     _prepared: dict[Role, Pair] = field(default_factory=dict)
     _memory: Memory = field(default_factory=Memory)
     _in_force: InForce | None = None
+    _since: dict[str, int] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # --- the start
@@ -121,7 +124,7 @@ class Activation:
             pair = pairs[place.role]
             held = memory.instead_of if place.mark == memory.instead_of else ""
             await self._keep(pair, _with(memory, pair, held) if place.role == ACTIVE else None)
-            await append(activated(pair, place.role, Asked("start"), "", self.clock()))
+            await self._record(pair, place.role, Asked("start"), "")
             if place.role == ACTIVE and pair.digest != memory.digest:
                 await self._approve(pair, await self._last(memory))
         policy = Policy(pairs[ACTIVE], pairs.get("canary"), pairs.get("shadow"), self.percent)
@@ -200,6 +203,10 @@ class Activation:
         """Whether the folder, or what is remembered of it, may say something else than when it was last looked at."""
         return place.glanced != await self._glance(place)
 
+    def since(self, digest: str) -> int | None:
+        """Index in the ledger of the record by which a bundle that decides came into force last; None for one long gone."""
+        return self._since.get(digest)
+
     @property
     def policy(self) -> Policy:
         """What is in force."""
@@ -249,7 +256,7 @@ class Activation:
         assert self._in_force is not None  # noqa: S101  nothing is looked at before the start
         policy = await asyncio.to_thread(self._in_force.current.having(place.role, pair).watching)
         await self._keep(pair, memory if place.role == ACTIVE else None)
-        await self.append(activated(pair, place.role, asked, before.digest if before else "", self.clock()))
+        await self._record(pair, place.role, asked, before.digest if before else "")
         if place.role == ACTIVE:
             await self._approve(pair, before.bundle if before else None)
         self._in_force.swap(policy)
@@ -258,6 +265,14 @@ class Activation:
         log.info("policy bundle %s is in force (%s, %s)", pair.digest, place.role, asked.cause)
         if asked.cause != "replica":
             self.announce(pair.digest)
+
+    async def _record(self, pair: Pair, role: Role, asked: Asked, before: str) -> None:
+        receipt = await self.append(activated(pair, role, asked, before, self.clock()))
+        if role != "shadow":
+            self._since.pop(pair.digest, None)
+            self._since[pair.digest] = receipt.index
+            if len(self._since) > _REMEMBERED:
+                del self._since[next(iter(self._since))]
 
     async def _approve(self, pair: Pair, before: Bundle | None) -> None:
         for entry in approved(pair, before, self.clock()):

@@ -15,9 +15,9 @@ from hashlib import sha256
 import orjson
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
+from gateway.decided import SUBJECT
 from gateway.model import Clock, Intent, Refused, new_id
 from gateway.reasons import Code
-from gateway.record import SUBJECT
 from sandbox.model import IsolationUnprovenError, Job, words
 from sandbox.result import Run
 from sandbox.runner import Report

@@ -21,7 +21,7 @@ from gateway.state import history_rows as rows
 from gateway.state import labelled
 from gateway.state.history_rows import HISTORIES, MARKS, PURSES, STEPS, Kept
 from gateway.state.worker import Worker
-from policies.workflows.judge import Past, judge, purses, share, shared
+from policies.workflows.judge import Past, freed, judge, purses, share, shared
 from policies.workflows.model import Workflow, Workflows, taints
 from policies.workflows.ruling import Judged
 from policies.workflows.story import State, Step, Value
@@ -132,7 +132,7 @@ class Histories:
         flows = [each for each in taints(asked.held) if each.deny.covers(step.resource)]
         came = labelled.came(connection, asked.tenant, asked.workflow, step, story, flows) if flows else {}
         past = Past(story, spent, others, came, asked.exempt)
-        judged = tuple(Judged(each, *judge(each, step, past, asked.workflow)) for each in asked.held)
+        judged = tuple(Judged(each, *judge(each, step, past, asked.workflow), freed(each, step, past)) for each in asked.held)
         if any(each.refuses for each in judged):
             raise _RefusedError(judged)
         taken = rows.draw(connection, asked.tenant, spent, {purse: share(purse.budget, step) for purse in drawn})

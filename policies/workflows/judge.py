@@ -155,6 +155,15 @@ def judge(workflow: Workflow, step: Step, past: Past, workflow_id: str) -> tuple
     return tuple(spoke), tuple(breaches)
 
 
+def freed(workflow: Workflow, step: Step, past: Past) -> tuple[Taint, ...]:
+    """The rules about labels that would say no to a step, but for the exemption that it is."""
+    if not past.exempt:
+        return ()
+    bound = past._replace(exempt=frozenset())
+    exempt = (rule for rule in workflow.rules if isinstance(rule, Taint) and rule.id in past.exempt)
+    return tuple(rule for rule in exempt if isinstance(_asked(rule, workflow.name, step, bound, {}), Breach))
+
+
 _FINE: Final = "fine"
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from policies.model import Decision, Effect, Match, Objection, Obligation, Reason, Ruling
 from policies.workflows.judge import Breach
-from policies.workflows.model import Rule, Workflow
+from policies.workflows.model import Rule, Taint, Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Judged:
     workflow: Workflow
     spoke: tuple[Rule, ...]
     breaches: tuple[Breach, ...]
+    freed: tuple[Taint, ...] = ()
 
     @property
     def refuses(self) -> bool:
@@ -45,7 +46,10 @@ def ruling_of(judged: Iterable[Judged]) -> Ruling:
     held = []
     spoke: dict[Match, None] = {}
     duties: dict[str, Obligation] = {}
+    exempt: list[tuple[Match, str]] = []
     for each in judged:
+        if not each.workflow.shadow:
+            exempt += [(rule.match, rule.unless.name) for rule in each.freed if rule.unless is not None]
         held.append((each.workflow.name, each.workflow.digest))
         spoke |= dict.fromkeys(rule.match for rule in each.spoke)
         for breach in each.breaches:
@@ -54,7 +58,7 @@ def ruling_of(judged: Iterable[Judged]) -> Ruling:
                 continue
             found = Objection(breach.rule.match, breach.reason, breach.cure, breach.missing, breach.brought)
             (watched if each.workflow.shadow else refused).append(found)
-    return Ruling(tuple(held), tuple(spoke), tuple(refused), tuple(watched), tuple(duties.values()))
+    return Ruling(tuple(held), tuple(spoke), tuple(refused), tuple(watched), tuple(duties.values()), tuple(exempt))
 
 
 def decided(decision: Decision, ruling: Ruling) -> Decision:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from policies.bundle import Bundle
 from policies.model import NOTHING, AccessRequest, Decision
 from policies.workflows.flow import brings, exempt
-from policies.workflows.judge import MICRO, Past, judge, purses, shared, spent_by
+from policies.workflows.judge import MICRO, Past, freed, judge, purses, shared, spent_by
 from policies.workflows.model import Taint, Workflow, taints
 from policies.workflows.ruling import Judged, decided, held_by, is_unknown, of_unknown, ruling_of
 from policies.workflows.story import State, Step, Story
@@ -57,7 +57,7 @@ def decide_after(
         {(rule.id, label): step for rule in taints(held) for label in rule.after for step in _came(rule, label, asked, steps)},
         exempt(bundle, held, request, request.arguments or NOTHING),
     )
-    return decided(decision, ruling_of(Judged(each, *judge(each, asked, past, HERE)) for each in held))
+    return decided(decision, ruling_of(Judged(each, *judge(each, asked, past, HERE), freed(each, asked, past)) for each in held))
 
 
 def _shares(workflow: Workflow, about: object, step: Step) -> bool:

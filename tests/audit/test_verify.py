@@ -345,3 +345,32 @@ async def test_what_a_superuser_changes_in_postgresql_is_found(
         if "DROP" not in statement:
             connection.execute("ALTER TABLE ledger_leaves ENABLE ALWAYS TRIGGER ledger_leaves_no_change")
     assert found in messages(verify_url(postgres_url, VKEY))
+
+
+@pytest.mark.parametrize(
+    ("named", "policy", "right"),
+    [
+        ("new", "new", True),
+        ("old", "old", True),
+        ("old", "new", False),
+        ("new", "old", False),
+        ("no policy", "new", False),
+        ("itself", "new", False),
+        ("a text", "new", False),
+    ],
+)
+async def test_a_decision_names_the_record_by_which_its_bundle_came_into_force(
+    path: Path, open_journal: Open, named: str, policy: str, right: bool
+) -> None:
+    journal, places = await open_journal(), dict[str, Any]()
+    for digest in ("old", "new"):
+        entry = Entry("policy.activate", digest, NOON, None, {"policy": digest, "role": "active"})
+        places[digest] = (await journal.append(entry)).index
+    places["no policy"] = (await journal.append(denial("d1"))).index
+    places |= {"itself": places["no policy"] + 1, "a text": str(places["new"])}
+    decision = {"effect": "deny", "reason": "none", "policy": policy, "policy_seq": places[named]}
+    await journal.append(Entry("decision.deny", "d2", NOON, None, {"decision": decision}))
+    await journal.close()
+    report = verify_sqlite(path, VKEY)
+    assert report.ok == right
+    assert right or "by which its bundle did not come into force" in str(report.findings[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 import subprocess
 import threading
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import checkpoint as notes
 from audit.checkpoint import Checkpoint, Vkey
 from audit.journal import Journal
-from audit.model import Entry, LedgerUnavailableError
+from audit.model import Entry, LedgerUnavailableError, Receipt
 from audit.store_proofs import ProofStore
 from audit.store_read import SqlReader
 from audit.tile_folder import write
@@ -339,7 +340,14 @@ async def test_an_authoritys_token_is_kept_written_out_with_the_tiles_and_verifi
     with authority(tmp_path / "tsa") as tsa:
         roots = x509.load_pem_x509_certificates((tsa.folder / "ca.pem").read_bytes())
         posts = {"tsa": Post(TimestampAnchor("tsa", tsa.url, roots, store, upstreams.send), 3600)}
-        assert await Anchoring(store, OWN, posts, now).once("tsa")
+        anchoring, recorded = Anchoring(store, OWN, posts, now), list[Entry]()
+
+        async def append(entry: Entry) -> Receipt:
+            recorded.append(entry)
+            return Receipt(OWN.name, entry.id, 9, b"")
+
+        anchoring.recording(append)
+        assert await anchoring.once("tsa")
         rows = SqlReader(f"sqlite:///{tmp_path / 'ledger.db'}")
         try:
             write(rows, tmp_path / "www", key=str(OWN))
@@ -350,6 +358,10 @@ async def test_an_authoritys_token_is_kept_written_out_with_the_tiles_and_verifi
         assert signed.read_text() == (tmp_path / "www/checkpoint").read_text()
         words = ("ts", "-verify", "-data", str(signed), "-in", str(token), "-CAfile", "ca.pem")
         assert b"Verification: OK" in openssl(*words, at=tsa.folder)
+        (said,) = recorded
+        size = notes.parse(signed.read_text())[0].size
+        digest = f"sha256:{hashlib.sha256(token.read_bytes()).hexdigest()}"
+        assert (said.kind, said.fields) == ("anchor.timestamp", {"anchor": "tsa", "size": size, "token": digest})
 
 
 async def test_a_token_by_somebody_else_or_of_something_else_is_not_kept(

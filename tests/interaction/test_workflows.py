@@ -310,3 +310,23 @@ def test_a_workflow_begun_under_a_name_that_is_not_known_is_refused_at_the_start
     story = Play(gateway, peers, "no-such-workflow")
     with pytest.raises(AssertionError, match="policy knows no such workflow definition"):
         story.begun("paul")
+
+
+@pytest.mark.parametrize("protocol", ["mcp", "a2a"])
+def test_a_call_that_an_exemption_lets_out_says_on_record_which_and_one_that_needs_none_does_not(
+    world: tuple[Gateway, DataPeers], protocol: str
+) -> None:
+    story = play(world, "taint-unless", protocol)
+    mail, free = named(protocol, "mail"), ONE | {"vendor": "V-1"}
+
+    def exempt() -> list[dict[str, str]]:
+        answer = story.does("paul:lead", mail, free)
+        assert code_of(answer) == "", answer.text
+        (start,) = [r for r in story.gateway.records(kind="call.start") if r.id == answer.headers["bailiwick-decision"]]
+        return list(start.leaf["decision"]["workflow"].get("exempt", []))
+
+    assert exempt() == []  # nothing was read before: no rule would have refused it
+    assert code_of(story.does("paul:lead", named(protocol, "find"), ONE)) == ""
+    (said,) = exempt()
+    assert said["unless"] == "inside"
+    assert said["rule"].startswith(f"taint-unless-{protocol}/taint-1 workflows/taint-unless-{protocol}.yaml:")
