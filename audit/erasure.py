@@ -23,6 +23,9 @@ from audit.store_sql import store_error
 CHUNK: Final = 5000
 """Leaves that one transaction looks through: whoever appends waits no longer than that takes."""
 
+REWRITTEN: Final = 256 * 2**20
+"""Bytes of sealed values in PostgreSQL up to which all of them are written anew: some seconds in which nothing is recorded."""
+
 _PENDING: Final = "SELECT pseudonym, idx FROM ledger_sweeps ORDER BY pseudonym"
 _SIZE: Final = "SELECT size FROM ledger_head WHERE id = 1"
 _NAMING: Final = "SELECT idx, data FROM ledger_leaves WHERE idx >= ? AND idx < ? AND instr(data, ?) > 0 ORDER BY idx"
@@ -33,7 +36,8 @@ _DELETE: Final = "DELETE FROM ledger_openings WHERE idx = ? AND name = ?"
 _AT: Final = "UPDATE ledger_sweeps SET idx = ? WHERE pseudonym = ?"
 _DONE: Final = "DELETE FROM ledger_sweeps WHERE pseudonym = ?"
 
-_FILE: Final = "SELECT pg_relation_filenode('ledger_subjects')"
+_FILE: Final = "SELECT pg_relation_filenode(%s)"
+_BYTES: Final = "SELECT pg_total_relation_size('ledger_openings')"
 _OLDER: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start < %s"
 )
@@ -61,8 +65,9 @@ class Sweeper:
         """Delete the sealed values of everybody who is pending; how many there were.  `progress` is told leaves, of how many.
 
         On return nothing of them is in the database's files: in SQLite deleted rows are overwritten and the write-ahead log is
-        emptied; in PostgreSQL the table of keys is written anew, and the space of sealed values is given back.  `StoreError`
-        where that could not be done, as where a reader holds the write-ahead log: what is left stays pending.
+        emptied; in PostgreSQL the table of keys is written anew, and that of sealed values where it is no larger than `REWRITTEN`
+        (writers wait meanwhile); in a larger one the bytes stay until their space is used again, without their key.
+        `StoreError` where that could not be done, as where a reader holds the write-ahead log: what is left stays pending.
         """
         deleted = 0
         with self._connected() as connection:
@@ -106,12 +111,20 @@ class Sweeper:
             return
         connection.exec_driver_sql("SET statement_timeout = 0")  # giving back the space of millions of rows takes its time
         self._outwait(connection)
-        before = connection.exec_driver_sql(_FILE).scalar()
-        connection.exec_driver_sql("VACUUM (FULL) ledger_subjects")  # small; a plain one leaves the bytes where they were
-        if connection.exec_driver_sql(_FILE).scalar() == before:  # the server only warns
-            msg = "the table of keys cannot be written anew: its owner alone may vacuum it"
+        self._rewrite(connection, "ledger_subjects")  # small
+        if connection.exec_driver_sql(_BYTES).scalar_one() <= REWRITTEN:
+            self._rewrite(connection, "ledger_openings")
+        else:
+            connection.exec_driver_sql("VACUUM ledger_openings")
+
+    @staticmethod
+    def _rewrite(connection: Connection, table: str) -> None:
+        """A plain VACUUM leaves the bytes where they were."""
+        before = connection.exec_driver_sql(_FILE, (table,)).scalar()
+        connection.exec_driver_sql(f"VACUUM (FULL) {table}")
+        if connection.exec_driver_sql(_FILE, (table,)).scalar() == before:  # the server only warns
+            msg = f"the table {table} cannot be written anew: its owner alone may vacuum it"
             raise StoreError(msg)
-        connection.exec_driver_sql("VACUUM ledger_openings")
 
     @staticmethod
     def _outwait(connection: Connection) -> None:

@@ -1070,9 +1070,9 @@ class Check:
         if leaf.get("kind") == "policy.activate":
             self.activated[index] = leaf.get("policy")
         decision = leaf.get("decision")
-        since = decision.get("policy_seq") if isinstance(decision, dict) else None
-        if since is None or not self.activated:  # where no policy is on record, it is in another log
-            return
+        if not isinstance(decision, dict) or "policy_seq" not in decision or not self.activated:
+            return  # where no policy is on record, it is in another log
+        since = decision["policy_seq"]
         known = type(since) is int and (since < self.report.first or self.activated.get(since) == decision.get("policy"))
         if not known or since >= index:
             self.found("its decision names a record by which its bundle did not come into force")

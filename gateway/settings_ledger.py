@@ -16,6 +16,12 @@ def _witness_key(text: str) -> str:
     return str(WitnessKey.parse(text))
 
 
+def _plain_key(text: str) -> str:
+    from audit.checkpoint import Vkey  # noqa: PLC0415  as above
+
+    return str(Vkey.parse(text))
+
+
 VerifierKey = Annotated[str, StringConstraints(max_length=400), AfterValidator(_witness_key)]
 """A witness's verifier key: `<name>+<key id>+<base64>`."""
 
@@ -189,6 +195,10 @@ class Ledger(Group):
     """How often they are asked while records come."""
     anchors: dict[Slug, Anchor] = Field(default_factory=dict)
     """Where else checkpoints are pushed to."""
+    erasure_keys: tuple[Annotated[str, StringConstraints(max_length=400), AfterValidator(_plain_key)], ...] = Field(
+        (), max_length=64
+    )
+    """Verifier keys of people who may agree to an erasure where no gateway answers (`bailiwick audit agree`)."""
     retention: Retention | None = None
     """Where old records go; without it none does."""
 
@@ -208,6 +218,10 @@ class Ledger(Group):
             raise ValueError(msg)
         if sum(anchor.root is not None for anchor in self.anchors.values()) > 1:
             msg = "there is one root log"
+            raise ValueError(msg)
+        agreeing = [key.partition("+")[0] for key in self.erasure_keys]
+        if len(set(agreeing)) != len(agreeing) or self.origin in agreeing:
+            msg = "whoever agrees to erasures has a name and a key of their own"
             raise ValueError(msg)
         if self.wanted > len(names):
             msg = f"{self.wanted} of {len(names)} witnesses cannot agree"

@@ -16,11 +16,13 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.asking import CONFIG, Config, Json, Url, alone, ask, operator
+from gateway.cli.audit_agree import agree
 from gateway.cli.output import AnsweredNoError, console, misuse, print_json, printable
 from gateway.problem import Problem
 
 if TYPE_CHECKING:
-    from gateway.erasure.erasing import Erasing
+    from gateway.erasure.erasing import Erased, Erasing
+    from gateway.settings import Settings
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept, sealed, in the ledger.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Write into the stores; only where no gateway answers.")]
@@ -29,6 +31,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Write into the stores;
 def register(group: typer.Typer) -> None:
     """Add the verbs to `audit`."""
     group.command("erase")(erase)
+    group.command("agree")(agree)
     holds = typer.Typer(
         help="Legal holds: who is under one cannot be erased.\n\n[bold]Example[/bold]   bailiwick audit hold list",
         no_args_is_help=True,
@@ -43,7 +46,11 @@ def erase(  # noqa: PLR0917  Typer reads the signature
     subject: Annotated[str, typer.Argument(help="The person, as `user:idp/jane` or `idp/jane`.")],
     reason: Annotated[str, typer.Option("--reason", help="Why you ask; it is kept, sealed, in the ledger.")] = "",
     approve: Annotated[str, typer.Option("--approve", metavar="ID", help="Agree to what another person asked for.")] = "",
-    approver: Annotated[str, typer.Option("--approver", help="With --offline: who else agreed; it is recorded as said.")] = "",
+    agreement: Annotated[
+        Path | None, typer.Option("--agreement", help="With --offline and --approve: what the other person signed.")
+    ] = None,
+    approver: Annotated[str, typer.Option("--approver", help="With --unproven: who is said to have agreed.")] = "",
+    unproven: Annotated[bool, typer.Option("--unproven", help="With --offline: nobody else signs; the record says so.")] = False,
     offline: Offline = False,
     config: Config = CONFIG,
     url: Url = "",
@@ -52,26 +59,27 @@ def erase(  # noqa: PLR0917  Typer reads the signature
     """Erase a person: everything sealed for them, their name, and what other stores hold of them.  Every proof stays valid.
 
     One person asks (`--reason`; policy must grant `change` on `admin:erasure`), another agrees (`--approve ID`; `approve` there).
+    With `--offline` the other one signs (`bailiwick audit agree`), with a key that the settings name (`ledger.erasure_keys`).
 
     [bold]Example[/bold]   bailiwick audit erase idp/jane --reason 'asked to, ticket 812'
     """
     if bool(reason) == bool(approve):
         misuse("give --reason to ask, or --approve ID to agree", help="bailiwick audit erase --help")
-    if offline != bool(approver) or (offline and (approve or url)):
-        misuse(
-            "--offline goes with --reason and --approver, and without --approve and --url", help="bailiwick audit erase --help"
-        )
-    if offline and approver == operator().removeprefix("os:"):
-        misuse("--approver is somebody else than you")
+    wrong = _wrong(bool(approve), agreement is not None, approver, unproven, offline, url)
+    if wrong:
+        misuse(wrong, help="bailiwick audit erase --help")
     person = _person(subject)
     if offline:
-        done = _offline(config, lambda erasing: _both(erasing, person, reason, approver))
+        done = _offline(config, _without_gateway(person, reason, approve, agreement, approver))
     elif approve:
         done = ask("POST", f"/api/erasures/{quote(approve, safe='')}/approval", config, url, {"subject": person})
     else:
         done = ask("POST", "/api/erasures", config, url, {"subject": person, "reason": reason})
     if as_json:
         print_json(done)
+    elif done["state"] == "waits" and offline:
+        console().print(printable(f"asked; another person signs with: {done['agree']}"), soft_wrap=True)
+        console().print(printable(f"and then: bailiwick audit erase {subject} --approve {done['id']} --offline --agreement FILE"))
     elif done["state"] == "waits":
         console().print(printable(f"asked: another person agrees with: bailiwick audit erase {subject} --approve {done['id']}"))
     else:
@@ -80,6 +88,31 @@ def erase(  # noqa: PLR0917  Typer reads the signature
             f"{done['values']} sealed values deleted" if done["state"] == "erased" else "sealed values are still being deleted"
         )
         console().print(printable(f"erased: {done['pseudonym']} is nobody any more; {values}; {stores}"))
+
+
+def _wrong(approve: bool, signed: bool, approver: str, unproven: bool, offline: bool, url: str) -> str:  # noqa: PLR0917
+    """What is amiss with the words; "" where nothing is."""
+    if not offline:
+        return "--agreement, --approver and --unproven go with --offline" if signed or approver or unproven else ""
+    if url:
+        return "--offline asks no gateway: leave out --url"
+    if approve != signed:
+        return "with --offline, who agrees has signed: --approve ID goes with --agreement FILE (bailiwick audit agree)"
+    if bool(approver) != unproven:
+        return "a second person who is only named proves nothing: --approver goes with --unproven, which says so on record"
+    if unproven and approve:
+        return "--unproven asks and erases at once: give --reason, not --approve"
+    return "--approver is somebody else than you" if approver and approver == operator().removeprefix("os:") else ""
+
+
+def _without_gateway(
+    person: str, reason: str, approve: str, agreement: Path | None, approver: str
+) -> Callable[[Erasing, Settings], Awaitable[dict[str, Any]]]:
+    if agreement is not None:
+        return lambda erasing, settings: _agreed(erasing, settings, person, approve, agreement)
+    if approver:
+        return lambda erasing, _: _both(erasing, person, reason, approver)
+    return lambda erasing, settings: _asked(erasing, settings, person, reason)
 
 
 def hold_set(  # noqa: PLR0917  as above
@@ -99,7 +132,7 @@ def hold_set(  # noqa: PLR0917  as above
         misuse("name a person, or give --everybody", help="bailiwick audit hold set --help")
     person = _person(subject) if subject else None
     if offline:
-        done = _offline(config, lambda erasing: _held(erasing, person, reason))
+        done = _offline(config, lambda erasing, _: _held(erasing, person, reason))
     else:
         whom: dict[str, object] = {"everybody": True} if person is None else {"subject": person}
         done = ask("POST", "/api/holds", config, url, {**whom, "reason": reason})
@@ -122,7 +155,7 @@ def hold_clear(  # noqa: PLR0917  as above
     [bold]Example[/bold]   bailiwick audit hold clear 019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b --reason 'case closed'
     """
     if offline:
-        done = _offline(config, lambda erasing: _cleared(erasing, hold, reason))
+        done = _offline(config, lambda erasing, _: _cleared(erasing, hold, reason))
     else:
         done = ask("POST", f"/api/holds/{quote(hold, safe='')}/clearing", config, url, {"reason": reason})
     if as_json:
@@ -150,9 +183,38 @@ def _person(subject: str) -> str:
     return subject if subject.startswith(("user:", "svc:")) else f"user:{subject}"
 
 
+async def _asked(erasing: Erasing, settings: Settings, person: str, reason: str) -> dict[str, Any]:
+    if not settings.ledger.erasure_keys:
+        misuse("nobody could agree: the settings name no key (ledger.erasure_keys)", help="bailiwick audit agree --help")
+    request = await erasing.ask(person, reason, operator(), source="offline")
+    pseudonym = await erasing.pseudonym(person)
+    agree = f"bailiwick audit agree {request} --of {pseudonym} --log {settings.ledger.origin} --name NAME --key FILE"
+    return {"id": request, "state": "waits", "pseudonym": pseudonym, "log": settings.ledger.origin, "agree": agree}
+
+
+async def _agreed(erasing: Erasing, settings: Settings, person: str, request: str, file: Path) -> dict[str, Any]:
+    from audit.agreement import MAX_NOTE, Agreement, signed_by  # noqa: PLC0415  the command line pays for what it uses
+    from audit.checkpoint import CheckpointError, Vkey  # noqa: PLC0415
+
+    keys = [Vkey.parse(text) for text in settings.ledger.erasure_keys]
+    wanted = Agreement(settings.ledger.origin, request, await erasing.pseudonym(person))
+    try:
+        with file.open("rb") as opened:
+            note = opened.read(MAX_NOTE + 1).decode("utf-8")
+        who = signed_by(note, wanted, keys)
+    except OSError as error:
+        misuse(f"{file}: {error.strerror}")
+    except (CheckpointError, UnicodeDecodeError) as error:
+        misuse(f"nothing was erased: {error}", help=f"{file} is what the other person's `bailiwick audit agree` printed")
+    return _done(request, await erasing.agree(request, person, f"key:{who.name}", agreement=note))
+
+
 async def _both(erasing: Erasing, person: str, reason: str, approver: str) -> dict[str, Any]:
     request = await erasing.ask(person, reason, operator(), source="offline")
-    done = await erasing.agree(request, person, f"said:{approver}"[:200])
+    return _done(request, await erasing.agree(request, person, f"said:{approver}"[:200]))
+
+
+def _done(request: str, done: Erased) -> dict[str, Any]:
     state = "erased" if done.values is not None else "closed"
     return {"id": request, "state": state, "pseudonym": done.pseudonym, "stores": dict(done.stores), "values": done.values}
 
@@ -166,16 +228,18 @@ async def _cleared(erasing: Erasing, hold: str, reason: str) -> dict[str, Any]:
     return {"id": hold, "state": "cleared"}
 
 
-def _offline(config: Path, work: Callable[[Erasing], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+def _offline(config: Path, work: Callable[[Erasing, Settings], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     from audit.model import LedgerUnavailableError  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.configuration import load  # noqa: PLC0415
     from gateway.erasure.erasing import NotErasedError  # noqa: PLC0415
     from gateway.model import Refused  # noqa: PLC0415
 
     alone(config)
+    settings = load(config, os.environ)
 
     async def run() -> dict[str, Any]:
-        async with _erasing(config) as erasing:
-            return await work(erasing)
+        async with _erasing(settings) as erasing:
+            return await work(erasing, settings)
 
     try:
         return asyncio.run(run())
@@ -186,10 +250,9 @@ def _offline(config: Path, work: Callable[[Erasing], Awaitable[dict[str, Any]]])
 
 
 @asynccontextmanager
-async def _erasing(config: Path) -> AsyncIterator[Erasing]:
+async def _erasing(settings: Settings) -> AsyncIterator[Erasing]:
     from gateway.cli.audit_views import existing_seal_key  # noqa: PLC0415  as above
     from gateway.cli.ledger_writing import journal_of  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
     from gateway.erasure.erasing import Erasing as Opened  # noqa: PLC0415
     from gateway.erasure.opening import erasers_of  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
@@ -198,7 +261,6 @@ async def _erasing(config: Path) -> AsyncIterator[Erasing]:
     from gateway.state.store import State  # noqa: PLC0415
     from gateway.stores import ledger_url_of, state_url_of  # noqa: PLC0415
 
-    settings = load(config, os.environ)
     async with journal_of(settings) as journal:
         state = await asyncio.to_thread(State.open, state_url_of(settings))
         try:

@@ -94,8 +94,11 @@ class Erasing:
         await self._known(subject)
         return await self._record(Kind.ERASURE_ASK, fields, by, (Value("reason", reason.encode()),), {"target": subject})
 
-    async def agree(self, request: str, subject: str, by: str) -> Erased:
-        """Erase the person whom the request is about, on the word of somebody else than who asked.  `NotErasedError`."""
+    async def agree(self, request: str, subject: str, by: str, agreement: str = "") -> Erased:
+        """Erase the person whom the request is about, on the word of somebody else than who asked.  `NotErasedError`.
+
+        `agreement` is what they signed, where no gateway was there to know them: it is put on record before anything is erased.
+        """
         wish = await self._reading(lambda ledger: ledger.get(request))
         now = self._clock()
         if wish is None or wish.kind != Kind.ERASURE_ASK or not 0 <= now - wish.at <= VALID_US:
@@ -108,6 +111,8 @@ class Erasing:
         for hold, whose in await self._reading(lambda ledger: ledger.holds()):
             if whose in {pseudonym, LOG}:
                 raise NotErasedError(Why.HELD, f"the legal hold {hold} is in force")
+        if agreement:
+            await self._record(Kind.ERASURE_APPROVE, {"wanted": request, "agreement": agreement, "source": "offline"}, by)
         stores = {}
         for store, eraser in sorted(self.erasers.items()):
             stores[store] = rows = await eraser(subject)
@@ -168,6 +173,10 @@ class Erasing:
             except StoreError as error:
                 log.warning("what was sealed for an erased person is not all deleted yet: %s", error)
                 return None
+
+    async def pseudonym(self, subject: str) -> str:
+        """How the ledger names a person; `NotErasedError` where it knows nobody of that name."""
+        return await self._known(subject)
 
     async def _known(self, subject: str) -> str:
         found = await self._reading(lambda ledger: ledger.pseudonym(subject))

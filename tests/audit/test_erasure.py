@@ -71,6 +71,7 @@ async def test_nothing_of_an_erased_person_is_left_in_any_file_and_every_proof_s
     (row,) = rows(url, f"SELECT lookup, dek, name FROM ledger_subjects WHERE pseudonym = '{pseudonym}'")
     sealed = [each[0] for each in rows(url, f"SELECT sealed FROM ledger_openings WHERE idx = {receipt.index}")]
     assert all(holding(part, url, postgres_folder) for part in row)  # the search finds what is there
+    assert all(holding(part[:200], url, postgres_folder) for part in sealed)  # PostgreSQL keeps a long one in pieces
     assert len(sealed) == 2
     await journal.shred(ANN, request="r-1", approver="user:corp/dpo")
     sweeper = Sweeper(url)
@@ -82,8 +83,7 @@ async def test_nothing_of_an_erased_person_is_left_in_any_file_and_every_proof_s
     assert [part for part in row if holding(part, url, postgres_folder)] == []
     for plain in (SECRET, ANN.encode(), b"kestrel", SEAL_KEY, b"user:corp/dpo"):
         assert holding(plain, url, postgres_folder) == []
-    if postgres_folder is None:  # PostgreSQL leaves such bytes in its pages until they are used again, without their key
-        assert [part for part in sealed if holding(part, url, None)] == []
+    assert [part for part in sealed if holding(part[:200], url, postgres_folder)] == []
     assert rows(url, f"SELECT count(*) FROM ledger_openings WHERE idx = {receipt.index}") == [(0,)]
     with Ledger.open(url, SEAL_KEY) as log:
         found = log.get("c1")

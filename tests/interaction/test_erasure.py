@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from audit.agreement import Agreement, signed_by
+from audit.checkpoint import Vkey
 from audit.reader import Ledger, Shredded
 from gateway.cli import main
 from tests.interaction.world import Gateway, Peers
@@ -26,6 +28,8 @@ p, role:second,  acme, admin:erasure, approve, allow, -, -, ERA-4
 p, role:keeper,  acme, audit:ledger,  open,    allow, -, -, ERA-5
 """
 SECRET = "paul's kestrel order 4711-0815"
+ERASE = ("erase", "dev/paul")
+SAID = ("--offline", "--unproven", "--approver", "the other one")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def audit(gateway: Gateway, *words: str, token: str = "") -> Ran:
         for name, value in {"NO_COLOR": "1", "COLUMNS": "240", "BAILIWICK_TOKEN": token}.items():
             patch.setenv(name, value)
         with pytest.raises(SystemExit) as ended:
-            main(["audit", *words, "--config", str(gateway.config)])
+            main(["audit", *words, *(() if words[0] == "agree" else ("--config", str(gateway.config)))])
     return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
@@ -235,10 +239,10 @@ def test_without_a_gateway_an_operator_erases_and_the_record_says_so(upstreams: 
     gateway = Gateway(tmp_path, upstreams)
     gateway.start()
     gateway.call("desk.read", gateway.token("paul"), arguments={"text": SECRET})
-    busy = audit(gateway, "erase", "dev/paul", "--reason", "x", "--offline", "--approver", "the other one")
+    busy = audit(gateway, "erase", "dev/paul", "--reason", "x", *SAID)
     assert (busy.returncode, "a gateway answers" in busy.stderr) == (2, True)
     gateway.stop()
-    done = audit(gateway, "erase", "dev/paul", "--reason", "x", "--offline", "--approver", "the other one", "--json")
+    done = audit(gateway, "erase", "dev/paul", "--reason", "x", *SAID, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state"] == "erased"
     with Ledger.open(f"sqlite:///{gateway.ledger_file}") as log:
@@ -251,3 +255,78 @@ def test_without_a_gateway_an_operator_erases_and_the_record_says_so(upstreams: 
         )
     assert not any(b"kestrel" in file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file())
     assert audit(gateway, "verify").returncode == 0
+
+
+def test_without_a_gateway_a_second_person_signs_for_exactly_that_erasure_and_an_auditor_can_check_it(
+    upstreams: Peers, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    key, other = tmp_path / "mine" / "dpo.pem", tmp_path / "mine" / "eve.pem"
+    gateway = Gateway(tmp_path, upstreams)
+
+    def agree(request: str, of: str, key: Path, name: str = "dpo.example", log: str = "test.invalid/acme") -> dict[str, str]:
+        words = ("agree", request, "--of", of, "--log", log, "--name", name, "--key", str(key), "--json")
+        done = audit(gateway, *words, *(() if key.exists() else ("--new",)))
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def erase(request: str, note: str) -> Ran:
+        (tmp_path / "note").write_text(note)
+        return audit(gateway, *ERASE, "--approve", request, "--offline", "--agreement", str(tmp_path / "note"), "--json")
+
+    gateway.start()
+    gateway.call("desk.read", gateway.token("paul"), arguments={"text": SECRET})
+    gateway.call("desk.read", gateway.token("mia"))
+    gateway.stop()
+    nobody = audit(gateway, *ERASE, "--reason", "x", "--offline")
+    assert (nobody.returncode, "ledger.erasure_keys" in nobody.stderr) == (2, True)
+    vkey = agree("0" * 36, "s_" + "0" * 32, key)["vkey"]
+    gateway.settings["ledger"]["erasure_keys"] = [vkey]
+    gateway.config.write_text(json.dumps(gateway.settings))
+    asked = json.loads(audit(gateway, *ERASE, "--reason", "x", "--offline", "--json").stdout)
+    theirs = json.loads(audit(gateway, "erase", "dev/mia", "--reason", "x", "--offline", "--json").stdout)
+    assert asked["agree"].startswith(f"bailiwick audit agree {asked['id']} --of {asked['pseudonym']} --log test.invalid/acme")
+    request, paul = asked["id"], asked["pseudonym"]
+    right = agree(request, paul, key)["note"]
+    for wrong in (
+        agree(request, paul, other, "eve.example")["note"],  # a key that the settings do not name
+        agree(request, paul, other)["note"],  # under somebody else's name
+        agree(request, theirs["pseudonym"], key)["note"],  # about another person
+        agree(theirs["id"], paul, key)["note"],  # for another request
+        agree(request, paul, key, log="test.invalid/other")["note"],  # of another log
+        right.replace("=\n", "\n"), right + "\n", right[:-1], "", "x" * 5000,
+        right.replace(right.split("\n\n")[1], agree(theirs["id"], paul, key)["note"].split("\n\n")[1]),
+    ):  # fmt: skip
+        refused = erase(request, wrong)
+        assert (refused.returncode, "nothing was erased" in refused.stdout) == (2, True), refused.stdout
+    with Ledger.open(f"sqlite:///{gateway.ledger_file}") as log:
+        assert {record.kind for record in log.records()} & {"erasure.approve", "erasure.store", "key.shred"} == set()
+    done = erase(request, right)
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "erased"), done.stderr
+    with Ledger.open(f"sqlite:///{gateway.ledger_file}") as log:
+        kinds = {record.kind: record for record in log.records()}
+    approve, shred = kinds["erasure.approve"].leaf, kinds["key.shred"].leaf
+    assert (approve["wanted"], approve["by"], shred["approver"], shred["request"]) == (request, *["key:dpo.example"] * 2, request)
+    wanted = Agreement("test.invalid/acme", request, paul)
+    assert str(signed_by(approve["agreement"], wanted, [Vkey.parse(vkey)])) == vkey  # from the log alone
+    assert erase(request, right).returncode == 1  # the second time there is nobody of that name
+    assert audit(gateway, "verify").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--reason", "x", "--offline", "--approver", "bob"), "proves nothing"),
+        (("--reason", "x", "--offline", "--unproven"), "proves nothing"),
+        (("--approve", "i", "--offline"), "--agreement"),
+        (("--reason", "x", "--offline", "--agreement", "f"), "--agreement"),
+        (("--approve", "i", "--offline", "--agreement", "f", "--unproven", "--approver", "bob"), "--reason"),
+        (("--reason", "x", "--approver", "bob"), "--offline"),
+        (("--reason", "x", "--unproven"), "--offline"),
+        (("--approve", "i", "--agreement", "f"), "--offline"),
+        (("--reason", "x", "--offline", "--url", "http://127.0.0.1:1"), "--url"),
+    ],
+)
+def test_a_second_person_who_is_only_named_takes_a_word_that_says_so(gateway: Gateway, words: tuple[str, ...], told: str) -> None:
+    refused = audit(gateway, *ERASE, *words)
+    assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr
