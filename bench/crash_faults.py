@@ -134,7 +134,7 @@ class Points:
         if fault.name in {UNANSWERED, REFUSED}:
             if (done and statement == "COMMIT") if fault.name == UNANSWERED else not done:
                 self._fault = None  # once
-                raise self._error(fault.name)
+                raise self._error(fault.name) if statement else OSError(errno.EIO, "a sync is refused")
             return
         if self._store == "sqlite" or descriptor is not None:
             self._fault = None

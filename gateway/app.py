@@ -18,7 +18,6 @@ from typing import Final
 from fastapi import FastAPI, Request
 
 from audit.model import LedgerUnavailableError
-from gateway import exemptions
 from gateway.a2a.callback import CallbackEndpoint
 from gateway.a2a.endpoint import A2aEndpoint
 from gateway.a2a.operations import DIRECTORY_PATHS
@@ -182,7 +181,6 @@ class App:
         ledger = await opened_ledger(settings, self._environ, clock, seal, stack, upstreams)
         journal = ledger.journal
         policy = await opened(activation, settings, journal.append, state_url_of(settings), stack)
-        await exemptions.record(settings, journal.append, clock)
         telemetry.watch(
             ledger_queue=lambda: journal.queued,
             ledger_healthy=lambda: bool(journal.healthy),

@@ -249,8 +249,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     fulfilled    names of the obligations that are taken care of.
     redact       what is blanked in the result, as `gateway.obligations.blank` reads it.
     redact_sent  the same of the arguments.
-    said         what is sent in place of what was asked for, where some of that is blanked: it stands in the ledger in its
-                 place, and what was asked for as a commitment alone.
+    said         what is sent where some of what was asked for is blanked: it stands in the ledger, the other as a commitment.
     sandbox      profile that code of this call must run under; None where no duty names one, and the caller asks for none.
     further      what else was asked of policy for this call, and how it was decided: all of it allowed.
     answer_bytes the most that may be released, 0 where no duty bounds it.
@@ -303,8 +302,7 @@ class Intent(msgspec.Struct, frozen=True, gc=False):
     """A permit whose record is durable: the only thing that may be forwarded.  `gateway/record.py` alone makes one.
 
     receipt  where the record stands, for the caller to keep.
-    pending  the same while the record is still being written: for tools that change nothing, where settings say so.  Nothing of
-             an answer is released before it is there.
+    pending  the same while the record is being written (tools that change nothing): no answer is released before it is there.
     """
 
     permit: Permit

@@ -127,12 +127,8 @@ class Pins:
 
     def families(self) -> Iterator[Family]:
         """How much of each server is held back.  Servers and kinds are closed lists; no server can make a label."""
-        held = Counter(
-            (server, what)
-            for server, what, _ in {
-                (place.server, *key) for place, keys in self._first.items() for key, seen in keys.items() if seen.held
-            }
-        )
+        things = {(place.server, *key) for place, keys in self._first.items() for key, seen in keys.items() if seen.held}
+        held = Counter((server, what) for server, what, _ in things)
         samples = [Sample({"server": server, "what": what}, count) for (server, what), count in sorted(held.items())]
         yield Family(
             signals.DEFINITIONS_HELD, "gauge", "Definitions of servers that nobody has approved, and nobody sees.", samples
@@ -147,8 +143,7 @@ class Pins:
 
     def digest(self, place: Place, key: Key) -> str:
         """Of the server's newest word about something; "" where nobody has heard it."""
-        live = self._live.get(place, {}).get(key)
-        return "" if live is None else live.digest
+        return live.digest if (live := self._live.get(place, {}).get(key)) is not None else ""
 
     def verdict(self, pinning: Pinning, place: Place, key: Key) -> str:
         """Why a server's thing may not pass; "" where it may, or where nothing of it is known."""

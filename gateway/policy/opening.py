@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway import exemptions
 from gateway.model import random16
 from gateway.policy.activation import ACTIVE, Activation, Place
 from gateway.policy.archive import Archive
@@ -53,8 +54,9 @@ async def prepared(settings: Settings, clock: Clock) -> Activation:
 
 
 async def opened(activation: Activation, settings: Settings, append: Append, state_url: str, stack: AsyncExitStack) -> Opened:
-    """In force, recorded, and watched from now on; `stack` closes it."""
+    """In force, recorded, and watched from now on; `stack` closes it.  What settings exempt from it is recorded as well."""
     in_force = await activation.begin(append)
+    await exemptions.record(settings, append, activation.clock)
     shadowing = Shadowing()
     stack.callback(shadowing.close)
     watcher = Watcher(activation, settings.policy.watch_seconds)
