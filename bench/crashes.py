@@ -19,6 +19,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -44,6 +45,7 @@ ROUNDS_A_LEDGER: Final = 25
 _MEMORY: Final = Path("/dev/shm")  # a process that dies leaves its files as they are, wherever they lie: no disk is waited for
 _WRITERS: Final = 4
 _MOST: Final = 20  # findings that are kept
+_ENOUGH: Final = threading.Event()  # somebody said that it is: what is begun is ended, checked and told
 
 
 @dataclass
@@ -307,7 +309,7 @@ def campaign(
     """So many rounds with a fault each; with `until`, no more than it takes to notice something."""
     chance, tally = random.Random(seed), Tally(store.name)
     points = 60
-    while tally.rounds < rounds and not (until and tally.amiss):
+    while tally.rounds < rounds and not (until and tally.amiss) and not _ENOUGH.is_set():
         with store.ledger() as ledger, tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
             ledger.spool = Path(folder) if spool else None
             for number in range(min(ROUNDS_A_LEDGER, rounds - tally.rounds)):
@@ -364,6 +366,7 @@ def main() -> int:
     gc.disable()  # and its objects stay the parent's: a child copies less
     gc.freeze()
     began, said = time.monotonic(), []
+    signal.signal(signal.SIGTERM, lambda *_: _ENOUGH.set())
     with (
         tempfile.TemporaryDirectory(prefix="bailiwick-crashes-", dir=_MEMORY if _MEMORY.is_dir() else None) as folder,
         stores(options.store, Path(folder)) as chosen,
