@@ -9,73 +9,16 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import httpx2
+from controls import approved, budgeted, contained, hurried, reviewed, separated
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from world import World
+from staging import PURCHASE, Stage, Step, orders
 
-Cli = Callable[..., Awaitable[tuple[int, str]]]
-"""Runs `bailiwick ARGUMENTS --config …`: exit code and standard output."""
-PURCHASE = {"intent": "purchase", "supplier": "S-77", "amount": 500, "currency": "EUR", "probe": True}
 REPORT = {"intent": "report", "quarter": "2026-Q3"}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: `told` beforehand, `seen` lines afterwards; `ok` None where it was skipped, and `seen` says why."""
-
-    number: str
-    told: str
-    ok: bool | None
-    seen: tuple[str, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Stage:
-    """Where the story is played."""
-
-    world: World
-    gateway: str
-    cli: Cli
-    ledger: Path
-    scratch: Path
-    shared: Path
-    files_server: str | None
-    """Why the file server of another maker is absent, or None where it is there."""
-    workflows: dict[str, str] = field(default_factory=dict)
-
-    async def token(self, person: str) -> str:
-        """A fresh access token of a person: each is the start of a workflow of its own."""
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
-            answer = await http.post(f"{self.gateway}/dev/token", data={"user": person})
-            return str(answer.raise_for_status().json()["access_token"])
-
-    async def ask(self, person: str, agent: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Send a person's request to an agent through the gateway; the workflow's id and the agent's answer."""
-        message = {"messageId": f"{person}-{agent}", "role": "ROLE_USER", "parts": [{"data": data}]}
-        body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
-        headers = {"Authorization": f"Bearer {await self.token(person)}", "A2A-Version": "1.0"}
-        async with httpx.AsyncClient(trust_env=False, timeout=120) as http:
-            answer = await http.post(f"{self.gateway}/a2a/{agent}/", json=body, headers=headers)
-        result = answer.json()
-        workflow = answer.headers.get("bailiwick-workflow", "")
-        if "error" in result:
-            return workflow, {"status": "refused", "message": result["error"]["message"]}
-        parts = [part for artifact in result["result"]["task"]["artifacts"] for part in artifact["parts"]]
-        return workflow, parts[-1]["data"]
-
-    async def explained(self, decision: str) -> str:
-        """What the ledger says about a decision, for those who may read it."""
-        _, out = await self.cli("audit", "show", decision, "--json", "--reason", "the story of the refusal")
-        record = json.loads(out)
-        return str(record.get("values", {}).get("explanation", ""))
 
 
 async def purchase(stage: Stage) -> Step:
@@ -90,31 +33,8 @@ async def purchase(stage: Stage) -> Step:
     new = [order for order in await stage.world.erp_orders() if order not in before]
     ok = answer["status"] == "ok" and len(new) == 1 and new[0]["amount"] == 500
     seen = [f"{call['target']}: {call['status']}" for call in answer.get("calls", ())]
-    seen.append(f"asked past the gateway, the ERP shows {_orders(new)}")
+    seen.append(f"asked past the gateway, the ERP shows {orders(new)}")
     return Step("1", told, ok, tuple(seen), {"workflow": workflow, "answer": answer, "orders": new})
-
-
-async def hurried(stage: Stage) -> Step:
-    """1b: the same order by the same person, without the steps that must come first."""
-    told = (
-        "Paul asks for the same order at once, without the contract and without the score. His right is the same; the "
-        "workflow purchase-order has both steps fixed: refused, and the agent is told what to do first. Step 1 did just that."
-    )
-    before = await stage.world.erp_orders()
-    workflow, answer = await stage.ask("paul", "procurement-analyst", PURCHASE | {"intent": "order-directly"})
-    stage.workflows["hurried"] = workflow
-    new = [order for order in await stage.world.erp_orders() if order not in before]
-    _, history = await stage.cli("workflows", "show", stage.workflows["purchase"], "--json")
-    steps = [(step["resource"], step["state"]) for step in json.loads(history)["steps"]]
-    done = [(tool, "ok") for tool in ("contracts.search", "erp.write_po", "risk.score")]
-    ok = answer.get("code") == "step-missing" and "first call" in answer["message"] and not new and sorted(steps) == done
-    seen = [
-        f"the order: {answer['status']}, code {answer.get('code')}",
-        f"told to the agent: {answer.get('message')}",
-        f"asked past the gateway, the ERP shows {_orders(new)}",
-        f"the history of step 1: {', '.join(f'{tool} {state}' for tool, state in steps)}",
-    ]
-    return Step("1b", told, ok, tuple(seen), {"workflow": workflow, "answer": answer, "orders": new, "steps": steps})
 
 
 async def report(stage: Stage) -> Step:
@@ -145,7 +65,7 @@ async def steered(stage: Stage) -> Step:
         f"the report itself: {answer['status']}",
         f"the injected order: {followed.get('status')}, code {followed.get('code')}, decision {decision}",
         f"the ledger explains: {explanation}",
-        f"asked past the gateway, the ERP shows {_orders(new)}",
+        f"asked past the gateway, the ERP shows {orders(new)}",
     ]
     via = "campaign-reporter,procurement-analyst,erp-integration"
     arguments = json.dumps({"supplier": "S-77", "amount": 500, "currency": "EUR"})
@@ -251,11 +171,17 @@ async def play(stage: Stage) -> AsyncIterator[Step]:
     first = await purchase(stage)
     yield first
     yield await hurried(stage)
+    yield await reviewed(stage)
     yield await report(stage)
     yield await steered(stage)
     yield isolated(first)
     yield await proven(stage)
     yield await another_maker(stage)
+    large = await approved(stage)
+    yield large
+    yield await budgeted(stage, large)
+    yield await separated(stage)
+    yield await contained(stage)
 
 
 async def install_file_server(here: Path, folder: Path) -> str | None:
@@ -276,7 +202,3 @@ async def install_file_server(here: Path, folder: Path) -> str | None:
         await npm.wait()
         return "npm did not finish within three minutes"
     return None if npm.returncode == 0 else f"npm ci failed: {errors.decode(errors='replace').strip()[-200:]}"
-
-
-def _orders(orders: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{order['id']} ({order['amount']} {order['currency']})" for order in orders) or "no new order"

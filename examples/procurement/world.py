@@ -77,15 +77,15 @@ class World:
             process.terminate()
         await asyncio.gather(*(asyncio.to_thread(_reap, process) for process in processes.values()))
 
-    async def erp_orders(self) -> list[dict[str, Any]]:
-        """All purchase orders, asked of the ERP itself and past the gateway: what is really there."""
+    async def erp_orders(self, entity: str = "orders") -> list[dict[str, Any]]:
+        """All purchase orders (or "payments"), asked of the ERP itself and past the gateway: what is really there."""
         headers = {"Authorization": f"Bearer {self.server_secrets['erp']}"}
         async with (
             asyncio.timeout(20),
             httpx2.AsyncClient(headers=headers, timeout=20, trust_env=False) as http,
             Client(streamable_http_client(self.server_urls["erp"], http_client=http), cache=None) as client,
         ):
-            result = await client.call_tool("read", {"entity": "orders", "id": "*"})
+            result = await client.call_tool("read", {"entity": entity, "id": "*"})
         return list((result.structured_content or {})["records"])
 
     def _spawn(self, name: str, script: Path, environment: dict[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""The example world, started once, and a stand-in for the gateway that relays, scripts refusals and remembers who called."""
+"""The example world, started once, and a stand-in for the gateway that relays, scripts refusals and remembers who called.
+
+With a `gateway` behind it, it is none: what agents send goes there unchanged.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 PROCUREMENT = Path(__file__).resolve().parents[2] / "examples" / "procurement"
+HOP_BY_HOP = {"host", "content-length", "connection", "accept-encoding", "transfer-encoding", "content-encoding"}
 NOT_RELAYED = {"host", "authorization", "bailiwick-delegation", "content-length", "connection", "accept-encoding"}
 
 
@@ -44,6 +48,10 @@ class StandIn:
 
     world: Any = None
     url: str = ""
+    gateway: str = ""
+    """URL of a real gateway, to which all calls of the agents go instead."""
+    shown: dict[str, str] = field(default_factory=dict)
+    """By agent: the bearer token of the last message that came for it through `/tap/<agent>/`."""
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     """(target, caller, delegation token) of each tools/call and SendMessage."""
     refusals: dict[str, Callable[[Any], Response]] = field(default_factory=dict)
@@ -57,7 +65,15 @@ class StandIn:
         finally:
             del self.refusals[what]
 
+    async def tap(self, request: Request) -> Response:
+        """Between a real gateway and an agent: looks at the delegation that the agent is given, and passes all on."""
+        agent, rest = request.path_params["agent"], request.path_params["rest"]
+        self.shown[agent] = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return await passed_on(request, self.world.agent_urls[agent] + rest)
+
     async def mcp(self, request: Request) -> Response:
+        if self.gateway:
+            return await passed_on(request, self.gateway + request.url.path)
         server, body = request.path_params["server"], await request.body()
         message = json.loads(body or b"{}")
         target = f"mcp:{server}"
@@ -72,6 +88,8 @@ class StandIn:
         return await relay(request, self.world.server_urls[server], body, headers)
 
     async def a2a(self, request: Request) -> Response:
+        if self.gateway:
+            return await passed_on(request, self.gateway + request.url.path)
         agent, body = request.path_params["agent"], await request.body()
         self.note(f"a2a:{agent}", request)
         if refusal := self.refusals.get(f"a2a:{agent}"):
@@ -80,6 +98,8 @@ class StandIn:
         return await relay(request, self.world.agent_urls[agent], body, {"Authorization": f"Bearer {chain}"})
 
     async def card(self, request: Request) -> Response:
+        if self.gateway:
+            return await passed_on(request, self.gateway + request.url.path)
         agent = request.path_params["agent"]
         if refusal := self.refusals.get(f"card:{agent}"):
             return decided(refusal(None))
@@ -118,6 +138,15 @@ async def relay(request: Request, url: str, body: bytes, headers: dict[str, str]
     return decided(Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type")))
 
 
+async def passed_on(request: Request, url: str) -> Response:
+    """The request as it came, and the answer as it was given."""
+    kept = {key: value for key, value in request.headers.items() if key not in HOP_BY_HOP}
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        answer = await http.request(request.method, url, content=await request.body(), headers=kept)
+    named = {key: value for key, value in answer.headers.items() if key not in HOP_BY_HOP}
+    return Response(answer.content, answer.status_code, named)
+
+
 @pytest.fixture(scope="session")
 def stand_in() -> Iterator[StandIn]:
     """On a thread of its own, so that the tests' event loops come and go without it."""
@@ -127,6 +156,7 @@ def stand_in() -> Iterator[StandIn]:
             Route("/mcp/{server}", gateway.mcp, methods=["POST", "GET", "DELETE"]),
             Route("/a2a/{agent}/.well-known/agent-card.json", gateway.card),
             Route("/a2a/{agent}/", gateway.a2a, methods=["POST"]),
+            Route("/tap/{agent}/{rest:path}", gateway.tap, methods=["GET", "POST"]),
         ]
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:

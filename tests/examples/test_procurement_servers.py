@@ -13,9 +13,13 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 EXPECTED_TOOLS = {
-    "contracts": {"search": {"supplier", "query"}},
+    "contracts": {"search": {"supplier", "query"}, "scan": {"text"}},
     "crm": {"campaign_report": {"campaign", "quarter"}},
-    "erp": {"read": {"entity", "id"}, "write_po": {"supplier", "amount", "currency", "cost_center"}},
+    "erp": {
+        "read": {"entity", "id"},
+        "write_po": {"supplier", "amount", "currency", "cost_center"},
+        "pay_invoice": {"supplier", "invoice", "amount", "currency"},
+    },
     "mail": {"send": {"to", "body"}},
     "risk": {"score": {"supplier"}},
 }
@@ -75,7 +79,7 @@ async def test_a_search_finds_only_what_matches(world: Any) -> None:
 
 
 async def test_the_risk_score_is_the_mean_of_its_figures(world: Any) -> None:
-    for supplier, score in (("S-77", 31), ("S-13", 85)):
+    for supplier, score in (("S-77", 31), ("S-42", 74), ("S-13", 85)):
         result = (await called(world, "risk", "score", supplier=supplier)).structured_content
         assert result["score"] == score == sum(result["figures"].values()) / len(result["figures"])
 
@@ -89,12 +93,35 @@ async def test_an_order_is_kept_and_can_be_read_back(world: Any) -> None:
     assert await world.erp_orders() == [*before, raised]
 
 
+async def test_a_payment_is_kept_and_can_be_read_back(world: Any) -> None:
+    before = await world.erp_orders("payments")
+    invoice = {"supplier": "S-77", "invoice": "R-1", "amount": 500, "currency": "EUR"}
+    paid = (await called(world, "erp", "pay_invoice", **invoice)).structured_content
+    assert paid == {"id": f"PAY-{len(before) + 1:04d}", **invoice}
+    assert await world.erp_orders("payments") == [*before, paid]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Thank you, the paper of S-77 has come.", []),
+        ("", []),
+        ("We may go up to 250.000 EUR.", ["ceiling"]),
+        ("see c-2041, de89 3704 0044 0532 0130 00", ["bank_account", "iban", "id"]),
+    ],
+)
+async def test_a_scan_names_the_fields_of_contracts_whose_values_a_text_holds(world: Any, text: str, found: list[str]) -> None:
+    scanned = (await called(world, "contracts", "scan", text=text)).structured_content
+    assert scanned == {"clean": not found, "found": sorted(found)}
+
+
 @pytest.mark.parametrize(
     ("name", "tool", "arguments"),
     [
         ("erp", "read", {"entity": "secrets", "id": "*"}),
         ("erp", "read", {"entity": "orders", "id": "PO-9999"}),
         ("erp", "write_po", {"supplier": "S-0", "amount": 1, "currency": "EUR", "cost_center": "CC-100"}),
+        ("erp", "pay_invoice", {"supplier": "S-0", "invoice": "R-1", "amount": 1, "currency": "EUR"}),
         ("risk", "score", {"supplier": "S-0"}),
         ("crm", "campaign_report", {"campaign": "winter", "quarter": "Q1"}),
     ],

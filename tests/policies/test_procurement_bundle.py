@@ -98,7 +98,7 @@ def test_a_refusal_by_a_condition_names_the_rule_that_came_near_and_what_it_asks
 
 def test_an_allowed_call_is_explained_with_its_rule_and_its_duties(engine: Engine) -> None:
     question = request(
-        {"who": "fiona", "tool": "erp.write_po", "args": {"supplier": "S-77", "amount": 300_000, "currency": "EUR"}}
+        {"who": "fiona", "tool": "erp.write_po", "args": {"supplier": "S-77", "amount": 10_000, "currency": "EUR"}}
     )
     text = explain(question, engine.decide(question))
     assert "yes, by FIN-1 (grants/people.csv:12)" in text

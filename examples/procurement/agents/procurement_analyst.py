@@ -1,4 +1,4 @@
-"""Prepares purchases: has the contract reviewed and the risk assessed, then has the order raised.
+"""Prepares purchases: has the contract reviewed and the risk assessed, then has the order raised.  Sends mail.
 
 It judges nothing: whether the order may be raised is for the gateway's policy.  `order-directly` is the steered path, without
 reviews.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway_client import Outcome, ask_agent
+from gateway_client import Outcome, ask_agent, call_tool
 from scripted_agent import Answer, gave_up, misunderstood, ok, serve
 
 
@@ -20,6 +20,9 @@ async def script(request: dict[str, Any], delegation: str) -> Answer:
         case "order-directly":
             raised = await order(request, delegation)
             return ok(raised, order=raised.value["order"]) if raised.status == "ok" else gave_up(raised)
+        case "mail":
+            sent = await call_tool("mail", "send", {key: request[key] for key in ("to", "body")}, delegation)
+            return ok(sent, mail=sent.value) if sent.status == "ok" else gave_up(sent)
         case _:
             return misunderstood(request)
 
@@ -43,4 +46,4 @@ async def order(request: dict[str, Any], delegation: str) -> Outcome:
 
 
 if __name__ == "__main__":
-    serve(script, description="Prepares purchases", intents=("purchase", "order-directly"))
+    serve(script, description="Prepares purchases and writes to suppliers", intents=("purchase", "order-directly", "mail"))

@@ -1,4 +1,4 @@
-"""The mail gateway: what is sent here has left the company.  It only keeps count."""
+"""The mail gateway: what is sent to others than acme.example has left the company.  It only keeps count."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from tool_server import serve
 
 SCORES: dict[str, dict[str, Any]] = {
     "S-77": {"score": 31, "figures": {"late_deliveries": 20, "payment_delays": 25, "insolvency_index": 48}},
+    "S-42": {"score": 74, "figures": {"late_deliveries": 80, "payment_delays": 71, "insolvency_index": 71}},
     "S-13": {"score": 85, "figures": {"late_deliveries": 90, "payment_delays": 85, "insolvency_index": 80}},
 }
 
