@@ -166,7 +166,7 @@ def test_a_comment_for_a_pull_request_has_what_opens_on_top_and_everything_else_
         "g, agent:campaign-reporter",
         "g, idp:interns, role:marketing-manager, acme\ng, agent:campaign-reporter",
     )
-    change(folder, "grants/guardrails.csv", "sandbox-strict, SEC-4", "full-audit, SEC-4")
+    change(folder, "grants/guardrails.csv", "sandbox-strict,     SEC-4", "full-audit, SEC-4")
     ran = run("policy", "diff", PROCUREMENT, folder, "--markdown")
     assert ran.code == 1
     assert ran.out.startswith("### Policy diff: **")

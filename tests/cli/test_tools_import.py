@@ -141,7 +141,7 @@ sets:
         ("amount", "string", "number"), ("cc", "string", None), ("currency", None, "string"), ("cost_center", None, "string")
     }  # fmt: skip
     made = file.read_text()
-    assert list(ran.json["entries"]) == ["erp.read"]
+    assert list(ran.json["entries"]) == ["erp.pay_invoice", "erp.read"]
     assert made == tools.replace("  # a comment at the end\n", ran.json["text"] + "  # a comment at the end\n")
     text = run("tools", "import", "erp", "--config", config).out
     assert "erp.write_po differs, and stays as it is:\n  - amount: string\n  + amount: number\n" in text
