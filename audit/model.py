@@ -30,6 +30,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     values   committed to, never in the leaf.
     people   further members of the leaf that name a person, in clear here; the leaf holds their pseudonyms.
     spool    whether it may stand in the spool while the store is away (`audit/spooling.py`).
+    tenant   whose log it belongs to, where there are several; "" that of nobody.  A journal does not ask: it has one.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     values: tuple[Value, ...] = ()
     people: Mapping[str, str] = msgspec.field(default_factory=dict)
     spool: bool = False
+    tenant: str = ""
 
 
 class Together:

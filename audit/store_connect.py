@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -25,6 +26,7 @@ _PAGE_SIZE: Final = 4096  # a commit writes whole pages, and touches half a doze
 # is then written in place again, which syncs in half the time of a log that grows.
 _CHECKPOINT_PAGES: Final = 512
 _BUSY_SECONDS: Final = 5.0
+_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # A hung replica must not hold the head for ever, and a dead one must lose its locks soon.
 _POSTGRESQL_OPTIONS: Final = " ".join(
     f"-c {setting}"
@@ -56,9 +58,19 @@ def parse_url(url: str) -> URL:
     ):
         return parsed
     if parsed.drivername == "postgresql+psycopg":
+        schema_of(parsed)
         return parsed
     msg = "a ledger is in a SQLite file (sqlite:////path) or in PostgreSQL (postgresql+psycopg://…)"
     raise ValueError(msg)
+
+
+def schema_of(url: URL) -> str:
+    """The schema that a PostgreSQL URL names (`?schema=name`); "" where the server's own choice counts.  `ValueError`."""
+    said = url.query.get("schema", "")
+    if said and (not isinstance(said, str) or _SCHEMA.fullmatch(said) is None):
+        msg = "a ledger's schema has a name of at most 63 of a-z, 0-9 and _"
+        raise ValueError(msg)
+    return str(said)
 
 
 def sqlite_path(url: URL) -> Path | None:
@@ -86,8 +98,10 @@ def engine(url: URL, *, read_only: bool = False) -> Engine:
     path = sqlite_path(url)
     if path is None:
         options = _POSTGRESQL_OPTIONS + (" -c default_transaction_read_only=on" if read_only else "")
+        if schema := schema_of(url):
+            options += f" -c search_path={schema}"
         made = create_engine(
-            url,
+            url.difference_update_query(["schema"]),
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             connect_args={"connect_timeout": 5, "options": options, "application_name": "bailiwick-ledger"},

@@ -14,7 +14,8 @@ _GUARDED: Final = (
     *("ledger_leaves", "ledger_checkpoints", "ledger_nodes", "ledger_cosignatures", "ledger_timestamps", "ledger_segments"),
 )
 _TRIGGERS: Final = (
-    "SELECT tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE 'ledger_%%'"
+    "SELECT tgname, tgenabled::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal "
+    "AND relnamespace = current_schema()::regnamespace AND relname LIKE 'ledger_%%'"
 )
 _REMOVABLE: Final = (
     "SELECT rolsuper OR pg_has_role(current_user, relowner, 'MEMBER') FROM pg_roles, pg_class "

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from audit.ballast import Ballast
 from audit.store import FullError, Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
-from audit.store_connect import MIGRATING, create_file, engine, parse_url, sqlite_path
+from audit.store_connect import MIGRATING, create_file, engine, parse_url, schema_of, sqlite_path
 from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_guards import Guards, guards
 from audit.store_turn import HEAD, Cursor, SqlTurn, Words
@@ -50,10 +50,17 @@ def migrate(url: str) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if path else "BEGIN")
             if path is None:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+                _make_schema(connection, schema_of(parsed))
             _upgrade(connection)
             connection.exec_driver_sql("COMMIT")
     except SQLAlchemyError as error:
         raise store_error(error) from error
+
+
+def _make_schema(connection: Connection, name: str) -> None:
+    """A log with a schema of its own makes it; where somebody else has made it, no right to do so is needed."""
+    if name and not connection.exec_driver_sql("SELECT 1 FROM pg_namespace WHERE nspname = %s", (name,)).scalar():
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
 
 
 def _revision(connection: Connection) -> str | None:

@@ -31,7 +31,10 @@ class _PostgresRows(Rows):
 
     def schema(self, level: str) -> list[str]:  # noqa: ARG002  the guards are the same for each
         """The guards that make the log append-only are there, and on for everybody."""
-        guards = "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE 'ledger_%%'"
+        guards = (
+            "SELECT tgname, tgenabled FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal "
+            "AND relnamespace = current_schema()::regnamespace AND relname LIKE 'ledger_%%'"
+        )
         found = {row[0]: row[1] for row in self._connection.exec_driver_sql(guards)}
         append_only = ["ledger_leaves", "ledger_checkpoints", "ledger_nodes"]
         revision = self._connection.exec_driver_sql("SELECT version_num FROM ledger_version").scalar()

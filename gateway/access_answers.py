@@ -118,7 +118,7 @@ def entry_of(  # noqa: PLR0917  what stands in it
     whose = request.subject if asked.foreign and request.subject != principal.subject else None  # it goes when they are erased
     question = orjson.dumps(exact(said), option=orjson.OPT_SORT_KEYS)
     values = Value("question", question, whose), Value("explanation", explain(request, decision).encode(), whose)
-    return Entry("decision.evaluate", record, at, principal.subject, fields, values)
+    return Entry("decision.evaluate", record, at, principal.subject, fields, values, tenant=principal.tenant)
 
 
 def _who(name: str, role: Role, asked: Asked) -> str:

@@ -43,8 +43,8 @@ from gateway.identity.devissuer import PEOPLE, DevIssuer
 from gateway.identity.keyfiles import seal_key
 from gateway.identity.opening import Means
 from gateway.identity.opening import opened as opened_identity
-from gateway.ledger_opening import Opened as OpenedLedger
-from gateway.ledger_opening import opened as opened_ledger
+from gateway.ledger_opening import Ledgers
+from gateway.ledger_several import opened as opened_ledger
 from gateway.ledger_tiles import TileDoor
 from gateway.ledger_tiles import register as register_tiles
 from gateway.mcp.aggregate.endpoint import PATHS as AGGREGATE_PATHS
@@ -183,7 +183,7 @@ class App:
         policy = await opened(activation, settings, journal.append, state_url_of(settings), stack)
         telemetry.watch(
             ledger_queue=lambda: journal.queued,
-            ledger_healthy=lambda: bool(journal.healthy),
+            ledger_healthy=lambda: ledger.sound,
             bundle=lambda: policy.in_force.current.active.digest,
             policy=lambda: families(policy.activation, policy.shadowing),
             proofs=ledger.families,
@@ -221,7 +221,7 @@ class App:
         self._policy = policy
         await open_grpc(parts, lambda: agents.endpoint.stages)  # last: from here on calls come
 
-    def _open_recorder(self, ledger: OpenedLedger, policy: Opened) -> Recorder:
+    def _open_recorder(self, ledger: Ledgers, policy: Opened) -> Recorder:
         journal, overlaps = ledger.journal, overlapping(self._settings, policy.in_force)
         recorder = Recorder(
             journal.append, journal.submit, self._clock, vouch=ledger.vouch, overlaps=overlaps, withholds=withholds,

@@ -9,30 +9,42 @@ import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from audit.checkpoint import Vkey
 from audit.cosignature import WitnessKey
 from audit.journal import Journal
-from audit.model import LedgerUnavailableError, TamperedError
+from audit.kept import Kept
+from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.store import StoreError
 from audit.store_proofs import ProofStore
+from audit.waiting import Health
 from gateway import signals
 from gateway.anchors.anchoring import Anchoring
 from gateway.anchors.opening import anchors_of
+from gateway.anchors.root import RootLog
 from gateway.forwarding.forwarding import Forwarding
 from gateway.forwarding.opening import forwarders_of
 from gateway.identity.keyfiles import ledger_key
-from gateway.ledger_tiles import LOG, ROOT, Served, TileSource
+from gateway.ledger_tiles import Served, TileSource
 from gateway.model import Clock
 from gateway.prometheus import Family, Sample
 from gateway.record import Vouch
 from gateway.settings import Settings
 from gateway.spool_routes import limits_of
-from gateway.stores import ledger_url_of, signed_head_of
+from gateway.stores import LOG, ledger_url_of, signed_head_of
 from gateway.upstream.client import Upstreams, Url
 from gateway.witnessing import Place, Witnessing
 
 log = logging.getLogger("gateway.ledger")
+
+
+class Shred(Protocol):
+    """Destroys a person's key, on record: `Journal.shred`."""
+
+    async def __call__(self, subject: str, *, request: str, approver: str) -> Receipt:
+        """See `Journal.shred`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,15 @@ class Opened:
     forwarding: Forwarding
     vouch: Vouch | None
     """Makes callers' receipts; None where they get none."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether records can be written."""
+        return bool(self.journal.healthy)
+
+    def shredder(self, _tenant: str) -> Shred:
+        """What destroys a person's key."""
+        return self.journal.shred
 
     def remembered(self) -> tuple[str, Mapping[str, str]]:
         """Who outside remembers the log; and, by part, what is wrong with that."""
@@ -89,32 +110,96 @@ class Opened:
         yield Family(signals.LEDGER_FORWARD_FAILING, "gauge", "1 while a forwarder does not get on.", stuck)
 
 
-async def opened(  # noqa: PLR0917  the parts that it is made of
-    settings: Settings, environ: Mapping[str, str], clock: Clock, seal: bytes, stack: AsyncExitStack, upstreams: Upstreams
-) -> Opened:
-    """Open it; `stack` closes it.  Before anything is signed, witnesses are asked whether they remember more than is here."""
+class Way(Protocol):
+    """What records go into: a journal, or several of which each record finds its own."""
+
+    async def append(self, entry: Entry) -> Receipt:
+        """See `Journal.append`."""
+
+    def submit(self, entry: Entry) -> Kept:
+        """See `Journal.submit`."""
+
+    def vouch(self, receipt: Receipt) -> Mapping[str, object]:
+        """See `Journal.vouch`."""
+
+    def checkpoint(self) -> str | None:
+        """The newest of the gateway's own log."""
+
+    @property
+    def healthy(self) -> Health:
+        """Whether the gateway's own log can be written."""
+
+    @property
+    def queued(self) -> int:
+        """How many records wait for their commit."""
+
+
+class Ledgers(Protocol):
+    """What the gateway has of its ledger, whether it is one log or several."""
+
+    @property
+    def journal(self) -> Way:
+        """The way in."""
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """The logs that are open, by name."""
+
+    @property
+    def vouch(self) -> Vouch | None:
+        """Makes callers' receipts."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether every log can be written."""
+
+    def shredder(self, tenant: str) -> Shred:
+        """What destroys a person's key in one log; "" is the gateway's own."""
+
+    def remembered(self) -> tuple[str, Mapping[str, str]]:
+        """See `Opened`."""
+
+    def families(self) -> Iterator[Family]:
+        """See `Opened`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What logs are opened with.  root: the log over them, where there is one."""
+
+    environ: Mapping[str, str]
+    clock: Clock
+    seal: bytes
+    upstreams: Upstreams
+    root: RootLog | None
+
+
+async def opened_one(settings: Settings, means: Means, stack: AsyncExitStack) -> Opened:
+    """Open one log; `stack` closes it.  Witnesses are asked first whether they remember more than is in it."""
+    environ, clock, upstreams = means.environ, means.clock, means.upstreams
     url, key = ledger_url_of(settings), ledger_key(settings.data, settings.ledger.key, environ)
     try:
         proofs = ProofStore(url)
         stack.push_async_callback(asyncio.to_thread, proofs.close)
         own = Vkey.of(settings.ledger.origin, key)
         witnessing = _witnessing(settings, own, proofs, upstreams, clock)
-        anchoring = anchors_of(settings, environ, own, proofs, upstreams, clock)
+        anchoring = anchors_of(settings, environ, own, proofs, upstreams, clock, means.root)
         await witnessing.check_before_start()
         await asyncio.to_thread(anchoring.check_before_start)
     except (StoreError, TamperedError, ValueError) as error:
         raise LedgerUnavailableError(str(error)) from error
+    name = settings.ledger.name
     journal = await Journal.open(
         url=url,
         origin=settings.ledger.origin,
         signing_key=key,
-        seal_key=seal,
+        seal_key=means.seal,
         writer=f"{socket.gethostname()}:{settings.server.port}".encode("ascii", "replace").decode()[-64:],
         clock=clock,
         queue=settings.ledger.queue,
         kept=signed_head_of(settings),
         spool=limits_of(settings),
-        alarm=_alarm,
+        alarm=partial(_alarm, f"the ledger of {name}" if name else "the ledger"),
     )
     stack.push_async_callback(journal.close)
     anchoring.recording(journal.append)
@@ -123,30 +208,27 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
         """The newest that enough witnesses cosigned, where they are asked; else the newest that is signed."""
         return witnessing.witnessed.note or journal.checkpoint()
 
-    served = {LOG: Served(TileSource(url), checkpoint)}
-    for anchor in settings.ledger.anchors.values():
-        if anchor.root is not None:
-            served[ROOT] = Served(TileSource(anchor.root.url))
-    for each in served.values():
-        stack.push_async_callback(asyncio.to_thread, each.source.close)
+    served = Served(TileSource(url), checkpoint)
+    stack.push_async_callback(asyncio.to_thread, served.source.close)
     if settings.ledger.witnesses:
         log.info("the ledger is %s; key %s", witnessing.witnessed, journal.vkey)
-        _beside(witnessing.run(), "witnesses", stack)
+        beside(witnessing.run(), "witnesses", stack)
     else:
         log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
     if settings.ledger.anchors:
-        _beside(anchoring.run(), "anchors", stack)
+        beside(anchoring.run(), "anchors", stack)
     forwarding = forwarders_of(settings, environ, url, proofs, upstreams.send, journal.append, clock)
     if forwarding.posts:
-        _beside(forwarding.run(), "forwarders", stack)
-    return Opened(journal, served, witnessing, anchoring, forwarding, journal.vouch if settings.ledger.receipts else None)
+        beside(forwarding.run(), "forwarders", stack)
+    vouch = journal.vouch if settings.ledger.receipts else None
+    return Opened(journal, {name or LOG: served}, witnessing, anchoring, forwarding, vouch)
 
 
-def _alarm(reason: str) -> None:
+def _alarm(what: str, reason: str) -> None:
     if reason:
-        log.critical("the ledger cannot be written, and so nothing is sent unless a spool may keep it: %s", reason)
+        log.critical("%s cannot be written, and so nothing is sent unless a spool may keep it: %s", what, reason)
     else:
-        log.warning("the ledger is written again")
+        log.warning("%s is written again", what)
 
 
 def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Upstreams, clock: Clock) -> Witnessing:
@@ -158,7 +240,7 @@ def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Up
     return Witnessing(proofs, own, places, ledger.wanted, ledger.witness_seconds, upstreams.send, clock)
 
 
-def _beside(work: Coroutine[object, object, None], name: str, stack: AsyncExitStack) -> None:
+def beside(work: Coroutine[object, object, None], name: str, stack: AsyncExitStack) -> None:
     """Run it beside the calls until the gateway ends.  Should it ever end by itself, that is said."""
     task = asyncio.create_task(work, name=name)
 

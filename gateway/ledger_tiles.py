@@ -25,6 +25,7 @@ from audit.store_read import SqlReader
 from audit.tiles import ENTRIES, Tile, bundle, hash_tile, parse
 from gateway.api import problem
 from gateway.problem import Problem
+from gateway.stores import LOG
 
 if TYPE_CHECKING:
     from gateway.administration import Administration
@@ -34,8 +35,6 @@ log = logging.getLogger("gateway.ledger")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LOG: Final = "ledger"
-ROOT: Final = "root"
 MAX_READERS: Final = 32
 """Tiles that are made or waited for at once; one more is told to come again."""
 

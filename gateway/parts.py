@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from audit.journal import Journal
 from gateway.a2a.road import A2aRoad
 from gateway.approvals.approvals import Approvals
 from gateway.asgi import HostGuard, Slots
 from gateway.identity.keyfiles import resolve
 from gateway.identity.opening import Identity
-from gateway.ledger_opening import Opened as OpenedLedger
+from gateway.ledger_opening import Ledgers, Way
 from gateway.mcp.road import McpRoad
 from gateway.model import Arrival, Clock, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reserved
 from gateway.obligations.inspector import Face
@@ -50,8 +49,8 @@ class Parts:
     clock: Clock
     stack: AsyncExitStack
     policy: Opened
-    ledger: OpenedLedger
-    journal: Journal
+    ledger: Ledgers
+    journal: Way
     state: StateStore
     upstreams: Upstreams
     identity: Identity

@@ -110,7 +110,8 @@ class Recorder:
         overlaps = self._overlaps is not None and reserved is None and self._overlaps(permit)
         if overlaps:
             fields["overlap"] = True
-        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, people, spool=self._may_spool(permit))
+        spool, tenant = self._may_spool(permit), principal.tenant
+        entry = Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, people, spool, tenant)
         try:
             if overlaps:
                 return Intent(permit, -1, model._RECORDED, None, self._submit(entry))
@@ -169,9 +170,9 @@ class Recorder:
             fields["settles"] = [{"call": step.id, "step": step.state.value} for _, step in followed.steps]
             if results := kept.settled(step for _, step in followed.steps):
                 values = (*values, Value("settled", results.encode()))
-        spool = followed is None and self._may_spool(permit)
+        spool, tenant = followed is None and self._may_spool(permit), principal.tenant
         entry_id = new_id(now) if followed is None else followed.record
-        return self._submit(Entry("call.end", entry_id, now, principal.subject, fields, values, spool=spool))
+        return self._submit(Entry("call.end", entry_id, now, principal.subject, fields, values, {}, spool, tenant))
 
     def _may_spool(self, permit: Permit) -> bool:
         return self._spools is not None and permit.reserved is None and self._spools(permit.call)
@@ -193,7 +194,7 @@ class Recorder:
             "hosts": list(hosts[:16]),
             "withheld": withheld,
         }
-        await self._write(Entry("authorisation.ask", new_id(now), now, principal.subject, fields))
+        await self._write(Entry("authorisation.ask", new_id(now), now, principal.subject, fields, tenant=principal.tenant))
 
     async def refusal(self, arrival: Arrival, refusal: Refused) -> None:
         """Record a call that was not made, and why."""
@@ -214,7 +215,7 @@ class Recorder:
                 values = (*values, Value("explanation", explain(request, decision).encode()))
         spool = self._spools is not None and call is not None and self._spools(call)
         receipt = await self._write(
-            Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values, spool=spool)
+            Entry("decision.deny", arrival.id, arrival.at, principal.subject, fields, values, {}, spool, principal.tenant)
         )
         if self._vouch is not None:
             refusal.receipt = self._vouch(receipt)
@@ -239,7 +240,7 @@ class Recorder:
         if not decision.allowed:
             kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
         values = (*facts(None, request), *((Value("step", kept.begun(step).encode()),) if step is not None else ()))
-        await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values))
+        await self._write(_said(kind, arrival, principal, fields, values))
 
     async def connection(  # noqa: PLR0917  what a record of it says, in its order
         self,
@@ -264,7 +265,7 @@ class Recorder:
         if refusal is not None:
             fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
         kind = "egress.start" if refusal is None else "decision.deny"
-        return await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values))
+        return await self._write(_said(kind, arrival, principal, fields, values))
 
     async def connection_end(self, arrival: Arrival, principal: Principal, start_index: int, said: Mapping[str, object]) -> None:
         """Record how such a connection ended."""
@@ -276,7 +277,7 @@ class Recorder:
             "trace": arrival.trace.trace_id,
             "egress": {**said, "latency_us": max(now - arrival.at, 0)},
         }
-        await self._write(Entry("egress.end", new_id(now), now, principal.subject, fields))
+        await self._write(Entry("egress.end", new_id(now), now, principal.subject, fields, tenant=principal.tenant))
 
     async def _stranger(self, arrival: Arrival, refusal: Refused) -> None:
         second = arrival.at // 1_000_000
@@ -306,6 +307,10 @@ class Recorder:
             return await self._append(entry)
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
+
+
+def _said(kind: str, arrival: Arrival, principal: Principal, fields: Mapping[str, object], values: tuple[Value, ...]) -> Entry:
+    return Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, tenant=principal.tenant)
 
 
 def _approved(approval: Approval, fields: dict[str, object]) -> Mapping[str, str]:

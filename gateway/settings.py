@@ -185,6 +185,21 @@ class Settings(Group):
     inspect: Inspect = Inspect()
     a2a: A2a = A2a()
 
+    @property
+    def every_tenant(self) -> frozenset[str]:
+        """Every tenant that these settings name: nobody is of another one."""
+        found = {self.tenant, *(issuer.tenant for issuer in self.issuers if issuer.tenant)}
+        found |= {tenant for issuer in self.issuers for tenant in issuer.tenants.values()}
+        return frozenset(found | {agent.tenant for agent in self.agents.values() if agent.tenant})
+
+    @model_validator(mode="after")
+    def _logs_have_names(self) -> Settings:
+        taken = self.every_tenant & {"ledger", "root"}
+        if self.ledger.logs == "tenant" and taken:
+            msg = f"ledger.logs: a tenant cannot be called '{min(taken)}', as the gateway's own log or the root log is"
+            raise ValueError(msg)
+        return self
+
     @model_validator(mode="after")
     def _sandbox_is_an_agent(self) -> Settings:
         """Code that calls tools is one more agent of the chain, and nobody else may be that agent."""

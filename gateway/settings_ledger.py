@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, HttpUrl, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, HttpUrl, PrivateAttr, StringConstraints, model_validator
 
 from gateway.settings_base import Group, Secret, Slug
 
@@ -72,8 +72,8 @@ class Root(Group):
     url: str
     """SQLAlchemy URL, as of the ledger."""
     origin: str
-    key: Secret
-    """Ed25519 signing key (PKCS#8 PEM)."""
+    key: Secret | None = None
+    """Ed25519 signing key (PKCS#8 PEM); defaults to the ledger's."""
 
 
 class Anchor(Group):
@@ -176,6 +176,8 @@ class Spool(Group):
 class Ledger(Group):
     """The audit log."""
 
+    logs: Literal["one", "tenant"] = "one"
+    """`tenant`: each tenant's records stand in a log of its own, those of nobody in the gateway's, all under a root log."""
     url: str | None = None
     origin: str = "bailiwick.invalid/ledger"
     """C2SP origin line and key name of the log: a schema-less URL of yours."""
@@ -204,6 +206,13 @@ class Ledger(Group):
 
     forwarders: dict[Slug, Forwarder] = Field(default_factory=dict)
     """Who gets a copy of every record."""
+
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """Of the log that these settings are about, where there are several (`gateway.stores.of_log`); "" the gateway's own."""
+        return self._name
 
     @property
     def wanted(self) -> int:

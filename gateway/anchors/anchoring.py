@@ -15,7 +15,6 @@ from audit.store import StoreError
 from audit.store_proofs import Anchored, ProofStore
 from gateway.anchors.anchor import Anchor, AnchorConflictError, AnchorFailedError, compare
 from gateway.anchors.folder import FolderAnchor
-from gateway.anchors.root import RootAnchor
 from gateway.anchors.timestamp import Append, TimestampAnchor
 from gateway.model import Clock
 
@@ -77,14 +76,9 @@ class Anchoring:
 
     async def run(self) -> None:
         """Push, again and again, until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for name, post in self._posts.items():
-                    tasks.create_task(self._keep(name, post))
-        finally:
-            for post in self._posts.values():
-                if isinstance(post.anchor, RootAnchor):
-                    await post.anchor.close()
+        async with asyncio.TaskGroup() as tasks:
+            for name, post in self._posts.items():
+                tasks.create_task(self._keep(name, post))
 
     async def _keep(self, name: str, post: Post) -> None:
         failures = 0

@@ -23,25 +23,32 @@ from gateway.identity.keyfiles import ledger_key, resolve
 from gateway.model import Clock
 from gateway.problem import Problem, ProblemError
 from gateway.settings import Anchor as Wanted
-from gateway.settings import Root, Settings
+from gateway.settings import Settings
 from gateway.settings_ledger import Bucket
 from gateway.upstream.client import HttpRequest, HttpResponse, Upstreams
 
 
 def anchors_of(  # noqa: PLR0917  what anchors are made of
-    settings: Settings, environ: Mapping[str, str], own: Vkey, store: ProofStore, upstreams: Upstreams, clock: Clock
+    settings: Settings,
+    environ: Mapping[str, str],
+    own: Vkey,
+    store: ProofStore,
+    upstreams: Upstreams,
+    clock: Clock,
+    root: RootLog | None,
 ) -> Anchoring:
-    """All of them; `ProblemError` for one that cannot be as the settings have it."""
+    """All of them; `ProblemError` for one that cannot be as the settings have it.  root: the one that the settings name."""
 
     def made(name: str, wanted: Wanted) -> Anchor:
         if wanted.folder is not None:
             return FolderAnchor(wanted.folder, own)
         if wanted.git is not None:
-            return GitAnchor(settings.data / "anchors" / f"{name}.git", wanted.git.remote, wanted.git.branch, own, environ)
+            folder = settings.data / "anchors" / settings.ledger.name
+            return GitAnchor(folder / f"{name}.git", wanted.git.remote, wanted.git.branch, own, environ)
         if wanted.s3 is not None:
             return BucketAnchor(bucket_of(wanted.s3, environ, upstreams.send, clock), own)
-        if wanted.root is not None:
-            return _root(settings, wanted.root, environ, own, store, clock)
+        if root is not None and wanted.root is not None:
+            return RootAnchor(root, own, store, clock)
         return _timestamp(name, wanted, store, upstreams)
 
     posts = {name: Post(made(name, wanted), wanted.seconds) for name, wanted in settings.ledger.anchors.items()}
@@ -69,18 +76,22 @@ def _timestamp(name: str, wanted: Wanted, store: ProofStore, upstreams: Upstream
         raise ProblemError(Problem("wrong-anchor", f"the authority's root certificates cannot be used: {error}", where)) from None
 
 
-def _root(  # noqa: PLR0917  the same
-    settings: Settings, wanted: Root, environ: Mapping[str, str], own: Vkey, store: ProofStore, clock: Clock
-) -> Anchor:
-    key = ledger_key(settings.data, wanted.key, environ)
+def root_of(settings: Settings, environ: Mapping[str, str], clock: Clock) -> RootLog | None:
+    """The root log that the settings name, not opened yet; None where they name none."""
+    wanted = next((anchor.root for anchor in settings.ledger.anchors.values() if anchor.root is not None), None)
+    if wanted is None:
+        return None
+    url = wanted.url
+    key = ledger_key(settings.data, wanted.key or settings.ledger.key, environ)
     # Nothing in a root log is about a person; its records' own key follows from the log's, so that there is one secret.
     seal = HKDF(hashes.SHA256(), 32, salt=None, info=b"bailiwick root log").derive(key.private_bytes_raw())
-    writer = f"{socket.gethostname()}:{settings.server.port} {own.name}".encode("ascii", "replace").decode()[:64]
-    kept = None if wanted.url.startswith("sqlite") else settings.data / "root-signed.json"
+    name = f"{socket.gethostname()}:{settings.server.port} {settings.ledger.origin}"
+    writer = name.encode("ascii", "replace").decode()[:64]
+    kept = None if url.startswith("sqlite") else settings.data / "root-signed.json"
 
     async def open_root() -> Journal:
         return await Journal.open(
-            url=wanted.url, origin=wanted.origin, signing_key=key, seal_key=seal, writer=writer, clock=clock, kept=kept
+            url=url, origin=wanted.origin, signing_key=key, seal_key=seal, writer=writer, clock=clock, kept=kept
         )
 
-    return RootAnchor(RootLog(wanted.url, wanted.origin, open_root), own, store, clock)
+    return RootLog(url, open_root)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from audit.checkpoint import Checkpoint, Vkey
@@ -25,13 +24,32 @@ from gateway.model import Clock
 _CHUNK: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
 class RootLog:
-    """Where it is, and who opens it to write: at first need, and again after it could not be written."""
+    """Where it is, and its one writer here: opened at first need, and again after it could not be written."""
 
-    url: str
-    origin: str
-    open: Callable[[], Awaitable[Journal]]
+    def __init__(self, url: str, opening: Callable[[], Awaitable[Journal]]) -> None:
+        self.url = url
+        self._opening = opening
+        self._journal: Journal | None = None
+        self._turn = asyncio.Lock()
+
+    async def journal(self) -> Journal:
+        """The log, to be written; `LedgerUnavailableError`."""
+        async with self._turn:
+            if self._journal is None or not self._journal.healthy:
+                await self._close()
+                self._journal = await self._opening()
+            return self._journal
+
+    async def close(self) -> None:
+        """Let the root log go."""
+        async with self._turn:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._journal is not None:
+            await self._journal.close()
+            self._journal = None
 
 
 class RootAnchor:
@@ -45,14 +63,11 @@ class RootAnchor:
         self._own = own
         self._store = store
         self._clock = clock
-        self._journal: Journal | None = None
 
     async def put(self, head: Checkpoint, note: str) -> None:
         """See `Anchor`."""
         try:
-            if self._journal is None or not self._journal.healthy:
-                await self.close()
-                self._journal = await self._root.open()
+            journal = await self._root.journal()
             found = await asyncio.to_thread(newest_of, self._root.url, self._own.name)
             if found is not None:
                 held = compare(found, self._own, head)
@@ -61,15 +76,9 @@ class RootAnchor:
                 await self._continues(held, head)
             at = self._clock()
             fields = {"of": head.origin, "size": head.size, "note": note}
-            await self._journal.append(Entry(Kind.LOG_CHECKPOINT, _id(head), at, None, fields))
+            await journal.append(Entry(Kind.LOG_CHECKPOINT, _id(head), at, None, fields))
         except (LedgerUnavailableError, StoreError, TamperedError) as error:
             raise AnchorFailedError(f"the root log cannot be written: {error}") from None
-
-    async def close(self) -> None:
-        """Let the root log go."""
-        if self._journal is not None:
-            await self._journal.close()
-            self._journal = None
 
     async def _continues(self, held: Checkpoint, head: Checkpoint) -> None:
         proof = await asyncio.to_thread(self._store.consistency, held.size, head.size)

@@ -32,10 +32,10 @@ def ask(row: Parked, permit: Permit, about: bytes) -> Entry:
         "rules": [match.text for match in permit.decision.matched if match.effect == "require"][:32],
         "expires": row.expires_at,
     }
+    value = Value("parked", about)
     if permit.by_digest:
-        salt, fields[ORIGINALS] = committed("parked", about)
-        return Entry("approval.ask", row.id, row.created_at, row.subject, fields, (salt,))
-    return Entry("approval.ask", row.id, row.created_at, row.subject, fields, (Value("parked", about),))
+        value, fields[ORIGINALS] = committed("parked", about)
+    return Entry("approval.ask", row.id, row.created_at, row.subject, fields, (value,), tenant=row.tenant)
 
 
 def said(  # noqa: PLR0917  what a record of it says, in its order
@@ -50,13 +50,13 @@ def said(  # noqa: PLR0917  what a record of it says, in its order
         "rules": [match.text for match in decision.matched][:32],
     }
     values = (Value("reason", reason.encode()),) if reason else ()
-    return Entry(kind, new_id(at), at, approver.subject, fields, values, {"requester": row.subject})
+    return Entry(kind, new_id(at), at, approver.subject, fields, values, {"requester": row.subject}, tenant=row.tenant)
 
 
 def use(row: Parked, call: str, at: int, by: tuple[str, ...]) -> Entry:
     """The one call that it was for goes on; `approval.use` has the approval's id in its own, as there is one at most."""
     people = {f"approved_by{'' if number == 1 else f'_{number}'}": who for number, who in enumerate(by, 1)}
-    return Entry("approval.use", f"{row.id}.use", at, row.subject, _about(row) | {"call": call}, (), people)
+    return Entry("approval.use", f"{row.id}.use", at, row.subject, _about(row) | {"call": call}, (), people, tenant=row.tenant)
 
 
 def withdraw(row: Parked, principal: Principal, call: str, at: int) -> Entry:
@@ -67,7 +67,8 @@ def withdraw(row: Parked, principal: Principal, call: str, at: int) -> Entry:
 
 def expire(row: Parked) -> Entry:
     """Nobody approved it in time, or nobody made the call that was approved."""
-    return Entry("approval.expire", f"{row.id}.expire", row.ended_at or row.expires_at, row.subject, _about(row))
+    at = row.ended_at or row.expires_at
+    return Entry("approval.expire", f"{row.id}.expire", at, row.subject, _about(row), tenant=row.tenant)
 
 
 def _about(row: Parked) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -254,18 +254,21 @@ async def _erasing(settings: Settings) -> AsyncIterator[Erasing]:
     from gateway.cli.audit_views import existing_seal_key  # noqa: PLC0415  as above
     from gateway.cli.ledger_writing import journal_of  # noqa: PLC0415
     from gateway.erasure.erasing import Erasing as Opened  # noqa: PLC0415
+    from gateway.erasure.erasing import Log  # noqa: PLC0415
     from gateway.erasure.opening import erasers_of  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
     from gateway.parts import derived  # noqa: PLC0415
     from gateway.sandbox.user_folders import PURPOSE, eraser  # noqa: PLC0415
     from gateway.state.store import State  # noqa: PLC0415
-    from gateway.stores import ledger_url_of, state_url_of  # noqa: PLC0415
+    from gateway.stores import LOG, existing, of_log, state_url_of  # noqa: PLC0415
 
-    async with journal_of(settings) as journal:
+    async with AsyncExitStack() as stack:
+        ways, logs = {}, []
+        for tenant, url in existing(settings):
+            ways[tenant] = journal = await stack.enter_async_context(journal_of(of_log(settings, tenant or LOG)))
+            logs.append(Log(tenant, url, journal.shred))
         state = await asyncio.to_thread(State.open, state_url_of(settings))
-        try:
-            seal = existing_seal_key(settings, os.environ) or b""
-            stores = erasers_of(state, eraser(settings, derived(seal, PURPOSE)))
-            yield Opened(journal, ledger_url_of(settings), seal, stores, wall_clock)
-        finally:
-            await state.close()
+        stack.push_async_callback(state.close)
+        seal = existing_seal_key(settings, os.environ) or b""
+        stores = erasers_of(state, eraser(settings, derived(seal, PURPOSE)))
+        yield Opened(lambda entry: ways[entry.tenant].append(entry), lambda: logs, seal, stores, wall_clock)

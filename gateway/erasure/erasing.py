@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
 
 from audit.erasure import Sweeper
-from audit.journal import Journal
 from audit.leaf import Kind
 from audit.model import Entry, HeldError, LedgerUnavailableError, Value
 from audit.privacy import LOG
 from audit.reader import Ledger, Record
 from audit.store import StoreError
+from gateway.ledger_opening import Shred
 from gateway.model import Clock, Refused, new_id
 from gateway.reasons import Code
+from gateway.record import Append
 
 log = logging.getLogger("gateway.erasure")
 T = TypeVar("T")
@@ -78,12 +79,27 @@ class Hold:
     at: int
 
 
-class Erasing:
-    """Asks, agrees and erases, on record.  `erasers` are the other stores, by name; more may be added before the first use."""
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log of the ledger.  tenant: whose it is, "" the gateway's own."""
 
-    def __init__(self, journal: Journal, url: str, seal_key: bytes, erasers: Mapping[str, Eraser], clock: Clock) -> None:
-        self._journal = journal
-        self._url = url
+    tenant: str
+    url: str
+    shred: Shred
+
+
+class Erasing:
+    """Asks, agrees and erases, on record, in every log that knows the person; one id stands for it in all of them.
+
+    logs      every log that there is, the gateway's own first; called in a thread.
+    erasers   the other stores, by name; more may be added before the first use.
+    """
+
+    def __init__(
+        self, append: Append, logs: Callable[[], Sequence[Log]], seal_key: bytes, erasers: Mapping[str, Eraser], clock: Clock
+    ) -> None:
+        self._append = append
+        self._logs = logs
         self._seal_key = seal_key
         self.erasers = dict(erasers)
         self._clock = clock
@@ -91,55 +107,71 @@ class Erasing:
 
     async def ask(self, subject: str, reason: str, by: str, **fields: object) -> str:
         """Record that somebody wants the person erased; the id by which another agrees."""
-        await self._known(subject)
-        return await self._record(Kind.ERASURE_ASK, fields, by, (Value("reason", reason.encode()),), {"target": subject})
+        known = await self._known(subject)
+        return await self._record(known, Kind.ERASURE_ASK, fields, by, (Value("reason", reason.encode()),), {"target": subject})
 
     async def agree(self, request: str, subject: str, by: str, agreement: str = "") -> Erased:
         """Erase the person whom the request is about, on the word of somebody else than who asked.  `NotErasedError`.
 
         `agreement` is what they signed, where no gateway was there to know them: it is put on record before anything is erased.
         """
-        wish = await self._reading(lambda ledger: ledger.get(request))
         now = self._clock()
-        if wish is None or wish.kind != Kind.ERASURE_ASK or not 0 <= now - wish.at <= VALID_US:
+        wishes = await self._reading(
+            lambda ledger: None if (wish := ledger.get(request)) is None else (wish, ledger.pseudonym(by))
+        )
+        found = [
+            (log, wish, own) for log, (wish, own) in wishes if wish.kind == Kind.ERASURE_ASK and 0 <= now - wish.at <= VALID_US
+        ]
+        if not found:
             raise NotErasedError(Why.UNKNOWN_REQUEST, "there is no such request that still waits")
-        pseudonym = await self._known(subject)
-        if wish.leaf.get("target") != pseudonym:
+        known = await self._known(subject)
+        if not any(log in known for log, _, _ in found) or any(
+            wish.leaf.get("target") != known[log] for log, wish, _ in found if log in known
+        ):
             raise NotErasedError(Why.UNKNOWN_REQUEST, "the request is about somebody else")
-        if _asker(wish) in {by, await self._reading(lambda ledger: ledger.pseudonym(by))} or by == subject:
+        if by == subject or any(_asker(wish) in {by, own} for _, wish, own in found):
             raise NotErasedError(Why.SAME_PERSON, "somebody else than who asked, and than who is erased, has to agree")
-        for hold, whose in await self._reading(lambda ledger: ledger.holds()):
-            if whose in {pseudonym, LOG}:
-                raise NotErasedError(Why.HELD, f"the legal hold {hold} is in force")
+        for log, holds in await self._reading(lambda ledger: ledger.holds()):
+            for hold, whose in holds:
+                if whose in {known.get(log), LOG}:
+                    raise NotErasedError(Why.HELD, f"the legal hold {hold} is in force")
         if agreement:
-            await self._record(Kind.ERASURE_APPROVE, {"wanted": request, "agreement": agreement, "source": "offline"}, by)
+            signed = {"wanted": request, "agreement": agreement, "source": "offline"}
+            await self._record(known, Kind.ERASURE_APPROVE, signed, by)
         stores = {}
         for store, eraser in sorted(self.erasers.items()):
             stores[store] = rows = await eraser(subject)
             said: dict[str, object] = {"store": store, "rows": rows, "request": request}
-            await self._record(Kind.ERASURE_STORE, said, None, (), {"target": subject})
+            await self._record(known, Kind.ERASURE_STORE, said, None, (), {"target": subject})
+        for log in known:
+            await self._shred(log, subject, request, by)
+        return Erased(request, ", ".join(known.values()), stores, await self.sweep())
+
+    async def _shred(self, log: Log, subject: str, request: str, by: str) -> None:
         try:
-            await self._journal.shred(subject, request=request, approver=by)
+            await log.shred(subject, request=request, approver=by)
         except HeldError as error:
             raise NotErasedError(Why.HELD, str(error)) from None
         except LookupError:
             raise NotErasedError(Why.UNKNOWN_PERSON, "somebody else erased this person just now") from None
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
-        return Erased(request, pseudonym, stores, await self.sweep())
 
     async def hold(self, subject: str | None, reason: str, by: str, **fields: object) -> str:
         """Set a legal hold on a person (None: on everybody); its id."""
-        if subject is not None:
-            await self._known(subject)
+        logs = await self._known(subject) if subject is not None else await self._everywhere()
         said = fields if subject is not None else fields | {"target": LOG}
         people = {"target": subject} if subject is not None else {}
-        return await self._record(Kind.HOLD_SET, said, by, (Value("reason", reason.encode()),), people)
+        return await self._record(logs, Kind.HOLD_SET, said, by, (Value("reason", reason.encode()),), people)
 
     async def clear(self, hold: str, reason: str, by: str, **fields: object) -> None:
         """Take a legal hold back."""
+        held = await self._reading(lambda ledger: True if any(hold == each for each, _ in ledger.holds()) else None)
+        logs = [log for log, _ in held]
         try:
-            await self._record(Kind.HOLD_CLEAR, {**fields, "hold": hold}, by, (Value("reason", reason.encode()),))
+            if not logs:
+                raise LookupError(hold)
+            await self._record(logs, Kind.HOLD_CLEAR, {**fields, "hold": hold}, by, (Value("reason", reason.encode()),))
         except LookupError:
             raise NotErasedError(Why.UNKNOWN_HOLD, "there is no legal hold of that id in force") from None
 
@@ -153,7 +185,8 @@ class Erasing:
                 if (found := ledger.get(hold)) is not None
             ]
 
-        return await self._reading(read)
+        found = {hold.id: hold for _, holds in await self._reading(read) for hold in holds}
+        return [found[hold] for hold in sorted(found)]
 
     async def sweep(self) -> int | None:
         """Delete the sealed values of erased people; None where something keeps that from being complete now."""
@@ -167,45 +200,65 @@ class Erasing:
             await asyncio.sleep(_SWEEP_SECONDS)
 
     def _sweep(self) -> int | None:
-        with contextlib.closing(Sweeper(self._url)) as sweeper:
-            try:
-                return sweeper.sweep() if sweeper.pending() else 0
-            except StoreError as error:
-                log.warning("what was sealed for an erased person is not all deleted yet: %s", error)
-                return None
+        gone = 0
+        try:
+            for each in self._logs():
+                with contextlib.closing(Sweeper(each.url)) as sweeper:
+                    gone += sweeper.sweep() if sweeper.pending() else 0
+        except StoreError as error:
+            log.warning("what was sealed for an erased person is not all deleted yet: %s", error)
+            return None
+        return gone
 
     async def pseudonym(self, subject: str) -> str:
-        """How the ledger names a person; `NotErasedError` where it knows nobody of that name."""
-        return await self._known(subject)
+        """How the ledger names a person, in each log that does; `NotErasedError` where it knows nobody of that name."""
+        return ", ".join((await self._known(subject)).values())
 
-    async def _known(self, subject: str) -> str:
-        found = await self._reading(lambda ledger: ledger.pseudonym(subject))
-        if found is None:
+    async def _everywhere(self) -> Sequence[Log]:
+        try:
+            return await asyncio.to_thread(self._logs)
+        except StoreError as error:
+            raise Refused(Code.LEDGER_UNAVAILABLE, str(error)) from error
+
+    async def _known(self, subject: str) -> Mapping[Log, str]:
+        """The person's pseudonyms, by log."""
+        found = dict(await self._reading(lambda ledger: ledger.pseudonym(subject)))
+        if not found:
             raise NotErasedError(Why.UNKNOWN_PERSON, "the ledger knows nobody of that name")
         return found
 
-    async def _record(
+    async def _record(  # noqa: PLR0917  the parts of a record
         self,
+        logs: Iterable[Log],
         kind: Kind,
         fields: Mapping[str, object],
         by: str | None,
         values: tuple[Value, ...] = (),
         people: Mapping[str, str] | None = None,
     ) -> str:
+        """The same record in each log; its id."""
         at = self._clock()
         person = by is not None and by.startswith(("user:", "svc:"))
         said = {**fields} if person or by is None else {**fields, "by": by}
+        name = new_id(at)
         try:
-            return (
-                await self._journal.append(Entry(kind, new_id(at), at, by if person else None, said, values, people or {}))
-            ).id
+            for each in logs:
+                subject = by if person else None
+                await self._append(Entry(kind, name, at, subject, said, values, people or {}, tenant=each.tenant))
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
+        return name
 
-    async def _reading(self, work: Callable[[Ledger], T]) -> T:
-        def read() -> T:
-            with Ledger.open(self._url, self._seal_key) as ledger:
-                return work(ledger)
+    async def _reading(self, work: Callable[[Ledger], T | None]) -> list[tuple[Log, T]]:
+        """What the logs have, those alone that have something."""
+
+        def read() -> list[tuple[Log, T]]:
+            found = []
+            for each in self._logs():
+                with Ledger.open(each.url, self._seal_key) as ledger:
+                    if (said := work(ledger)) is not None:
+                        found.append((each, said))
+            return found
 
         try:
             return await asyncio.to_thread(read)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.erasure.erasing import Eraser, Erasing
+from gateway.erasure.erasing import Eraser, Erasing, Log
 from gateway.state.erasing import STORES
 from gateway.state.store import State
-from gateway.stores import ledger_url_of
+from gateway.stores import existing
 
 if TYPE_CHECKING:
     from gateway.parts import Parts
@@ -24,8 +24,12 @@ def erasers_of(state: State, folders: Eraser) -> Mapping[str, Eraser]:
 
 def opened(parts: Parts, folders: Eraser) -> Erasing:
     """What erases, and goes on with erasures that were cut off until the gateway ends."""
-    url = ledger_url_of(parts.settings)
-    erasing = Erasing(parts.journal, url, parts.seal_key, erasers_of(parts.state, folders), parts.clock)
+    ledger = parts.ledger
+
+    def logs() -> list[Log]:
+        return [Log(tenant, url, ledger.shredder(tenant)) for tenant, url in existing(parts.settings)]
+
+    erasing = Erasing(parts.journal.append, logs, parts.seal_key, erasers_of(parts.state, folders), parts.clock)
     task = asyncio.create_task(erasing.run(), name="erasure")
 
     async def end() -> None:

@@ -333,18 +333,18 @@ class Consents:
 
     async def _record(self, asked: Asked, provider: Provider) -> None:
         fields = {**_about(asked), "scope": list(provider.scope)}
-        await self._write("vault.consent", asked.subject, fields)
+        await self._write("vault.consent", asked, asked.subject, fields)
 
     async def _record_stranger(self, asked: Asked, subject: str) -> None:
         """Somebody opened a link that was not theirs: phishing, or a link passed on."""
         detail = "a link to consent was opened by another person than the one it was made for"
         refused = {"code": Code.NOT_OWNER.value, "detail": detail}
-        await self._write("decision.deny", subject, {**_about(asked), "chain": [["user", "@subject"]], "refused": refused})
+        await self._write("decision.deny", asked, subject, {**_about(asked), "chain": [["user", "@subject"]], "refused": refused})
 
-    async def _write(self, kind: str, subject: str, fields: Mapping[str, object]) -> None:
+    async def _write(self, kind: str, asked: Asked, subject: str, fields: Mapping[str, object]) -> None:
         at = self._clock()
         try:
-            await self._append(Entry(kind, new_id(at), at, subject, fields))
+            await self._append(Entry(kind, new_id(at), at, subject, fields, tenant=asked.tenant))
         except LedgerUnavailableError:
             raise ConsentError("later") from None
 

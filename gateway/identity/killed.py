@@ -60,11 +60,8 @@ class Names:
     @classmethod
     def of(cls, settings: Settings) -> Names:
         """Those of the settings."""
-        tenants = {settings.tenant, *(issuer.tenant for issuer in settings.issuers if issuer.tenant)}
-        tenants |= {tenant for issuer in settings.issuers for tenant in issuer.tenants.values()}
-        tenants |= {agent.tenant for agent in settings.agents.values() if agent.tenant}
         aliases = frozenset(issuer.alias for issuer in settings.issuers)
-        return cls(settings.tenant, aliases, frozenset(settings.agents), frozenset(tenants))
+        return cls(settings.tenant, aliases, frozenset(settings.agents), settings.every_tenant)
 
     def wrong(self, kind: str, target: str) -> str:
         """What is wrong with a target, in words; "" where nothing is."""

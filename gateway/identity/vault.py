@@ -265,7 +265,7 @@ class Vault:
         if by:
             fields["request"] = by
         try:
-            await self._append(Entry("vault.forget", new_id(at), at, key.subject, fields))
+            await self._append(Entry("vault.forget", new_id(at), at, key.subject, fields, tenant=key.tenant))
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
 

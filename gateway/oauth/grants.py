@@ -151,7 +151,7 @@ class _Desk:
         }
         at = self._administration.clock()
         try:
-            await self._append(Entry(kind, name, at, principal.subject, fields))
+            await self._append(Entry(kind, name, at, principal.subject, fields, tenant=principal.tenant))
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
 

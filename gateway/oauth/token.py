@@ -175,7 +175,8 @@ class _Desk:
             },
         }
         try:
-            await self._append(Entry("identity.delegate", arrival.id, arrival.at, principal.subject, fields))
+            subject, tenant = principal.subject, principal.tenant
+            await self._append(Entry("identity.delegate", arrival.id, arrival.at, subject, fields, tenant=tenant))
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
 

@@ -52,14 +52,14 @@ class RunRecords:
     def __init__(self, append: Append, clock: Clock) -> None:
         self._append = append
         self._clock = clock
-        self._told: dict[str, None] = {}
+        self._told: dict[tuple[str, str], None] = {}
         self._telling = asyncio.Lock()
 
-    async def relied(self, report: Report) -> str:
-        """The id of a probe that is on record with all that it found: from now on, where it was not yet."""
+    async def relied(self, report: Report, tenant: str) -> str:
+        """The id of a probe that is on record for a tenant with all that it found: from now on, where it was not yet."""
         found = report.id
         async with self._telling:
-            if found not in self._told:
+            if (tenant, found) not in self._told:
                 fields = {
                     "probe": found,
                     "backend": report.backend,
@@ -68,15 +68,16 @@ class RunRecords:
                     "languages": {str(name): offer.version for name, offer in report.languages.items()},
                     "problem": report.problem[:256],
                 }
-                await self._appended("sandbox.probe", None, fields, (Value("report", orjson.dumps(report.to_dict())),))
-                self._told[found] = None
+                values = (Value("report", orjson.dumps(report.to_dict())),)
+                await self._appended("sandbox.probe", None, tenant, fields, values)
+                self._told[tenant, found] = None
                 if len(self._told) > _TOLD:
                     del self._told[next(iter(self._told))]
         return found
 
     async def start(self, intent: Intent, job: Job, backend: str, report: Report) -> str:
         """Before the code is handed over; the record's id."""
-        profile, probe = job.profile, await self.relied(report)
+        profile, probe = job.profile, await self.relied(report, intent.permit.principal.tenant)
         fields = whose(intent) | _which(job) | {
             "backend": backend,
             "probe": probe,
@@ -133,11 +134,14 @@ class RunRecords:
         await self._write("sandbox.end", intent, whose(intent) | _which(job) | said)
 
     async def _write(self, kind: str, intent: Intent, fields: Mapping[str, object], values: tuple[Value, ...] = ()) -> str:
-        return await self._appended(kind, intent.permit.principal.subject, fields, values)
+        principal = intent.permit.principal
+        return await self._appended(kind, principal.subject, principal.tenant, fields, values)
 
-    async def _appended(self, kind: str, subject: str | None, fields: Mapping[str, object], values: tuple[Value, ...]) -> str:
+    async def _appended(
+        self, kind: str, subject: str | None, tenant: str, fields: Mapping[str, object], values: tuple[Value, ...]
+    ) -> str:
         now = self._clock()
-        entry = Entry(kind, new_id(now), now, subject, fields, values)
+        entry = Entry(kind, new_id(now), now, subject, fields, values, tenant=tenant)
         try:
             await self._append(entry)
         except LedgerUnavailableError as error:

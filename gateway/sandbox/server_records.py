@@ -51,7 +51,7 @@ class Book:
             said |= {"guarantees": {}, "layers": {}}
         else:
             said |= {
-                "probe": "" if self._to is None else await self._to[0].relied(by),
+                "probe": "" if self._to is None else await self._to[0].relied(by, self._to[1].permit.principal.tenant),
                 "limits": self._profile.limits.to_dict(),
                 "requires": words(self._profile.wanted),
                 "guarantees": words(by.guarantees),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.model import Clock
 from gateway.policy.opening import Opened
 from gateway.state.store import State
-from gateway.stores import ledger_url_of
+from gateway.stores import urls_of
 from gateway.workflows.reconciling import Reconciling
 from gateway.workflows.steps import InForceNow, Steps
 
@@ -27,7 +28,7 @@ def opened(  # noqa: PLR0917  what it is made of
     steps = Steps(state.histories, marks, policy.shadowing.note, clock)
     stack.push_async_callback(steps.close)
     longest = int(settings.limits.call_seconds)
-    reconciling = Reconciling(state.histories, ledger_url_of(settings), seal, clock, longest)
+    reconciling = Reconciling(state.histories, partial(urls_of, settings), seal, clock, longest)
     stack.push_async_callback(reconciling.aclose)
     reconciling.start()
     return InForceNow(steps, policy.in_force)

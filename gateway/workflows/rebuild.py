@@ -47,9 +47,13 @@ class Telling:
     def of(cls, log: Ledger, *, since: int = 0, start: int = 0) -> Telling:
         """All that is told from there on.  Needs the seal key."""
         telling = cls()
-        for opened in log.opened((*BEGINS, *ENDS), (VALUE, SETTLED), since=since, start=start):
-            telling.hear(opened)
+        telling.read(log, since=since, start=start)
         return telling
+
+    def read(self, log: Ledger, *, since: int = 0, start: int = 0) -> None:
+        """The same of one more log."""
+        for opened in log.opened((*BEGINS, *ENDS), (VALUE, SETTLED), since=since, start=start):
+            self.hear(opened)
 
     def hear(self, opened: Opened) -> None:
         """One record."""

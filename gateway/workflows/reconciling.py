@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from audit.model import TamperedError
@@ -25,10 +25,15 @@ SOON: Final = 60
 class Reconciling:
     """Looks for unsettled steps in the ledger, now and then; the ledger's word settles them."""
 
-    def __init__(self, histories: Histories, ledger_url: str, seal_key: bytes, clock: Clock, longest: int) -> None:
-        """`longest`: seconds for which a call may wait before it is sent; what is older and on no record was never sent."""
+    def __init__(
+        self, histories: Histories, ledgers: Callable[[str], Sequence[str]], seal_key: bytes, clock: Clock, longest: int
+    ) -> None:
+        """`longest`: seconds for which a call may wait before it is sent; what is older and on no record was never sent.
+
+        ledgers  the URLs of the logs that a tenant's calls may be in.
+        """
         self._histories = histories
-        self._url = ledger_url
+        self._ledgers = ledgers
         self._key = seal_key
         self._clock = clock
         self._longest = max(longest, SOON)
@@ -75,7 +80,7 @@ class Reconciling:
         found = [(place, by) for place, by in claimed if _made_at(by) < now - SOON * 1_000_000]
         if not found:
             return 0
-        said = await asyncio.to_thread(self._settled, frozenset(by for _, by in found))
+        said = await asyncio.to_thread(self._settled, {(place.tenant, by) for place, by in found})
         count = 0
         for place, by in found:
             if place.step.id in said.get(by, {}):
@@ -85,24 +90,34 @@ class Reconciling:
                 await self._histories.unclaim([place.step.id], by)
         return count
 
-    def _settled(self, records: frozenset[str]) -> dict[str, dict[str, tuple[State, Mapping[str, Value]]]]:
-        """What these records, so far as they are written, say of steps beside their own."""
+    def _settled(self, records: Iterable[tuple[str, str]]) -> dict[str, dict[str, tuple[State, Mapping[str, Value]]]]:
+        """What these records (of a tenant, by id), so far as they are written, say of steps beside their own."""
         said: dict[str, dict[str, tuple[State, Mapping[str, Value]]]] = {}
-        with Ledger.open(self._url, self._key) as ledger:
-            for name in records:
-                record = ledger.get(name)
-                if record is not None:
-                    (opened,) = ledger.opened((record.kind,), (SETTLED,), start=record.index, stop=record.index + 1)
-                    said[name] = {call: (state, results) for call, state, results in settled_by(opened)}
+        wanted: dict[str, list[str]] = {}
+        for tenant, name in records:
+            for url in self._ledgers(tenant):
+                wanted.setdefault(url, []).append(name)
+        for url, names in wanted.items():
+            with Ledger.open(url, self._key) as ledger:
+                for name in names:
+                    record = ledger.get(name)
+                    if record is not None:
+                        (opened,) = ledger.opened((record.kind,), (SETTLED,), start=record.index, stop=record.index + 1)
+                        said[name] = {call: (state, results) for call, state, results in settled_by(opened)}
         return said
 
     def _told(self, places: tuple[Kept, ...]) -> dict[str, Step]:
-        """What the ledger says of them, from the first of their records on."""
-        with Ledger.open(self._url, self._key) as ledger:
-            starts = [record.index for place in places if (record := ledger.get(place.step.id)) is not None]
-            if not starts:
-                return {}
-            telling = Telling.of(ledger, start=min(starts))
+        """What the ledger says of them, in each log from the first of their records on."""
+        telling = Telling()
+        wanted: dict[str, list[Kept]] = {}
+        for tenant in {place.tenant for place in places}:
+            for url in self._ledgers(tenant):
+                wanted.setdefault(url, []).extend(place for place in places if place.tenant == tenant)
+        for url, some in wanted.items():
+            with Ledger.open(url, self._key) as ledger:
+                starts = [record.index for place in some if (record := ledger.get(place.step.id)) is not None]
+                if starts:
+                    telling.read(ledger, start=min(starts))
         return {call: step for steps in telling.steps.values() for call, step in steps.items()}
 
 
