@@ -31,7 +31,7 @@ from gateway.approvals.page import register as register_page
 from gateway.approvals.routes import Desk as ApprovalDesk
 from gateway.approvals.routes import register as register_approvals
 from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
-from gateway.audit_routes import INDEX_FILE, AuditDoor
+from gateway.audit_routes import AuditDoor
 from gateway.audit_routes import register as register_audit
 from gateway.audit_values import register as register_values
 from gateway.cannotstart import as_problem
@@ -76,10 +76,11 @@ from gateway.settings import Settings
 from gateway.spool_routes import spooling
 from gateway.state.sealing import Sealer
 from gateway.state.store import State
-from gateway.stores import ledger_url_of, state_url_of
+from gateway.stores import state_url_of
 from gateway.telemetry import Telemetry
 from gateway.upstream.client import Upstreams
 from gateway.upstream.registry import mcp_targets
+from gateway.whose_log import Whose
 from gateway.workflows.asking import Asking
 from gateway.workflows.opening import MARKS
 from gateway.workflows.opening import opened as opened_workflows
@@ -296,10 +297,10 @@ def _add_ledger(api: FastAPI, parts: Parts, office: Administration, folders: Era
     register_workflows(
         api, parts.state.standings, lambda name: in_force.current.pair_of(name).bundle.workflows, office, parts.clock
     )
-    index = settings.data / INDEX_FILE
-    register_audit(api, AuditDoor(ledger_url_of(settings), parts.seal_key, index, office, parts.clock))
-    register_values(api, ledger_url_of(settings), parts.seal_key, office, parts.journal.append, parts.clock)
-    register_tiles(api, TileDoor(parts.ledger.served, office))
+    whose = Whose(settings, office)
+    register_audit(api, AuditDoor(whose, parts.seal_key, office, parts.clock))
+    register_values(api, whose, parts.seal_key, office, parts.journal.append, parts.clock)
+    register_tiles(api, TileDoor(parts.ledger.served, office, whose))
     register_erasure(api, opened_erasing(parts, folders), office, settings.tenant)
 
 

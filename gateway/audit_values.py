@@ -22,10 +22,13 @@ from gateway.asked import asked
 from gateway.model import Clock, Refused, new_id
 from gateway.problem import Problem
 from gateway.reasons import Code
+from gateway.stores import ledger_url_of
+from gateway.whose_log import LogName
 
 if TYPE_CHECKING:
     from gateway.administration import Administration
     from gateway.policy.records import Append
+    from gateway.whose_log import Whose
 
 ABOUT: Final = "audit:ledger"
 _MOST_BYTES: Final = 4096
@@ -42,26 +45,28 @@ class Reading(BaseModel):
 
 
 def register(  # noqa: PLR0917  what the route needs
-    api: FastAPI, url: str, seal_key: bytes, office: Administration, append: Append, clock: Clock
+    api: FastAPI, whose: Whose, seal_key: bytes, office: Administration, append: Append, clock: Clock
 ) -> None:
     """Add the route."""
 
     @api.post("/api/audit/records/{name}/values", tags=["audit"])
-    async def values(request: Request, name: str) -> Response:
+    async def values(request: Request, name: str, log: LogName = "") -> Response:
         """Open what one record carried: texts as they are, else base64; `erased` where the person's key was destroyed."""
         principal = await office.whoami(request)
         wanted = await asked(request, Reading, _MOST_BYTES)
+        found_in = await whose.of(request, principal, log)
         record = name if len(name) <= 128 and name.isascii() and name.isprintable() else "an id that is none"
         wish = await office.permit_on(request, "open", ABOUT, Kind.AUDIT_READ, f"values of {record}", principal)
         at = clock()
         said: dict[str, object] = {"wanted": f"values of {record}", "request": wish.id, "proto": "http"}
         why = (Value("reason", wanted.reason.encode()),)
         try:
-            await append(Entry(Kind.AUDIT_READ, new_id(at), at, principal.subject, said, why))
+            tenant = found_in.ledger.name
+            await append(Entry(Kind.AUDIT_READ, new_id(at), at, principal.subject, said, why, tenant=tenant))
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
         try:
-            found = await asyncio.to_thread(_opened, url, seal_key, record)
+            found = await asyncio.to_thread(_opened, ledger_url_of(found_in), seal_key, record)
         except (StoreError, TamperedError):
             return problem(503, Problem("ledger-unavailable", "the record cannot be read; the log of the gateway says why"))
         if found is None:

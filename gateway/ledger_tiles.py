@@ -25,10 +25,11 @@ from audit.store_read import SqlReader
 from audit.tiles import ENTRIES, Tile, bundle, hash_tile, parse
 from gateway.api import problem
 from gateway.problem import Problem
-from gateway.stores import LOG
+from gateway.stores import LOG, ROOT
 
 if TYPE_CHECKING:
     from gateway.administration import Administration
+    from gateway.whose_log import Whose
 
 log = logging.getLogger("gateway.ledger")
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 MAX_READERS: Final = 32
 """Tiles that are made or waited for at once; one more is told to come again."""
 
+_PUBLIC: Final = frozenset({LOG, ROOT})
 _NOTE: Final = {"Cache-Control": "no-cache"}
 _TILE: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
 
@@ -100,10 +102,11 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class TileDoor:
-    """What the routes need.  logs: by their names, as policy has them after `audit:`."""
+    """What the routes need.  logs: by their names; policy has `audit:root` for the root log, `audit:ledger` for every other."""
 
     logs: Mapping[str, Served]
     administration: Administration
+    whose: Whose
 
 
 def register(api: FastAPI, door: TileDoor) -> None:
@@ -125,8 +128,12 @@ def register(api: FastAPI, door: TileDoor) -> None:
             readers -= 1
 
     @api.get("/ledger/{name}/checkpoint", tags=["ledger"])
-    async def checkpoint(name: str) -> Response:
-        """The signed head of the log, for everybody (C2SP tlog-checkpoint)."""
+    async def checkpoint(request: Request, name: str) -> Response:
+        """The signed head of the log (C2SP tlog-checkpoint): for everybody; of a tenant's own log for who may verify that."""
+        if door.whose.several and name not in _PUBLIC:
+            principal = await door.administration.whoami(request)
+            await door.whose.of(request, principal, name)
+            await door.administration.permit_on(request, "verify", f"audit:{LOG}", None, "checkpoint", principal)
         served = door.logs.get(name)
         found = None if served is None else served.checkpoint() or await read(served.source.checkpoint)
         if found is None:
@@ -139,8 +146,11 @@ def register(api: FastAPI, door: TileDoor) -> None:
         wanted, served = parse(path), door.logs.get(name)
         reads = wanted is not None and wanted.level == ENTRIES
         action, kind = ("read", Kind.AUDIT_READ) if reads else ("verify", None)
-        about = f"audit:{name if served is not None else LOG}"
-        await door.administration.permit_on(request, action, about, kind if served is not None else None, path)
+        principal = await door.administration.whoami(request)
+        if door.whose.several:
+            await door.whose.of(request, principal, name, root=True)
+        about = f"audit:{ROOT if name == ROOT and served is not None else LOG}"
+        await door.administration.permit_on(request, action, about, kind if served is not None else None, path, principal)
         if served is None or wanted is None:
             return _none()
         found = await read(served.source.read, wanted)

@@ -19,6 +19,7 @@ from gateway.cli.audit_search import search
 from gateway.cli.audit_tiles import tiles
 from gateway.cli.audit_witness import witness
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, every, holding, notes_in_root, one
 
 if TYPE_CHECKING:
     from audit.reader import Ledger
@@ -61,6 +62,7 @@ def tail(  # noqa: PLR0917  Typer reads the signature
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is recorded, until Ctrl-C.")] = False,
     reason: Reason = "",
     config: Config = CONFIG,
+    log_name: LogName = "",
     ledger: LedgerFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout; with -f one a line.")] = False,
 ) -> None:
@@ -71,17 +73,19 @@ def tail(  # noqa: PLR0917  Typer reads the signature
     from gateway.cli.audit_tail import followed, listed  # noqa: PLC0415  the command line pays for what it uses
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
-    with _open(config, ledger, "names in the newest records", reason) as log:
+    settings = one(config, log_name, ledger)
+    with _open(settings, ledger, "names in the newest records", reason) as log:
         if follow:
             followed(log, count, as_json=as_json)
             return
-        listed(log, count, str(seen_by(_settings(config), ledger)), as_json=as_json)
+        listed(log, count, str(seen_by(settings, ledger)), as_json=as_json)
 
 
-def show(
+def show(  # noqa: PLR0917  Typer reads the signature
     record: Annotated[str, typer.Argument(help="Id of a record: the decision id that a caller got.")],
     reason: Reason = "",
     config: Config = CONFIG,
+    log_name: LogName = "",
     ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +95,8 @@ def show(
     """
     from gateway.cli.audit_views import full, render_record  # noqa: PLC0415
 
-    with _open(config, ledger, f"record {record}", reason) as log:
+    settings = holding(config, log_name, ledger, lambda log: log.get(record) is not None)
+    with _open(settings, ledger, f"record {record}", reason) as log:
         found = log.get(record)
         if found is None:
             _missing(
@@ -108,6 +113,7 @@ def trace(  # noqa: PLR0917  Typer reads the signature
     workflow: Annotated[str, typer.Argument(help="Id of the workflow: the header Bailiwick-Workflow.")],
     reason: Reason = "",
     config: Config = CONFIG,
+    log_name: LogName = "",
     ledger: LedgerFile = None,
     values: Annotated[bool, typer.Option("--values/--no-values", help="Show what was received and returned.")] = True,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")] = None,
@@ -122,13 +128,14 @@ def trace(  # noqa: PLR0917  Typer reads the signature
     from gateway.cli.audit_tree import draw  # noqa: PLC0415
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
-    with _open(config, ledger, f"workflow {workflow}", reason) as log:
+    settings = holding(config, log_name, ledger, lambda log: bool(log.workflow(workflow)))
+    with _open(settings, ledger, f"workflow {workflow}", reason) as log:
         opens = log.open_value if values or html is None else _unopened
         story, size, origin = build(workflow, log.workflow(workflow), opens, log.subject_name), log.size, log.origin
     if story is None:
         _missing(f"nothing of workflow {workflow} is recorded", "`bailiwick audit show ID` of a decision names its workflow")
     if html is not None:
-        _written(html, page(story, Seen(origin, size, str(seen_by(_settings(config), ledger)), time.time_ns() // 1000)))
+        _written(html, page(story, Seen(origin, size, str(seen_by(settings, ledger)), time.time_ns() // 1000)))
     if as_json:
         print_json(story.to_dict())
     elif html is None:
@@ -137,6 +144,7 @@ def trace(  # noqa: PLR0917  Typer reads the signature
 
 def verify(  # noqa: PLR0917  Typer reads the signature
     config: Config = CONFIG,
+    log_name: LogName = "",
     ledger: LedgerFile = None,
     key: Annotated[str, typer.Option("--key", help="The log's verifier key, got from elsewhere than the file.")] = "",
     checkpoint: Annotated[
@@ -171,10 +179,12 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
 
+    if ledger is None and not log_name:
+        _verify_all(config, (checkpoint, receipt, key, state), witness_key, quorum, level, as_json=as_json)
     if ledger is not None and key:  # a stranger has a copy and a key, and no settings
         url, vkey = f"sqlite:///{ledger.resolve()}", key
     else:
-        settings = _settings_beside(config, ledger)
+        settings = _settings_beside(config, log_name, ledger)
         url, vkey = ledger_url(settings, ledger), key or own_vkey(settings, os.environ) or ""
         if not witness_key and quorum is None:
             witness_key, quorum = [each.key for each in settings.ledger.witnesses], settings.ledger.wanted
@@ -210,6 +220,41 @@ def verify(  # noqa: PLR0917  Typer reads the signature
     raise typer.Exit(0 if report.ok else 1)
 
 
+def _verify_all(
+    config: Path, of_one: tuple[object, ...], witness_key: list[str] | None, quorum: int | None, level: str, *, as_json: bool
+) -> None:
+    """Every log, each also against all that the root log has of it; exits with 1 where any has a finding.
+
+    Returns where there is one log alone.
+    """
+    from audit.verify import describe  # noqa: PLC0415  the command line pays for what it uses
+    from audit.verify_url import StoreError, verify_url  # noqa: PLC0415
+    from gateway.cli.audit_views import own_vkey  # noqa: PLC0415
+    from gateway.stores import ledger_url_of  # noqa: PLC0415
+
+    views, reports = every(config, ""), {}
+    if len(views) == 1:
+        return
+    if any(of_one):
+        misuse("--checkpoint, --receipts, --key and --state are about one log", help="say which: --log NAME")
+    try:
+        held = notes_in_root(views)
+        for name, view in views:
+            said = witness_key or quorum is not None
+            trusted = (witness_key or (), quorum) if said else ([each.key for each in view.ledger.witnesses], view.ledger.wanted)
+            kept = list(held(view.ledger.origin))
+            reports[name] = verify_url(ledger_url_of(view), own_vkey(view, os.environ), kept, *trusted, (), level)
+    except (OSError, ValueError, StoreError) as error:
+        misuse(f"the ledger cannot be verified: {error}", help="has the gateway run with these settings?")
+    ok = all(report.ok for report in reports.values())
+    if as_json:
+        print_json({"ok": ok, "logs": {name: report.to_dict() for name, report in reports.items()}})
+    else:
+        for report in reports.values():
+            console().print(printable(describe(report)))
+    raise typer.Exit(0 if ok else 1)
+
+
 def _unopened(_record: object, _name: str) -> None:
     """For whoever wants no values: they stay sealed."""
 
@@ -225,30 +270,23 @@ def _written(place: Path, text: str) -> None:
     console(stderr=True).print(printable(f"written: {place}"))
 
 
-def _settings(config: Path) -> Settings:
-    from gateway.configuration import load  # noqa: PLC0415
-
-    return load(config, os.environ)
-
-
-def _settings_beside(config: Path, ledger: Path | None) -> Settings:
+def _settings_beside(config: Path, log_name: str, ledger: Path | None) -> Settings:
     """Those that say whose a copy is; who has a copy and no settings has to have its key."""
     if ledger is not None and config == CONFIG and not config.exists():
         misuse(
             f"whose is {ledger}? neither --key nor settings say so",
             help="give the log's verifier key (--key), or the gateway's settings (--config)",
         )
-    return _settings(config)
+    return one(config, log_name, ledger)
 
 
-def _open(config: Path, ledger: Path | None, wanted: str, reason: str) -> Ledger:
+def _open(settings: Settings, ledger: Path | None, wanted: str, reason: str) -> Ledger:
     """The ledger that the settings name, or another file; what is sealed opens for a reason, once that is on record."""
     from audit.reader import Ledger as Log  # noqa: PLC0415
     from audit.store import StoreError  # noqa: PLC0415
     from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
     from gateway.cli.ledger_writing import reading  # noqa: PLC0415
 
-    settings = _settings(config)
     url = ledger_url(settings, ledger)
     try:
         log = Log.open(url, existing_seal_key(settings, os.environ), reveal=bool(reason))

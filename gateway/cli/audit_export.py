@@ -14,6 +14,7 @@ import typer
 
 from gateway.cli.asking import operator
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, one
 
 if TYPE_CHECKING:
     from audit.export.collecting import Told
@@ -40,6 +41,7 @@ def export(  # noqa: PLR0917  Typer reads the signature
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),
+    log_name: LogName = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Export records with their proof: a complete range of the log, or (with --subject, --kind …) a selection of it.
@@ -55,14 +57,13 @@ def export(  # noqa: PLR0917  Typer reads the signature
     from audit.model import TamperedError  # noqa: PLC0415
     from audit.store import StoreError  # noqa: PLC0415
     from gateway.cli.ledger_writing import reading, written  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
     from gateway.identity.keyfiles import ledger_key  # noqa: PLC0415
 
     if out.exists():
         misuse(f"{out} is there already", help="an export is never written over")
     wanted = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     _check(wanted, reason, out)
-    settings = load(config, os.environ)
+    settings = one(config, log_name)
     named = tuple(subject or ()), tuple(workflow or ()), tuple(agent or ()), tuple(server or ()), tuple(kind or ())
     try:
         with _opened(settings, reveal=bool(disclose)) as log:
@@ -158,7 +159,11 @@ def _person(name: str) -> str:
 
 
 def _bundles(settings: Settings) -> Any:
+    """Bundles of policy by digest; for one tenant's log none, as they hold every tenant's rules."""
     from gateway.policy.archive import Archive, ArchiveError  # noqa: PLC0415
+
+    if settings.ledger.name:
+        return lambda _digest: None
 
     archive = Archive(settings.data / "bundles")
 

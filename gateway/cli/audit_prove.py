@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, holding
+
+if TYPE_CHECKING:
+    from audit.reader import Ledger
 
 
 def prove(  # noqa: PLR0917  Typer reads the signature
@@ -19,6 +22,7 @@ def prove(  # noqa: PLR0917  Typer reads the signature
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),
+    log_name: LogName = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite): a copy, or a root log.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Verify a proof instead of making one.")] = False,
     key: Annotated[str, typer.Option("--key", help="With --check: the log's verifier key.")] = "",
@@ -42,9 +46,8 @@ def prove(  # noqa: PLR0917  Typer reads the signature
     from audit.store import StoreError  # noqa: PLC0415
     from audit.tlog_proof import TlogProof  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, seen_by  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
 
-    settings = load(config, os.environ)
+    settings = holding(config, log_name, ledger, lambda log: _is_in(record, log))
     try:
         with Ledger.open(ledger_url(settings, ledger)) as log:
             record, told = _told(record, log.vkey)
@@ -67,6 +70,20 @@ def prove(  # noqa: PLR0917  Typer reads the signature
         print_json({"record": record, "index": proof.index, "size": size, "proof": str(proof)})
     else:
         sys.stdout.write(str(proof))
+
+
+def _is_in(given: str, log: Ledger) -> bool:
+    """Whether the record is in the log, or (of a file) what it holds is a receipt of it."""
+    from audit.verify import receipts_in  # noqa: PLC0415  as above
+
+    path = Path(given)
+    if not path.is_file():
+        return log.get(given) is not None
+    try:
+        said = receipts_in(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return any(isinstance(each, dict) and each.get("log") == log.origin for each in said)
 
 
 def _told(given: str, vkey: str) -> tuple[str, tuple[int, bytes] | None]:

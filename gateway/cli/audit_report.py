@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from gateway.cli.asking import CONFIG, Config, Json, Url, ask
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, one
 
 if TYPE_CHECKING:
     from audit.report import Report
@@ -24,6 +24,7 @@ def report(  # noqa: PLR0917  Typer reads the signature
     until: Until = "0s",
     controls: Annotated[bool, typer.Option("--controls", help="Add which records speak to which control.")] = False,
     config: Config = CONFIG,
+    log_name: LogName = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -36,9 +37,8 @@ def report(  # noqa: PLR0917  Typer reads the signature
     from audit.controls import CONTROLS, NOTICE  # noqa: PLC0415  the command line pays for what it uses
     from audit.report import describe  # noqa: PLC0415
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
 
-    settings = load(config, os.environ)
+    settings = one(config, log_name, ledger)
     made = _made(settings, ledger, *_period(since, until))
     witnessed = str(seen_by(settings, ledger))
     if as_json:

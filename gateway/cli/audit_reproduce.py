@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.output import console, print_json, print_problems, printable
+from gateway.cli.which_log import LogName, one
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +29,7 @@ def reproduce(
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),
+    log_name: LogName = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     bundles: Annotated[
         Path | None, typer.Option("--bundles", metavar="DIR", help="Archived bundles; default: <data>/bundles.")
@@ -51,7 +53,8 @@ def reproduce(
     from policies.bundle import BundleError  # noqa: PLC0415
 
     start = recorded.since(since, wall_clock())
-    settings, log = recorded.opened(config, ledger, "recorded decisions, to make them again", "audit reproduce")
+    settings = one(config, log_name, ledger)
+    log = recorded.opened(settings, ledger, "recorded decisions, to make them again", "audit reproduce")
     folders = [*(bundle or ()), *([settings.policies] if not bundle and settings.policies.is_dir() else [])]
     kept = Kept([bundles or settings.data / "bundles"])
     for folder in folders:

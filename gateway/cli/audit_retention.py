@@ -6,12 +6,14 @@ import asyncio
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from gateway.cli.asking import CONFIG, Config, Json, operator
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, one
 
 if TYPE_CHECKING:
     from audit.archive import Archive
@@ -28,6 +30,7 @@ _HELP: Final = "ledger.retention in the settings names a folder or a bucket: doc
 def seal(
     until: Annotated[str, typer.Option("--until", help="Records before then: 2026-11-01, or 31d ago.")] = "31d",
     config: Config = CONFIG,
+    log_name: LogName = "",
     as_json: Json = False,
 ) -> None:
     """Put the oldest records into the archive, 256 by 256, once they verify.  They stay in the log until they are retired.
@@ -35,7 +38,7 @@ def seal(
     [bold]Example[/bold]   bailiwick audit seal --until 2026-11-01
     """
     before = _instant(until)
-    made = _with(config, lambda retention: retention.seal(before, _progress("sealed")))
+    made = _with(config, log_name, lambda retention: retention.seal(before, _progress("sealed")))
     if as_json:
         print_json({"sealed": None if made is None else _manifest(made)})
     elif made is None:
@@ -47,6 +50,7 @@ def seal(
 def retire(
     reason: Annotated[str, typer.Option("--reason", help="Why, and who agreed; it is recorded.")],
     config: Config = CONFIG,
+    log_name: LogName = "",
     as_json: Json = False,
 ) -> None:
     """Let go of the segments whose time has come, once every file of them was read back from the archive.
@@ -55,7 +59,7 @@ def retire(
 
     [bold]Example[/bold]   bailiwick audit retire --reason 'yearly, agreed by the DPO'
     """
-    gone, held = _with(config, lambda retention: retention.retire(operator(), reason, _progress("deleted")))
+    gone, held = _with(config, log_name, lambda retention: retention.retire(operator(), reason, _progress("deleted")))
     if as_json:
         print_json(
             {
@@ -77,6 +81,7 @@ def retire(
 def segments(
     check: Annotated[bool, typer.Option("--check", help="Read every segment back, and verify it record by record.")] = False,
     config: Config = CONFIG,
+    log_name: LogName = "",
     as_json: Json = False,
 ) -> None:
     """What is in the archive, until when, and what of it was retired.  With --check exits with 1 where one does not verify.
@@ -98,7 +103,7 @@ def segments(
             found.append(shown)
         return found
 
-    found = _with(config, look)
+    found = _with(config, log_name, look)
     if as_json:
         print_json({"segments": found})
     elif not found:
@@ -113,14 +118,13 @@ def segments(
     raise typer.Exit(1 if any(each.get("wrong") for each in found) else 0)
 
 
-def _with(config: Any, work: Callable[[Retention], T]) -> T:
+def _with(config: Path, log_name: str, work: Callable[[Retention], T]) -> T:
     """Do something with the settings' retention, in a thread beside the journal that records it."""
     from audit.archive import ArchiveError  # noqa: PLC0415
     from audit.model import LedgerUnavailableError, TamperedError  # noqa: PLC0415
     from audit.store import StoreError  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
 
-    settings = load(config, os.environ)
+    settings = one(config, log_name)
     wanted = settings.ledger.retention
     if wanted is None:
         misuse("the settings name no archive", help=_HELP)

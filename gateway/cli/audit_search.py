@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, one
 
 if TYPE_CHECKING:
     from audit.index import Found, Index
     from audit.query import Query
     from audit.reader import Ledger
+    from gateway.settings import Settings
 
 CONFIG = Path("bailiwick.yaml")
-INDEX_FILE: Final = "ledger-index.db"
 LINE: Final = f"{'record':>6}  {'time (UTC)':<20} {'kind':<17} {'id, for show':<36}  what, by whom"
 _SHOWN: Final = 100
 
@@ -44,6 +45,7 @@ def search(  # noqa: PLR0917  Typer reads the signature
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew first.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why you read people's names; recorded before they are shown.")] = "",
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = CONFIG,
+    log_name: LogName = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -54,7 +56,7 @@ def search(  # noqa: PLR0917  Typer reads the signature
     """
     from audit.query import QueryError  # noqa: PLC0415  the command line pays for what it uses
 
-    with _opened(config, ledger, reason) as (log, index):
+    with _opened(one(config, log_name, ledger), ledger, reason) as (log, index):
         if rebuild:
             index.rebuild()
         if check:
@@ -78,7 +80,7 @@ def meant(text: str, log: Ledger) -> Query:
 
 
 @contextlib.contextmanager
-def _opened(config: Path, ledger: Path | None, reason: str) -> Iterator[tuple[Ledger, Index]]:
+def _opened(settings: Settings, ledger: Path | None, reason: str) -> Iterator[tuple[Ledger, Index]]:
     """The log and its index: beside the settings' data, or in memory where one only looks at a copy."""
     from audit.index import Index as Made  # noqa: PLC0415
     from audit.model import TamperedError  # noqa: PLC0415
@@ -86,15 +88,14 @@ def _opened(config: Path, ledger: Path | None, reason: str) -> Iterator[tuple[Le
     from audit.store import StoreError  # noqa: PLC0415
     from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
     from gateway.cli.ledger_writing import reading  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
+    from gateway.stores import index_of  # noqa: PLC0415
 
-    settings = load(config, os.environ)
     if reason:
         reading(settings, "names in a search", reason)
     try:
         with (
             Log.open(ledger_url(settings, ledger), existing_seal_key(settings, os.environ), reveal=bool(reason)) as log,
-            Made(log, settings.data / INDEX_FILE if ledger is None else None) as index,
+            Made(log, index_of(settings) if ledger is None else None) as index,
         ):
             yield log, index
     except TamperedError as error:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli.output import console, misuse, print_json, printable
+from gateway.cli.which_log import LogName, one
 
 
 def tiles(  # noqa: PLR0917  Typer reads the signature
@@ -16,6 +17,7 @@ def tiles(  # noqa: PLR0917  Typer reads the signature
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),
+    log_name: LogName = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     key: Annotated[str, typer.Option("--key", help="The log's verifier key, got from elsewhere than the file.")] = "",
     entries: Annotated[bool, typer.Option("--entries/--no-entries", help="Write the records too, or hashes alone.")] = True,
@@ -32,12 +34,11 @@ def tiles(  # noqa: PLR0917  Typer reads the signature
     from audit.store_read import SqlReader  # noqa: PLC0415
     from audit.tile_folder import write  # noqa: PLC0415
     from gateway.cli.audit_views import ledger_url, own_vkey  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
 
     if ledger is not None and key:
         url, vkey = f"sqlite:///{ledger.resolve()}", key
     else:
-        settings = load(config, os.environ)
+        settings = one(config, log_name, ledger)
         url, vkey = ledger_url(settings, ledger), key or own_vkey(settings, os.environ) or ""
     if folder.exists() and not folder.is_dir():
         misuse(f"{folder} is not a folder")

@@ -48,6 +48,7 @@ def explain(
     decision_id: Annotated[
         str, typer.Option("--decision", metavar="ID", help="A decision of the ledger instead: the id that a caller got.")
     ] = "",
+    log_name: Annotated[str, typer.Option("--log", metavar="NAME", help="With --decision: the tenant whose log has it.")] = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="With --decision: another ledger file, such as a copy.")] = None,
     remedies: Annotated[
         bool, typer.Option("--nearest/--no-nearest", help="Of a denial: the smallest changes that would allow it.")
@@ -67,7 +68,7 @@ def explain(
             misuse("--decision says what was asked, and of which bundle: give it without --for, --call and --policies")
         from gateway.cli.explain_recorded import explain_recorded  # noqa: PLC0415  the command line pays for what it uses
 
-        explain_recorded(decision_id, config or Path("bailiwick.yaml"), ledger, remedies=remedies, as_json=as_json)
+        explain_recorded(decision_id, config or Path("bailiwick.yaml"), log_name, ledger, remedies=remedies, as_json=as_json)
     if not subject or not call:
         misuse("who asks for what?", help="give --for and --call, or --decision with the id of a recorded decision")
     bundle, default_tenant = _bundle(policies, config, as_json=as_json)

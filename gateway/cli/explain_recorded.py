@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from policies.nearest import Remedy
 
 
-def explain_recorded(decision_id: str, config: Path, ledger: Path | None, *, remedies: bool, as_json: bool) -> NoReturn:
+def explain_recorded(
+    decision_id: str, config: Path, log_name: str, ledger: Path | None, *, remedies: bool, as_json: bool
+) -> NoReturn:
     """Explain one record; exits as `explain` does: 0 it was allowed, 1 it was not, 2 there is no such decision."""
     from gateway.cli import recorded  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.which_log import holding  # noqa: PLC0415
     from gateway.reproduce import KINDS, VALUES, Kept, Past, rebuild  # noqa: PLC0415
 
-    settings, log = recorded.opened(config, ledger, f"decision {decision_id}", "explain")
+    settings = holding(config, log_name, ledger, lambda log: log.get(decision_id) is not None)
+    log = recorded.opened(settings, ledger, f"decision {decision_id}", "explain")
     with log:
         record = _record(log, decision_id)
         past = next((rebuild(each) for each in log.opened(KINDS, VALUES, start=record.index, stop=record.index + 1)), None)

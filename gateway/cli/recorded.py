@@ -38,8 +38,8 @@ def since(text: str, now: int) -> int:
     return max(int(moment.timestamp()) * 1_000_000, 0)
 
 
-def opened(config: Path, ledger: Path | None, wanted: str, reason: str) -> tuple[Settings, Ledger]:
-    """The settings, and the ledger that they name (or another file) with the key that opens its values; misuse without it.
+def opened(settings: Settings, ledger: Path | None, wanted: str, reason: str) -> Ledger:
+    """The log that the settings name (or another file) with the key that opens its values; misuse without it.
 
     What is about to be read, and why, is on record first; of a copy, where the settings have a ledger to record it in.
     """
@@ -47,9 +47,7 @@ def opened(config: Path, ledger: Path | None, wanted: str, reason: str) -> tuple
     from audit.store import StoreError  # noqa: PLC0415
     from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
     from gateway.cli.ledger_writing import kept, reading  # noqa: PLC0415
-    from gateway.configuration import load  # noqa: PLC0415
 
-    settings = load(config, os.environ)
     key = existing_seal_key(settings, os.environ)
     if key is None:
         misuse("what was asked is sealed, and there is no seal key", help="run it where the gateway's data folder is")
@@ -59,7 +57,7 @@ def opened(config: Path, ledger: Path | None, wanted: str, reason: str) -> tuple
         misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")
     if ledger is None or kept(settings):
         reading(settings, wanted, reason)
-    return settings, log
+    return log
 
 
 def retelling(settings: Settings) -> Retelling:

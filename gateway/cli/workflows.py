@@ -181,14 +181,18 @@ async def _with_state(settings: Settings, work: Any) -> Any:
 def _compared(settings: Settings, config: Path, *, change: bool) -> tuple[list[Difference], int, int]:
     """Where store and ledger differ, and how many steps are on record; what differs is replaced, unless that is not wanted."""
     from gateway.cli import recorded  # noqa: PLC0415  the command line pays for what it uses
+    from gateway.cli.which_log import every  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
     from gateway.obligations.budget import drawn_on  # noqa: PLC0415
+    from gateway.stores import ROOT  # noqa: PLC0415
     from gateway.workflows.rebuild import Telling, differences, merged  # noqa: PLC0415
 
     until = wall_clock() - _SETTLING
-    _, ledger = recorded.opened(config, None, "histories of workflows", "workflows rebuild")
-    with ledger:
-        telling = Telling.of(ledger)
+    telling = Telling()
+    for name, view in every(config, ""):
+        if name != ROOT:
+            with recorded.opened(view, None, "histories of workflows", "workflows rebuild") as ledger:
+                telling.read(ledger)
     bundle = _bundle(settings, "budgets are counted by it")
     definitions = {**bundle.workflows, **{each.name: each for each in drawn_on(bundle.obligations.values())}}
 

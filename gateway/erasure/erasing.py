@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -85,7 +85,7 @@ class Log:
 
     tenant: str
     url: str
-    shred: Shred
+    shred: Shred = field(compare=False)
 
 
 class Erasing:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from audit.checkpoint import Vkey
 from audit.reader import Ledger, Record
+from gateway.cli import main
 from gateway.configuration import load
 from gateway.identity.keyfiles import ledger_key
 from gateway.stores import ledger_url_of, of_log
@@ -37,13 +42,17 @@ class Tenants(Gateway):
 
     def __init__(self, folder: Path, peers: Peers, *, more: Mapping[str, Any] | None = None) -> None:
         super().__init__(folder, peers, more=settings_of(more))
+        self._hands: dict[str, Callable[[], str]] = {}
         self.settings["issuers"][0] |= {"tenant_claim": "sub", "tenants": PEOPLE}
         self.config.write_text(json.dumps(self.settings))
         policies = self.folder / "policies"
         tools = (policies / "tools.yaml").read_text().replace("[acme]", f"[{HOUSE}, {ACME}, {GLOBEX}]")
         (policies / "tools.yaml").write_text(tools)
         lines = [f"p, role:staff, {tenant}, desk.*, call, allow, -, -, T-{tenant}" for tenant in GROUPS]
-        lines += [f"p, agent:clerk, {GLOBEX}, desk.*, call, allow, -, -, T-clerk"]
+        lines += [
+            f"p, agent:clerk, {GLOBEX}, desk.*, call, allow, -, -, T-clerk",
+            f"p, role:staff, {GLOBEX}, a2a:clerk, send, allow, -, -, T-send",
+        ]
         lines += [
             f"p, role:staff, {tenant}, {what}, {action}, allow, -, -, R-{tenant}-{number}"
             for tenant in GROUPS
@@ -72,8 +81,21 @@ class Tenants(Gateway):
     def kinds(self, name: str) -> list[str]:
         return [record.kind for record in self.log_of(name)]
 
-    def ask(self, path: str, person: str, **query: object) -> tuple[int, Any]:  # type: ignore[override]
+    def get(self, path: str, person: str, **query: object) -> tuple[int, Any]:
         """A question of the API's, in the person's own hands."""
-        headers = {"Authorization": f"Bearer {self.token(person)}"}
-        answer = self.http.get(path, headers=headers, params={key: str(value) for key, value in query.items()} or None)
+        answer = self.http.get(path, headers=self.hands(person), params={key: str(each) for key, each in query.items()} or None)
         return answer.status_code, answer.json() if "json" in answer.headers["content-type"] else answer.content
+
+    def hands(self, person: str) -> dict[str, str]:
+        """The person's own, as a header."""
+        if person not in self._hands:
+            self._hands[person] = self.keeper(person)
+        return {"Authorization": f"Bearer {self._hands[person]()}"}
+
+    def verb(self, *words: str) -> tuple[int, str, str]:
+        """`bailiwick audit WORDS`, in this process: how it ended, and what it printed."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.raises(SystemExit) as ended, redirect_stdout(out), redirect_stderr(err):
+            main(["audit", *words, "--config", str(self.config)])
+        code = ended.value.code
+        return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()

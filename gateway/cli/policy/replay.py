@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from gateway.cli.output import console, print_json, printable
+from gateway.cli.which_log import LogName, one
 from policies.replay import Direction, Tally, Verdict
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def replay(
     config: Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")] = Path(
         "bailiwick.yaml"
     ),
+    log_name: LogName = "",
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     names: Annotated[bool, typer.Option("--names", help="Show people by name, not by pseudonym.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="A comment for a pull request.")] = False,
@@ -65,7 +67,8 @@ def replay(
 
     start = recorded.since(since, wall_clock())
     engine = Engine(read_source(bundle, config))
-    settings, log = recorded.opened(config, ledger, "recorded decisions, to decide them again", "policy replay")
+    settings = one(config, log_name, ledger)
+    log = recorded.opened(settings, ledger, "recorded decisions, to decide them again", "policy replay")
     with log:
         size = log.size
         history = recorded.retelling(settings)
