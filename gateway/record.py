@@ -240,7 +240,7 @@ class Recorder:
         if not decision.allowed:
             kind, fields["refused"] = "decision.deny", {"code": decision.reason.value, "detail": ""}
         values = (*facts(None, request), *((Value("step", kept.begun(step).encode()),) if step is not None else ()))
-        await self._write(_said(kind, arrival, principal, fields, values))
+        await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, tenant=principal.tenant))
 
     async def connection(  # noqa: PLR0917  what a record of it says, in its order
         self,
@@ -265,7 +265,7 @@ class Recorder:
         if refusal is not None:
             fields["refused"] = {"code": refusal.code.value, "detail": refusal.detail[:256]}
         kind = "egress.start" if refusal is None else "decision.deny"
-        return await self._write(_said(kind, arrival, principal, fields, values))
+        return await self._write(Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, tenant=principal.tenant))
 
     async def connection_end(self, arrival: Arrival, principal: Principal, start_index: int, said: Mapping[str, object]) -> None:
         """Record how such a connection ended."""
@@ -307,10 +307,6 @@ class Recorder:
             return await self._append(entry)
         except LedgerUnavailableError as error:
             raise Refused(Code.LEDGER_UNAVAILABLE, error.detail) from error
-
-
-def _said(kind: str, arrival: Arrival, principal: Principal, fields: Mapping[str, object], values: tuple[Value, ...]) -> Entry:
-    return Entry(kind, arrival.id, arrival.at, principal.subject, fields, values, tenant=principal.tenant)
 
 
 def _approved(approval: Approval, fields: dict[str, object]) -> Mapping[str, str]:
