@@ -28,10 +28,12 @@ def mcp_params(call: Call) -> object:
 
 
 def a2a_params(params_of: Sent) -> Sent:
-    """The params of an A2A operation, but for the message's id."""
+    """The params of an A2A operation, but for the message's id; and the extensions that its agent is told of beside them."""
 
     def sent(call: Call) -> object:
         params: Any = params_of(call)
+        if call.kept is not None and call.kept.extensions:
+            params = {**params, "extensions": sorted(call.kept.extensions)}
         message = params.get("message")
         if not isinstance(message, dict) or not _PLAIN_ID.fullmatch(str(message.get("messageId", ""))):
             return params
