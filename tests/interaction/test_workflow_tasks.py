@@ -13,6 +13,7 @@ from a2a.types import a2a_pb2 as pb
 from a2a.types.a2a_pb2_grpc import A2AServiceStub
 
 from tests.interaction.task_world import TaskPeers, TaskPlay, hook, task_gateway
+from tests.interaction.test_replayed_workflows import verb
 from tests.interaction.test_workflow_histories import settled, workflows
 from tests.interaction.workflow_world import AGENTS, TOOLS, code_of, until
 from tests.interaction.world import Gateway, free_port
@@ -268,6 +269,19 @@ def test_a_look_from_another_workflow_brings_what_came_into_the_first(world: tup
     assert code_of(second.does("paul:lead", "desk.mail", ONE)) == ""
     assert code_of(second.look("paul:lead", "desk.find", task)) == ""
     assert code_of(second.does("paul:lead", "desk.mail", ONE)) == "dataflow"
+
+
+def test_what_was_decided_after_looks_comes_out_the_same_again(world: tuple[Gateway, TaskPeers]) -> None:
+    for protocol in ("mcp", "a2a"):
+        story = play(world, "found", protocol)
+        for state, codes in (("failed", ("step-missing", "step-missing")), ("completed", ("step-missing", ""))):
+            task, inner = begun(story, protocol)
+            before = ordered(story, protocol)
+            story.peers.move(inner, state, {})
+            story.look("paul:lead", name(protocol, "find"), task)
+            assert (before, ordered(story, protocol)) == codes
+    status, found = verb(world[0], "audit", "reproduce")
+    assert (status, found["differing"], found["undecidable"]) == (0, 0, {}), found
 
 
 def test_histories_with_tasks_are_told_again_from_the_ledger(world: tuple[Gateway, TaskPeers]) -> None:
