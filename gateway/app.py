@@ -198,7 +198,7 @@ class App:
         parts = Parts(
             settings, self._environ, clock, stack, policy, ledger, journal, state, upstreams, identity, telemetry,
             self._open_recorder(ledger, policy), self._guard, Slots(limits.concurrent_calls), seal, workflows.steps,
-            opened_duties(means), opened_approvals(means, policy, identity),
+            (duties := opened_duties(means)), opened_approvals(means, policy, identity, duties.notifier),
         )  # fmt: skip
         targets = mcp_targets(settings, parts.bare)
         out = WayOut(settings.sandbox.egress, parts.recorder, parts.judge_of, identity.kills.alive, clock)

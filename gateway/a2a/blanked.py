@@ -42,7 +42,9 @@ class Face:
     """See `gateway.obligations.inspector.Face`."""
 
     def searched(self, reply: Reply, _permit: Permit, entries: frozenset[str]) -> Reply:
-        """The reply without these, and what it was where that is something else."""
+        """The reply without these, and what it was where that is something else; a card stays."""
+        if not isinstance(reply.payload, AgentSaysNo) and self.shown(reply) is None:
+            return reply
         found = without(reply, entries)
         return found if found.payload == reply.payload else replace(found, original=self.kept(reply).original)
 

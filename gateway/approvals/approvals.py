@@ -6,6 +6,7 @@ Everything is asked again when it goes on: who approved, whether they still may,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class Approvals:
     """Parks, and releases.
 
     sent  by protocol: what of a call is sent.
-    tell  says to other replicas that something changed; `asked` that somebody is to be told, None where nobody is.
+    tell  says to other replicas that something changed.
+    asked has whoever approves told, durably, that a call waits; `over` that it does no more.  None where nobody is told.
     page  where a person can look at one and say yes or no, before its id.
     """
 
@@ -96,7 +98,8 @@ class Approvals:
         self.kills = kills
         self.clock = clock
         self.tell: Callable[[], None] = lambda: None
-        self.asked: Callable[[], None] | None = None
+        self.asked: Callable[[Parked], Awaitable[None]] | None = None
+        self.over: Callable[[str], Awaitable[None]] | None = None
         self.page = ""
         self._sealer = sealer
         self._append = append
@@ -135,6 +138,7 @@ class Approvals:
             raise Refused(Code.APPROVAL_REQUIRED, "the approval was used, or its time was over", decision=permit.decision)
         await self.record(records.use(row, call.id, now, approval.ready))
         await self.rows.noted(row.id, State.USED)
+        await self.no_more(row.id)
         done = msgspec.structs.replace(approval, by=approval.ready)
         names = tuple(name for name, _ in approval.duties)
         return msgspec.structs.replace(permit, approval=done, fulfilled=(*permit.fulfilled, *names))
@@ -163,14 +167,13 @@ class Approvals:
                 created_at=now,
                 expires_at=min(now + approval.within * 1_000_000, principal.ends * 1_000_000),
                 sealed=self._sealer.seal(name, msgspec.json.encode(kept)),
-                tell_at=now if self.asked is not None else None,
             )
         )
         if row.state == State.OPEN and not row.noted:
             await self.record(records.ask(row, permit, about))
-            await self.rows.noted(row.id, State.OPEN)
             if self.asked is not None:
-                self.asked()
+                await self.asked(row)
+            await self.rows.noted(row.id, State.OPEN)
             self.changed()
         return row
 
@@ -225,6 +228,12 @@ class Approvals:
     def _required(self, row: Parked, permit: Permit) -> Refused:
         data = {"approval": row.id, "expires": iso(row.expires_at), "url": f"{self.page}{row.id}"}
         return Refused(Code.APPROVAL_REQUIRED, row.id, decision=permit.decision, data=data)
+
+    async def no_more(self, name: str) -> None:
+        """Nobody is told any more that it waits; where that fails they are told in vain."""
+        if self.over is not None:
+            with contextlib.suppress(Refused):
+                await self.over(name)
 
     # how one stands
 

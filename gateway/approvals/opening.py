@@ -8,35 +8,21 @@ from gateway.a2a.wire import params_of
 from gateway.approvals.approvals import Approvals
 from gateway.approvals.exact import a2a_params, mcp_params
 from gateway.approvals.page import PATH as PAGE
-from gateway.approvals.telling import Telling
-from gateway.identity.keyfiles import resolve
+from gateway.approvals.telling import notice
 from gateway.model import random16
 from gateway.parts import derived
-from gateway.problem import Problem, ProblemError
 from gateway.state.notices import Notices
 from gateway.state.sealing import Sealer
 from gateway.stores import state_url_of
-from gateway.upstream.client import Url
 
 if TYPE_CHECKING:
     from gateway.identity.opening import Identity, Means
+    from gateway.obligations.notify import Notifier
     from gateway.policy.opening import Opened
-    from gateway.settings_approvals import ApprovalWebhook
+    from gateway.state.approvals import Parked
 
 
-def _telling(means: Means, webhook: ApprovalWebhook) -> Telling:
-    place = "approvals.webhook"
-    try:
-        url = Url.parse(str(webhook.url), allow_private=webhook.private)
-        secret = resolve(webhook.secret, means.environ).encode()
-        return Telling(
-            means.state.approvals, means.upstreams, url, secret, means.settings.public_url, means.clock, webhook.seconds
-        )
-    except ValueError as error:
-        raise ProblemError(Problem("approvals", str(error), place)) from None
-
-
-def opened(means: Means, policy: Opened, identity: Identity) -> Approvals:
+def opened(means: Means, policy: Opened, identity: Identity, notifier: Notifier) -> Approvals:
     """Ready for calls.  Replicas that share PostgreSQL tell each other of changes."""
     sent = {"mcp": mcp_params, "a2a": a2a_params(params_of)}
     sealer = Sealer(derived(means.seal, b"approvals"), "approvals")
@@ -48,12 +34,12 @@ def opened(means: Means, policy: Opened, identity: Identity) -> Approvals:
         means.stack.push_async_callback(notices.aclose)
         approvals.tell = notices.say
         notices.start()
-    webhook = means.settings.approvals.webhook
-    if webhook is not None:
-        telling = _telling(means, webhook)
-        means.stack.push_async_callback(telling.close)
-        approvals.asked = telling.wake
-        telling.start()
+    if notifier.of_approvals:
+
+        async def asked(row: Parked) -> None:
+            await notifier.asks(row.id, row.subject, notice(row, means.settings.public_url), row.expires_at)
+
+        approvals.asked, approvals.over = asked, notifier.over
     means.stack.push_async_callback(approvals.close)
     approvals.start()
     return approvals

@@ -72,6 +72,7 @@ async def said(  # noqa: PLR0917  who says what to which, and how they were aske
         await approvals.record(records.said("approval.deny", row, principal, decision, now, reason, proto=proto))
         kept = await approvals.rows.end(row.id, State.DENIED, now)
         await approvals.rows.noted(row.id, State.DENIED)
+        await approvals.no_more(row.id)
     if not kept:
         raise Over("somebody was quicker: nothing can be said to it any more")
     approvals.changed()

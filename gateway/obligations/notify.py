@@ -1,7 +1,7 @@
 """`notify`: somebody is told of the call.  Written durably before the call goes, or it does not go; delivered beside the calls.
 
 Crash story: what is in the outbox is told, by any replica, until its receiver takes it or `GIVE_UP_SECONDS` are over; a receiver
-that took it while the answer was lost is told again, under the same id.
+that took it while the answer was lost is told again, under the same id.  Of approvals the same worker tells, until they are over.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from policies.model import Obligation
 log = logging.getLogger("gateway.notify")
 
 TYPE: Final = "notify"
+APPROVALS: Final = "approvals.webhook"
+"""The receiver of what is asked of approvers; no duty can name it, as names have no dots."""
 EVENT: Final = "call.permitted"
 GIVE_UP_SECONDS: Final = 3 * 86_400
 LEAST_SECRET: Final = 24
@@ -51,10 +53,14 @@ def read(params: Params) -> tuple[str, ...]:
 
 
 class Receiver(NamedTuple):
-    """Where somebody is told, and the key by which they know that we say so; secret, so never shown."""
+    """Where somebody is told, and the key by which they know that we say so; secret, so never shown.
+
+    again  seconds until what was not taken is told again; None: ever later.
+    """
 
     url: Url
     key: bytes
+    again: float | None = None
 
     def __repr__(self) -> str:
         return f"Receiver({self.url.host})"
@@ -88,7 +94,7 @@ class Box(Protocol):
 
 
 class Notifier:
-    """Writes what is to be told, and tells it."""
+    """Writes what is to be told, and tells it: of calls to whom duties name, and of approvals to `APPROVALS`."""
 
     def __init__(
         self,
@@ -101,6 +107,7 @@ class Notifier:
         self._box = box
         self._sealer = sealer
         self._receivers = receivers
+        self._named = receivers.keys() - {APPROVALS}
         self._send = send
         self._clock = clock
         self._more = asyncio.Event()
@@ -126,7 +133,7 @@ class Notifier:
             if each.type != TYPE:
                 continue
             for name in terms(permit, each, read):
-                if name not in self._receivers:
+                if name not in self._named:
                     raise impossible(permit, each, f"the settings have no notify.{name[:63]}")
                 wanted.setdefault(name, []).append(each.name)
             permit = fulfilled(permit, each)
@@ -135,7 +142,8 @@ class Notifier:
         for name, duties in wanted.items():
             notice = f"{permit.call.arrival.id}.{name}"
             sealed = self._sealer.seal(notice, _said(permit, duties, now))
-            notices.append(Notice(notice, name, sealed, 0, now))
+            until, subject = now + GIVE_UP_SECONDS * _SECOND, permit.principal.subject
+            notices.append(Notice(notice, name, sealed, 0, now, until, subject))
         try:
             await self._box.put(notices)
         except Refused as refusal:
@@ -143,6 +151,20 @@ class Notifier:
             raise
         self._more.set()
         return permit
+
+    @property
+    def of_approvals(self) -> bool:
+        """Whether anybody is told of calls that wait for approval."""
+        return APPROVALS in self._receivers
+
+    async def asks(self, name: str, subject: str, said: bytes, until: int) -> None:
+        """Tell of an approval that is asked for, until then; durable on return.  The same one again changes nothing."""
+        await self._box.put([Notice(name, APPROVALS, self._sealer.seal(name, said), 0, self._clock(), until, subject)])
+        self._more.set()
+
+    async def over(self, name: str) -> None:
+        """It is asked for no more."""
+        await self._box.told(name)
 
     async def _work(self) -> None:
         while True:
@@ -166,13 +188,15 @@ class Notifier:
         try:
             why = await self._try(notice)
             now = self._clock()
-            if why == "" or now - notice.made > GIVE_UP_SECONDS * _SECOND:
+            if why == "" or now > notice.until:
                 await self._box.told(notice.id)
                 if why:
                     log.error("notice %s was never taken and is given up after %d attempts: %s", notice.id, notice.attempts, why)
                 return
             log.warning("notice %s was not taken (attempt %d): %s", notice.id, notice.attempts, why)
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(notice.attempts - 1, 20), _LONGEST_PAUSE_SECONDS)
+            pause = self._receivers[notice.receiver].again
+            if pause is None:
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(notice.attempts - 1, 20), _LONGEST_PAUSE_SECONDS)
             await self._box.again(notice.id, now + int(pause * _SECOND))
         except Refused as refusal:  # it is tried again when its claim ends
             log.error("the outbox does not answer: %s", refusal)

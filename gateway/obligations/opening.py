@@ -21,11 +21,15 @@ from gateway.upstream.client import Url
 
 
 class Opened(NamedTuple):
-    """by_type: every duty.  limits: what calls take of what is limited, and give back.  inspector: what searches answers."""
+    """by_type: every duty.  limits: what calls take of what is limited, and give back.  inspector: what searches answers.
+
+    notifier: what tells.
+    """
 
     by_type: Mapping[str, Duty]
     limits: Limits
     inspector: Inspector
+    notifier: Notifier
 
 
 def opened(means: Means) -> Opened:
@@ -41,7 +45,7 @@ def opened(means: Means) -> Opened:
     notifier.start()
     inspector = _inspector(means)
     more: dict[str, Duty] = {limit.TYPE: limits.fulfil, notify.TYPE: notifier.fulfil, inspect.TYPE: inspector.fulfil}
-    return Opened(MappingProxyType({**DUTIES, **more}), limits, inspector)
+    return Opened(MappingProxyType({**DUTIES, **more}), limits, inspector, notifier)
 
 
 def _key(means: Means, purpose: bytes) -> bytes:
@@ -80,4 +84,12 @@ def _receivers(means: Means) -> dict[str, Receiver]:
             found[name] = Receiver(url, notify.key_of(secret))
         except ValueError as error:
             raise ProblemError(Problem("bad-receiver", f"notify.{name}: {error}", "")) from None
+    webhook = means.settings.approvals.webhook
+    if webhook is not None:
+        try:
+            url = Url.parse(str(webhook.url), allow_private=webhook.private)
+            key = notify.key_of(resolve(webhook.secret, means.environ, "approvals.webhook.secret"))
+            found[notify.APPROVALS] = Receiver(url, key, webhook.seconds)
+        except ValueError as error:
+            raise ProblemError(Problem("approvals", str(error), "approvals.webhook")) from None
     return found

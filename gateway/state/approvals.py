@@ -63,7 +63,6 @@ class Parked:
     sealed: bytes
     ended_at: int | None = None
     used_by: str = ""
-    tell_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +119,6 @@ class ApprovalRows:
     async def noted(self, name: str, state: State) -> None:
         """The ledger has it in this state."""
         done = update(_ROWS).where(_C.id == name, _C.state == state.value).values(noted=True)
-        await self._worker.run(lambda connection: connection.execute(done))
-
-    async def untold(self, now: int) -> list[Parked]:
-        """Open ones that the ledger has, and of which somebody is to be told now."""
-        where = _C.state == State.OPEN.value, _C.noted.is_(True), _C.expires_at > now, _C.tell_at <= now
-        return await self._worker.run(lambda connection: _some(connection, *where))
-
-    async def taken(self, row: Parked, until: int) -> bool:
-        """Whether it is this caller who tells of it: nobody else does before `until`."""
-        taking = update(_ROWS).where(_C.id == row.id, _C.tell_at == row.tell_at).values(tell_at=until)
-        return await self._worker.run(lambda connection: connection.execute(taking).rowcount == 1)
-
-    async def told(self, name: str, again: int | None) -> None:
-        """It was told, or is to be told again then."""
-        done = update(_ROWS).where(_C.id == name, _C.tell_at.is_not(None)).values(tell_at=again)
         await self._worker.run(lambda connection: connection.execute(done))
 
     async def sweep(self, now: int) -> list[Parked]:

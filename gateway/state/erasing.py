@@ -15,6 +15,7 @@ from gateway.state.tables import (
     ApprovalGrant,
     ContextOwner,
     Kill,
+    Outgoing,
     ParkedCall,
     PushConfig,
     StandingGrant,
@@ -29,6 +30,7 @@ _TABLES: Final[dict[str, tuple[Table, ...]]] = {
     "tasks": (TaskOwner.__table__, ContextOwner.__table__, PushConfig.__table__),  # type: ignore[attr-defined]  # as above
     "approvals": (ParkedCall.__table__, ApprovalGrant.__table__),  # type: ignore[attr-defined]  # as above
     "kills": (Kill.__table__,),  # type: ignore[attr-defined]  # as above
+    "notices": (Outgoing.__table__,),  # type: ignore[attr-defined]  # as above
     "workflows": (MARKS, STEPS, HISTORIES, PURSES),
 }
 STORES: Final = tuple(_TABLES)
@@ -36,6 +38,7 @@ STORES: Final = tuple(_TABLES)
 and where their news goes.  approvals: calls that waited for somebody's yes,
 and yeses that were given.  kills: those that were lifted;
 one in force keeps somebody out, and stays.
+notices: what waits to be told of them.
 workflows: their steps in histories."""
 
 

@@ -1,6 +1,7 @@
 """What is still to be told, at least once: written before the call goes, delivered by whichever replica comes first.
 
-What is told is sealed for its receiver: a thief learns how much there is for whom; a writer could keep something from being told.
+What is told is sealed: a thief learns how much there is for which receiver, and about whom; a writer could keep something from
+being told.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ MOST_WAITING = 10_000
 
 
 class Notice(NamedTuple):
-    """One thing to tell.  attempts: so many have begun, this one among them; made in UTC microseconds."""
+    """One thing to tell.
+
+    attempts     so many have begun, this one among them.
+    made, until  in UTC microseconds: then it is given up.
+    subject      whom it is about, and with whom it is erased; "" for nobody.
+    """
 
     id: str
     receiver: str
     sealed: bytes
     attempts: int
     made: int
+    until: int
+    subject: str = ""
 
 
 class Outbox:
@@ -60,7 +68,10 @@ class Outbox:
             rows = select(_OUT).where(_C.due <= now, _C.receiver.in_(receivers)).order_by(_C.due).limit(most)
             if connection.dialect.name == "postgresql":
                 rows = rows.with_for_update(skip_locked=True)
-            found = [Notice(row.id, row.receiver, row.sealed, row.attempts + 1, row.made) for row in connection.execute(rows)]
+            found = [
+                Notice(row.id, row.receiver, row.sealed, row.attempts + 1, row.made, row.until, row.subject)
+                for row in connection.execute(rows)
+            ]
             claimed = update(_OUT).where(_C.id.in_([each.id for each in found]))
             connection.execute(claimed.values(due=until, attempts=_C.attempts + 1))
             return found
@@ -68,7 +79,7 @@ class Outbox:
         return await self._worker.run(work)
 
     async def told(self, notice: str) -> None:
-        """It was taken, or is given up: forget it."""
+        """It was taken, is given up, or need not be told any more: forget it."""
         await self._worker.run(lambda connection: connection.execute(delete(_OUT).where(_C.id == notice)))
 
     async def again(self, notice: str, due: int) -> None:

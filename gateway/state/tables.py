@@ -138,6 +138,10 @@ class Outgoing(Table, table=True):
     made: int = Field(sa_type=BigInteger)
     """UTC microseconds, as `due`: when it is tried next, or its claim ends."""
     due: int = Field(index=True, sa_type=BigInteger)
+    subject: str = Field(default="", index=True, sa_type=String(SUBJECT_CHARS))
+    """Whom it is about; "" for nobody, or of a notice from before this was kept."""
+    until: int = Field(default=0, sa_type=BigInteger)
+    """UTC microseconds at which it is given up."""
 
 
 class SubjectToken(Table, table=True):
@@ -330,8 +334,6 @@ class ParkedCall(Table, table=True):
     ended_at: int | None = Field(default=None, sa_type=BigInteger)
     used_by: str = Field(default="", sa_type=String(40))
     """Id of the call that used it."""
-    tell_at: int | None = Field(default=None, index=True, sa_type=BigInteger)
-    """When whoever approves is told of it next; None: nobody is."""
     sealed: bytes = Field(sa_type=LargeBinary)
 
 

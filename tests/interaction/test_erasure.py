@@ -165,7 +165,7 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
     said = json.loads(done.stdout)
     assert (said["state"], said["stores"]) == (
         "erased",
-        {"approvals": 0, "folders": 0, "grants": 0, "kills": 0, "tasks": 1, "vault": 0, "workflows": 0},
+        {"approvals": 0, "folders": 0, "grants": 0, "kills": 0, "notices": 0, "tasks": 1, "vault": 0, "workflows": 0},
     )
     assert said["values"] > 0
     for file in data.rglob("*"):

@@ -88,18 +88,6 @@ async def test_what_expired_is_told_until_it_is_noted_and_forgotten_long_after(s
     assert await state.approvals.get(row.id) is None
 
 
-async def test_a_notice_is_taken_by_one_and_comes_again_until_it_was_told(state: State) -> None:
-    row = await state.approvals.park(replace(parked("sha256:1"), tell_at=NOW))
-    assert await state.approvals.untold(NOW) == []  # not before the ledger has it
-    await state.approvals.noted(row.id, Standing.OPEN)
-    (found,) = await state.approvals.untold(NOW)
-    assert sum(await asyncio.gather(*(state.approvals.taken(found, NOW + 10) for _ in range(10)))) == 1
-    assert await state.approvals.untold(NOW + 9) == []
-    assert len(await state.approvals.untold(NOW + 10)) == 1
-    await state.approvals.told(row.id, None)
-    assert await state.approvals.untold(LATER - 1) == []
-
-
 async def test_a_person_is_erased_with_what_waits_for_them_and_what_they_said_yes_to(state: State) -> None:
     mine, theirs = (
         await state.approvals.park(parked("sha256:1")),

@@ -12,10 +12,11 @@ from gateway.state.outbox import Notice, Outbox
 
 NOW = 1_800_000_000_000_000
 LEASE = NOW + 60_000_000
+PAUL, FIONA = "user:dev/paul", "user:dev/fiona"
 
 
 def notices(count: int, receiver: str = "security") -> list[Notice]:
-    return [Notice(f"n-{n:03}.{receiver}", receiver, b"sealed", 0, NOW + n) for n in range(count)]
+    return [Notice(f"n-{n:03}.{receiver}", receiver, b"sealed", 0, NOW + n, LEASE, PAUL) for n in range(count)]
 
 
 async def test_two_replicas_that_claim_at_once_share_what_is_due_and_get_nothing_twice(open_state) -> None:
@@ -57,7 +58,16 @@ async def test_the_same_id_is_one_notice_and_too_much_for_one_receiver_is_refuse
     await box.put(notices(1))
     await box.put(notices(2)[1:])
     with pytest.raises(Refused) as refused:
-        await box.put([Notice("n-9.other", "other", b"", 0, NOW), Notice("n-9.security", "security", b"", 0, NOW)])
+        await box.put([Notice("n-9.other", "other", b"", 0, NOW, LEASE), Notice("n-9.security", "security", b"", 0, NOW, LEASE)])
     assert refused.value.code is Code.OVERLOADED
     assert await box.claim(["other"], 9, NOW + 1, LEASE) == []  # all or nothing
     assert len(await box.claim(["security"], 9, NOW + 1, LEASE)) == 2
+
+
+async def test_what_waits_to_be_told_of_a_person_is_erased_with_them_and_what_is_told_of_others_is_not(open_state) -> None:
+    state = await open_state()
+    await state.outbox.put([*notices(2), Notice("f.security", "security", b"sealed", 0, NOW, LEASE, FIONA)])
+    assert await state.people.erase("notices", PAUL) == 2
+    left = await state.outbox.claim(["security"], 9, NOW + 100, LEASE)
+    assert [(notice.id, notice.subject, notice.until) for notice in left] == [("f.security", FIONA, LEASE)]
+    assert await state.people.erase("notices", PAUL) == 0
