@@ -99,19 +99,19 @@ async def tried(world: World, person: str, binding: str, trick: Trick, names: Na
         return Said.of(stream.answer)
 
 
-async def belongings(world: World, person: str) -> Names:
-    """A waiting task with a secret in it, its context, a webhook of it, a second page of a list, and another task there."""
-    async with wire(world, person, "JSONRPC") as mine:
-        own = await mine.task("tck-input-required", text=f"another of {person}")
-        task = await mine.task("tck-input-required", contextId=own["contextId"], text=SECRET if person == "paul" else "nothing")
-        made = await mine.ask("CreateTaskPushNotificationConfig", {"taskId": task["id"], "id": f"hook-of-{person}", "url": HOOK})
+async def belongings(world: World) -> Names:
+    """A waiting task of paul with a secret in it, its context, a webhook, a second page of a list, another task; and a word."""
+    async with wire(world, "paul", "JSONRPC") as mine:
+        own = await mine.task("tck-input-required", text="another")
+        task = await mine.task("tck-input-required", contextId=own["contextId"], text=SECRET)
+        made = await mine.ask("CreateTaskPushNotificationConfig", {"taskId": task["id"], "id": "hook-of-paul", "url": HOOK})
         assert made.error is None
         word = str(uuid.uuid4())
-        await mine.task("tck-input-required", contextId=word, text=SECRET if person == "paul" else "nothing")
+        await mine.task("tck-input-required", contextId=word, text=SECRET)
         inner = str(next(entry.fields["context"] for entry in reversed(world.ledger.entries) if "context" in entry.fields))
         page = (await mine.ask("ListTasks", {"contextId": own["contextId"], "pageSize": 1})).result["nextPageToken"]
         assert page
-    return Names(task["id"], task["contextId"], f"hook-of-{person}", page, own["id"], word, inner)
+    return Names(task["id"], task["contextId"], "hook-of-paul", page, own["id"], word, inner)
 
 
 def never_was(own: str) -> Names:
@@ -179,9 +179,11 @@ async def state(world: World, names: Names) -> Any:
 @pytest.mark.parametrize(("name", "binding"), ROWS, ids=[f"{name}-{binding}" for name, binding in ROWS])
 async def test_what_is_anothers_is_as_what_never_was(world: World, name: str, binding: str) -> None:
     trick = TRICKS[name]
-    theirs, mias = await belongings(world, "paul"), await belongings(world, "mia")
+    theirs = await belongings(world)
+    async with wire(world, "mia", "JSONRPC") as hers:
+        own = (await hers.task("tck-input-required"))["id"]
     before = await state(world, theirs)
-    named, nothing = replace(theirs, own=mias.own), never_was(mias.own)
+    named, nothing = replace(theirs, own=own), never_was(own)
     foreign, way = await watched(world, binding, trick, named)
     unknown, usual = await watched(world, binding, trick, nothing)
     if trick.begins or trick.echoes:
