@@ -185,6 +185,15 @@ def verified(path: Path) -> tuple[float, float, float]:
     return taken[0], taken[1], tree
 
 
+def checked(path: Path) -> float:
+    """Microseconds of processor time a record to check the bytes, tree and signatures of all of it."""
+    began = time.process_time()
+    report = verify_sqlite(path, str(Vkey.of(ORIGIN, KEY)), level="full")
+    if not report.ok:
+        sys.exit(f"the log does not verify: {report.findings[0]}")
+    return (time.process_time() - began) * 1e6 / report.size
+
+
 def archived(url: str, folder: Path) -> float:
     """Bytes a record in an archive: all but the sealed values, which are as large as what calls carried."""
     count = asyncio.run(_seal(url, folder))
@@ -239,6 +248,7 @@ def measure(folder: Path, seconds: float, records: int) -> dict[str, Any]:
     for number in range(ROUNDS):
         for name, path in (("empty", folder / f"empty-{number}.db"), ("large", large)):
             note(f"append µs, {name}", asyncio.run(appends(f"sqlite:///{path}", 1, seconds, f"{name}-{number}"))[0])
+    note("verify µs, large", checked(large))
     return {name: statistics.median(values) for name, values in found.items()} | {"records": records}
 
 

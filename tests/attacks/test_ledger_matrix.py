@@ -306,14 +306,6 @@ ATTACKS = (
     Attack("a call is left out that its caller has a receipt for", "new", unkept, "E"),
     Attack("the clock is turned back in a new record", "new", clock_back, "B"),
 )
-WAITING = {  # attacks on what does not exist yet: the part that has to come, and the level that will notice
-    "a row of an export is changed": ("export", "A"),
-    "a row is left out of an export that says it is complete": ("export", "A"),
-    "the manifest of an export is exchanged": ("export", "A"),
-    "a segment is removed without a record of its retirement": ("retention", "A"),
-    "a spooled record is changed before it is replayed": ("spool", "B"),
-    "what was erased is still in an archive": ("retention", "B"),
-}
 
 
 def strike(scene: Scene, attack: Attack) -> None:
@@ -450,8 +442,3 @@ def test_the_documentation_shows_this_table() -> None:
         for by, name, *cells in rows
     }
     assert shown == {(attack.by, attack.name): attack.noticed for attack in ATTACKS}
-
-
-def test_what_waits_for_a_part_that_does_not_exist_yet_is_no_row_of_the_table() -> None:
-    assert not set(WAITING) & {attack.name for attack in ATTACKS}
-    assert all(part and set(levels) <= set(LEVELS) for part, levels in WAITING.values())
