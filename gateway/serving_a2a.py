@@ -51,7 +51,7 @@ class A2aFaces:
 def open_a2a(parts: Parts) -> A2aFaces:
     """`/a2a/{agent}` for every agent that the settings give a URL, and what belongs to it."""
     settings, limits = parts.settings, parts.settings.limits
-    peers = agent_targets(settings, parts.bare)
+    peers, patient = agent_targets(settings, parts.bare), _patient(parts)
     allowed = Allowed(settings.push.hosts, settings.push.private)
     drifts = Drifts(parts.state.cards, parts.journal.append, parts.clock)
     cards = _cards(parts, peers, drifts, push=bool(allowed))
@@ -62,7 +62,7 @@ def open_a2a(parts: Parts) -> A2aFaces:
     waiting = Waiting(parts.approvals, TaskMarks(Sealed([derived(parts.seal_key, b"a2a tasks")])))
     road = A2aRoad(
         peers=peers,
-        upstreams=_patient(parts),
+        upstreams=patient,
         ownership=ownership,
         mint=parts.identity.delegations.mint,
         cards=cards,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from a2a.types import a2a_pb2 as pb
@@ -37,7 +38,7 @@ Authenticate = Callable[[Arrival], Awaitable[Principal]]
 METADATA: Final = "bailiwick/approval"
 PREFIX: Final = "bailiwick."
 _NAME: Final = re.compile(rb"bailiwick\.([0-9a-f-]{36})\.([A-Za-z0-9_-]{22})(?![A-Za-z0-9_-])")
-_MOST_NAMED: Final = 8
+_MOST_NAMED: Final = 32
 _MOST_LOOKED: Final = 64
 _SENDS: Final = frozenset({"SendMessage", "SendStreamingMessage"})
 _LOOKS: Final = frozenset({"GetTask", "SubscribeToTask", "CancelTask"})
@@ -97,8 +98,9 @@ class Waiting:
 
         async def known(arrival: Arrival) -> Principal:
             principal = await authenticate(arrival)
-            named = dict.fromkeys([*_NAME.findall(arrival.body), *_NAME.findall(arrival.path.encode("utf-8", "replace"))])
-            rows = [await self._row(principal, arrival.target, *pair) for pair in list(named)[:_MOST_NAMED]]
+            found_in = chain(_NAME.finditer(arrival.path.encode("utf-8", "replace")), _NAME.finditer(arrival.body))
+            named = dict.fromkeys(match.groups() for match in islice(found_in, _MOST_NAMED))
+            rows = [await self._row(principal, arrival.target, *pair) for pair in named]
             found = {self._name(principal, arrival.target, row.id): row for row in rows if row is not None}
             if found:
                 self._looked[arrival.id] = found  # until it is read, which comes next: nobody else gets a turn in between

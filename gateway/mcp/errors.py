@@ -128,6 +128,13 @@ class ApprovalAsked(Refused):
         self.form = form
         self.state = state
 
+    def asking(self) -> dict[str, object] | None:
+        """The form as a result that asks for input; None where there is no form, or no way back to the call."""
+        if self.form is None or not self.state:
+            return None
+        requests = {APPROVAL_KEY: {"method": "elicitation/create", "params": dict(self.form)}}
+        return {"resultType": "input_required", "inputRequests": requests, "requestState": self.state}
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

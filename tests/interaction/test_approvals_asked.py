@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,6 +204,22 @@ def test_whoever_may_approve_their_own_call_is_asked_by_a_form_and_their_yes_is_
     assert kinds(desk, approval) == ["approval.ask", "approval.grant", "approval.use"]
     assert (granted.leaf["proto"], granted.leaf["subject"]) == ("mcp", asked_for.leaf["subject"])
     assert granted.leaf["digest"] == asked_for.leaf["digest"]
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_a_client_of_handshakes_is_put_the_form_on_the_stream_of_its_call(desk: Gateway, peers: Peers, yes: bool) -> None:
+    headers = _session(desk, desk.token(), FORM)
+    params = {"name": "desk__mine", "arguments": {"text": f"stools {yes}", "amount": 500}}
+    call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}
+    with desk.http.stream("POST", "/mcp", json=call, headers=headers) as stream:
+        events = (json.loads(line.removeprefix("data:")) for line in stream.iter_lines() if line.startswith("data:"))
+        question = next(events)
+        assert (question["method"], question["params"]["mode"]) == ("elicitation/create", "form")
+        assert f"stools {yes}" in question["params"]["message"]
+        answer = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"approve": yes}}}
+        assert httpx.post(f"{desk.url}/mcp", json=answer, headers=headers, trust_env=False, timeout=60).status_code == 202
+        result = next(events)["result"]
+    assert (result["isError"], len(arrived(peers))) == (not yes, int(yes))
 
 
 def test_a_no_in_the_form_is_a_no(desk: Gateway, peers: Peers) -> None:

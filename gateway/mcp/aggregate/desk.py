@@ -24,7 +24,7 @@ from gateway.mcp.aggregate.standing import STATELESS, Standings, cancelled
 from gateway.mcp.aggregate.streams import Streams
 from gateway.mcp.aggregate.subscribing import Subscribing
 from gateway.mcp.aggregate.where import ROUTED, Place, Where
-from gateway.mcp.errors import RpcRefused
+from gateway.mcp.errors import ApprovalAsked, RpcRefused
 from gateway.mcp.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -210,7 +210,7 @@ class Desk:
         params = place.params
         while True:
             final: tuple[dict[str, Any], Way] | None = None
-            async with aclosing(self._replies(caller, leg, place)) as replies:
+            async with aclosing(_put(caller, self._replies(caller, leg, place))) as replies:
                 async for reply, way in replies:
                     event = self._events.id(caller, leg, way, reply)
                     if reply.is_final:
@@ -273,6 +273,19 @@ class Desk:
         if request is not None:
             await cancelled(caller, request.leg, caller.call.message["params"])
             request.cancel()
+
+
+async def _put(caller: Caller, replies: AsyncGenerator[tuple[Reply, Way], None]) -> AsyncGenerator[tuple[Reply, Way], None]:
+    """The same; a form of the gateway's own is put to a client of handshakes as a stateless server's would be."""
+    try:
+        async with aclosing(replies):
+            async for each in replies:
+                yield each
+    except ApprovalAsked as refusal:
+        result = None if caller.modern else refusal.asking()
+        if result is None:
+            raise
+        yield Reply({"result": result}, is_final=True), STATELESS
 
 
 async def _unasked(caller: Caller, leg: Leg, params: Mapping[str, Any]) -> AsyncGenerator[tuple[Reply, Way], None]:
