@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import ElicitResult
 
 from tests.interaction.approvals_world import (
     FORM,
@@ -190,6 +195,39 @@ def test_at_the_one_address_of_all_servers_the_same_is_asked(desk: Gateway, peer
     approval, state, _ = asked(call({}))
     approve(desk, approval)
     assert (told(call(retry(state))), len(arrived(peers))) == ("done", 1)
+
+
+@pytest.mark.parametrize("tool", ["pay", "mine"])
+@pytest.mark.parametrize("path", ["/mcp/desk", "/mcp"])
+async def test_the_official_client_leads_its_person_and_its_call_goes_through(
+    desk: Gateway, peers: Peers, monkeypatch: pytest.MonkeyPatch, path: str, tool: str
+) -> None:
+    """By itself: what `pay` waits for is said on the page by somebody else, what `mine` waits for in the form."""
+    plain = peers.answer
+
+    def modern(heard: Heard) -> dict[str, Any]:
+        answer = plain(heard)
+        return {**answer, "result": {**answer["result"], "resultType": "complete"}}
+
+    monkeypatch.setattr(peers, "answer", modern)
+    modes: list[str] = []
+
+    async def elicit(_context: Any, params: Any) -> ElicitResult:
+        modes.append(params.mode)
+        if params.mode == "form":
+            return ElicitResult(action="accept", content={"approve": True})
+        approval = params.url.rpartition("/")[2]
+        page = await asyncio.to_thread(sign_in, desk, approval, await asyncio.to_thread(desk.token, "fiona"))
+        await asyncio.to_thread(desk.http.post, f"/approvals/{approval}", data={**fields(page), "answer": "yes"})
+        return ElicitResult(action="accept")
+
+    headers = {"Authorization": f"Bearer {await asyncio.to_thread(desk.token)}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+        Client(streamable_http_client(f"{desk.url}{path}", http_client=http), mode=MODERN, elicitation_callback=elicit) as client,
+    ):
+        result = await client.call_tool(tool if path.endswith("desk") else f"desk__{tool}", {"text": path, "amount": 500})
+    assert (result.is_error, modes, len(arrived(peers))) == (False, ["url" if tool == "pay" else "form"], 1)
 
 
 # ------------------------------------------------------------------------------------------------ a form, for one's own call

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import httpx
 import pytest
+from a2a.client.client import ClientConfig
+from a2a.client.client_factory import ClientFactory
 from a2a.types import a2a_pb2 as pb
 from a2a.types.a2a_pb2_grpc import A2AServiceStub
+from a2a.utils.constants import TransportProtocol
 
 from tests.interaction.approvals_world import (
     FILES,
@@ -240,6 +245,25 @@ def test_by_grpc_it_is_the_same_task(desk: Gateway, peers: Peers) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             client.CancelTask(pb.CancelTaskRequest(id=task.id), metadata=lines)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_the_official_client_goes_on_with_the_task_that_it_was_given(desk: Gateway, peers: Peers) -> None:
+    token = await asyncio.to_thread(desk.token)
+    way = pb.AgentInterface(url=f"{desk.url}/a2a/porter/", protocol_binding=TransportProtocol.JSONRPC, protocol_version="1.0")
+    card = pb.AgentCard(name="porter", supported_interfaces=[way], capabilities=pb.AgentCapabilities(streaming=False))
+
+    def asking(text: str, task: str = "") -> pb.SendMessageRequest:
+        said = pb.Message(message_id="m", role=pb.Role.ROLE_USER, parts=[pb.Part(text=text)], task_id=task)
+        return pb.SendMessageRequest(message=said)
+
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=60) as http:
+        config = ClientConfig(httpx_client=http, streaming=False, supported_protocol_bindings=[TransportProtocol.JSONRPC])
+        client = ClientFactory(config).create(card)
+        (first,) = [event async for event in client.send_message(asking("trolleys"))]
+        assert first.task.status.state == pb.TaskState.TASK_STATE_INPUT_REQUIRED
+        await asyncio.to_thread(approve, desk, str(first.task.metadata["bailiwick/approval"]["approval"]))
+        (last,) = [event async for event in client.send_message(asking("is it done?", first.task.id))]
+    assert (last.task.status.state, texts(peers)) == (pb.TaskState.TASK_STATE_COMPLETED, ["trolleys"])
 
 
 def test_in_the_older_version_it_is_a_task_as_that_has_it(desk: Gateway) -> None:
