@@ -39,7 +39,7 @@ by-either:   {type: human-approval, by: [role:controller, role:auditor, role:buy
 in-a-second: {type: human-approval, by: role:controller, within: 1s}
 held-open:   {type: human-approval, by: role:controller, within: 1h, wait: 30s}
 by-oneself:  {type: human-approval, by: role:buyer, within: 1h, not_same_user: false}
-by-error:    {type: human-approval, by: role:controller, within: 1h, asks: error}
+by-error:    {type: human-approval, by: [role:controller], within: 1h, asks: error}
 """,
     "tools.yaml": "tenants: [acme]\ntools:\n"
     + "".join(f"  desk.{tool}: {{args: {{text: string, amount: number}}, risk: low}}\n" for tool in TOOLS),
