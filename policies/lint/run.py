@@ -44,6 +44,7 @@ NAMES: Final = (
     "silent-server",
     "unapprovable",
     "unbound-step",
+    "uncounted-budget",
     "undecidable-condition",
     "unfulfillable-duty",
     "unguarded-sink",

@@ -307,6 +307,16 @@ def test_a_call_that_waits_for_an_approval_cannot_be_recorded_as_begun() -> None
 
 def test_a_receiver_that_the_settings_do_not_have_is_told_where_they_are_known() -> None:
     assert misread("notify", {"to": ["security", "nobody"]}) is None
+    known = frozenset({"prompts", "personal-data"})
+    both: dict[str, object] = {"guards": ["prompts"], "detectors": ["personal-data", "card"]}
+    assert misread("inspect", both, searches=known) is None
+    assert misread("inspect", both, searches=frozenset({"personal-data"})) == (
+        "guards",
+        "the settings have no inspect.guards.prompts",
+    )
+    for kind, params in {"inspect": both, "redact": {"detectors": "personal-data"}}.items():
+        found = misread(kind, params, searches=frozenset({"prompts"}))
+        assert found == ("detectors", "personal-data: the settings have no inspect.personal_data")
     assert misread("notify", {"to": "security"}, frozenset({"security"})) is None
     assert misread("notify", {"to": ["security", "nobody"]}, frozenset({"security"})) == (
         "to",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from audit.privacy import commitment
+from gateway.a2a.webhook import Allowed
 from gateway.obligations import personal
 from gateway.obligations.detect import DETECTORS, MARK
 from gateway.obligations.guards import Guard, Guards
@@ -20,6 +21,7 @@ from gateway.obligations.inspector import Inspector
 from gateway.upstream.client import Upstreams, Url
 from policies.model import Decision, Effect, Obligation, Reason
 from tests.a2a.agents import Request, scripted, task
+from tests.a2a.test_push import config, receiver
 from tests.a2a.world import gateway as a2a_gateway
 from tests.mcp.world import allow_with, gateway
 from tests.obligations.test_redact_mcp import PLAIN, echoing, where
@@ -221,6 +223,24 @@ async def test_an_agent_s_message_and_answer_are_shown_to_a_guard_too(tmp_path: 
         answer = (await world.send("paul", "m2", "write to a@b.example"))["result"]["task"]
     assert answer["artifacts"][0]["parts"] == [{"text": "done"}, {"text": MARK}]
     assert answer["metadata"]["bailiwick/flags"] == ["email"]
+
+
+async def test_news_of_a_task_is_shown_to_a_guard_before_the_client_hears_it(tmp_path: Path, agent_url: str) -> None:
+    guard = Asked(lambda _: {"action": "deny"})
+    duty = Obligation("mark", "inspect", {"guards": "prompts", "do": "flag", "in": "results"})
+    async with (
+        receiver() as (url, place, hook),
+        asking(guard) as inspector,
+        a2a_gateway(tmp_path, {"ref": agent_url}, allowed=Allowed(private=(place,)), inspector=inspector) as world,
+    ):
+        world.verdicts["*", "a2a:ref"] = Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0", obligations=(duty,))
+        message = {"messageId": "tck-complete-task-push", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+        wanted = {"taskPushNotificationConfig": config(url), "returnImmediately": True}
+        await world.rpc("paul", "SendMessage", {"message": message, "configuration": wanted})
+        (news, *_) = await hook.got(1)
+        (event,) = json.loads(news.body).values()
+    assert event["metadata"]["bailiwick/flags"] == ["prompts"]
+    assert len(guard.asked) >= 2
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from a2a.types import a2a_pb2 as pb
 
+from audit.privacy import commitment
+from gateway.a2a.wire import dump, to_json, to_proto
 from gateway.obligations.detect import MARK
 from policies.model import Decision, Effect, Obligation, Reason
 from tests.a2a.agents import Request, scripted, task
@@ -115,3 +118,27 @@ async def test_where_fields_are_looked_for_texts_must_be_json_and_an_agents_erro
     assert parts == [{"text": MARK}, {"text": json.dumps({"iban": MARK, "n": 1}, separators=(",", ":"))}, {"text": MARK}]
     assert failed["error"]["code"] == -32603
     assert IBAN not in json.dumps(failed)
+
+
+async def test_the_ledger_commits_to_what_a_blanked_answer_was_and_to_nothing_where_nothing_was_blanked(tmp_path: Path) -> None:
+    said = task("COMPLETED")
+    said["task"]["artifacts"] = [{"artifactId": "1", "parts": [{"data": {"iban": "DE00", "name": "Paul"}}]}]
+
+    async def script(request: Request) -> None:
+        await request.result(said)
+
+    async with scripted(script) as (url, _), gateway(tmp_path, {"ref": url}) as world:
+        kept = []
+        for fields in (["iban"], ["bic"]):
+            duty = Obligation("mask", "redact", {"fields": fields})
+            world.verdicts["*", "a2a:ref"] = Decision(Effect.ALLOW, Reason.ALLOWED, "sha256:0", obligations=(duty,))
+            await world.send("paul", "m")
+            kept.append(world.ledger.entries[-1])
+    blanked, whole = kept
+    (salt,) = [value.data for value in blanked.values if value.name == "original_salt"]
+    original = blanked.fields["originals"]["response"]
+    parsed = to_proto(said, pb.SendMessageResponse())
+    body = dump(to_json(parsed))
+    assert original == {"c": commitment(bytes.fromhex(salt.decode()), "response", body), "n": len(body)}
+    assert "originals" not in whole.fields
+    assert all(b"DE00" not in value.data for value in blanked.values)

@@ -182,6 +182,15 @@ def test_what_rules_about_labels_name_is_used_and_what_they_guard_is_guarded() -
             ("workflows/w.yaml", 3, 5),
         ),
         (
+            "uncounted-budget",
+            {
+                "changes": {"obligations.yaml": BASE["obligations.yaml"] + "few: {type: budget, sum: amount, max: 9}\n"},
+                "more": "p, *, acme, erp.write_po, call, require, -, few, X-1\n"
+                "p, *, acme, mail.send, call, require, -, few, X-2\n",
+            },
+            ("grants/more.csv", 2, 1),
+        ),
+        (
             "unguarded-sink",
             {"changes": {"tools.yaml": BASE["tools.yaml"].replace("{to: string}}", "{to: string}, labels: [sink:external]}")}},
             ("tools.yaml", 5, 3),
