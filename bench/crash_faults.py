@@ -113,8 +113,11 @@ class Points:
         self._until = 0  # the store is away till then
         self.passed = 0
 
-    def pass_one(self, *, done: bool, statement: str = "", descriptor: int | None = None) -> None:
-        """At a point: `done` where a statement is over, and only its answer is still to come; `descriptor` of its connection."""
+    def pass_one(self, *, done: bool, statement: str = "", descriptor: int | None = None, sync: bool = False) -> None:
+        """At a point: `done` where a statement is over, and only its answer is still to come; `descriptor` of its connection.
+
+        sync  it is no statement but a file that is synced, and fails as a disk does.
+        """
         self.passed = number = next(self._count)
         fault = self._fault
         if fault is None or number < fault.point:
@@ -134,7 +137,7 @@ class Points:
         if fault.name in {UNANSWERED, REFUSED}:
             if (done and statement == "COMMIT") if fault.name == UNANSWERED else not done:
                 self._fault = None  # once
-                raise self._error(fault.name) if statement else OSError(errno.EIO, "a sync is refused")
+                raise OSError(errno.EIO, "a sync is refused") if sync else self._error(fault.name)
             return
         if self._store == "sqlite" or descriptor is not None:
             self._fault = None
@@ -171,10 +174,10 @@ def watch_syncs(points: Points) -> None:
 
     def fsync(descriptor: int) -> None:
         if threading.current_thread() is not own:
-            points.pass_one(done=False)
+            points.pass_one(done=False, sync=True)
         real(descriptor)
         if threading.current_thread() is not own:
-            points.pass_one(done=True)
+            points.pass_one(done=True, sync=True)
 
     os.fsync = fsync
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from shlex import quote as quote_for_shell
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -188,7 +189,9 @@ async def _asked(erasing: Erasing, settings: Settings, person: str, reason: str)
         misuse("nobody could agree: the settings name no key (ledger.erasure_keys)", help="bailiwick audit agree --help")
     request = await erasing.ask(person, reason, operator(), source="offline")
     pseudonym = await erasing.pseudonym(person)
-    agree = f"bailiwick audit agree {request} --of {pseudonym} --log {settings.ledger.origin} --name NAME --key FILE"
+    agree = (
+        f"bailiwick audit agree {request} --of {quote_for_shell(pseudonym)} --log {settings.ledger.origin} --name NAME --key FILE"
+    )
     return {"id": request, "state": "waits", "pseudonym": pseudonym, "log": settings.ledger.origin, "agree": agree}
 
 
