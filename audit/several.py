@@ -35,7 +35,7 @@ def url_of(url: str, name: str) -> str:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a log at the URL.  Nothing is made.  `StoreError` where the database does not answer."""
+    """Whether somebody has written a log at the URL.  Nothing is made.  `StoreError` where the database does not answer."""
     parsed = parse_url(url)
     path = sqlite_path(parsed)
     if path is not None:
@@ -45,11 +45,21 @@ def exists(url: str) -> bool:
     reading = engine(parsed, read_only=True)
     try:
         with reading.connect() as connection:
-            return connection.exec_driver_sql("SELECT to_regclass(%s) IS NOT NULL", (table,)).scalar() is True
+            made = connection.exec_driver_sql("SELECT to_regclass(%s) IS NOT NULL", (table,)).scalar()
+            return bool(made and connection.exec_driver_sql("SELECT count(*) FROM ledger_log").scalar())
     except SQLAlchemyError as error:
         raise store_error(error) from error
     finally:
         reading.dispose()
+
+
+def place_of(url: str) -> str:
+    """Where a log is, in words that hold no password."""
+    parsed = parse_url(url)
+    path = sqlite_path(parsed)
+    if path is not None:
+        return str(path)
+    return f"schema {schema_of(parsed) or '(of the URL)'} of {parsed.database or 'the database'}"
 
 
 def _schema(name: str) -> str:

@@ -3,6 +3,9 @@
 --
 --     psql -v owner=ledger_owner -v gateway=bailiwick -v auditor=auditor -f ledger-roles.sql ledger
 --
+-- Where each tenant has a log (`ledger.logs: tenant`), `bailiwick audit logs --make` makes those that are not there, and this is
+-- run once for each schema: PGOPTIONS='-c search_path=log_t_acme' psql …, log_root among them.
+--
 -- owner    nobody's login: owns the tables and their triggers from now on.
 -- gateway  may add records and do the few things that the ledger's own rules allow; not change a record, nor take a trigger away.
 -- auditor  may read.
@@ -11,6 +14,8 @@
 SELECT format('CREATE ROLE %I NOLOGIN', :'owner') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'owner') \gexec
 SELECT format('CREATE ROLE %I LOGIN', :'gateway') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'gateway') \gexec
 SELECT format('CREATE ROLE %I LOGIN', :'auditor') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'auditor') \gexec
+
+SELECT format('GRANT USAGE ON SCHEMA %I TO %I, %I', current_schema(), :'gateway', :'auditor') \gexec
 
 SELECT format('ALTER TABLE %I OWNER TO %I', tablename, :'owner') FROM pg_tables
 WHERE schemaname = current_schema() AND tablename LIKE 'ledger\_%' \gexec

@@ -11,6 +11,7 @@ import typer
 
 from gateway.cli import audit_erase
 from gateway.cli.audit_export import export
+from gateway.cli.audit_logs import logs
 from gateway.cli.audit_prove import prove
 from gateway.cli.audit_report import report, review
 from gateway.cli.audit_reproduce import reproduce
@@ -19,7 +20,7 @@ from gateway.cli.audit_search import search
 from gateway.cli.audit_tiles import tiles
 from gateway.cli.audit_witness import witness
 from gateway.cli.output import console, misuse, print_json, printable
-from gateway.cli.which_log import LogName, every, holding, notes_in_root, one
+from gateway.cli.which_log import LogName, every, holding, left_out, notes_in_root, one
 
 if TYPE_CHECKING:
     from audit.reader import Ledger
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
     group.command("retire")(retire)
     group.command("segments")(segments)
     group.command("tiles")(tiles)
+    group.command("logs")(logs)
     group.command("witness")(witness)
     group.command("export")(export)
     audit_erase.register(group)
@@ -242,16 +244,23 @@ def _verify_all(
         for name, view in views:
             said = witness_key or quorum is not None
             trusted = (witness_key or (), quorum) if said else ([each.key for each in view.ledger.witnesses], view.ledger.wanted)
-            kept = list(held(view.ledger.origin))
+            kept = held.pop(view.ledger.origin, [])
             reports[name] = verify_url(ledger_url_of(view), own_vkey(view, os.environ), kept, *trusted, (), level)
     except (OSError, ValueError, StoreError) as error:
         misuse(f"the ledger cannot be verified: {error}", help="has the gateway run with these settings?")
-    ok = all(report.ok for report in reports.values())
+    gone, unnamed = left_out(views[0][1], held)
+    ok = all(report.ok for report in reports.values()) and not gone
     if as_json:
-        print_json({"ok": ok, "logs": {name: report.to_dict() for name, report in reports.items()}})
+        print_json(
+            {"ok": ok, "logs": {name: report.to_dict() for name, report in reports.items()}, "gone": gone, "unnamed": unnamed}
+        )
     else:
         for report in reports.values():
             console().print(printable(describe(report)))
+        for origin in gone:
+            console().print(printable(f"FOUND: {origin}: the root log has checkpoints of it, and it is not there (any more)"))
+        for origin in unnamed:
+            console().print(printable(f"not checked: {origin}, whose tenant the settings do not name (--ledger FILE --key …)"))
     raise typer.Exit(0 if ok else 1)
 
 

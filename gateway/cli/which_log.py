@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +31,7 @@ def one(config: Path, log: str, ledger: Path | None = None) -> Settings:
     settings = load(config, os.environ)
     if not log and ledger is None and several(settings):
         misuse("which log? each tenant has its own", help=f"--log NAME: {_names(settings)}")
-    return _view(settings, log or LOG)
+    return view(settings, log or LOG)
 
 
 def every(config: Path, log: str) -> list[tuple[str, Settings]]:
@@ -43,10 +43,10 @@ def every(config: Path, log: str) -> list[tuple[str, Settings]]:
 
     settings = load(config, os.environ)
     if log or not several(settings):
-        return [(log or LOG, _view(settings, log or LOG))]
-    views = [(name, _view(settings, name)) for name in logs_of(settings)]
+        return [(log or LOG, view(settings, log or LOG))]
+    views = [(name, view(settings, name)) for name in logs_of(settings)]
     try:
-        return [(name, view) for name, view in views if name == LOG or exists(ledger_url_of(view))]
+        return [(name, each) for name, each in views if name == LOG or exists(ledger_url_of(each))]
     except (StoreError, ValueError) as error:
         misuse(f"the logs cannot be looked for: {error}", help="has the gateway run with these settings?")
 
@@ -60,32 +60,47 @@ def holding(config: Path, log: str, ledger: Path | None, has: Callable[[Ledger],
     if log or ledger is not None:
         return one(config, log, ledger)
     views = every(config, "")
-    for _, view in views if len(views) > 1 else ():
+    for _, each in views if len(views) > 1 else ():
         try:
-            with Log.open(ledger_url_of(view)) as found:
+            with Log.open(ledger_url_of(each)) as found:
                 if has(found):
-                    return view
+                    return each
         except (StoreError, ValueError) as error:
             misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")
     return views[0][1]
 
 
-def notes_in_root(views: list[tuple[str, Settings]]) -> Callable[[str], Iterator[str]]:
+def notes_in_root(views: list[tuple[str, Settings]]) -> dict[str, list[str]]:
     """By origin, every checkpoint that the root log among them holds of a log; nothing where there is none."""
     from audit.reader import Ledger as Log  # noqa: PLC0415  as above
     from gateway.stores import ROOT, ledger_url_of  # noqa: PLC0415
 
     found: dict[str, list[str]] = {}
-    for name, view in views:
+    for name, each in views:
         if name == ROOT:
-            with Log.open(ledger_url_of(view)) as root:
+            with Log.open(ledger_url_of(each)) as root:
                 for record in root.records():
                     if record.kind == "log.checkpoint":
                         found.setdefault(str(record.leaf["of"]), []).append(str(record.leaf["note"]))
-    return lambda origin: iter(found.get(origin, ()))
+    return found
 
 
-def _view(settings: Settings, name: str) -> Settings:
+def left_out(own: Settings, held: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of logs that the root log knows and that were not checked: which are gone, and which no settings name any more."""
+    from audit.several import exists, url_of  # noqa: PLC0415  as above
+    from gateway.stores import ledger_url_of  # noqa: PLC0415
+
+    prefix = f"{own.ledger.origin}/t/"
+    gone: list[str] = []
+    unnamed: list[str] = []
+    for origin in sorted(each for each in held if each.startswith(prefix)):
+        name = origin.removeprefix(prefix)
+        (gone if name in own.every_tenant or not exists(url_of(ledger_url_of(own), name)) else unnamed).append(origin)
+    return gone, unnamed
+
+
+def view(settings: Settings, name: str) -> Settings:
+    """The settings as the log of that name has them; misuse where they name none."""
     from gateway.stores import of_log  # noqa: PLC0415  as above
 
     try:

@@ -145,7 +145,7 @@ class Erasing:
             await self._record(known, Kind.ERASURE_STORE, said, None, (), {"target": subject})
         for log in known:
             await self._shred(log, subject, request, by)
-        return Erased(request, ", ".join(known.values()), stores, await self.sweep())
+        return Erased(request, ",".join(known.values()), stores, await self.sweep())
 
     async def _shred(self, log: Log, subject: str, request: str, by: str) -> None:
         try:
@@ -212,7 +212,7 @@ class Erasing:
 
     async def pseudonym(self, subject: str) -> str:
         """How the ledger names a person, in each log that does; `NotErasedError` where it knows nobody of that name."""
-        return ", ".join((await self._known(subject)).values())
+        return ",".join((await self._known(subject)).values())
 
     async def _everywhere(self) -> Sequence[Log]:
         try:

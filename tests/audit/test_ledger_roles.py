@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from audit.model import Value
 from audit.reader import Ledger
+from audit.several import url_of
 from audit.store_sql import migrate
 from audit.verify_url import verify_url
 
@@ -27,17 +29,30 @@ pytestmark = pytest.mark.postgres
 @pytest.fixture
 def roles(postgres: Any, postgres_url: str) -> Iterator[str]:
     """The URL of the gateway's account."""
+    yield from granted(postgres, postgres_url, os.environ)
+
+
+@pytest.fixture
+def tenants_roles(postgres: Any, postgres_url: str) -> Iterator[str]:
+    """The same of one tenant's log, in a schema beside another log."""
+    migrate(postgres_url)
+    yield from granted(postgres, url_of(postgres_url, "acme-eu"), os.environ | {"PGOPTIONS": "-c search_path=log_t_acme_eu"})
+
+
+def granted(postgres: Any, url: str, environment: Mapping[str, str]) -> Iterator[str]:
     psql = shutil.which("psql")
     if psql is None:
         pytest.skip("psql is not installed: the script is not tested here")
-    migrate(postgres_url)
-    database = str(make_url(postgres_url).database)
+    migrate(url)
+    database = str(make_url(url).database)
     named = [part for name, role in NAMES.items() for part in ("-v", f"{name}={role}")]
     for _ in range(2):  # again after an update
         command = [psql, "-X", "-v", "ON_ERROR_STOP=1", *named, "-h", str(postgres.folder), "-U", "bailiwick"]
-        done = subprocess.run([*command, "-f", str(SCRIPT), database], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "-f", str(SCRIPT), database], capture_output=True, text=True, check=False, env=environment
+        )
         assert done.returncode == 0, done.stderr
-    yield postgres_url.replace("bailiwick@", f"{NAMES['gateway']}@")
+    yield url.replace("bailiwick@", f"{NAMES['gateway']}@")
     with postgres.connect(database) as connection:
         connection.execute(f"REASSIGN OWNED BY {NAMES['owner']} TO bailiwick")
         for role in NAMES.values():
@@ -60,6 +75,16 @@ async def test_the_gateways_account_records_erases_and_closes_and_the_log_says_t
         assert next(iter(ledger.records())).leaf["guards"] == "kept"
     report = verify_url(roles.replace(NAMES["gateway"], NAMES["auditor"]), VKEY)
     assert (report.findings, report.open_calls) == ([], 0)
+
+
+async def test_the_same_account_writes_a_tenants_log_in_a_schema_of_its_own(tenants_roles: str, open_journal: Open) -> None:
+    journal = await open_journal(tenants_roles)
+    await journal.append(start("c1", "user:corp/ann", Value("request", b"x")))
+    await journal.append(end("e1", "c1"))
+    await journal.close()
+    with Ledger.open(tenants_roles.replace(NAMES["gateway"], NAMES["auditor"])) as ledger:
+        assert next(iter(ledger.records())).leaf["guards"] == "kept"
+    assert verify_url(tenants_roles.replace(NAMES["gateway"], NAMES["auditor"]), VKEY).findings == []
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from audit.receipt import verify as verify_receipt
 from audit.several import ROOT as BESIDE
 from audit.several import exists, url_of
 from audit.verify_url import verify_url
+from gateway.cli import main
 from gateway.erasure.erasing import Erasing, Log, NotErasedError
-from gateway.identity.keyfiles import ledger_key
+from gateway.identity.keyfiles import ledger_key, seal_key
 from gateway.settings import Settings
 from gateway.stores import LOG, ROOT, existing, index_of, ledger_url_of, logs_of, of_log, signed_head_of
 from tests.gateway import tenant_writer as writer
@@ -89,13 +92,7 @@ async def test_the_root_log_takes_the_head_of_each(settings: Settings) -> None:
     async with ledgers(settings) as made:
         for tenant in TENANTS:
             await made.journal.append(start(f"c-{tenant}", tenant))
-        seen: set[str] = set()
-        while len(seen) < 3:
-            await asyncio.sleep(0.05)
-            if exists(url_for(settings, ROOT)):
-                with Ledger.open(url_for(settings, ROOT)) as root:
-                    seen = {str(record.leaf["of"]) for record in root.records() if record.kind == "log.checkpoint"}
-        assert seen == {of_log(settings, name).ledger.origin for name in (LOG, *TENANTS)}
+        assert await asyncio.to_thread(root_knows, settings) == {of_log(settings, name).ledger.origin for name in (LOG, *TENANTS)}
     assert findings(settings, ROOT) == []
 
 
@@ -262,3 +259,43 @@ async def test_a_person_is_erased_in_every_log_that_knows_them_and_held_in_any(s
             assert "erasure.ask" not in {each.kind for each in log.records()}
     for tenant in TENANTS:
         assert findings(settings, tenant) == []
+
+
+async def test_attack_a_tenants_log_that_is_taken_away_is_missed_because_the_root_knows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(tmp_path / "data")
+    config = tmp_path / "bailiwick.yaml"
+    said = settings.model_dump(mode="json", include={"tenant", "issuers", "data"}, exclude_defaults=True)
+    config.write_text(json.dumps(said | {"ledger": {"origin": "example.org/ledger", "logs": "tenant"}}))
+    seal_key(settings.data)
+    async with ledgers(settings) as made:
+        for tenant in TENANTS:
+            await made.journal.append(start(f"c-{tenant}", tenant))
+        await asyncio.to_thread(root_knows, settings)
+
+    def verified() -> tuple[int, dict[str, Any]]:
+        with pytest.raises(SystemExit) as ended:
+            main(["audit", "verify", "--json", "--config", str(config)])
+        return int(str(ended.value.code or 0)), json.loads(capsys.readouterr().out)
+
+    code, report = await asyncio.to_thread(verified)
+    assert (code, report["gone"], report["ok"]) == (0, [], True)
+    shutil.move(url_for(settings, "acme").removeprefix("sqlite:///"), tmp_path / "taken")
+    code, report = await asyncio.to_thread(verified)
+    assert (code, report["gone"], report["ok"]) == (1, ["example.org/ledger/t/acme"], False)
+    with pytest.raises(SystemExit):
+        await asyncio.to_thread(main, ["audit", "logs", "--json", "--config", str(config)])
+    sizes = {each["log"]: each["records"] for each in json.loads(capsys.readouterr().out)["logs"]}
+    assert (sizes["acme"], sizes["house"], sizes["globex"] is not None) == (None, None, True)
+
+
+def root_knows(settings: Settings, beat: threading.Event = threading.Event()) -> set[str]:  # noqa: B008  never set
+    """The logs of which the root has checkpoints, once those are three."""
+    while True:
+        if exists(url_for(settings, ROOT)):
+            with Ledger.open(url_for(settings, ROOT)) as root:
+                seen = {str(record.leaf["of"]) for record in root.records() if record.kind == "log.checkpoint"}
+            if len(seen) == 3:
+                return seen
+        beat.wait(0.05)
