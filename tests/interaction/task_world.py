@@ -74,9 +74,12 @@ class TaskPeers(DataPeers):
     def answer(self, heard: Heard) -> dict[str, Any]:
         kind, name = heard.path.strip("/").split("/")
         method, params = heard.message["method"], heard.message.get("params", {})
-        if kind != "mcp" or not (method.startswith("tasks/") or f"{name}.{params.get('name')}" in self.works):
+        about = method.startswith("tasks/") or method == "subscriptions/listen"
+        if kind != "mcp" or not (about or f"{name}.{params.get('name')}" in self.works):
             return super().answer(heard)
         self.heard.append(heard)
+        if method == "subscriptions/listen":
+            return {"messages": self._notices(params["notifications"], heard.message["id"])}
         if method == "tools/call":
             task = f"t-{uuid.uuid4()}"
             self.tasks[task] = {"taskId": task, "status": "working", "createdAt": "2026-01-01T00:00:00Z", "ttlMs": None}
@@ -109,6 +112,13 @@ class TaskPeers(DataPeers):
         task = {"id": str(uuid.uuid4()), "contextId": str(uuid.uuid4()), "status": {"state": "TASK_STATE_WORKING"}}
         self.tasks[task["id"]] = task | {"agent": name}
         return {"task": task}
+
+    def _notices(self, wanted: dict[str, Any], rpc_id: Any) -> list[dict[str, Any]]:
+        """A stream that says where every task that is asked for stands, and ends."""
+        said = [("notifications/subscriptions/acknowledged", {"notifications": wanted})]
+        said += [("notifications/tasks", self.tasks[task]) for task in wanted.get("taskIds", ())]
+        told = [{"jsonrpc": "2.0", "method": method, "params": params} for method, params in said]
+        return [*told, {"jsonrpc": "2.0", "id": rpc_id, "result": {"resultType": "complete"}}]
 
     def _events(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         """A stream that begins before the task's end and goes on to it."""
@@ -168,7 +178,7 @@ class TaskPlay(Play):
             "Bailiwick-Delegation": delegation,
         }
         message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": CAPABLE}}
-        return self.gateway.post(f"/mcp/{server}", message, headers)
+        return self.gateway.post(f"/mcp/{server}" if server else "/mcp", message, headers)
 
     def a2a(self, who: str, agent: str, method: str, params: dict[str, Any]) -> httpx.Response:
         """Any operation."""

@@ -183,6 +183,28 @@ def test_a_stream_of_a_tasks_events_settles_it_at_its_end(world: tuple[Gateway, 
     assert ordered(story, "a2a") == ""
 
 
+def test_a_stream_of_notices_settles_the_tasks_that_it_told_of_at_its_end(world: tuple[Gateway, TaskPeers]) -> None:
+    story = play(world, "scored", "mcp")
+    task, inner = begun(story, "mcp", "score")
+    other, _ = begun(story, "mcp", "score", who="fiona:lead")
+    story.peers.move(inner, "completed", {"risk": 3})
+    asked = {"notifications": {"taskIds": [task, other]}}
+    answer = story.mcp("paul:lead", "desk", "subscriptions/listen", "", asked)
+    assert (task in answer.text, "completed" in answer.text, other in answer.text) == (True, True, False)
+    assert [said["step"] for said in settles(story)] == ["ok"]
+    assert ordered(story, "mcp") == ""
+
+
+def test_tasks_of_all_servers_at_once_settle_as_those_of_one(world: tuple[Gateway, TaskPeers]) -> None:
+    story = play(world, "found", "mcp")
+    made = story.mcp("paul:lead", "", "tools/call", "desk__find", {"name": "desk__find", "arguments": ONE})
+    task, inner = made.json()["result"]["taskId"], story.inner("desk.find")
+    story.peers.move(inner, "completed", {})
+    assert code_of(story.mcp("paul:lead", "", "tasks/get", task, {"taskId": task})) == ""
+    assert [said["step"] for said in settles(story)] == ["ok"]
+    assert ordered(story, "mcp") == ""
+
+
 def test_news_that_reached_its_webhook_settles(world: tuple[Gateway, TaskPeers]) -> None:
     story = play(world, "found", "a2a")
     task, inner = begun(story, "a2a")

@@ -153,8 +153,10 @@ def peers(world: Peers | None = None) -> Iterator[Peers]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = world.answer(Heard(self.path, headers, json.loads(body)))
-            streams = isinstance(answer.get("result"), list)  # of events
-            each = [{**answer, "result": event} for event in answer["result"]] if streams else [answer]
+            streams = isinstance(answer.get("result"), list) or "messages" in answer  # of events
+            each = answer.get("messages") or (
+                [{**answer, "result": event} for event in answer["result"]] if streams else [answer]
+            )
             out = b"".join(b"data: %s\n\n" % json.dumps(one).encode() for one in each) if streams else json.dumps(answer).encode()
             try:
                 self.send_response(200)
