@@ -195,6 +195,18 @@ async def test_a_guard_that_the_settings_do_not_have_refuses_before_anything_is_
         assert there.requests == []
 
 
+async def test_a_guard_at_a_private_address_that_is_not_called_so_is_never_reached_and_refuses(tmp_path: Path) -> None:
+    door = Upstreams(connect_seconds=5)
+    async with upstream(Asked().serve) as hidden, upstream(echoing(PLAIN)) as there:
+        url = Url.parse(f"https://127.0.0.1:{hidden.port}/judge", allow_private=False)
+        inspector = Inspector(Guards({"prompts": Guard(url, "sesame", 20.0)}, door.send))
+        async with gateway(tmp_path, {"ref": where(there)}, inspector=inspector) as world:
+            world.verdicts["*", "ref.t"] = allow_with("inspect", guards="prompts")
+            assert code(await world.modern("anna", "tools/call", name="t", arguments={})) == "duty-failed"
+        assert (hidden.connections, there.requests) == (0, [])
+    await door.aclose()
+
+
 async def test_an_agent_s_message_and_answer_are_shown_to_a_guard_too(tmp_path: Path) -> None:
     async def script(request: Request) -> None:
         said = task("COMPLETED")
