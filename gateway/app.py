@@ -64,6 +64,7 @@ from gateway.problem import ProblemError
 from gateway.protected import METADATA, PROBED, scopes_of
 from gateway.reasons import Code
 from gateway.record import Recorder
+from gateway.sandbox.folders import SESSIONS
 from gateway.sandbox.opening import Ground
 from gateway.sandbox.opening import opened as opened_sandbox
 from gateway.sandbox.runs import Sandboxed
@@ -189,7 +190,7 @@ class App:
             policy=lambda: families(policy.activation, policy.shadowing),
             proofs=ledger.families,
         )
-        state = await asyncio.to_thread(State.open, state_url_of(settings))
+        state = await asyncio.to_thread(State.open, state_url_of(settings), settings.workflows.keep_days)
         stack.push_async_callback(state.close)
         dev = self._dev_issuer()
         means = Means(settings, self._environ, clock, state, upstreams, _SENT, seal, stack, journal.append)
@@ -204,7 +205,7 @@ class App:
         out = WayOut(settings.sandbox.egress, parts.recorder, parts.judge_of, identity.kills.alive, clock)
         stack.callback(out.close)
         if settings.sandbox.enabled:
-            parts = replace(parts, sandboxed=await self._open_sandbox(parts, derived(seal, b"sandbox sessions"), out))
+            parts = replace(parts, sandboxed=await self._open_sandbox(parts, derived(seal, SESSIONS), out))
         servers = opened_servers(settings, journal.append, clock, out, derived(seal, PURPOSE))
         self._forget.append(servers.forget)
         stack.push_async_callback(servers.aclose)

@@ -95,6 +95,13 @@ class State(Group):
     """32 bytes in base64 each: seal what travels with clients instead of being kept.  The first seals, all of them open."""
 
 
+class Workflows(Group):
+    """What is remembered of workflows."""
+
+    keep_days: int = Field(30, ge=1, le=3660)
+    """How long the history of a workflow is kept after its end: as long as rules look back over workflows, at least."""
+
+
 class Sandbox(Group):
     """The built-in `sandbox` MCP server."""
 
@@ -179,6 +186,7 @@ class Settings(Group):
     agents: dict[Slug, Agent] = Field(default_factory=dict)
     mcp: dict[Slug, Mcp] = Field(default_factory=dict)
     sandbox: Sandbox = Sandbox()
+    workflows: Workflows = Workflows()
     approvals: Approvals = Approvals()
     push: Push = Push()
     notify: dict[Slug, Notify] = Field(default_factory=dict)

@@ -261,6 +261,8 @@ async def _erasing(settings: Settings) -> AsyncIterator[Erasing]:
     from gateway.erasure.opening import erasers_of  # noqa: PLC0415
     from gateway.model import wall_clock  # noqa: PLC0415
     from gateway.parts import derived  # noqa: PLC0415
+    from gateway.sandbox.folders import SESSIONS  # noqa: PLC0415
+    from gateway.sandbox.opening import folders_of  # noqa: PLC0415
     from gateway.sandbox.user_folders import PURPOSE, eraser  # noqa: PLC0415
     from gateway.state.store import State  # noqa: PLC0415
     from gateway.stores import LOG, existing, of_log, state_url_of  # noqa: PLC0415
@@ -273,5 +275,6 @@ async def _erasing(settings: Settings) -> AsyncIterator[Erasing]:
         state = await asyncio.to_thread(State.open, state_url_of(settings))
         stack.push_async_callback(state.close)
         seal = existing_seal_key(settings, os.environ) or b""
-        stores = erasers_of(state, eraser(settings, derived(seal, PURPOSE)))
+        sessions = folders_of(settings, derived(seal, SESSIONS), wall_clock)
+        stores = erasers_of(state, eraser(settings, derived(seal, PURPOSE)), sessions.erase)
         yield Opened(lambda entry: ways[entry.tenant].append(entry), lambda: logs, seal, stores, wall_clock)

@@ -171,7 +171,7 @@ async def _with_state(settings: Settings, work: Any) -> Any:
     from gateway.state.store import State  # noqa: PLC0415  the command line pays for what it uses
     from gateway.stores import state_url_of  # noqa: PLC0415
 
-    state = await asyncio.to_thread(State.open, state_url_of(settings))
+    state = await asyncio.to_thread(State.open, state_url_of(settings), settings.workflows.keep_days)
     try:
         return await work(state)
     finally:

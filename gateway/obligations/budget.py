@@ -20,6 +20,8 @@ from policies.workflows.judge import amount
 from policies.workflows.model import SCOPES, Budget, Steps, Workflow
 
 TYPE: Final = "budget"
+DUTY: Final = "duty:"
+"""How the names of its definitions begin; no workflow is called so."""
 _MOST: Final = 1_000_000_000
 _ENDS: Final = frozenset({"workflow", "day"})
 
@@ -79,7 +81,7 @@ def _definition(duty: Obligation, found: Terms) -> Workflow:
 
 
 def _name(duty: Obligation) -> str:
-    return f"duty:{duty.name}"  # no workflow is called so
+    return f"{DUTY}{duty.name}"
 
 
 def fulfil(permit: Permit, obligation: Obligation) -> Permit:

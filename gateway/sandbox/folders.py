@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from sandbox.model import FILES, FILES_BYTES
 
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _PURPOSE: Final = "sandbox session"
+SESSIONS: Final = b"sandbox sessions"
+"""What the key is derived for."""
 MOST_FILES: Final = FILES - 16
 _WAITING: Final = 16
 _SPARE: Final = 256 << 10
@@ -67,6 +70,7 @@ class Folders:
         self._most_of_one = most_of_one
         self._held: dict[str, asyncio.Lock] = {}
         self._waiting: dict[str, int] = {}
+        self._erased: Counter[str] = Counter()
 
     @asynccontextmanager
     async def held(
@@ -78,18 +82,22 @@ class Folders:
         many folders.
         """
         binding = json.dumps([principal.tenant, principal.subject, principal.workflow, profile])
-        stem = f"{self._mark(f'{principal.tenant} {principal.subject}')[:16]}-{self._mark(binding)}"
+        person = self._person(principal.subject)
+        stem = f"{person}{self._mark(binding)}"
         lock = self._held.setdefault(stem, asyncio.Lock())
         if lock.locked() and (not wait or self._waiting.get(stem, 0) > _WAITING):
             raise Refused(Code.OVERLOADED, "the session's folder is in use")
         self._waiting[stem] = self._waiting.get(stem, 0) + 1
         try:
             async with lock:
+                erased = self._erased[person]
                 most = max(0, min(FILES_BYTES, room) - _SPARE)
                 session = Session(await asyncio.to_thread(self._read, stem, binding), most)
                 yield session
-                if session.left is not None:
+                if session.left is not None and self._erased[person] == erased:
                     await asyncio.to_thread(self._write, stem, binding, session.left, principal.ends)
+                if self._erased[person] != erased:  # meanwhile; a run that had begun leaves nothing either
+                    await asyncio.to_thread(self._remove, stem)
         finally:
             self._waiting[stem] -= 1
             if not self._waiting[stem]:
@@ -104,6 +112,22 @@ class Folders:
                 path.unlink(missing_ok=True)
                 gone += 1
         return gone
+
+    async def erase(self, subject: str) -> int:
+        """Remove all that runs left for a person, in whichever tenant; how many folders.  What is under way leaves nothing."""
+        person = self._person(subject)
+        self._erased[person] += 1
+        return await asyncio.to_thread(self._remove, person)
+
+    def _remove(self, beginning: str) -> int:
+        found = [path for path in self._all() if path.name.startswith(beginning)]
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
+    def _person(self, subject: str) -> str:
+        """How the names of a person's folders begin."""
+        return f"{self._mark(subject)[:16]}-"
 
     def _mark(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()

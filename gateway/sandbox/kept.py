@@ -101,6 +101,13 @@ class Kept:
         self._runs: OrderedDict[tuple[Owner, str], _Left] = OrderedDict()  # oldest first
         self._size = 0
 
+    def erase(self, subject: str) -> int:
+        """Let go of all that runs left for a person; how many files."""
+        mine = [key for key in self._runs if key[0][1] == subject]
+        gone = [self._runs.pop(key) for key in mine]
+        self._size -= sum(each.size for each in gone)
+        return sum(len(each.files) for each in gone)
+
     def keep(self, principal: Principal, run: str, artifacts: Iterable[Artifact]) -> tuple[File, ...]:
         """Keep what a run left, as much of it as is allowed; the files that can be read from now on."""
         self._forget_old()

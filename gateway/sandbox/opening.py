@@ -65,13 +65,7 @@ async def opened(ground: Ground) -> Sandboxed:
             queue=FairQueue(chosen.concurrency, chosen.queue, chosen.queue_per_person),
             records=RunRecords(ground.append, ground.clock),
             kept=Kept(chosen.files_seconds, chosen.files_bytes_per_caller, chosen.files_bytes),
-            folders=Folders(
-                settings.data / _FOLDER,
-                ground.key,
-                ground.clock,
-                most=chosen.sessions,
-                most_of_one=chosen.sessions_per_person,
-            ),
+            folders=folders_of(settings, ground.key, ground.clock),
             agent=chosen.agent,
             calls=_means(ground),
             network=ground.network,
@@ -79,6 +73,12 @@ async def opened(ground: Ground) -> Sandboxed:
     )
     await sandboxed.begin()
     return sandboxed
+
+
+def folders_of(settings: Settings, key: bytes, clock: Clock) -> Folders:
+    """The folders of sessions; `key` is derived for `SESSIONS`."""
+    chosen = settings.sandbox
+    return Folders(settings.data / _FOLDER, key, clock, most=chosen.sessions, most_of_one=chosen.sessions_per_person)
 
 
 def _runners(ground: Ground) -> Sequence[Runner]:

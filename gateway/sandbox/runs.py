@@ -105,6 +105,10 @@ class Sandboxed:
         else:
             log.info("sandboxed code runs under %s, by %s", profile.name, runner.name)
 
+    async def erase(self, subject: str) -> int:
+        """Remove what runs left for a person: files, and the folders of their workflows; how many."""
+        return self._parts.kept.erase(subject) + await self._parts.folders.erase(subject)
+
     async def aclose(self) -> None:
         """End every run."""
         for runner in self._parts.runners:

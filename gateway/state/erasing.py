@@ -5,6 +5,7 @@ What is sealed and over within minutes (handed hops, tokens kept for exchanges, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection, Table, delete, select
@@ -45,13 +46,17 @@ workflows: their steps in histories."""
 class PersonRows:
     """The rows about one person."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, forget: Callable[[str], None] = lambda _subject: None) -> None:
+        """`forget` has this process forget what it remembers of a person's histories."""
         self._worker = worker
+        self._forget = forget
 
     async def erase(self, store: str, subject: str) -> int:
         """Delete them; how many there were.  On return they are in no page of the database either; `Refused` where it fails."""
         tables = _TABLES[store]
         deleted = await self._worker.run(lambda connection: _delete(connection, tables, subject))
+        if STEPS in tables:
+            self._forget(subject)
         await self._worker.scrub([table.name for table in tables])
         return deleted
 

@@ -214,21 +214,38 @@ class Histories:
 
         await self._worker.run(work)
 
+    async def sweep(self, now: int) -> int:
+        """Forget histories whose time is over, as many as there are, and what this process remembers of those that are gone.
+
+        How many were forgotten; `now` in epoch seconds.
+        """
+        total = 0
+        while (gone := await self._worker.run(lambda connection: sweep(connection, now))) > 0:
+            total += gone
+        await self._worker.run(self._stories.keep_known)
+        return total
+
+    def forget(self, subject: str) -> None:
+        """Nothing of a person's steps stays in this process's memory."""
+        self._stories.forget(subject)
+
     async def recount(self) -> None:
         """Forget what is kept of budgets: each is counted anew from the steps when it is next asked for."""
         await self._worker.run(lambda connection: connection.execute(delete(PURSES)))
 
 
-def sweep(connection: Connection, now: int) -> None:
-    """Forget histories whose time is over, a batch, and the purses that nothing draws on any more."""
+def sweep(connection: Connection, now: int) -> int:
+    """Forget histories whose time is over, a batch, and the purses that nothing draws on any more; how many histories."""
     c = HISTORIES.c
     ended = select(c.tenant, c.workflow).where(c.until < now).limit(_SWEPT_AT_ONCE)
     if connection.dialect.name == "postgresql":
         ended = ended.with_for_update(skip_locked=True)  # another replica sweeps at the same time
-    for tenant, workflow in connection.execute(ended).all():
+    over = connection.execute(ended).all()
+    for tenant, workflow in over:
         _forget_steps(connection, STEPS.c.tenant == tenant, STEPS.c.workflow == workflow)
         connection.execute(delete(HISTORIES).where(c.tenant == tenant, c.workflow == workflow))
     connection.execute(delete(PURSES).where(PURSES.c.until < now))
+    return len(over)
 
 
 def _forget_steps(connection: Connection, *where: ColumnElement[bool]) -> None:

@@ -254,6 +254,28 @@ class Stories:
                 self._size -= len(gone.story)
         return told.story
 
+    def forget(self, subject: str) -> None:
+        """Every story that a person has a step in."""
+        with self._lock:
+            self._drop([key for key, told in self._told.items() if any(s.subject == subject for s in told.story.steps.values())])
+
+    def keep_known(self, connection: Connection) -> None:
+        """Drop the stories whose rows are gone, or were made anew: erased, or over, perhaps by another replica."""
+        with self._lock:
+            known = {key: told.epoch for key, told in self._told.items()}
+        names = sorted({workflow for _, workflow in known})
+        stands: dict[tuple[str, str], str] = {}
+        for start in range(0, len(names), 500):
+            wanted = select(_H.tenant, _H.workflow, _H.epoch).where(_H.workflow.in_(names[start : start + 500]))
+            stands |= {(row.tenant, row.workflow): row.epoch for row in connection.execute(wanted)}
+        with self._lock:
+            self._drop([key for key, epoch in known.items() if stands.get(key) != epoch])
+
+    def _drop(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in keys:
+            gone = self._told.pop(key, None)
+            self._size -= len(gone.story) if gone is not None else 0
+
 
 # --- purses
 

@@ -106,7 +106,7 @@ class Standings:
         spent, came = await self._worker.run(lambda connection: _looked(connection, bare, wanted, sinks))
         told = at.knowing(story, spent, came)
         found = await asyncio.to_thread(lambda: [standing(name, held, told) for name, held in every])
-        names = {name for step in steps for name in step.held} - set(known)
+        names = {name for step in steps for name in step.held if ":" not in name} - set(known)  # with a colon: a duty's
         return Seen(
             tenant, workflow, rows.subject, steps, definitions, tuple(sorted(names)),
             tuple(each for each in found if each.resource != REST),

@@ -26,7 +26,8 @@ from gateway.state.worker import Worker
 class State:
     """What stands in it, by subject.  Every method is durable on return, and none blocks the event loop."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, history_days: int = 30) -> None:
+        """`history_days`: for how long histories of workflows are kept after their ends."""
         self._worker = worker
         self.replica = random16().hex()
         """This process's word for itself in notices."""
@@ -37,12 +38,12 @@ class State:
         self.kills = KillRows(worker, self.replica)
         self.hops = HandedHops(worker)
         self.grants = Grants(worker)
-        self.people = PersonRows(worker)
         self.vaulted = Vaulted(worker)
         self.tickets = Tickets(worker)
         self.definitions = Definitions(worker)
         self.push = PushRows(worker)
-        self.histories = Histories(worker)
+        self.histories = Histories(worker, history_days * 86_400)
+        self.people = PersonRows(worker, self.histories.forget)
         self.standings = Standings(worker)
         self.cards = CardRows(worker)
         self.limits = LimitRows(worker)
@@ -50,10 +51,10 @@ class State:
         self.outbox = Outbox(worker)
 
     @classmethod
-    def open(cls, url: str) -> State:
+    def open(cls, url: str, history_days: int = 30) -> State:
         """Open and migrate the store (`sqlite:///…` or `postgresql+psycopg://…`); blocks.  ProblemError where that fails."""
         engine, threads = open_engine(url)
-        return cls(Worker(engine, threads))
+        return cls(Worker(engine, threads), history_days)
 
     async def close(self) -> None:
         """Finish what waits and let go of the database."""

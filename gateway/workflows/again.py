@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any, Final
 
 from audit.reader import Ledger, Opened
+from gateway.obligations.budget import DUTY, drawn_on
 from gateway.reproduce import KINDS, VALUES, Past, Undecidable, Why, rebuild
 from gateway.workflows.marks import Marker
 from gateway.workflows.rebuild import BEGINS, ENDS, SETTLED, VALUE, settled_by
@@ -165,6 +166,7 @@ class Retelling:
         if is_unknown(held, definition):
             yield of_unknown(decision)
             return
+        held += drawn_on(decision.obligations)
         if not held:
             yield decision
             return
@@ -210,7 +212,7 @@ class Retelling:
             since = asked.at - asked.at % _DAY - _HOUR
         if any(isinstance(rule, Distinct) and rule.of == "person" for rule in rules):
             since = 0
-        named = [steps for rule in rules for steps in named_in([rule])]
+        named = [*named_in(rules), *(rule.tool for rule in rules if isinstance(rule, Budget))]
         if since is not None:
             for name, fact in reversed(self._of_tenant.get(key[0], {}).items()):
                 if fact.step.at < since:
@@ -316,11 +318,12 @@ def _in(bundle: Bundle, fact: Fact, step: Step) -> Step:
         return step
     held = held_by(bundle.workflows.values(), fact.key[0], step.resource, fact.chain, fact.definition)
     wanted = [each.kept(step.resource) for each in held]
+    duties = [name for name in step.held if name.startswith(DUTY)]  # budgets count what they counted then
     return replace(
         step,
-        held=frozenset(each.name for each in held),
+        held=frozenset((*(each.name for each in held), *duties)),
         marks={name: fact.marks[name] for names, _, _ in wanted for name in names if name in fact.marks},
-        sums={name: fact.sums[name] for _, names, _ in wanted for name in names if name in fact.sums},
+        sums=fact.sums if duties else {n: fact.sums[n] for _, names, _ in wanted for n in names if n in fact.sums},
         labels=brings(bundle, step.resource),
     )
 

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.model import Principal, Refused
+from gateway.obligations.budget import drawn_on
 from gateway.policy.in_force import InForce
 from gateway.reasons import Code
 from gateway.state.histories import Histories
@@ -52,15 +53,16 @@ class Asking:
             decision = pair.engine.decide(request)
         kind = names.kind_of(request.resource)
         is_step = request.action in ACTIONS and kind is not None and kind.name in STEP_KINDS
-        if not decision.allowed or not is_step or not (bundle.workflows or principal.definition):
+        budgets = drawn_on(decision.obligations)
+        if not decision.allowed or not is_step or not (bundle.workflows or principal.definition or budgets):
             return Answer(decision)
         held = held_by(bundle.workflows.values(), request.tenant, request.resource, request.actors, principal.definition)
         if not workflow:
-            return Answer(decision, held=bool(held) or is_unknown(held, principal.definition))
+            return Answer(decision, held=bool(held or budgets) or is_unknown(held, principal.definition))
         owner = await self.histories.whose(request.tenant, workflow)
         if is_unknown(held, principal.definition) or owner not in (None, request.subject):  # another's, or no definition's
             return Answer(of_unknown(decision), workflow, held=True)
-        return await self._asked(bundle, replace(principal, workflow=workflow), request, decision, held, record)
+        return await self._asked(bundle, replace(principal, workflow=workflow), request, decision, (*held, *budgets), record)
 
     async def _asked(  # noqa: PLR0917  as above
         self,

@@ -53,8 +53,9 @@ class Reconciling:
         while True:
             try:
                 await self.once()
+                await self._histories.sweep(self._clock() // 1_000_000)
             except (Refused, StoreError, TamperedError, OSError, ValueError) as error:
-                log.warning("unsettled steps could not be looked for: %s", type(error).__name__)
+                log.warning("histories of workflows could not be looked after: %s", type(error).__name__)
             await asyncio.sleep(EVERY_SECONDS)
 
     async def once(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -18,6 +19,11 @@ from audit.agreement import Agreement, signed_by
 from audit.checkpoint import Vkey
 from audit.reader import Ledger, Shredded
 from gateway.cli import main
+from gateway.configuration import load as load_settings
+from gateway.model import Principal, wall_clock
+from gateway.parts import derived
+from gateway.sandbox.folders import SESSIONS, Folders
+from gateway.sandbox.opening import folders_of
 from tests.interaction.world import Gateway, Peers
 
 KEEPERS = """\
@@ -165,7 +171,7 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
     said = json.loads(done.stdout)
     assert (said["state"], said["stores"]) == (
         "erased",
-        {"approvals": 0, "folders": 0, "grants": 0, "kills": 0, "notices": 0, "tasks": 1, "vault": 0, "workflows": 0},
+        dict.fromkeys(("approvals", "folders", "grants", "kills", "notices", "sandbox", "vault", "workflows"), 0) | {"tasks": 1},
     )
     assert said["values"] > 0
     for file in data.rglob("*"):
@@ -179,9 +185,9 @@ def test_a_person_is_erased_when_somebody_else_agrees_and_a_hold_does_not_stand_
         about = [
             each for each in log.records() if each.leaf.get("target") == said["pseudonym"] or each.subject == said["pseudonym"]
         ]
-        assert [each.kind for each in about][-9:] == ["hold.set", *["erasure.store"] * 7, "key.shred"]
-        stores = {"approvals", "folders", "grants", "kills", "tasks", "vault", "workflows"}
-        assert {str(each.leaf["store"]) for each in about[-8:-1]} == stores
+        assert [each.kind for each in about][-11:] == ["hold.set", *["erasure.store"] * 9, "key.shred"]
+        stores = {"approvals", "folders", "grants", "kills", "notices", "sandbox", "tasks", "vault", "workflows"}
+        assert {str(each.leaf["store"]) for each in about[-10:-1]} == stores
         shred = about[-1]
         assert (shred.leaf["request"], log.subject_name(str(shred.leaf["approver"]))) == (wish, "user:dev/mia")
     verified = audit(gateway, "verify")
@@ -235,6 +241,13 @@ def test_what_nobody_knows_of_is_neither_erased_nor_held(gateway: Gateway) -> No
     assert (status, answer["title"]) == (404, "unknown-request")
 
 
+async def _leave(folders: Folders, subject: str) -> None:
+    """A run of somebody's, which left a file for the next."""
+    principal = Principal(subject, (), "acme", "wf-1", ends=2**40, method="bearer", credential="x")
+    async with folders.held(principal, "p") as session:
+        session.leave({"notes": b"kestrel"})
+
+
 def test_without_a_gateway_an_operator_erases_and_the_record_says_so(upstreams: Peers, tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, upstreams)
     gateway.start()
@@ -242,9 +255,15 @@ def test_without_a_gateway_an_operator_erases_and_the_record_says_so(upstreams: 
     busy = audit(gateway, "erase", "dev/paul", "--reason", "x", *SAID)
     assert (busy.returncode, "a gateway answers" in busy.stderr) == (2, True)
     gateway.stop()
+    seal = seal_of((tmp_path / "data" / "seal-key").read_bytes())
+    left = folders_of(load_settings(gateway.config, {}), derived(seal, SESSIONS), wall_clock)
+    asyncio.run(_leave(left, "user:dev/paul"))
+    asyncio.run(_leave(left, "user:dev/mia"))
     done = audit(gateway, "erase", "dev/paul", "--reason", "x", *SAID, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["state"] == "erased"
+    said = json.loads(done.stdout)
+    assert (said["state"], said["stores"]["sandbox"]) == ("erased", 1)
+    assert len(list((tmp_path / "data" / "sandbox-sessions").iterdir())) == 1  # hers
     with Ledger.open(f"sqlite:///{gateway.ledger_file}") as log:
         shred = next(record for record in log.records() if record.kind == "key.shred")
         asked = next(record for record in log.records() if record.kind == "erasure.ask")

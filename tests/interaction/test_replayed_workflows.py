@@ -26,6 +26,7 @@ from gateway.workflows.opening import MARKS
 from policies.bundle import Bundle, load, load_texts
 from policies.engine import Engine
 from policies.replay import Direction
+from tests.interaction.workflow_world import FILES as BUNDLE
 from tests.interaction.workflow_world import DataPeers, Play, code_of, workflow_gateway
 from tests.interaction.world import ROOT, Gateway, done
 from tests.interaction.world import peers as scripted
@@ -40,6 +41,12 @@ distinct: [{steps: [desk.order, desk.mail], of: person, same: supplier}]
 """
 NAMED = 'workflow: named\nbinds: []\nbefore: [{tool: "a2a:clerk", needs: "a2a:courier", same: supplier}]\n'
 LABELS = "workflow: labels\nmode: shadow\ntaint: [{after: source:untrusted, deny: sink:external}]\n"
+DUTY = {
+    "obligations.yaml": BUNDLE["obligations.yaml"] + "few: {type: budget, count: 1, per: [subject, day]}\n",
+    "grants/budgets.csv": "p, *, acme, desk.score, call, require, -, few, FEW-1\n",
+}
+BY_THE_DUTY = 1
+"""Calls that it refuses: the second score of the day for one person."""
 FILES = {"orders": ORDERS, "named": NAMED, "labels": LABELS}
 
 
@@ -50,6 +57,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, 
     with scripted(DataPeers()) as peers:
         assert isinstance(peers, DataPeers)
         gateway = workflow_gateway(folder, peers, FILES)
+        for name, text in DUTY.items():
+            (folder / "policies" / name).write_text(text)
         try:
             codes = play(gateway.start(), peers)
         finally:
@@ -149,7 +158,7 @@ def test_a_replay_under_the_same_workflows_changes_nothing(played: tuple[Gateway
 def test_a_replay_under_workflows_that_only_watch_shows_what_they_refused(played: tuple[Gateway, list[str]]) -> None:
     gateway, codes = played
     found = retold(gateway, watching(gateway))
-    refused = sum(code != "" for code in codes)
+    refused = sum(code != "" for code in codes) - BY_THE_DUTY
     assert found.tally.changed[Direction.GRANTED] == refused
     rules = {text.split()[0] for text, _ in found.tally.top(Direction.GRANTED, "rule")}
     assert rules == {"orders/before-1", "orders/budget-1", "orders/distinct-1", "named/before-1"}
@@ -195,4 +204,4 @@ def test_the_command_replays_workflows_too(played: tuple[Gateway, list[str]], tm
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     status, found = verb(gateway, "policy", "replay", str(tmp_path), "--since", "")
-    assert (status, found["changed"]["deny->allow"]["count"]) == (1, sum(code != "" for code in codes))
+    assert (status, found["changed"]["deny->allow"]["count"]) == (1, sum(code != "" for code in codes) - BY_THE_DUTY)

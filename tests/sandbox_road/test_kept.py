@@ -224,3 +224,30 @@ async def test_one_run_at_a_time_has_the_folder(tmp_path: Path) -> None:
     assert refused.value.code is Code.OVERLOADED
     async with kept.held(ANN, "p", wait=False):
         pass
+
+
+async def test_erasing_a_person_leaves_none_of_their_files_and_folders_and_all_of_the_others(tmp_path: Path) -> None:
+    kept, bob = folders(tmp_path), replace(ANN, subject="user:corp/bob")
+    await leave(kept, ANN, {"a": b"1"})
+    await leave(kept, replace(ANN, workflow="wf-2", tenant="other"), {"a": b"2"}, "q")
+    await leave(kept, bob, {"b": b"3"})
+    assert await kept.erase("user:corp/ann") == 2
+    assert await kept.erase("user:corp/ann") == 0
+    assert await found(kept, ANN) == {}
+    assert await found(kept, bob) == {"b": b"3"}
+    files = Kept(900, 100, 1000)
+    files.keep(ANN, "run", left(1, 2))
+    (others,) = files.keep(bob, "run", left(3))
+    assert (files.erase("user:corp/ann"), names(files)) == (2, [])
+    assert files.of(bob) == [others]
+
+
+async def test_a_run_that_goes_on_while_its_person_is_erased_leaves_nothing(tmp_path: Path) -> None:
+    kept = folders(tmp_path)
+    await leave(kept, ANN, {"a": b"1"})
+    async with kept.held(ANN, "p") as session:
+        assert await kept.erase("user:corp/ann") == 1
+        session.leave({"a": b"2"})
+    assert list((tmp_path / "sessions").iterdir()) == []
+    await leave(kept, ANN, {"a": b"3"})  # somebody who comes back
+    assert await found(kept, ANN) == {"a": b"3"}

@@ -228,6 +228,34 @@ async def test_a_workflow_is_forgotten_after_its_time_and_not_before(open_state:
     assert len(await later.histories.steps("acme", "wf-2")) == 2
 
 
+async def test_how_long_histories_are_kept_is_a_setting_and_they_go_without_another_call(url: str) -> None:
+    state = await asyncio.to_thread(State.open, url, 2)
+    try:
+        flow = Flow(state, workflow_of(BUDGET))
+        await flow.did(score(1), **SCORED)
+        assert await state.histories.sweep(NOW + 3 * DAY) == 0
+        assert await state.histories.sweep(NOW + 3 * DAY + 1) == 1
+        assert (await state.histories.workflows(), len(state.histories._stories._told)) == ((), 0)
+    finally:
+        await state.close()
+
+
+async def test_an_erased_persons_history_is_in_no_row_and_no_replicas_memory(open_state: Open) -> None:
+    one, other = await open_state(), await open_state()
+    for number, state in enumerate((one, other), 1):
+        await Flow(state, workflow_of(BUDGET), f"wf-{number}").did(score(number), **SCORED)
+        await Flow(state, workflow_of(BUDGET), f"wf-{number}").did(score(number + 50), **SCORED)
+        hers = Flow(state, workflow_of(BUDGET), f"wf-mia-{number}")
+        await hers.did(score(number + 100, subject="user:dev/mia"), **SCORED)
+        await hers.did(score(number + 150, subject="user:dev/mia"), **SCORED)
+    assert await one.people.erase("workflows", "user:dev/paul") == 6
+    assert [subject for _, _, subject, _ in await one.histories.workflows()] == ["user:dev/mia"] * 2
+    assert sorted(name for _, name in one.histories._stories._told) == ["wf-mia-1"]
+    await other.histories.sweep(NOW)  # which every replica does every few minutes
+    assert sorted(name for _, name in other.histories._stories._told) == ["wf-mia-2"]
+    assert await Flow(other, workflow_of(BUDGET), "wf-mia-2").ask(step(200, marks=SUPPLIER, subject="user:dev/mia")) == "ok"
+
+
 async def test_a_history_is_bounded(open_state: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.state.histories.MOST_STEPS", 3)
     flow = Flow(await open_state(), workflow_of(BUDGET))
