@@ -12,7 +12,7 @@ from gateway.cli.asking import Json
 from gateway.cli.output import console, misuse, print_json, printable
 
 _REQUEST = re.compile("[0-9a-f-]{36}")
-_PSEUDONYM = re.compile("s_[0-9a-f]{32}(, s_[0-9a-f]{32}){0,99}")  # one in each log that knows the person
+_PSEUDONYM = re.compile("s_[0-9a-f]{32}(,s_[0-9a-f]{32}){0,99}")  # one in each log that knows the person
 
 
 def agree(  # noqa: PLR0917  Typer reads the signature
