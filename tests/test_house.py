@@ -205,4 +205,4 @@ def test_two_workers_keep_a_file_whole_and_one_of_them_has_all_that_looks_at_the
     assert by.keys() == {"sandbox.test_one", "stdio.test_two", "mcp.test_three", "mcp.test_four"}
     assert all(len(workers) == 1 for workers in by.values())
     assert by["sandbox.test_one"] == by["stdio.test_two"]
-    assert by["mcp.test_three"] != by["sandbox.test_one"]
+    assert len(set.union(*by.values())) == 2  # either has a piece before anybody has a second one

@@ -56,7 +56,8 @@ def desk(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
         gateway.settings["agents"][name] |= {"versions": ["1.0", "0.3"], "extensions": [EXTENSION]}
     gateway.config.write_text(json.dumps(gateway.settings))
     held = "p, *, acme, a2a:clerk, send, require, -, held-open, SEC-20\n"
-    with_policy(gateway, **{"grants/guardrails.csv": FILES["grants/guardrails.csv"] + held})
+    duties = FILES["obligations.yaml"].replace("wait: 30s", "wait: 30s, asks: error")  # who is asked by a task is asked at once
+    with_policy(gateway, **{"grants/guardrails.csv": FILES["grants/guardrails.csv"] + held, "obligations.yaml": duties})
     try:
         yield gateway.start()
     finally:
