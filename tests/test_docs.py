@@ -51,8 +51,8 @@ def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():
         found.add(f"{prefix}{name}")
-        for inner in re.findall(r"gateway\.settings\w*\.(\w+)", str(field.annotation)):
-            found |= keys(getattr(sys.modules["gateway.settings"], inner), f"{prefix}{name}.")
+        for module, inner in re.findall(r"(gateway\.settings\w*)\.(\w+)", str(field.annotation)):
+            found |= keys(getattr(sys.modules[module], inner), f"{prefix}{name}.")
     return found
 
 
