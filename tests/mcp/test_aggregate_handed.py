@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.aggregate.handed import Back
+from gateway.model import Refused
+from gateway.reasons import Code
 from tests.mcp.aggregate_world import Heard, of_era
 from tests.mcp.scripted import FORM_QUESTION, SSE, done, event, scripted, where
 from tests.mcp.test_aggregate_held import ACCEPT, CAN, again, asked
@@ -187,4 +190,34 @@ async def test_a_client_that_hangs_up_at_another_replica_has_cancelled_the_call(
             await Heard(response).next()
         async with asyncio.timeout(10):
             while not any(b"notifications/cancelled" in request for request in there.requests):  # noqa: ASYNC110  what a server has heard wakes nobody
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fails", [True, False])
+async def test_attack_a_call_whose_client_leaves_before_it_is_told_that_it_was_taken_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr("gateway.mcp.aggregate.elsewhere.POLL_SECONDS", 0.02)
+
+    async def taken(*_: object) -> None:
+        if fails:
+            raise Refused(Code.LEDGER_UNAVAILABLE, "the store is away")
+        await asyncio.sleep(60)  # it is slow: the client is gone by then
+
+    monkeypatch.setattr(Back, "taken", taken)
+
+    async def say(_: Upstream, body: dict[str, Any], __: bytes, writer: Writer) -> None:
+        if body["method"] == "tools/call":
+            writer.write(SSE + event(FORM_QUESTION))
+            await asyncio.sleep(60)
+
+    async with (
+        upstream(scripted(say)) as there,
+        replicas(tmp_path, f"sqlite:///{tmp_path}/state.db", {"srv": of_era("srv", where(there), LEGACY)}) as (first, second, _),
+    ):
+        (question,) = await told(first, None)
+        assert "error" in (await told(second, None, **again(question["result"])))[-1]
+        async with asyncio.timeout(5):
+            while not any(b"notifications/cancelled" in request for request in there.requests):  # noqa: ASYNC110  as above
                 await asyncio.sleep(0.02)

@@ -178,8 +178,12 @@ class Held:
         try:
             caller = self._anew(call.caller, word.token)
             answer = self._taken(call, caller, word.about, word.responses)
-            async with aclosing(self._told(call, caller, answer)) as messages:
+            try:
                 await back.taken(call.leg)
+            except BaseException:  # from here on it waits for nobody: whoever cannot go on with it ends it
+                await asyncio.shield(call.end())
+                raise
+            async with aclosing(self._told(call, caller, answer)) as messages:
                 async for reply, way in messages:
                     await back.say(reply, way)
         except (Refused, UpstreamError, UnansweredError) as error:
