@@ -117,6 +117,7 @@ def _holds(api: FastAPI, door: _Door) -> None:
     async def holds(request: Request) -> dict[str, Any]:
         """Legal holds in force."""
         principal = await administration.whoami(request)
+        await door.of_the_house(request, principal)
         await administration.permit_on(request, "read", "admin:holds", Kind.AUDIT_READ, "legal holds", principal)
         return {"holds": [shown(each) for each in await erasing.holds()]}
 
@@ -148,12 +149,16 @@ class _Door:
     administration: Administration
     tenant: str
 
+    async def of_the_house(self, request: Request, principal: Principal) -> None:
+        """`Refused` for a person of another tenant than the gateway's: their right is none here, be it to look."""
+        if principal.tenant != self.tenant:
+            await self.administration.refuse(request, principal, Code.USER_LACKS_RIGHT, "of another tenant")
+
     async def permit(  # noqa: PLR0917  the parts of one question
         self, request: Request, action: str, area: str, kind: Kind, wanted: str, principal: Principal
     ) -> str:
         """The id of the recorded wish of somebody who may; `Refused` otherwise."""
-        if principal.tenant != self.tenant:  # the log is one tenant's: a right of another's is none here
-            await self.administration.refuse(request, principal, Code.USER_LACKS_RIGHT, "of another tenant")
+        await self.of_the_house(request, principal)
         return (await self.administration.permit(request, action, area, kind, wanted, principal)).id
 
 

@@ -207,3 +207,12 @@ def test_erasing_is_the_gateways_peoples_and_reaches_every_log_that_knows_the_pe
     assert (
         tenants.http.post("/api/holds", json={"everybody": True, "reason": "x"}, headers=tenants.hands("mia")).status_code == 403
     )
+
+
+def test_attack_legal_holds_are_shown_to_nobody_of_another_tenant(tenants: Tenants) -> None:
+    assert tenants.call("desk.read", tenants.token("paul")).status_code == 200
+    wanted = {"subject": "user:dev/paul", "reason": "case 2"}
+    held = tenants.http.post("/api/holds", json=wanted, headers=tenants.hands("fiona"))
+    assert held.status_code == 201, held.text
+    assert tenants.get("/api/holds", "mia")[0] == 403
+    assert "dev/paul" in str(tenants.get("/api/holds", "fiona")[1])
