@@ -81,8 +81,10 @@ def returned(call: Call, principal: Principal, sealed: Sealed) -> Call:
         if did == "accept" and mode == "form" and not isinstance(yes, bool):
             raise _bad(call, "inputResponses: neither yes nor no")
     bare = {name: value for name, value in params.items() if name not in _ASKED}
-    kept = Came(before, approval, digest, mode, did, yes)
-    return replace(call, message={**call.message, "params": {**bare, **before}}, kept=kept)
+    message = {**call.message, "params": {**bare, **before}}
+    # what is sent is what duties look at, and what the record says was asked for
+    arrival = replace(call.arrival, body=dumps(message)) if before else call.arrival
+    return replace(call, arrival=arrival, message=message, kept=Came(before, approval, digest, mode, did, yes))
 
 
 class Approving:
