@@ -62,7 +62,8 @@ def use(row: Parked, call: str, at: int, by: tuple[str, ...]) -> Entry:
 def withdraw(row: Parked, principal: Principal, call: str, at: int) -> Entry:
     """Whoever asked takes it back, by that call."""
     chain = [_PERSON, *[("agent", actor) for actor in principal.actors]]
-    return Entry("approval.withdraw", f"{row.id}.withdraw", at, row.subject, _about(row) | {"chain": chain, "call": call})
+    fields = _about(row) | {"chain": chain, "call": call}
+    return Entry("approval.withdraw", f"{row.id}.withdraw", at, row.subject, fields, tenant=row.tenant)
 
 
 def expire(row: Parked) -> Entry:
