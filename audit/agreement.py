@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from audit.checkpoint import CheckpointError, Vkey, signature_line
 
 _HEAD: Final = "bailiwick/erasure/v1"
-MAX_NOTE: Final = 2048
+MAX_NOTE: Final = 8192  # a person of a hundred logs has as many pseudonyms
 
 
 @dataclass(frozen=True, slots=True)
