@@ -88,6 +88,7 @@ async def withdrawn(approvals: Approvals, row: Parked, principal: Principal, cal
     if not await approvals.rows.end(row.id, State.WITHDRAWN, now):
         return False
     await approvals.rows.noted(row.id, State.WITHDRAWN)
+    await approvals.no_more(row.id)
     approvals.changed()
     return True
 
