@@ -16,6 +16,9 @@ RECEIPT: Final = "bailiwick/receipt"
 FLAGS: Final = "bailiwick/flags"
 """There, too: what detectors and guards found in the call or its answer, and let pass."""
 
+APPROVAL: Final = "bailiwick/approval"
+"""Where the gateway says by which page a call is approved: of an upstream's results it never comes."""
+
 Receipts = Callable[[Intent], Mapping[str, object] | None]
 _HOLDERS: Final = ("task", "message", "statusUpdate", "artifactUpdate")
 
@@ -34,7 +37,7 @@ def with_receipt(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
         return reply
     meta = result.get("_meta")
     meta = meta if isinstance(meta, dict) else {}
-    ours = {RECEIPT} if reply.looked is not None else {RECEIPT, FLAGS}
+    ours = {RECEIPT, APPROVAL} if reply.looked is not None else {RECEIPT, APPROVAL, FLAGS}
     if receipt is None and ours.isdisjoint(meta):
         return reply
     kept = {name: value for name, value in meta.items() if name not in ours} | ({RECEIPT: receipt} if receipt is not None else {})

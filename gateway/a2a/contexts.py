@@ -27,7 +27,7 @@ def within(call: Call, said: str, context: str) -> Call:
 
 def contexts_in(answer: Any) -> frozenset[str]:
     """The ids of contexts that stand in an answer or an event."""
-    return frozenset(holder.context_id for holder in _holders(answer)) - {""}
+    return frozenset(holder.context_id for holder in holders_of(answer)) - {""}
 
 
 def told(answer: Any, words: Mapping[str, str]) -> Any:
@@ -38,7 +38,7 @@ def told(answer: Any, words: Mapping[str, str]) -> Any:
         return AgentSaysNo(_replaced(answer.error, words))
     renamed = type(answer)()
     renamed.CopyFrom(answer)
-    for holder in _holders(renamed):
+    for holder in holders_of(renamed):
         if holder.context_id in words:
             holder.context_id = words[holder.context_id]
     return renamed
@@ -54,8 +54,8 @@ def _replaced(value: Any, words: Mapping[str, str]) -> Any:
     return [_replaced(inner, words) for inner in value] if isinstance(value, list) else value
 
 
-def _holders(answer: Any) -> Iterator[Any]:
-    """Each part of an answer that has a `context_id`."""
+def holders_of(answer: Any) -> Iterator[Any]:
+    """Each part of an answer that has a `context_id`, and metadata: tasks, messages, events."""
     if isinstance(answer, pb.ListTasksResponse):
         for task in answer.tasks:
             yield from _in_task(task)

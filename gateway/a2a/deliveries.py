@@ -23,6 +23,7 @@ from gateway.a2a.contexts import contexts_in, told
 from gateway.a2a.operations import Asked, mentioned_in, named_in_answer
 from gateway.a2a.push import Found
 from gateway.a2a.tasks import Ownership
+from gateway.a2a.waiting import unforged
 from gateway.a2a.webhook import Allowed
 from gateway.a2a.wire import dump, to_json
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, UpstreamError
@@ -134,7 +135,7 @@ class Deliveries:
         await self._ownership.learn(intent.permit, named_in_answer(call.message))
         await self._ownership.unmixed(intent.permit, mentioned_in(call.message))
         await self._asks.heard(call.message, intent)
-        event = told(call.message, await self._ownership.words(intent.permit, contexts_in(call.message)))
+        event = told(unforged(call.message), await self._ownership.words(intent.permit, contexts_in(call.message)))
         request = HttpRequest(
             self._allowed.url(webhook.url),
             dump(v03.news_of(event) if call.version == v03.VERSION else to_json(event)),

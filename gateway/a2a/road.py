@@ -48,7 +48,7 @@ from gateway.a2a.replies import formatted
 from gateway.a2a.rest import is_rest
 from gateway.a2a.rest import read as read_rest
 from gateway.a2a.tasks import Ownership
-from gateway.a2a.waiting import Waiting, looks_at_ours
+from gateway.a2a.waiting import Waiting, looks_at_ours, unforged
 from gateway.a2a.wire import UnreadableError, envelope, to_proto
 from gateway.asgi import WORKFLOW_HEADER
 from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
@@ -350,6 +350,7 @@ class A2aRoad:
             await events.close()
 
     async def _owned(self, reply: Reply, intent: Intent) -> Reply:
+        reply = replace(reply, payload=unforged(reply.payload))
         permit, payload = intent.permit, reply.payload
         named = Named() if isinstance(payload, AgentSaysNo) else named_in_answer(payload)
         await self._ownership.learn(permit, named)

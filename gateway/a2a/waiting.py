@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from gateway.a2a import errors
 from gateway.a2a.answers import AgentSaysNo
+from gateway.a2a.contexts import holders_of
 from gateway.a2a.errors import RpcRefused
 from gateway.a2a.operations import Asked
 from gateway.a2a.replies import formatted
@@ -189,6 +190,18 @@ class Waiting:
         message.parts.add().text = text.format(**told)
         task.metadata.update({METADATA: {"approval": row.id, "state": word, **told}})
         return task
+
+
+def unforged(answer: Any) -> Any:
+    """What an agent says, without what the gateway alone says of approvals: nobody is led elsewhere by it."""
+    if not any(METADATA in holder.metadata for holder in holders_of(answer)):
+        return answer
+    bare = type(answer)()
+    bare.CopyFrom(answer)
+    for holder in holders_of(bare):
+        if METADATA in holder.metadata:
+            del holder.metadata[METADATA]
+    return bare
 
 
 def looks_at_ours(call: Call) -> bool:
