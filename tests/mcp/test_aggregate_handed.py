@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace as with_stages
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.mcp.aggregate.handed import Back
 from gateway.model import Refused
@@ -221,3 +223,42 @@ async def test_attack_a_call_whose_client_leaves_before_it_is_told_that_it_was_t
         async with asyncio.timeout(5):
             while not any(b"notifications/cancelled" in request for request in there.requests):  # noqa: ASYNC110  as above
                 await asyncio.sleep(0.02)
+
+
+async def test_a_call_that_goes_on_at_another_replica_ends_in_time_though_nobody_says_that_its_client_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.aggregate.elsewhere.POLL_SECONDS", 0.02)
+
+    async def say(_: Upstream, body: dict[str, Any], __: bytes, writer: Writer) -> None:
+        if body["method"] == "tools/call":
+            writer.write(SSE + event(FORM_QUESTION))
+            await asyncio.sleep(60)
+
+    async with (
+        upstream(scripted(say)) as there,
+        replicas(tmp_path, f"sqlite:///{tmp_path}/state.db", {"srv": of_era("srv", where(there), LEGACY)}) as (first, second, _),
+    ):
+        (question,) = await told(first, None)
+        first.aggregate._held._seconds = 0.3
+        (answer,) = await told(second, None, **again(question["result"]))
+        assert answer["error"]["data"]["code"] == "upstream-timeout"
+        async with asyncio.timeout(5):
+            while not any(b"notifications/cancelled" in request for request in there.requests):  # noqa: ASYNC110  as above
+                await asyncio.sleep(0.02)
+
+
+async def test_attack_a_credential_of_another_scope_does_not_go_on_with_a_call_that_another_replica_holds(
+    tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.aggregate.elsewhere.POLL_SECONDS", 0.02)
+    async with replicas(tmp_path, f"sqlite:///{tmp_path}/state.db", both(server_url)) as (first, second, _):
+        question = await asked(first)
+        authenticate = second.stages.authenticate
+
+        async def narrower(arrival: Any) -> Any:
+            return replace(await authenticate(arrival), scope=("mcp://old/another",))
+
+        second.aggregate.enforce(with_stages(second.stages, authenticate=narrower), lambda *_: True)
+        assert (await asked(second, **again(question)))["code"] == -32602
+        assert "Ada" in json.dumps(await asked(first, **again(question)))

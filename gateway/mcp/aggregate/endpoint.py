@@ -126,7 +126,7 @@ class Aggregate:
         where = Where(fan, names, sealed, f"{public_url.rstrip('/')}/mcp/")
         self._known = known
         self._open = Streams(self._standings, fan, where, known, seconds=limits.stream_seconds, patience=patience)
-        self._held = Held(sealed, stages, could, elsewhere)
+        self._held = Held(sealed, stages, could, elsewhere, limits.call_seconds)
         self._questions = Questions(sealed, stages, could, elsewhere)
         subscribing = Subscribing(self._standings, where, self._open, known)
         self._desk = Desk(

@@ -23,7 +23,7 @@ from gateway.mcp.aggregate.elsewhere import Elsewhere
 from gateway.mcp.aggregate.questions import UnansweredError
 from gateway.mcp.errors import INVALID_PARAMS
 from gateway.mcp.strict import dumps
-from gateway.model import Refused, Reply, UpstreamError
+from gateway.model import Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
 
 TAKEN_SECONDS = 15.0
@@ -55,19 +55,25 @@ def token_of(params: Mapping[str, Any]) -> str | int | None:
     return found
 
 
+def scope_of(principal: Principal) -> list[str] | None:
+    """What its credential is for, None for anything."""
+    return None if principal.scope is None else sorted(principal.scope)
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """What a client says at another replica to a call that waits.
 
     key        of what is said back, and of this conversation.
     about      what the call is about, as a digest.
-    responses  its answers; token that of its progress.
+    responses  its answers; token that of its progress; scope that of its credential, which has to be the call's.
     """
 
     key: str
     about: str
     responses: Any
     token: str | int | None
+    scope: list[str] | None
 
     @property
     def gone(self) -> str:
@@ -78,7 +84,7 @@ class Word:
 async def resumed(elsewhere: Elsewhere, caller: Caller, leg: Leg) -> AsyncGenerator[Said, None]:
     """The rest of a call that another replica holds; as `Held.resumed`."""
     params = caller.call.message["params"]
-    word = Word(token_urlsafe(16), about(params), params.get("inputResponses", {}), token_of(params))
+    word = Word(token_urlsafe(16), about(params), params.get("inputResponses", {}), token_of(params), scope_of(caller.principal))
     try:
         left = await elsewhere.leave(caller, leg.server, params["requestState"], asdict(word))
     except Refused as refusal:  # of the store

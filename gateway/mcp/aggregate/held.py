@@ -18,7 +18,7 @@ import msgspec
 from gateway.mcp.aggregate import handed
 from gateway.mcp.aggregate.caller import Caller, Leg, Way, answering
 from gateway.mcp.aggregate.elsewhere import Elsewhere
-from gateway.mcp.aggregate.handed import Word, about, token_of, unknown
+from gateway.mcp.aggregate.handed import Word, about, scope_of, token_of, unknown
 from gateway.mcp.aggregate.questions import ANSWER_SECONDS, UnansweredError, unanswered
 from gateway.mcp.aggregate.standing import STATELESS, cancelled, final, unasked
 from gateway.mcp.answers import ASKING
@@ -92,9 +92,15 @@ class _Call:
 class Held:
     """Those of this process."""
 
-    def __init__(self, sealed: Sealed, stages: Stages, could: Could, elsewhere: Elsewhere | None = None) -> None:
-        """`stages` and `could` are of the policy in force; `elsewhere` knows what was said at other replicas."""
+    def __init__(
+        self, sealed: Sealed, stages: Stages, could: Could, elsewhere: Elsewhere | None = None, seconds: float = ANSWER_SECONDS
+    ) -> None:
+        """`stages` and `could` are of the policy in force; `elsewhere` knows what was said at other replicas.
+
+        seconds  how long a call may go on for a client at another replica, which may be gone without a word.
+        """
         self.in_force = stages, could
+        self._seconds = seconds
         self._sealed = sealed
         self._me = token_urlsafe(8)
         self._calls: dict[str, _Call] = {}
@@ -176,6 +182,8 @@ class Held:
         """Go on with a call whose client is at another replica."""
         back = handed.Back(elsewhere, call.caller, call.leg.server, word.key)
         try:
+            if word.scope != scope_of(call.caller.principal):
+                raise unknown("requestState: of a credential with another scope", call.caller)
             caller = self._anew(call.caller, word.token)
             answer = self._taken(call, caller, word.about, word.responses)
             try:
@@ -183,9 +191,12 @@ class Held:
             except BaseException:  # from here on it waits for nobody: whoever cannot go on with it ends it
                 await asyncio.shield(call.end())
                 raise
-            async with aclosing(self._told(call, caller, answer)) as messages:
+            async with asyncio.timeout(self._seconds), aclosing(self._told(call, caller, answer)) as messages:
                 async for reply, way in messages:
                     await back.say(reply, way)
+        except TimeoutError:
+            with suppress(Refused, UpstreamError):
+                await back.end(UpstreamError("timeout"), call.leg)
         except (Refused, UpstreamError, UnansweredError) as error:
             with suppress(Refused, UpstreamError):
                 await back.end(error, call.leg)
