@@ -43,6 +43,7 @@ def _become_code(setup: Setup, warden: int, ends: tuple[int, ...], report: int, 
             os.dup2(fd, number)  # with 0, the frames' descriptor is gone
         report, go = high[4:]
         os.closerange(4, report)
+        os.closerange(report + 1, go)  # a descriptor that was passed in may have any number
         os.closerange(go + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         # Whatever the gateway blocks, or ignores as one under nohup does, is not the code's.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -84,6 +86,32 @@ async def test_one_program_has_it_at_a_time_and_its_warden_keeps_it_locked(runne
     await served.end()
     assert await said(runner, "print('again')", place / "one") == "again\n"
     assert (place / "one").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif("BAILIWICK_FEW_DESCRIPTORS" not in os.environ, reason="the next test runs it, in a process of its own")
+async def test_its_lock_is_no_codes_whatever_its_number(runner: CagedRunner, place: Path) -> None:
+    held: list[int] = []
+    for lowest in range(28, 42):
+        while (free := os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)) < lowest:
+            held.append(free)
+        os.close(free)
+        assert free == lowest, "this process has few descriptors"
+        assert await said(runner, "print('in')", place / "one") == "in\n"
+    for each in held:
+        os.close(each)
+
+
+@pytest.mark.parametrize("backend", ["landlock", "bwrap"])
+def test_a_descriptor_that_lies_between_the_wardens_own_reaches_no_code(boxes: Any, backend: str) -> None:
+    """The warden moves its descriptors above 32.  A lock of the gateway's came to lie between them, and no cage came up."""
+    boxes("own", backend)  # skips where there is none
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, f"{__file__}::test_its_lock_is_no_codes_whatever_its_number[{backend}]"],
+        env={**os.environ, "BAILIWICK_FEW_DESCRIPTORS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
 
 
 def _has_open(pid: int, path: Path) -> bool:
