@@ -355,7 +355,7 @@ async def test_a_stream_ends_with_the_authority_under_which_it_began(opened: Ope
     later = [0]
     async with opened(script, clock=lambda: wall_clock() + later[0]) as (world, _):
         claims = json.loads(urlsafe_b64decode(world.token("paul")["authorization"].split(".")[1] + "=="))
-        later[0] = int((claims["exp"] - wall_clock() / 1e6 - 0.5) * 1e6)
+        later[0] = int((claims["exp"] - wall_clock() / 1e6 - 2) * 1e6)
         async with standing_in(world, form) as lines:
             await next_data(lines)
             name, told = await rest_of(lines)
