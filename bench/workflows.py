@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.journal import Journal
 from gateway.mcp.normalise import normalise
+from gateway.mcp.sealed import Sealed
 from gateway.mcp.steps import McpSteps
 from gateway.mcp.wire import read
 from gateway.model import Arrival, Outcome, OutcomeStatus, Permit, Principal, Trace, new_id, wall_clock
@@ -143,7 +144,7 @@ async def measured(folder: Path, past: int, count: int) -> dict[str, list[float]
     )
     steps = Steps(state.histories, SEAL, lambda _rule: None)
     recorder = Recorder(journal.append, journal.submit, wall_clock)
-    road = Road(engine, Policy(Pair(policies, engine, 0)), steps, recorder, McpSteps())
+    road = Road(engine, Policy(Pair(policies, engine, 0)), steps, recorder, McpSteps(Sealed([SEAL])))
     try:
         await prepared(road, "wf-long", past)
         fresh = [f"wf-{number}" for number in range(count)]
