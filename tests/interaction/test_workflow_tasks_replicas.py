@@ -93,7 +93,7 @@ async def test_what_was_claimed_by_a_gateway_that_ended_is_told_by_the_ledger(re
     key = base64.b64decode((replicas.one.folder / "data" / "seal-key").read_text())
 
     def reconciling(later: int) -> Reconciling:
-        return Reconciling(state.histories, replicas.url, key, lambda: wall_clock() + later * MINUTE, 120)
+        return Reconciling(state.histories, lambda _: (replicas.url,), key, lambda: wall_clock() + later * MINUTE, 120)
 
     try:
         before = await state.histories.steps("acme", one.workflow("paul"))
