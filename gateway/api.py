@@ -9,14 +9,15 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any, Final
 
-from fastapi import FastAPI, Form, Request
+from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.model import Principal, Refused
+from gateway.pages import form
 from gateway.policy.routes import PolicyDoor
 from gateway.policy.routes import register as register_policy
 from gateway.problem import Problem
@@ -27,6 +28,7 @@ _ADDRESS = re.compile(r"|/mcp|/(mcp|a2a)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _FOR_PAGES = {"Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=300"}
 _PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "*", "Access-Control-Max-Age": "600"}
 PROBLEM_JSON = "application/problem+json"
+MOST_FORM_BYTES: Final = 1024
 _STATUS = {
     Code.NO_CREDENTIAL: 401,
     Code.INVALID_CREDENTIAL: 401,
@@ -151,8 +153,14 @@ def _protected(api: FastAPI, doors: Doors) -> None:
 
 def _development(api: FastAPI, issue: Callable[[str], str]) -> None:
     @api.post("/dev/token", tags=["development"])
-    async def dev_token(user: Annotated[str, Form(max_length=64)]) -> JSONResponse:
-        """An access token of the development issuer.  Exists on a loopback address alone."""
+    async def dev_token(request: Request) -> JSONResponse:
+        """An access token of the development issuer for the form's `user`.  Exists on a loopback address alone."""
+        try:
+            user = (await form(request, MOST_FORM_BYTES)).get("user", "")
+        except ValueError as error:
+            return problem(422, Problem("invalid-request", str(error)))
+        if not user:
+            return problem(422, Problem("invalid-request", "the form has no `user`", location="body.user"))
         try:
             token = issue(user)
         except KeyError:

@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from .dockerfile import Context, DockerfileError, Image, build, instructions
@@ -23,6 +24,19 @@ TRIES = 40
 pytestmark = pytest.mark.timeout(300)  # it installs everything anew: half a minute on an idle machine, more on a busy one
 INDEX = ("PIP_", "UV_", "SSL_CERT", "REQUESTS_CA", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "HOME", "USER", "LANG")
 """What the steps may know of this machine: where packages come from and are kept."""
+
+DEVELOPMENT = """
+tenant: default
+policies: policies
+server: {public_url: "%(url)s"}
+issuers:
+  - alias: dev
+    development: true
+    issuer: "%(url)s/dev"
+    audience: "%(url)s"
+    jwks: {file: %(data)s/dev-jwks.json}
+    algorithms: [ES256]
+"""
 
 
 @dataclass
@@ -64,10 +78,11 @@ class Container:
             return False
 
     @contextmanager
-    def started(self, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    def started(self, log: Path, command: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+        """With the image's own command, or another one."""
         with log.open("wb") as out:
             process = subprocess.Popen(
-                self.words([*self.image.entrypoint, *self.image.command]),
+                self.words([*self.image.entrypoint, *(command or self.image.command)]),
                 cwd=self.image.at(self.image.workdir),
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -80,6 +95,14 @@ class Container:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+    def becomes_healthy(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        """Wait for it."""
+        tries = 0
+        while not self.healthy():  # each try is a process of its own, which is pause enough
+            tries += 1
+            assert process.poll() is None, log.read_text()
+            assert tries < TRIES, log.read_text()
 
     def files(self) -> dict[str, tuple[int, int, int, int]]:
         """Everything that must not change, and what would show a change."""
@@ -104,6 +127,9 @@ def container(request: pytest.FixtureRequest) -> Iterator[Container]:
         (image.root / "tmp").chmod(0o1777)
         settings = image.at("/etc/bailiwick")
         (settings / "bailiwick.yaml").write_text("tenant: default\npolicies: policies\n")
+        port = _free_port()
+        said = {"url": f"http://127.0.0.1:{port}", "data": image.at("/var/lib/bailiwick")}
+        (settings / "development.yaml").write_text(DEVELOPMENT % said)
         shutil.copytree(ROOT / "policies" / "default", settings / "policies")
         for path in sorted(settings.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
@@ -111,7 +137,7 @@ def container(request: pytest.FixtureRequest) -> Iterator[Container]:
         if warning:
             with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
                 print(f"\nWARNING: {warning}")
-        yield Container(image, prefix, _free_port())
+        yield Container(image, prefix, port)
 
 
 def _free_port() -> int:
@@ -152,11 +178,7 @@ def test_the_image_becomes_healthy_and_ends_cleanly(container: Container, tmp_pa
     before = container.files()
     assert not container.healthy()
     with container.started(log) as process:
-        tries = 0
-        while not container.healthy():  # each try is a process of its own, which is pause enough
-            tries += 1
-            assert process.poll() is None, log.read_text()
-            assert tries < TRIES, log.read_text()
+        container.becomes_healthy(process, log)
         if container.prefix:
             assert Path(f"/proc/{process.pid}").stat().st_uid == container.image.user[0]
         process.send_signal(signal.SIGTERM)
@@ -167,6 +189,16 @@ def test_the_image_becomes_healthy_and_ends_cleanly(container: Container, tmp_pa
     records = json.loads(container.run(["bailiwick", "audit", "tail", "--json"]).stdout)["records"]
     assert records[-1]["kind"] == "writer.stop"
     assert container.files() == before  # nothing but the data folder was written
+
+
+def test_the_image_starts_with_a_development_issuer_and_gives_its_tokens(container: Container, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with container.started(log, ["serve", "--config", "/etc/bailiwick/development.yaml"]) as process:
+        container.becomes_healthy(process, log)
+        address = f"http://127.0.0.1:{container.port}/dev/token"
+        given = httpx.post(address, data={"user": "paul"}, trust_env=False)
+        assert (given.status_code, given.json()["token_type"]) == (200, "Bearer")
+        assert httpx.post(address, data={"user": "nobody"}, trust_env=False).status_code == 404
 
 
 def test_the_image_holds_what_runs_and_nothing_that_builds(container: Container) -> None:
