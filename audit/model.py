@@ -45,14 +45,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Together:
-    """The records of one commit, from index `first`: their leaf hashes, and (once somebody asked) what was signed over them."""
+    """The records of one commit, from index `first`: their leaf hashes, and (once somebody asked) their tree, signed."""
 
     __slots__ = ("first", "hashes", "signed")
 
     def __init__(self, first: int, hashes: list[bytes]) -> None:
         self.first = first
         self.hashes = hashes
-        self.signed: tuple[list[list[bytes]], str] | None = None
+        self.signed: tuple[list[list[str]], str] | None = None
 
     def __eq__(self, other: object) -> bool:
         """What was written beside a record makes no difference to where that stands."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from audit.tree import EMPTY_ROOT, Node, node_hash, range_root
+
+T = TypeVar("T")
 
 
 def inclusion(index: int, size: int, node: Node) -> list[bytes]:
@@ -22,6 +25,35 @@ def inclusion(index: int, size: int, node: Node) -> list[bytes]:
             path.append((start, middle))
             start = middle
     return [range_root(a, b, node) for a, b in reversed(path)]
+
+
+def levels(leaves: list[bytes]) -> list[list[bytes]]:
+    """Every node of a small tree (RFC 9162 §2.1.1), level by level, its leaf hashes first and its root last.
+
+    What has no neighbour on its right goes up as it is: so each split leaves a power of two on the left.
+    """
+    if not leaves:
+        msg = "a tree without leaves has no levels"
+        raise ValueError(msg)
+    found = [leaves]
+    while len(below := found[-1]) > 1:
+        above = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
+        found.append(above if len(below) % 2 == 0 else [*above, below[-1]])
+    return found
+
+
+def inclusion_in(index: int, tree: Sequence[Sequence[T]]) -> list[T]:
+    """The proof that `inclusion` makes, picked from the `levels` of its tree, or from what stands for each of their nodes."""
+    if not 0 <= index < len(tree[0]):
+        msg = f"there is no leaf {index} in a tree of {len(tree[0])}"
+        raise ValueError(msg)
+    path = []
+    for level in tree:
+        beside = index ^ 1
+        if beside < len(level):
+            path.append(level[beside])
+        index >>= 1
+    return path
 
 
 def consistency(old: int, new: int, node: Node) -> list[bytes]:

@@ -7,7 +7,7 @@ No clock, no I/O.
 
 from __future__ import annotations
 
-import base64
+from binascii import b2a_base64
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,13 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from audit.checkpoint import CheckpointError, Vkey, canonical_bytes
 from audit.model import Receipt, Together
-from audit.proof import included_root, inclusion
-from audit.tree import node_hash, range_root
+from audit.proof import included_root, inclusion_in, levels
 
 MEMBERS: Final = frozenset({"log", "record", "index", "leaf", "at", "of", "path", "signature"})
 SPOOLED_MEMBERS: Final = frozenset({"log", "record", "leaf", "spooled", "signature"})
 _MOST: Final = 4096  # records of one commit
-_b64 = base64.b64encode
 
 
 class ReceiptError(ValueError):
@@ -43,46 +41,46 @@ class Voucher:
         together, index = receipt.together, receipt.index
         if together is None or not together.first <= index < together.first + len(together.hashes):
             together = Together(index, [receipt.leaf_hash])  # of a record that was found in the log: alone
-        levels, signature = together.signed or self._sign(together)
-        at, size = index - together.first, len(together.hashes)
+        tree, signature = together.signed or self._sign(together)
+        at = index - together.first
         return {
             "log": receipt.log,
             "record": receipt.id,
             "index": index,
-            "leaf": _b64(receipt.leaf_hash).decode(),
+            "leaf": _b64(receipt.leaf_hash),
             "at": at,
-            "of": size,
-            "path": [_b64(each).decode() for each in inclusion(at, size, lambda height, number: levels[height][number])],
+            "of": len(together.hashes),
+            "path": inclusion_in(at, tree),
             "signature": signature,
         }
 
     def _spooled(self, receipt: Receipt) -> Mapping[str, Any]:
         """Of a record that is in the spool: it has no place yet."""
         text = _spooled_text(receipt.log, receipt.id, receipt.leaf_hash)
-        signature = _b64(self._vkey.key_id + self._key.sign(text)).decode()
-        leaf = _b64(receipt.leaf_hash).decode()
+        signature = _b64(self._vkey.key_id + self._key.sign(text))
+        leaf = _b64(receipt.leaf_hash)
         return {"log": receipt.log, "record": receipt.id, "leaf": leaf, "spooled": True, "signature": signature}
 
-    def _sign(self, together: Together) -> tuple[list[list[bytes]], str]:
-        levels = [together.hashes]
-        while len(levels[-1]) > 1:
-            below = levels[-1]
-            levels.append([node_hash(below[n], below[n + 1]) for n in range(0, len(below) - 1, 2)])
-        size = len(together.hashes)
-        root = range_root(0, size, lambda height, number: levels[height][number])
-        text = _text(self._vkey.name, together.first, size, root)
-        signed = levels, _b64(self._vkey.key_id + self._key.sign(text)).decode()
-        together.signed = signed
+    def _sign(self, together: Together) -> tuple[list[list[str]], str]:
+        """The whole tree of a commit, each node as receipts write it, and the signature over its root."""
+        tree = levels(together.hashes)
+        text = _text(self._vkey.name, together.first, len(together.hashes), tree[-1][0])
+        written = [[_b64(node) for node in level] for level in tree]
+        together.signed = signed = written, _b64(self._vkey.key_id + self._key.sign(text))
         return signed
+
+
+def _b64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode()
 
 
 def _text(origin: str, first: int, size: int, root: bytes) -> bytes:
     """What is signed.  No checkpoint is spelled so: its first line is an origin, which has no space."""
-    return f"bailiwick receipt v1\n{origin}\n{first} {size}\n{_b64(root).decode()}\n".encode()
+    return f"bailiwick receipt v1\n{origin}\n{first} {size}\n{_b64(root)}\n".encode()
 
 
 def _spooled_text(origin: str, record: str, leaf: bytes) -> bytes:
-    return f"bailiwick spooled receipt v1\n{origin}\n{record}\n{_b64(leaf).decode()}\n".encode()
+    return f"bailiwick spooled receipt v1\n{origin}\n{record}\n{_b64(leaf)}\n".encode()
 
 
 def _verify_spooled(said: Mapping[str, Any], vkey: Vkey) -> tuple[str, int, bytes]:

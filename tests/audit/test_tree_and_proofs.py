@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from audit import verify
-from audit.proof import consistency, inclusion, verify_consistency, verify_inclusion
+from audit.proof import consistency, inclusion, inclusion_in, levels, verify_consistency, verify_inclusion
 from audit.tree import EMPTY_ROOT, Frontier, leaf_hash, range_root, root_of
 
 # The reference test data of certificate transparency (RFC 6962), hashed as RFC 9162 hashes.
@@ -130,6 +130,17 @@ def test_every_inclusion_proof_is_that_of_the_definition_and_holds() -> None:
             assert verify_inclusion(index, size, LEAVES[index], proof, mth(0, size))
 
 
+def test_of_a_small_tree_whose_nodes_are_all_at_hand_root_and_every_inclusion_proof_are_those_of_the_definition() -> None:
+    for size in range(1, SIZES + 1):
+        tree = levels(LEAVES[:size])
+        assert tree[-1] == [mth(0, size)]
+        named = [[level_node.hex() for level_node in level] for level in tree]
+        for index in range(size):
+            proof = path(index, 0, size)
+            assert inclusion_in(index, tree) == proof
+            assert inclusion_in(index, named) == [step.hex() for step in proof]
+
+
 def test_every_consistency_proof_is_that_of_the_definition_and_holds() -> None:
     for new in range(SIZES + 1):
         for old in range(new + 1):
@@ -169,6 +180,12 @@ def test_impossible_questions_are_refused() -> None:
         with pytest.raises(ValueError, match="no leaf"):
             inclusion(index, size, node)
         assert not verify_inclusion(index, size, LEAVES[0], [], EMPTY_ROOT)
+    tree = levels(LEAVES[:5])
+    for index in (-1, 5):
+        with pytest.raises(ValueError, match="no leaf"):
+            inclusion_in(index, tree)
+    with pytest.raises(ValueError, match="without leaves"):
+        levels([])
     for old, new in ((-1, 5), (6, 5)):
         with pytest.raises(ValueError, match="begin"):
             consistency(old, new, node)
