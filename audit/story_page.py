@@ -171,6 +171,7 @@ def _card(call: CallFacts) -> str:
         ("asked for", f"{call.action} {call.resource} ({call.proto} {call.method})"),
         ("when", _when(call.at)),
         ("duties", ", ".join(call.obligations)),
+        ("streamed", f"{call.chunks} messages, committed to in the record of its end" if call.chunks else ""),
         ("detail", call.detail),
         ("policy", call.policy),
         ("record", f"{call.index}" + (f", its end {call.end_index}" if call.end_index is not None else "")),

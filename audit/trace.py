@@ -97,7 +97,7 @@ class CallFacts:
     assurance   how strongly the chain is proven: pop, bearer; correlated is not proven; "" of records that do not say.
     outcome     ok, tool-error, upstream-error, interrupted, internal-error; refused; orphaned (nobody knows); open (under way);
                 of a connection that code made, how it ended.
-    at          UTC microseconds; latency_us None where the call has no end.
+    at          UTC microseconds; latency_us None where the call has no end; chunks: how many messages a stream had, 0 where none.
     index       of the record that opens it; end_index of the one that closes it.
     """
 
@@ -121,6 +121,7 @@ class CallFacts:
     missing: tuple[str, ...] = ()
     obligations: tuple[str, ...] = ()
     latency_us: int | None = None
+    chunks: int = 0
     end_index: int | None = None
     request: Shown | None = None
     response: Shown | None = None
@@ -295,6 +296,7 @@ def _facts(record: Record, end: Record | None, run: RunFacts | None, open_value:
         missing=tuple(each.who for each in asked if not each.allowed),
         obligations=tuple(map(str, _list(decision.get("obligations")))),
         latency_us=latency if isinstance(latency, int) else None,
+        chunks=_number(_mapping(end.leaf.get("stream") if end is not None else None).get("chunks")) or 0,
         end_index=end.index if end is not None else None,
         request=_shown(record, "request", open_value),
         response=_shown(end, "response", open_value) if end is not None else None,

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from audit.model import Receipt
+from audit.streamed import Chunks
 from gateway.approved import Approval
 from gateway.followed import Followed
 from gateway.refusal import Refused as Refused  # noqa: PLC0414  handed on, as the next
@@ -359,6 +360,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     step     what became of its step in a workflow (`policies.workflows.story.State`); "" where it is none.
     results  what is kept of its result or its task (`policies.workflows.kept`); `followed` of earlier calls that became tasks.
     original what its last message said before a duty blanked some of that; flags: what its messages were flagged for.
+    chunks   what commits to all released messages, where anything came before the last one.
     """
 
     status: OutcomeStatus
@@ -371,3 +373,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     original: Octets = b""
     flags: tuple[str, ...] = ()
     followed: Followed | None = None
+    chunks: Chunks | None = None

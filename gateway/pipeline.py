@@ -13,6 +13,7 @@ from typing import Protocol
 
 from audit.kept import Kept
 from audit.model import LedgerUnavailableError
+from audit.streamed import Chunks
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
 from gateway.reasons import Code
 from gateway.scope import within
@@ -139,7 +140,7 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
                     permit = intent.permit
                     looked = await stages.inspect(raw, permit) if permit.redact or permit.flags else raw
                     reply = stages.filter(looked, intent)
-                    tally.count(reply)
+                    tally.count(reply, held)
                     if held is not None:  # what looked final was not: the stream goes on
                         yield held
                         held = None
@@ -249,7 +250,7 @@ def _of(refusal: Refused, principal: Principal | None, call: Call | None) -> Ref
 class _Tally:
     """What has been released so far."""
 
-    __slots__ = ("bytes", "detail", "events", "flags", "hearing", "permit", "status")
+    __slots__ = ("bytes", "chunks", "detail", "events", "flags", "hearing", "permit", "status")
 
     def __init__(self, permit: Permit, hearing: Hearing | None) -> None:
         self.permit = permit
@@ -259,20 +260,34 @@ class _Tally:
         self.events = 0
         self.flags: set[str] = set()
         self.bytes = 0
+        self.chunks: Chunks | None = None  # of an answer that is one message there is none: the record commits to that
 
-    def count(self, reply: Reply) -> None:
+    def count(self, reply: Reply, held: Reply | None) -> None:
         self.events += 1
         self.bytes += len(reply.body or b"")
         self.flags.update(reply.looked or ())
         if 0 < self.permit.answer_bytes < self.bytes:
             raise Refused(Code.LIMIT_REACHED, "the answer is larger", decision=self.permit.decision)
+        if self.chunks is not None or not reply.is_final or held is not None:
+            self._chunk(reply, held)
         if self.hearing is not None:
             self.hearing.hear(reply)
+
+    def _chunk(self, reply: Reply, held: Reply | None) -> None:
+        """One more of several: a reply without a body is no message on the wire."""
+        if self.chunks is None:
+            self.chunks = Chunks()
+            if held is not None and held.body is not None:
+                self.chunks.add(held.body)
+        if reply.body is not None:
+            self.chunks.add(reply.body)
 
     def outcome(self, last: Reply | None) -> Outcome:
         body = (last.body or b"") if last else b""
         original, flags = last.original if last else b"", tuple(sorted(self.flags))
-        outcome = Outcome(self.status, body, self.detail, self.events, self.bytes, original=original, flags=flags)
+        outcome = Outcome(
+            self.status, body, self.detail, self.events, self.bytes, original=original, flags=flags, chunks=self.chunks
+        )
         return outcome if self.hearing is None else self.hearing.outcome(outcome)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
+from audit.streamed import STREAM
 from gateway import model
 from gateway.approved import Approval, waits
 from gateway.decided import SUBJECT, Activated, decided, nowhere
@@ -163,6 +164,9 @@ class Recorder:
         values = (Value("response", outcome.body),) if outcome.body else ()
         if outcome.original:
             salt, fields[ORIGINALS] = committed("response", outcome.original)
+            values = (*values, salt)
+        if outcome.chunks is not None and outcome.chunks.count:
+            salt, fields[STREAM] = outcome.chunks.said()
             values = (*values, salt)
         if outcome.results:
             values = (*values, Value("step", outcome.results.encode()))

@@ -17,13 +17,14 @@ from gateway.cli.audit_report import report, review
 from gateway.cli.audit_reproduce import reproduce
 from gateway.cli.audit_retention import retire, seal, segments
 from gateway.cli.audit_search import search
+from gateway.cli.audit_stream import stream
 from gateway.cli.audit_tiles import tiles
 from gateway.cli.audit_witness import witness
+from gateway.cli.ledger_writing import opened
 from gateway.cli.output import console, misuse, print_json, printable
 from gateway.cli.which_log import LogName, every, holding, left_out, notes_in_root, one
 
 if TYPE_CHECKING:
-    from audit.reader import Ledger
     from gateway.settings import Settings
 
 Config = Annotated[Path, typer.Option("--config", help="The settings, which say where the ledger is.")]
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
     group.command("search")(search)
     group.command("show")(show)
     group.command("trace")(trace)
+    group.command("stream")(stream)
     group.command("verify")(verify)
     group.command("reproduce")(reproduce)
     group.command("report")(report)
@@ -76,7 +78,7 @@ def tail(  # noqa: PLR0917  Typer reads the signature
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
     settings = one(config, log_name, ledger)
-    with _open(settings, ledger, "names in the newest records", reason) as log:
+    with opened(settings, ledger, "names in the newest records", reason) as log:
         if follow:
             followed(log, count, as_json=as_json)
             return
@@ -98,7 +100,7 @@ def show(  # noqa: PLR0917  Typer reads the signature
     from gateway.cli.audit_views import full, render_record  # noqa: PLC0415
 
     settings = holding(config, log_name, ledger, lambda log: log.get(record) is not None)
-    with _open(settings, ledger, f"record {record}", reason) as log:
+    with opened(settings, ledger, f"record {record}", reason) as log:
         found = log.get(record)
         if found is None:
             _missing(
@@ -131,7 +133,7 @@ def trace(  # noqa: PLR0917  Typer reads the signature
     from gateway.cli.audit_views import seen_by  # noqa: PLC0415
 
     settings = holding(config, log_name, ledger, lambda log: bool(log.workflow(workflow)))
-    with _open(settings, ledger, f"workflow {workflow}", reason) as log:
+    with opened(settings, ledger, f"workflow {workflow}", reason) as log:
         opens = log.open_value if values or html is None else _unopened
         story, size, origin = build(workflow, log.workflow(workflow), opens, log.subject_name), log.size, log.origin
     if story is None:
@@ -287,23 +289,6 @@ def _settings_beside(config: Path, log_name: str, ledger: Path | None) -> Settin
             help="give the log's verifier key (--key), or the gateway's settings (--config)",
         )
     return one(config, log_name, ledger)
-
-
-def _open(settings: Settings, ledger: Path | None, wanted: str, reason: str) -> Ledger:
-    """The ledger that the settings name, or another file; what is sealed opens for a reason, once that is on record."""
-    from audit.reader import Ledger as Log  # noqa: PLC0415
-    from audit.store import StoreError  # noqa: PLC0415
-    from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
-    from gateway.cli.ledger_writing import reading  # noqa: PLC0415
-
-    url = ledger_url(settings, ledger)
-    try:
-        log = Log.open(url, existing_seal_key(settings, os.environ), reveal=bool(reason))
-        if reason:
-            reading(settings, wanted, reason)
-        return log
-    except (StoreError, ValueError) as error:
-        misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")
 
 
 def _missing(message: str, help_: str) -> NoReturn:

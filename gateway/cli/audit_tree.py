@@ -36,6 +36,7 @@ def _add(tree: Tree, node: Node, *, values: bool) -> None:
 
 def _head(call: CallFacts) -> Text:
     took = f"  {call.latency_us / 1000:.1f} ms" if call.latency_us is not None else ""
+    took += f"  {call.chunks} streamed" if call.chunks else ""
     outcome = "" if call.outcome == "refused" else f" → {call.outcome}"
     return Text.assemble(
         (printable(call.by), "cyan"),

@@ -164,6 +164,10 @@ def render_record(view: Mapping[str, Any], indent: str = "") -> str:
         lines.append(f"{indent}who     {view['who']}")
     if (view["record"].get("auth") or {}).get("assurance") == "correlated":
         lines.append(f"{indent}proof   {JOINED}")
+    if isinstance(streamed := view["record"].get("stream"), dict):
+        lines.append(
+            f"{indent}stream  {streamed.get('chunks')} messages; `bailiwick audit stream` holds what was kept against them"
+        )
     lines += [f"{indent}{pseudonym} is {name}" for pseudonym, name in view["names"].items()]
     for name, text in sorted(view["values"].items(), key=lambda item: item[0] != "explanation"):
         lines.append(f"{indent}{name}:")

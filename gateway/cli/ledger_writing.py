@@ -14,6 +14,7 @@ from gateway.cli.output import misuse
 
 if TYPE_CHECKING:
     from audit.journal import Journal
+    from audit.reader import Ledger
     from gateway.settings import Settings
 
 T = TypeVar("T")
@@ -81,3 +82,19 @@ def reading(settings: Settings, wanted: str, reason: str) -> None:
         await journal.append(Entry(Kind.AUDIT_READ, new_id(at), at, None, fields, (Value("reason", reason.encode()[:2048]),)))
 
     written(settings, record, "nothing is opened, as reading it cannot be recorded")
+
+
+def opened(settings: Settings, ledger: Path | None, wanted: str, reason: str) -> Ledger:
+    """The ledger that the settings name, or another file; what is sealed opens for a reason, once that is on record."""
+    from audit.reader import Ledger as Log  # noqa: PLC0415  as above
+    from audit.store import StoreError  # noqa: PLC0415
+    from gateway.cli.audit_views import existing_seal_key, ledger_url  # noqa: PLC0415
+
+    url = ledger_url(settings, ledger)
+    try:
+        log = Log.open(url, existing_seal_key(settings, os.environ), reveal=bool(reason))
+        if reason:
+            reading(settings, wanted, reason)
+        return log
+    except (StoreError, ValueError) as error:
+        misuse(f"the ledger cannot be read: {error}", help="has the gateway run with these settings?")

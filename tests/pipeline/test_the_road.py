@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import pytest
 
+from audit.streamed import agreeing
 from gateway import model
 from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Trace, UpstreamError
 from gateway.pipeline import Stages, govern
@@ -107,6 +108,18 @@ async def test_the_intent_is_durable_before_forwarding_and_the_outcome_before_th
     ]  # fmt: skip
     assert diary.outcomes[0].status is OutcomeStatus.OK
     assert diary.outcomes[0].body == str(FINAL.payload).encode()
+
+
+async def test_the_outcome_commits_to_a_stream_that_is_cut_off_as_far_as_it_came_and_to_one_that_only_seemed_over() -> None:
+    progress, diary = Reply("progress", is_final=False), Diary()
+    with pytest.raises(UpstreamError):
+        await drive(diary, stages(diary, progress, progress, UpstreamError("connect", "gone")))
+    await drive(diary, stages(diary, FINAL, FINAL))
+    cut, whole = (outcome.chunks for outcome in diary.outcomes)
+    assert cut is not None
+    assert whole is not None
+    assert agreeing([b"progress"] * 2, cut.salt, cut.said()[1]) == 2
+    assert agreeing([str(FINAL.payload).encode()] * 2, whole.salt, whole.said()[1]) == 2
 
 
 async def test_a_denial_is_recorded_and_nothing_is_forwarded() -> None:
