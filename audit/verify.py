@@ -1441,6 +1441,7 @@ def row_otlp(row: Row) -> str:
         "user.hash": said(record, "subject"),
     }
     names |= {"gen_ai.agent.id": " > ".join(agents_of(record)), "gen_ai.tool.name": said(record, "tool")}
+    names |= {"mcp.session.id": said(record, "session"), "bailiwick.actor.instance": said(record, "auth", "instance")}
     names |= {"bailiwick.workflow": said(record, "workflow"), "bailiwick.effect": effect, "bailiwick.reason": reason}
     attributes += [{"key": key, "value": {"stringValue": value}} for key, value in sorted(names.items()) if value]
     ts, denied = record.get("ts"), effect == "deny"
@@ -1527,7 +1528,11 @@ def row_ocsf(row: Row) -> str:
             "service": {"name": said(record, "target") or "bailiwick"},
             "request": {"uid": said(record, "id")},
         }
-        actor = {"user": user, **({"app_name": agents[-1]} if agents else {})}
+        actor: dict[str, Any] = {"user": user, **({"app_name": agents[-1]} if agents else {})}
+        if said(record, "session"):
+            actor["session"] = {"uid": record["session"]}
+        if said(record, "auth", "instance"):
+            event["unmapped"]["instance"] = said(record, "auth", "instance")
         source = {"name": agents[-1] if agents else said(record, "peer") or "unknown"}
         event |= {
             "category_uid": 6,

@@ -152,6 +152,8 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
                 last proved who they are, in epoch seconds, 0 where it says nothing.
     grant       id of the standing grant by which the workflow runs; "" where the person began it.
     definition  name of the definition (workflows/*.yaml) by which the workflow was begun; "" where none was named.
+    instance    keyed digest of the key that the caller showed to hold (DPoP, mutual TLS): tells one running copy of an agent from
+                another, and nobody who; "" where it showed none.
     """
 
     subject: str
@@ -172,6 +174,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     auth_time: int = 0
     grant: str = ""
     definition: str = ""
+    instance: str = ""
 
     def facts(self, protocol: str, method: str = "", version: str = "") -> Mapping[str, Mapping[str, object]]:
         """What conditions read of the caller and the call beside its arguments: `agent.*` and `ctx.*`."""
@@ -211,6 +214,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     withhold   fields that are blanked in the result, as was decided when the call was made that this one comes back to.
     kept       what else the protocol's own stages keep of it, from one to the next.
     context    id under which its conversation goes on to the agent, where the caller has another word for it (A2A).
+    linked     keyed digest of the session, which itself is on no record; "" where there is none.
     """
 
     arrival: Arrival
@@ -234,6 +238,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     declares: Any = None
     repeated: tuple[tuple[str, str], ...] = ()
     context: str = ""
+    linked: str = ""
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False):

@@ -345,6 +345,8 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         auth["assurance"] = principal.assurance
         if principal.grant:
             auth["grant"] = principal.grant
+        if principal.instance:
+            auth["instance"] = principal.instance
     if call is not None:
         tool = call.name if call.arguments is not None else None  # prompts and resources stand in `resource` alone
         fields["proto_ver"], fields["method"], fields["tool"] = call.version, call.method, tool or ""
@@ -354,6 +356,8 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
             fields["about"] = list(call.about)
         if call.context:
             fields["context"] = call.context
+        if call.linked:
+            fields["session"] = call.linked
         if call.said:
             fields["said"] = [{"question": asked, "kind": kind, "action": did} for asked, kind, did in call.said]
     if request is not None:

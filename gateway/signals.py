@@ -1,6 +1,7 @@
 """Every span, metric and attribute name, in one place, and what of a call becomes which.
 
-People are named nowhere: no user id, no argument, no session id and no credential becomes a label or an attribute.
+People are named nowhere: no user id, no argument, no session id and no credential becomes a label or an attribute; a session and
+an agent's key are told apart by keyed digests.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ SERVICE_NAME = "bailiwick"
 # Attributes.  The conventions for MCP live in the GenAI repository and still move; their names are written out here.
 MCP_METHOD = "mcp.method.name"
 MCP_VERSION = "mcp.protocol.version"
+MCP_SESSION = "mcp.session.id"
 RPC_ID = "jsonrpc.request.id"
 RPC_SYSTEM = "rpc.system.name"
 RPC_METHOD = "rpc.method"
@@ -29,6 +31,7 @@ CALL_ID = "bailiwick.call.id"
 TARGET = "bailiwick.target"
 OUTCOME = "bailiwick.outcome"
 ACTOR = "bailiwick.actor"
+INSTANCE = "bailiwick.actor.instance"
 BUNDLE = "bailiwick.policy.bundle"
 
 # Metrics: Prometheus' names; OpenTelemetry's are the same with dots and without `_total`.
@@ -177,6 +180,8 @@ class Seen(NamedTuple):
     actor: str = ""
     bundle: str = ""
     hop: tuple[int, int] | None = None
+    session: str = ""
+    instance: str = ""
 
 
 def seen_of(
@@ -215,6 +220,8 @@ def seen_of(
         actor,
         bundle,
         None if isinstance(road, Refused) or method in _NOT_SENT_ON else hop or (arrival.at, finished),
+        call.linked,
+        principal.instance if principal is not None and actor else "",
     )
 
 
@@ -232,11 +239,12 @@ def attributes(seen: Seen) -> dict[str, str]:
         OUTCOME: seen.outcome,
         TARGET: seen.target,
         ACTOR: seen.actor,
+        INSTANCE: seen.instance,
         BUNDLE: seen.bundle,
         RPC_ID: seen.rpc_id or "",
     }
     if seen.protocol == "mcp":
-        found |= {MCP_METHOD: seen.method, MCP_VERSION: seen.version}
+        found |= {MCP_METHOD: seen.method, MCP_VERSION: seen.version, MCP_SESSION: seen.session}
         if seen.method == "tools/call":
             found |= {GENAI_OPERATION: "execute_tool", GENAI_TOOL: seen.name or ""}
         elif seen.method == "prompts/get":

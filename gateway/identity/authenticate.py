@@ -63,6 +63,7 @@ class Authenticator:
         keep: Keep | None = None,
         once: Once | None = None,
         fetch: Fetch | None = None,
+        instances: Callable[[str], str] | None = None,
         clock: Clock = wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,7 +71,8 @@ class Authenticator:
 
         `public_url` without a trailing slash is the audience of agents' assertions; `alive` raises `Refused(REVOKED)` for a
         principal of whom anything is killed; `fetch` gets key sets by URL; `access` verifies people's tokens and `credentials`
-        agents' own, where they were made elsewhere; `once` remembers proofs for all replicas.
+        agents' own, where they were made elsewhere; `once` remembers proofs for all replicas; `instances` makes keyed digests of
+        the keys that callers show to hold.
         """
         for issuer in issuers:
             if issuer.development and not is_loopback(urlsplit(public_url).hostname or ""):
@@ -86,6 +88,7 @@ class Authenticator:
         self._alive = alive
         self._hops = hops
         self._keep = keep
+        self._instances = instances
         once = once or Remembered().use
         self.access = access or AccessTokens(issuers, agents, fetch, monotonic, tenant=tenant)
         self.credentials = credentials or AgentCredentials(agents, public_url, fetch, monotonic, once=once)
@@ -130,7 +133,7 @@ class Authenticator:
             if proved:
                 refuse_proof("a proof of possession without a token")
             if held is not None:
-                return await self._agent(held, delegation, arrival, now)
+                return self._seen(await self._agent(held, delegation, arrival, now), held)
             if delegation is None:
                 raise Refused(Code.NO_CREDENTIAL)
             return self._bare(delegation)
@@ -138,7 +141,7 @@ class Authenticator:
             digest = _sha256(authorization[7:])  # seen a moment ago: the same answer for a tenth of the price
             access = await self.access.known(digest, now)
             if access is not None:
-                return _person(self._here(access, arrival), digest, held)
+                return self._seen(_person(self._here(access, arrival), digest, held), held)
         form = _CREDENTIAL.fullmatch(authorization)
         if form is None:
             refuse("neither one Bearer nor one DPoP credential")
@@ -149,7 +152,12 @@ class Authenticator:
             return await self._bound(credential, held, arrival, now)
         if proved:
             refuse_proof("a proof of possession beside another scheme than DPoP")
-        return await self._unbound(credential, delegation, held, arrival, now)
+        return self._seen(await self._unbound(credential, delegation, held, arrival, now), held)
+
+    def _seen(self, principal: Principal, held: Proven | None, proof: Proof | None = None) -> Principal:
+        """The same, by the key that it showed to hold: a proof's own, else a certificate's."""
+        shown = f"jkt {proof.thumbprint}" if proof is not None else f"x5t {held.credential}" if held is not None else ""
+        return replace(principal, instance=self._instances(shown)) if shown and self._instances is not None else principal
 
     async def _unbound(
         self, credential: str, delegation: str | None, held: Proven | None, arrival: Arrival, now: int
@@ -181,7 +189,7 @@ class Authenticator:
         if access.jkt != proof.thumbprint:
             refuse_proof("token is bound to another key, or to none")
         await self.proofs.spend(proof, now)
-        return _person(self._here(access, arrival), digest, held, bound=True)
+        return self._seen(_person(self._here(access, arrival), digest, held, bound=True), held, proof)
 
     def _here(self, access: Access, arrival: Arrival) -> Access:
         """A token that may be for one server or agent alone, or for all servers as one, where it came to just that."""
@@ -203,7 +211,7 @@ class Authenticator:
         elif not await self.credentials.holds(delegated.holder, proof.key):
             refuse_proof("the key is not one that the agent registered")
         await self.proofs.spend(proof, now)
-        return _delegate(delegated, "delegation+dpop", digest, "pop")
+        return self._seen(_delegate(delegated, "delegation+dpop", digest, "pop"), held, proof)
 
     async def _accessed(self, credential: str, token: Unverified | None, now: int) -> Access:
         """A person's token, verified afresh."""

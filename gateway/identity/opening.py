@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -100,6 +101,7 @@ async def opened(means: Means) -> Identity:
     vaulting = opened_vault(means, _derived(means, b"vault"), kills.alive)
     seal, wanted = _derived(means, b"subject tokens"), exchanged(settings)
     subjects = Subjects(means.state.subject_tokens, seal, means.clock, wanted)
+    instances = _derived(means, b"callers' keys")
     authenticator = Authenticator(
         tenant=settings.tenant,
         public_url=settings.public_url,
@@ -113,6 +115,7 @@ async def opened(means: Means) -> Identity:
         keep=subjects.keep if wanted else None,
         once=means.state.once.use,
         fetch=partial(means.upstreams.fetch, allow_private=True),  # the operator named the address; link-local stays refused
+        instances=lambda shown: hmac.digest(instances, shown.encode(), "sha256")[:16].hex(),
         clock=means.clock,
     )
     stack.push_async_callback(authenticator.close)

@@ -143,7 +143,7 @@ class McpRoad:
             except RpcRefused as refusal:
                 refusal.rpc_id = call.rpc_id
                 raise
-            call = replace(call, session=session.upstream, opens=session.opens, declared=session.declared)
+            call = replace(call, session=session.upstream, opens=session.opens, declared=session.declared, linked=session.linked)
         if call.declares:
             modern = call.version in MODERN
             served = capabilities.allowed(call.declares, principal, call.target, self._could, modern=modern)

@@ -18,13 +18,14 @@ _LONGEST_UPSTREAM = 512
 class Session(msgspec.Struct, frozen=True, gc=False):
     """A session as the gateway knows it, which is as its client tells it, sealed.
 
-    upstream  the upstream's own id; opens: see `Call.opens`.
+    upstream  the upstream's own id; opens: see `Call.opens`; linked: see `Call.linked`.
     declared  what the client may be asked: see `gateway/mcp/asking.py`.
     """
 
     upstream: str
     opens: bool = False
     declared: frozenset[str] = frozenset()
+    linked: str = ""
 
 
 class Sessions:
@@ -46,7 +47,8 @@ class Sessions:
             upstream, opens, declared = self._sealed.open(Purpose.SESSION, sealed, server=server, principal=principal)
         except UnknownValueError as error:
             raise RpcRefused(Code.UNKNOWN_SESSION, str(error)) from None
-        return Session(upstream, opens, frozenset(declared))
+        linked = self._sealed.mark(Purpose.SESSION, server, upstream, principal=principal)
+        return Session(upstream, opens, frozenset(declared), linked)
 
 
 def valid_upstream_id(text: str) -> bool:

@@ -15,7 +15,7 @@ SCHEMA = Path(__file__).with_name("ocsf_1_8_0.json")
 CLASSES = ("application/api_activity", "application/application_lifecycle", "iam/authentication", "iam/entity_management")
 OBJECTS = (
     *("api", "actor", "user", "network_endpoint", "metadata", "product", "policy", "authorization", "managed_entity", "service"),
-    *("request", "response", "resource_details", "fingerprint", "trace", "object"),
+    *("request", "response", "resource_details", "fingerprint", "trace", "session", "object"),
 )
 
 

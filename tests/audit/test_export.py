@@ -69,6 +69,7 @@ class World:
         judged = {"effect": "deny", "reason": "user-lacks-right", "policy": digest_of(POLICY)}
         for n in range(3):
             whose = {"workflow": f"wf-{n % 2}", "resource": HOSTILE, "action": "call", "trace": "0" * 31 + "1", "span": "1" * 16}
+            whose |= {"session": f"session-{n % 2}", "auth": {"method": "dpop", "instance": f"instance-{n}"}}
             await journal.append(start(f"c{n}", f"user:corp/p{n}", Value("request", b"ask %d" % n), **whose))
             await journal.append(end(f"e{n}", f"c{n}", Value("response", b"told %d" % n)))
         await journal.append(Entry("decision.deny", "d1", NOON + 7, "user:corp/p0", {"decision": judged, "agent": HOSTILE}))
@@ -358,6 +359,20 @@ def test_every_event_keeps_to_the_published_ocsf_schema(whole: Path) -> None:
     events = [json.loads(line) for line in (whole / "data/ocsf.jsonl").read_text().splitlines()]
     assert {event["class_uid"] for event in events} == {6003, 6002, 3002, 3004}
     assert {event["metadata"]["event_code"]: ocsf.wrong(event, SCHEMA) for event in events if ocsf.wrong(event, SCHEMA)} == {}
+
+
+def test_rows_say_by_their_digests_in_which_session_and_by_which_instance_a_call_was_made(whole: Path) -> None:
+    rows = {
+        name: [json.loads(line) for line in (whole / f"data/{name}.jsonl").read_text().splitlines()] for name in ("ocsf", "otlp")
+    }
+    told = [
+        (row["actor"]["session"]["uid"], row["unmapped"]["instance"]) for row in rows["ocsf"] if "session" in row.get("actor", {})
+    ]
+    assert told == [("session-0", "instance-0"), ("session-1", "instance-1"), ("session-0", "instance-2")]
+    logged = [row["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["attributes"] for row in rows["otlp"]]
+    found = [{each["key"]: each["value"].get("stringValue") for each in attributes} for attributes in logged]
+    said = [(each["mcp.session.id"], each["bailiwick.actor.instance"]) for each in found if "mcp.session.id" in each]
+    assert said == told
 
 
 def test_the_schema_check_bites(whole: Path) -> None:

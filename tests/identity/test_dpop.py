@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -311,7 +312,7 @@ def bound_issuer(world, folder: Path, **changes: object) -> ec.EllipticCurvePriv
     )  # fmt: skip
     world.authenticator = Authenticator(
         tenant="acme", public_url=URL, issuers=[issuer], agents=world.agents, delegations=world.delegations,
-        clock=world.clock, monotonic=world.clock.monotonic,
+        clock=world.clock, monotonic=world.clock.monotonic, instances=lambda shown: hashlib.sha256(shown.encode()).hexdigest(),
     )  # fmt: skip
     return key
 
@@ -339,6 +340,19 @@ async def test_a_bound_token_with_its_keys_proof_is_a_person_of_proven_possessio
     for scheme in ("DPoP", "dpop"):
         principal = await show(world, token, dpop(holder, token, NOW), scheme=scheme)
         assert (principal.subject, principal.method, principal.assurance) == ("user:idp/paul", "dpop", "pop")
+
+
+async def test_each_key_that_a_caller_shows_to_hold_is_an_instance_of_its_own_told_by_a_digest_alone(
+    world, tmp_path: Path
+) -> None:
+    issuer, holder, other = bound_issuer(world, tmp_path), new_key(), new_key()
+    tokens = [token_of(world, issuer, key) for key in (holder, holder, other)]
+    keys = (holder, holder, other)
+    found = [(await show(world, token, dpop(key, token, NOW))).instance for token, key in zip(tokens, keys, strict=True)]
+    assert found[0] == found[1] != found[2]
+    assert all(thumbprint_of(key) not in instance for key, instance in zip(keys, found, strict=True))
+    unbound = token_of(world, issuer, None)
+    assert (await show(world, unbound, scheme="Bearer")).instance == ""
 
 
 async def test_a_stolen_bound_token_is_worth_nothing(world, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from gateway import logs, signals
+from gateway import logs, model, signals
 from gateway.asgi import child_traceparent
-from gateway.model import Outcome, OutcomeStatus, Refused, Trace
+from gateway.model import Intent, Outcome, OutcomeStatus, Refused, Trace
 from gateway.reasons import Code
 from gateway.telemetry import Telemetry
 
@@ -92,6 +92,21 @@ def test_a_tool_call_has_the_names_of_the_mcp_conventions(collector, intent, mon
         "bailiwick.policy.bundle": "sha256:ab",
     }
     assert span.status.code == Status.STATUS_CODE_ERROR
+
+
+def test_a_session_and_an_agents_key_are_told_by_their_digests(collector, intent, monkeypatch) -> None:
+    telemetry = _exporting(collector, monkeypatch)
+    came = arrival()
+    permit = intent(came).permit
+    call = msgspec.structs.replace(permit.call, session="the-upstreams-own", linked="digest-of-it")
+    principal = msgspec.structs.replace(permit.principal, instance="digest-of-key")
+    made = Intent(msgspec.structs.replace(permit, call=call, principal=principal), 1, model._RECORDED)
+    telemetry.observe(came, made, OK, AT)
+    telemetry.shutdown()
+    for span in collector.spans:
+        found = _attributes(span)
+        assert (found["mcp.session.id"], found["bailiwick.actor.instance"]) == ("digest-of-it", "digest-of-key")
+        assert "the-upstreams-own" not in found.values()
 
 
 def test_an_agent_call_is_named_as_json_rpc(collector, intent, monkeypatch) -> None:
