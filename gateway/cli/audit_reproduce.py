@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.output import console, print_json, print_problems, printable
-from gateway.cli.which_log import LogName, one
+from gateway.cli.which_log import EveryLog, LogName, deciding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +30,7 @@ def reproduce(
         "bailiwick.yaml"
     ),
     log_name: LogName = "",
+    all_logs: EveryLog = False,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     bundles: Annotated[
         Path | None, typer.Option("--bundles", metavar="DIR", help="Archived bundles; default: <data>/bundles.")
@@ -53,8 +54,8 @@ def reproduce(
     from policies.bundle import BundleError  # noqa: PLC0415
 
     start = recorded.since(since, wall_clock())
-    settings = one(config, log_name, ledger)
-    log = recorded.opened(settings, ledger, "recorded decisions, to make them again", "audit reproduce")
+    views = deciding(config, log_name, ledger, all_logs=all_logs)
+    settings = views[0][1]
     folders = [*(bundle or ()), *([settings.policies] if not bundle and settings.policies.is_dir() else [])]
     kept = Kept([bundles or settings.data / "bundles"])
     for folder in folders:
@@ -64,14 +65,17 @@ def reproduce(
             if bundle:
                 print_problems(bundle_problems(error, folder), as_json=as_json)
                 raise typer.Exit(2) from None
-    with log:
-        size = log.size
-        history = recorded.retelling(settings)
-        try:
-            found = judge(recorded.watched(history.decisions(log, start, size), size, "deciding again"), kept, history)
-        except TamperedError as error:
-            console(stderr=True).print(printable(f"bailiwick: the ledger was changed: {error}"))
-            raise typer.Exit(1) from None
+    found = Reproduced()
+    for name, each in views:
+        with recorded.opened(each, ledger, "recorded decisions, to make them again", "audit reproduce") as log:
+            size, history = log.size, recorded.retelling(each)
+            try:
+                part = judge(recorded.watched(history.decisions(log, start, size), size, "deciding again"), kept, history)
+            except TamperedError as error:
+                which = f" ({name})" if len(views) > 1 else ""
+                console(stderr=True).print(printable(f"bailiwick: the ledger{which} was changed: {error}"))
+                raise typer.Exit(1) from None
+        found.take(name if len(views) > 1 else "", part)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -88,11 +92,14 @@ class Finding:
     differs: tuple[str, ...]
     recorded: dict[str, Any] = field(default_factory=dict)
     again: dict[str, Any] = field(default_factory=dict)
+    log: str = ""
 
 
 @dataclass(slots=True)
 class Reproduced:
-    """What came of it.  findings holds the first of `differing`; bundles: decisions by the digest that made them."""
+    """What came of it.  findings holds the first of `differing`; bundles: decisions by the digest that made them; logs: the same
+    of each, where there are several.
+    """
 
     decisions: int = 0
     identical: int = 0
@@ -101,11 +108,30 @@ class Reproduced:
     bundles: Counter[str] = field(default_factory=Counter)
     missing: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    logs: dict[str, Reproduced] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing speaks against the record, and (where there was anything to do without its bundle) something for it."""
-        return self.differing == 0 and (self.identical > 0 or not self.missing)
+        """Whether nothing speaks against the record, and (where there was anything to do without its bundle) something for it.
+
+        Of several logs in each: one of which nothing could be said must not pass for a good one beside others.
+        """
+        alone = self.differing == 0 and (self.identical > 0 or not self.missing)
+        return alone and all(each.ok for each in self.logs.values())
+
+    def take(self, log: str, part: Reproduced) -> None:
+        """Add what came of one log; "" is the only one."""
+        self.decisions += part.decisions
+        self.identical += part.identical
+        self.differing += part.differing
+        self.undecidable += part.undecidable
+        self.bundles += part.bundles
+        self.missing |= part.missing
+        for finding in part.findings:
+            finding.log = log
+        self.findings = (self.findings + part.findings)[:_SHOWN]
+        if log:
+            self.logs[log] = part
 
     def note(self, finding: Finding) -> None:
         """Count a finding; the first ones are kept."""
@@ -123,8 +149,14 @@ class Reproduced:
             "undecidable": dict(self.undecidable),
             "bundles": dict(self.bundles),
             "missing": self.missing,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [
+                {name: value for name, value in asdict(each).items() if name != "log" or value} for each in self.findings
+            ],
+            **({"logs": {name: each._counts() for name, each in self.logs.items()}} if self.logs else {}),
         }
+
+    def _counts(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in ("ok", "decisions", "identical", "differing")}
 
 
 def judge(found: Iterable[Past | Undecidable], kept: Kept, history: Retelling | None = None) -> Reproduced:
@@ -135,7 +167,7 @@ def judge(found: Iterable[Past | Undecidable], kept: Kept, history: Retelling | 
     from gateway.reproduce import Undecidable, Why  # noqa: PLC0415
     from policies.replay import Verdict  # noqa: PLC0415
 
-    result = Reproduced(missing=kept.missing)
+    result = Reproduced()
     for past in found:
         result.decisions += 1
         if isinstance(past, Undecidable):
@@ -155,6 +187,7 @@ def judge(found: Iterable[Past | Undecidable], kept: Kept, history: Retelling | 
             _hold(result, past, past.verdict.granted, [Verdict.of(decision)])
         else:
             _hold(result, past, past.verdict, history.ruled(past, engine.bundle, decision))
+    result.missing = {digest: why for digest, why in kept.missing.items() if digest in result.bundles}
     return result
 
 
@@ -192,10 +225,14 @@ def _tell(found: Reproduced) -> None:
         out.print(printable(f"           bundle {digest[:80]} ({found.bundles[digest]} decisions): {why}"))
     if found.missing:
         out.print("           give its folder with --bundle, or the archive's with --bundles")
+    for log, part in found.logs.items():
+        style = "dim" if part.ok else "red"
+        said = f"{part.decisions} decisions, {part.identical} identical, {part.differing} otherwise"
+        out.print(printable(f"           log {log}: {said}"), style=style)
     if found.differing:
         out.print(f"{found.differing:>9}  came out otherwise", style="bold red")
     for finding in found.findings:
-        out.print(printable(f"\nrecord {finding.index}  {finding.record}"), style="red")
+        out.print(printable(f"\nrecord {finding.index}  {finding.record}  {finding.log}".rstrip()), style="red")
         for name in finding.differs:
             out.print(printable(f"   {name}"))
             if name in finding.recorded:

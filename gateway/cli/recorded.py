@@ -73,14 +73,20 @@ def retelling(settings: Settings) -> Retelling:
     return Retelling(derived(key, MARKS))
 
 
-def name_of(log: Ledger, pseudonym: str) -> str:
-    """Whom a pseudonym stands for, where that can still be read."""
+def name_of(logs: Iterable[Ledger], pseudonym: str) -> str:
+    """Whom a pseudonym stands for in one of the logs, where that can still be read."""
     from audit.model import TamperedError  # noqa: PLC0415
+    from audit.reader import Shredded  # noqa: PLC0415
 
-    try:
-        return str(log.subject_name(pseudonym) or pseudonym) if pseudonym.startswith("s_") else pseudonym
-    except TamperedError:
-        return pseudonym
+    last: str | Shredded | None = None
+    for log in logs if pseudonym.startswith("s_") else ():
+        try:
+            last = log.subject_name(pseudonym) or last
+        except TamperedError:
+            continue
+        if isinstance(last, str):
+            break  # a log that has no key of theirs cannot tell who was erased there from whom it never knew
+    return str(last or pseudonym)
 
 
 def watched(found: Iterable[Past | Undecidable], size: int, what: str) -> Iterator[Past | Undecidable]:

@@ -23,15 +23,34 @@ LogName = Annotated[
 ]
 
 
-def one(config: Path, log: str, ledger: Path | None = None) -> Settings:
-    """The settings as one log has them; misuse where it is not clear which.  Of a copy (`ledger`) `--log` says whose it is."""
+EveryLog = Annotated[
+    bool, typer.Option("--all-logs", help="Where each tenant has a log of its own: over all of them, with one summary.")
+]
+
+
+def one(config: Path, log: str, ledger: Path | None = None, or_else: str = "") -> Settings:
+    """The settings as one log has them; misuse where it is not clear which.  Of a copy (`ledger`) `--log` says whose it is.
+
+    or_else  what else the verb takes, for whoever names none.
+    """
     from gateway.configuration import load  # noqa: PLC0415  the command line pays for what it uses
     from gateway.stores import LOG, several  # noqa: PLC0415
 
     settings = load(config, os.environ)
     if not log and ledger is None and several(settings):
-        misuse("which log? each tenant has its own", help=f"--log NAME: {_names(settings)}")
+        misuse("which log? each tenant has its own", help=f"--log NAME: {_names(settings)}{or_else}")
     return view(settings, log or LOG)
+
+
+def deciding(config: Path, log: str, ledger: Path | None, *, all_logs: bool) -> list[tuple[str, Settings]]:
+    """The log that is meant, or (`all_logs`) every one that is there and holds decisions, by name; else misuse."""
+    from gateway.stores import LOG, ROOT  # noqa: PLC0415  as above
+
+    if not all_logs:
+        return [(log or LOG, one(config, log, ledger, "; or --all-logs"))]
+    if log or ledger is not None:
+        misuse("--all-logs is about every log, --log and --ledger are about one")
+    return [(name, each) for name, each in every(config, "") if name != ROOT]
 
 
 def every(config: Path, log: str) -> list[tuple[str, Settings]]:

@@ -94,8 +94,12 @@ class Tenants(Gateway):
 
     def verb(self, *words: str) -> tuple[int, str, str]:
         """`bailiwick audit WORDS`, in this process: how it ended, and what it printed."""
+        return self.cli("audit", *words)
+
+    def cli(self, *words: str) -> tuple[int, str, str]:
+        """`bailiwick WORDS`, as `verb`."""
         out, err = io.StringIO(), io.StringIO()
         with pytest.raises(SystemExit) as ended, redirect_stdout(out), redirect_stderr(err):
-            main(["audit", *words, "--config", str(self.config)])
+            main([*words, "--config", str(self.config)])
         code = ended.value.code
         return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from gateway.cli.output import console, print_json, printable
-from gateway.cli.which_log import LogName, one
+from gateway.cli.which_log import EveryLog, LogName, deciding
 from policies.replay import Direction, Tally, Verdict
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ def replay(
         "bailiwick.yaml"
     ),
     log_name: LogName = "",
+    all_logs: EveryLog = False,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Another ledger file (SQLite), such as a copy.")] = None,
     names: Annotated[bool, typer.Option("--names", help="Show people by name, not by pseudonym.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="A comment for a pull request.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Ask the recorded questions of a candidate bundle.  Exits with 1 where it would allow what was denied, or where
-    nothing that was recorded could be asked again; else with 0.
+    nothing that was recorded (in one of the logs) could be asked again; else with 0.
 
     Nothing is changed and nothing is called: each recorded question is decided by the candidate, and held against the answer
     that was given.  What cannot be decided again (its person was erased, say) is counted by reason.
@@ -67,36 +69,45 @@ def replay(
 
     start = recorded.since(since, wall_clock())
     engine = Engine(read_source(bundle, config))
-    settings = one(config, log_name, ledger)
-    log = recorded.opened(settings, ledger, "recorded decisions, to decide them again", "policy replay")
-    with log:
-        size = log.size
-        history = recorded.retelling(settings)
-        try:
-            found = compare(recorded.watched(history.decisions(log, start, size), size, "replaying"), engine, limit, history)
-        except TamperedError as error:
-            console(stderr=True).print(printable(f"bailiwick: the ledger was changed: {error}"))
-            raise typer.Exit(2) from None
-        naming = partial(recorded.name_of, log) if names else str
+    views = deciding(config, log_name, ledger, all_logs=all_logs)
+    found = Replayed(engine.bundle.digest)
+    with ExitStack() as stack:
+        wanted = "recorded decisions, to decide them again"
+        logs = [stack.enter_context(recorded.opened(settings, ledger, wanted, "policy replay")) for _, settings in views]
+        for (name, settings), log in zip(views, logs, strict=True):
+            size, history, before = log.size, recorded.retelling(settings), (found.decisions, found.tally.asked)
+            try:
+                compare(recorded.watched(history.decisions(log, start, size), size, "replaying"), engine, limit, history, found)
+            except TamperedError as error:
+                which = f" ({name})" if len(views) > 1 else ""
+                console(stderr=True).print(printable(f"bailiwick: the ledger{which} was changed: {error}"))
+                raise typer.Exit(2) from None
+            found.logs[name] = (found.decisions - before[0], found.tally.asked - before[1])
+        naming = partial(recorded.name_of, logs) if names else str
         if as_json:
             print_json(found.to_dict(naming))
         elif markdown:
             console().print(printable(as_markdown(found, naming)))
         else:
             _tell(found, naming)
-    nothing = bool(found.undecidable) and not found.tally.asked  # no answer at all must not read as a good one
-    raise typer.Exit(1 if found.tally.changed[Direction.GRANTED] or nothing else 0)
+    raise typer.Exit(1 if found.tally.changed[Direction.GRANTED] or found.silent else 0)
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What came of it.  bundles: decisions by the digest that made them."""
+    """What came of it.  bundles: decisions by the digest that made them; logs: by name, how many there, and how many replayed."""
 
     candidate: str
     decisions: int = 0
     tally: Tally = field(default_factory=Tally)
     undecidable: Counter[str] = field(default_factory=Counter)
     bundles: Counter[str] = field(default_factory=Counter)
+    logs: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Logs of whose decisions none could be asked again: no answer at all must not read as a good one."""
+        return tuple(name for name, (decisions, asked) in self.logs.items() if decisions and not asked)
 
     @property
     def same(self) -> int:
@@ -114,7 +125,11 @@ class Replayed:
             "denied_for_another_reason": self.tally.reasons,
             "undecidable": dict(self.undecidable),
             "bundles": dict(self.bundles),
+            **({"logs": self._logs()} if len(self.logs) > 1 else {}),
         }
+
+    def _logs(self) -> dict[str, object]:
+        return {name: {"decisions": decisions, "replayed": asked} for name, (decisions, asked) in self.logs.items()}
 
     def _changed(self, direction: Direction, naming: Callable[[str], str]) -> dict[str, object]:
         groups: dict[str, object] = {
@@ -127,14 +142,20 @@ class Replayed:
         return {"count": self.tally.changed[direction], **groups}
 
 
-def compare(found: Iterable[Past | Undecidable], engine: Engine, limit: int = 0, history: Retelling | None = None) -> Replayed:
-    """Decide each by the candidate and tally what changed.
+def compare(
+    found: Iterable[Past | Undecidable],
+    engine: Engine,
+    limit: int = 0,
+    history: Retelling | None = None,
+    into: Replayed | None = None,
+) -> Replayed:
+    """Decide each by the candidate and tally what changed, beside what `into` has already.
 
     With `history` (that told of `found`) the candidate's workflows are asked too, of what had happened; without, grants alone.
     """
     from gateway.reproduce import Undecidable, Why  # noqa: PLC0415
 
-    result = Replayed(engine.bundle.digest)
+    result = into if into is not None else Replayed(engine.bundle.digest)
     for past in found:
         if limit and result.decisions >= limit:
             break
@@ -174,6 +195,9 @@ def _tell(found: Replayed, naming: Callable[[str], str]) -> None:
         out.print(f"           {found.tally.reasons} of them denied for another reason")
     for why, count in sorted(found.undecidable.items()):
         out.print(f"{count:>9}  cannot be decided again: {why}", style="yellow")
+    for name, (decisions, asked) in found.logs.items() if len(found.logs) > 1 else ():
+        style = "yellow" if name in found.silent else "dim"
+        out.print(printable(f"           log {name}: {decisions} decisions, {asked} of them replayed"), style=style)
     out.print(printable(f"\n{found.decisions} recorded decisions; candidate {found.candidate}"), style="dim")
 
 
@@ -203,6 +227,9 @@ def as_markdown(found: Replayed, naming: Callable[[str], str] = str) -> str:
     if found.undecidable:
         counts = ", ".join(f"{count} {why}" for why, count in sorted(found.undecidable.items()))
         lines += ["", f"Could not be decided again: {counts}."]
+    if len(found.logs) > 1:
+        told = ", ".join(f"{name} {asked} of {decisions}" for name, (decisions, asked) in found.logs.items())
+        lines += ["", f"Replayed, by log: {told}."]
     return "\n".join(lines)
 
 
