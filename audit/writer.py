@@ -102,7 +102,7 @@ class Writer:
 
         spooled  what goes before them, as far as it is not in the log; its records are among the entries.
         """
-        entries = [detectors.clean(entry) if entry.values else entry for entry in entries]
+        entries = detectors.clean(entries)
         try:
             return self._write(entries, spooled, look=self._unsure is not None or bool(spooled))
         except (DuplicateError, ClosedError):
@@ -118,7 +118,7 @@ class Writer:
 
         Whose key is not in memory has no record: `LedgerUnavailableError` is the result then.
         """
-        entries = [detectors.clean(entry) if entry.values else entry for entry in entries]
+        entries = detectors.clean(entries)
         before = self._unsure
         draft = self._draft(Away(Head(0, b"", self._erasures)), entries, before)
         written = self._kept | before.written if before is not None else self._kept

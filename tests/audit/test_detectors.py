@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import detectors
-from audit.detectors import DETECTORS, LIST, redacted
+from audit.detectors import DETECTORS, LIST, NAMES, redacted, suspects
 from audit.model import Value
 from audit.reader import Ledger
 
@@ -58,6 +59,41 @@ def test_every_detector_has_an_example_here() -> None:
     assert {*SECRETS, "named"} == {detector.name for detector in DETECTORS}
 
 
+EACH = [(re.compile(detector.pattern, re.DOTALL), detector) for detector in DETECTORS]
+MARKS = [b"-----BEGIN PRIVATE KEY-----", *(mark for detector in DETECTORS for mark in detector.marks), *NAMES]
+scraps = st.sampled_from([
+    *MARKS, *(mark.upper() for mark in MARKS), *(text.encode() for text, _ in SECRETS.values()),
+    b"0" * 16, b"a1B2_-" * 7, b"A" * 16, b'"', b'" :\v "', b": ", b"@", b"\\", b"\\n", b"\n", b"\0",
+    b" ", b".", b"-", b"_", b"\xff", b"z",
+]) | st.binary(max_size=3)  # fmt: skip
+pieced = st.lists(scraps, max_size=8).map(b"".join)
+matching = st.sampled_from(EACH).flatmap(lambda each: st.from_regex(each[0]))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(pieced | st.builds(lambda *parts: b"".join(parts), pieced, matching, pieced), max_size=6))
+def test_a_text_that_a_detector_matches_is_always_a_suspect_whatever_stands_beside_it(texts: list[bytes]) -> None:
+    found = suspects(texts)
+    for number, text in enumerate(texts):
+        matches = [detector.name for pattern, detector in EACH if pattern.search(text)]
+        assert number in found or not matches, (text, matches)
+
+
+@pytest.mark.parametrize("left_out", DETECTORS, ids=lambda detector: str(detector.name))
+def test_the_one_search_for_all_detectors_needs_each_of_them(left_out: detectors.Detector) -> None:
+    text = b'{"pwd": "x"}' if left_out.name == "named" else SECRETS[left_out.name][0].encode()
+    assert detectors.looking(DETECTORS).search(text)
+    assert not detectors.looking(other for other in DETECTORS if other != left_out).search(text)
+
+
+def test_few_texts_are_suspects_and_each_beyond_the_first_search_too() -> None:
+    texts = [b"nothing"] * 300
+    for number in (0, 5, 6, 63, 64, 200, 299):
+        texts[number] = b'{"password": "x"}'
+    texts[100] = b"a much too large text " * 5000
+    assert suspects(texts) == {0, 5, 6, 63, 64, 100, 200, 299}
+
+
 ORDINARY = [
     {"supplier": "S-17", "amount": 500, "max_tokens": 4096, "nextPageToken2": "abc", "note": "bearer of news, basic needs"},
     {"id": "019a2b3c-4d5e-7f60-8a9b-0c1d2e3f4a5b", "url": "https://example.org/a@b", "mail": "jane@example.org", "tokens": ["a"]},
@@ -70,6 +106,7 @@ ORDINARY = [
 def test_what_is_no_secret_stays_as_it_came(body: dict[str, object]) -> None:
     data = json.dumps(body).encode()
     assert redacted(data) == (data, 0)
+    assert suspects([data]) == set()
 
 
 @settings(max_examples=40)
