@@ -31,7 +31,7 @@ from audit.store_sql import SqlStore
 from audit.writer import Writer
 from bench.crash_faults import Fault, Points, Watched, watch_syncs
 from gateway import model
-from gateway.model import Arrival, Call, Intent, Outcome, Permit, Principal, Refused, Reply, Trace, new_id
+from gateway.model import Arrival, Call, Intent, Outcome, Permit, Principal, Refused, Reply, Said, Trace, new_id
 from gateway.pipeline import Stages, govern
 from gateway.record import Recorder
 from policies.model import AccessRequest, Decision, Effect, Reason
@@ -146,11 +146,14 @@ def _stages(journal: Journal, tell: Tell, plant: str, *, overlap: bool, spool: b
     async def fulfil(permit: Permit) -> Permit:
         return permit
 
-    async def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
-        tell("o" if overlap else "x", intent.permit.call.arrival.id)
+    async def messages(call: str) -> AsyncGenerator[Reply, None]:
+        tell("o" if overlap else "x", call)
         await asyncio.sleep(0)
         yield Reply({"progress": 1}, is_final=False)
         yield Reply({"done": True}, is_final=True)
+
+    async def forward(intent: Intent) -> Said:
+        return messages(intent.permit.call.arrival.id)
 
     return Stages(
         authenticate=authenticate,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
@@ -347,6 +347,10 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     streamed: bool = False
     looked: tuple[str, ...] | None = None
     original: bytes = b""
+
+
+Said = Reply | AsyncGenerator[Reply, None]
+"""What comes back: the one answer, which is final, or messages as they come, the last of them (and at least one) final."""
 
 
 class OutcomeStatus(StrEnum):

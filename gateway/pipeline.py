@@ -9,18 +9,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from audit.kept import Kept
 from audit.model import LedgerUnavailableError
 from audit.streamed import Chunks
-from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, UpstreamError
+from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Said, UpstreamError
 from gateway.reasons import Code
 from gateway.scope import within
 from policies.model import AccessRequest, Decision
 
 _AUTHORITY_OVER = frozenset({Code.REVOKED, Code.INVALID_CREDENTIAL})
-_OK, _INTERRUPTED = OutcomeStatus.OK, OutcomeStatus.INTERRUPTED
+_INTERRUPTED: Final = OutcomeStatus.INTERRUPTED
+_OK: Final = OutcomeStatus.OK, ""
+_FAILED: Final = OutcomeStatus.TOOL_ERROR, ""
+_RESUMED: Final = _INTERRUPTED, "the upstream closed the stream, and says the rest to whoever resumes it"
 
 
 def _unwatched(_intent: Intent) -> AbstractContextManager[None]:
@@ -71,7 +74,7 @@ class Stages:
                     None at once where no workflow's rules hold the call.
     fulfil          duties and ownership; may only narrow.
     record_intent   durable on return, or it raises: the only way to an `Intent`.
-    forward         the upstream hop: messages, the last of them (and at least one) final.
+    forward         the upstream hop: its answer, or messages that whoever gets them reads at once, and closes.
     inspect         what duties look for in a message that takes time or asks others, before `filter`; only where there are such.
     filter          what of a message is released; sets its bytes.
     record_outcome  under way when called, durable when awaited, or it raises.
@@ -80,7 +83,7 @@ class Stages:
     hear            what listens to the answer of a call that has such a place, or that may show what became of one before it.
                     None for every other.
     release         the place is given up, as the call is not made.  Must not raise.
-    settled         the intent once its record is durable, or it raises: where a call is sent while that is written.
+    settled         the intent once its record is durable, or it raises: asked where a call is sent while that is written.
     watch           what a call runs within once it is sent: raises `Refused` where its authority is over, or as soon as it is.
     """
 
@@ -90,7 +93,7 @@ class Stages:
     decide: Callable[[AccessRequest], Decision]
     fulfil: Callable[[Permit], Awaitable[Permit]]
     record_intent: Callable[[Permit], Awaitable[Intent]]
-    forward: Callable[[Intent], AsyncGenerator[Reply, None]]
+    forward: Callable[[Intent], Awaitable[Said]]
     filter: Callable[[Reply, Intent], Reply]
     record_outcome: Callable[[Intent, Outcome], Awaitable[object]]
     record_refusal: Callable[[Arrival, Refused], Awaitable[None]]
@@ -103,25 +106,6 @@ class Stages:
     release: Callable[[Permit], Awaitable[None]] = _unreleased
 
 
-class _Bearings:
-    """How far a call has come, so that a refusal can say whose it was and what it asked for."""
-
-    __slots__ = ("call", "decision", "principal", "request")
-
-    def __init__(self) -> None:
-        self.principal: Principal | None = None
-        self.call: Call | None = None
-        self.request: AccessRequest | None = None
-        self.decision: Decision | None = None
-
-    def complete(self, refusal: Refused) -> Refused:
-        refusal.principal = refusal.principal or self.principal
-        refusal.call = refusal.call or self.call
-        refusal.request = refusal.request or self.request
-        refusal.decision = refusal.decision or self.decision  # also of a call that was allowed and fell to a duty or an owner
-        return refusal
-
-
 async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None]:
     """Carry one call to its tool and stream back the reply, or raise `Refused` or `UpstreamError`.
 
@@ -129,33 +113,27 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
     upstream call and records the outcome as interrupted.
     """
     intent = await _admit(arrival, stages)
-    tally = _Tally(intent.permit, stages.hear(intent.permit))
+    tally = _Tally(intent, stages)
     held: Reply | None = None
     try:
         with stages.watch(intent):
-            replies = stages.forward(intent)
-            try:
-                async for raw in replies:
-                    intent = await stages.settled(intent)  # nothing of an answer is released before the record
-                    permit = intent.permit
-                    looked = await stages.inspect(raw, permit) if permit.redact or permit.flags else raw
-                    reply = stages.filter(looked, intent)
-                    tally.count(reply, held)
-                    if held is not None:  # what looked final was not: the stream goes on
-                        yield held
-                        held = None
-                    if reply.is_final:
-                        held = reply  # the final word waits for its record
-                    else:
-                        yield reply
-            finally:
-                await replies.aclose()
+            said = await stages.forward(intent)
+            if isinstance(said, Reply):
+                held = await tally.released(said)  # the final word waits for its record
+            else:
+                try:
+                    async for raw in said:
+                        reply = await tally.released(raw, held)
+                        if held is not None:  # what looked final was not: the stream goes on
+                            yield held
+                        held = reply if reply.is_final else None
+                        if held is None:
+                            yield reply
+                finally:
+                    await said.aclose()
         if held is None:
             raise UpstreamError("closed", "the upstream ended without a final message")
-        if held.goes_on:
-            tally.detail = "the upstream closed the stream, and says the rest to whoever resumes it"
-        else:
-            tally.status = OutcomeStatus.TOOL_ERROR if held.failed else _OK
+        tally.status, tally.detail = _RESUMED if held.goes_on else _FAILED if held.failed else _OK
     except UpstreamError as error:
         tally.status, tally.detail = OutcomeStatus.UPSTREAM_ERROR, str(error)
         raise
@@ -168,18 +146,21 @@ async def govern(arrival: Arrival, stages: Stages) -> AsyncGenerator[Reply, None
         tally.status, tally.detail = OutcomeStatus.INTERNAL_ERROR, type(error).__name__
         raise _of(Refused(Code.INTERNAL_ERROR, type(error).__name__), intent.permit.principal, intent.permit.call) from error
     finally:
-        await _close(arrival, intent, tally.outcome(held), stages, tally.hearing)
+        await _close(arrival, tally.intent, tally.outcome(held), stages, tally.hearing)
     yield held
 
 
 async def _admit(arrival: Arrival, stages: Stages) -> Intent:
     """The way in: from the frame to a recorded intent, or a recorded refusal."""
-    bearings = _Bearings()
+    principal: Principal | None = None  # how far it has come, so that a refusal can say whose it was and what it asked for
+    call: Call | None = None
+    request: AccessRequest | None = None
+    decision: Decision | None = None
     try:
-        principal = bearings.principal = await stages.authenticate(arrival)
-        call = bearings.call = stages.parse(arrival, principal)
-        request = bearings.request = stages.normalise(call, principal)
-        decision = bearings.decision = stages.decide(request)
+        principal = await stages.authenticate(arrival)
+        call = stages.parse(arrival, principal)
+        request = stages.normalise(call, principal)
+        decision = stages.decide(request)
         if not decision.allowed:
             raise Refused(Code(decision.reason.value), decision=decision)
         if not within(principal.scope, request.resource):
@@ -189,13 +170,13 @@ async def _admit(arrival: Arrival, stages: Stages) -> Intent:
         if reserving is None:  # no workflow's rules hold it
             return await stages.record_intent(await stages.fulfil(permit))
         permit = await reserving
-        bearings.decision = permit.decision
+        decision = permit.decision
         return await stages.record_intent(await _fulfilled(permit, stages))
     except Refused as refusal:
-        await _refuse(arrival, bearings.complete(refusal), stages)
+        await _refuse(arrival, _of(refusal, principal, call, request, decision), stages)
         raise
     except Exception as error:
-        failure = bearings.complete(Refused(Code.INTERNAL_ERROR, type(error).__name__))
+        failure = _of(Refused(Code.INTERNAL_ERROR, type(error).__name__), principal, call, request, decision)
         await _refuse(arrival, failure, stages)
         raise failure from error
 
@@ -240,38 +221,57 @@ async def _refuse(arrival: Arrival, refusal: Refused, stages: Stages) -> None:
         raise _of(failure, refusal.principal, refusal.call) from None
 
 
-def _of(refusal: Refused, principal: Principal | None, call: Call | None) -> Refused:
+def _of(
+    refusal: Refused,
+    principal: Principal | None,
+    call: Call | None,
+    request: AccessRequest | None = None,
+    decision: Decision | None = None,
+) -> Refused:
     """Whose call it befell: a stranger's is told apart from everybody else's by that alone."""
     refusal.principal = refusal.principal or principal
     refusal.call = refusal.call or call
+    refusal.request = refusal.request or request
+    refusal.decision = refusal.decision or decision  # also of a call that was allowed and fell to a duty or an owner
     return refusal
 
 
 class _Tally:
-    """What has been released so far."""
+    """What has been released so far of the answer to an intent."""
 
-    __slots__ = ("bytes", "chunks", "detail", "events", "flags", "hearing", "permit", "status")
+    __slots__ = ("bytes", "chunks", "detail", "events", "flags", "hearing", "intent", "stages", "status")
 
-    def __init__(self, permit: Permit, hearing: Hearing | None) -> None:
-        self.permit = permit
-        self.hearing = hearing
+    def __init__(self, intent: Intent, stages: Stages) -> None:
+        self.intent = intent
+        self.stages = stages
+        self.hearing = stages.hear(intent.permit)
         self.status = _INTERRUPTED
         self.detail = ""
         self.events = 0
-        self.flags: set[str] = set()
+        self.flags: frozenset[str] = frozenset()
         self.bytes = 0
         self.chunks: Chunks | None = None  # of an answer that is one message there is none: the record commits to that
 
-    def count(self, reply: Reply, held: Reply | None) -> None:
+    async def released(self, raw: Reply, held: Reply | None = None) -> Reply:
+        """A message as it may be released, counted as if it were, after `held`; what may not go out raises `Refused`."""
+        stages, intent = self.stages, self.intent
+        if intent.pending is not None:
+            intent = self.intent = await stages.settled(intent)  # nothing of an answer is released before the record
+        permit = intent.permit
+        looked = await stages.inspect(raw, permit) if permit.redact or permit.flags else raw
+        reply = stages.filter(looked, intent)
         self.events += 1
-        self.bytes += len(reply.body or b"")
-        self.flags.update(reply.looked or ())
-        if 0 < self.permit.answer_bytes < self.bytes:
-            raise Refused(Code.LIMIT_REACHED, "the answer is larger", decision=self.permit.decision)
+        if reply.body is not None:
+            self.bytes += len(reply.body)
+        if reply.looked:
+            self.flags |= frozenset(reply.looked)
+        if 0 < permit.answer_bytes < self.bytes:
+            raise Refused(Code.LIMIT_REACHED, "the answer is larger", decision=permit.decision)
         if self.chunks is not None or not reply.is_final or held is not None:
             self._chunk(reply, held)
         if self.hearing is not None:
             self.hearing.hear(reply)
+        return reply
 
     def _chunk(self, reply: Reply, held: Reply | None) -> None:
         """One more of several: a reply without a body is no message on the wire."""
@@ -283,8 +283,8 @@ class _Tally:
             self.chunks.add(reply.body)
 
     def outcome(self, last: Reply | None) -> Outcome:
-        body = (last.body or b"") if last else b""
-        original, flags = last.original if last else b"", tuple(sorted(self.flags))
+        body, original = (b"", b"") if last is None else (last.body or b"", last.original)
+        flags = tuple(sorted(self.flags)) if self.flags else ()
         outcome = Outcome(
             self.status, body, self.detail, self.events, self.bytes, original=original, flags=flags, chunks=self.chunks
         )
@@ -293,11 +293,12 @@ class _Tally:
 
 async def _shielded(work: Awaitable[object]) -> None:
     """Await to the end even while this task is being cancelled; the cancellation is kept for afterwards."""
-    future = asyncio.ensure_future(work)  # the ledger's own future stays what it is: no task is made for it
+    kept = isinstance(work, Kept)  # the ledger's own future: no task is made for it
+    future = work if isinstance(work, Kept) else asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
-            await (future if isinstance(future, Kept) else asyncio.shield(future))
+            await (future if kept else asyncio.shield(future))
         except asyncio.CancelledError as error:
             if future.cancelled():
                 raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -129,7 +129,7 @@ class Deliveries:
         call = msgspec.structs.replace(permit.call, message=message)
         return msgspec.structs.replace(permit, call=call, flags=looked.looked or ())
 
-    async def _forward(self, intent: Intent, found: Found) -> AsyncGenerator[Reply, None]:
+    async def _forward(self, intent: Intent, found: Found) -> Reply:
         """Try until the webhook takes it, or will not."""
         call, webhook = intent.permit.call, found.known.webhook
         await self._ownership.learn(intent.permit, named_in_answer(call.message))
@@ -151,8 +151,7 @@ class Deliveries:
                 said = f"attempt {attempt + 1}: {str(error) or 'timeout'}"
                 continue
             if 200 <= status < 300:
-                yield Reply(None, is_final=True, status=status)
-                return
+                return Reply(None, is_final=True, status=status)
             said = f"attempt {attempt + 1}: the webhook answers {status}"
             if status < 500 and status not in _AGAIN:
                 break

@@ -51,7 +51,7 @@ from gateway.a2a.tasks import Ownership
 from gateway.a2a.waiting import Waiting, looks_at_ours, unforged
 from gateway.a2a.wire import UnreadableError, envelope, to_proto
 from gateway.asgi import WORKFLOW_HEADER
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, UpstreamError
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Reply, Said, UpstreamError
 from gateway.reasons import Code
 from gateway.receipts import Receipts, no_receipt
 from gateway.upstream.client import Upstreams
@@ -231,31 +231,24 @@ class A2aRoad:
             raise
         return replace(call, message=message)
 
-    async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
+    async def forward(self, intent: Intent) -> Said:
         """The hop to the agent.  Every task and context is written down as the caller's before the reply that names it."""
         call = intent.permit.call
         if call.method in {CARD, LIST_AGENTS}:
             read = self._desk.public if call.method == CARD else self._desk.directory
-            yield Reply(await read(intent.permit), is_final=True)
-            return
+            return Reply(await read(intent.permit), is_final=True)
         if call.method == EXTENDED_CARD:
-            yield await self._desk.extended(intent.permit)
-            return
+            return await self._desk.extended(intent.permit)
         if self._waiting is not None and looks_at_ours(call):
-            yield await self._waiting.reply(intent)
-            return
+            return await self._waiting.reply(intent)
         hop: Hop = self._hops[call.target]
         if call.method == LIST_TASKS:
-            yield await self._listed(intent, hop)
-            return
+            return await self._listed(intent, hop)
         answers = await hop.send(intent.permit, call.message)
+        if answers.streams:
+            return self._stream(answers, intent)
         try:
-            if answers.streams:
-                async with aclosing(self._stream(answers, intent)) as replies:
-                    async for reply in replies:
-                        yield reply
-            else:
-                yield await self._single(answers, intent)
+            return await self._single(answers, intent)
         finally:
             await answers.aclose()
 
@@ -347,7 +340,10 @@ class A2aRoad:
                 raise UpstreamError("closed", "the stream ended before its task did")
             yield Reply(None, is_final=True)
         finally:
-            await events.close()
+            try:
+                await events.close()
+            finally:
+                await answers.aclose()
 
     async def _owned(self, reply: Reply, intent: Intent) -> Reply:
         reply = replace(reply, payload=unforged(reply.payload))

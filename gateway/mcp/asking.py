@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -142,8 +142,8 @@ class _Road:
         action, resource = self._found.asked(call.target)
         return asked(call, principal, action, resource)
 
-    async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        yield Reply(intent.permit.call.message, is_final=True)
+    async def forward(self, intent: Intent) -> Reply:
+        return Reply(intent.permit.call.message, is_final=True)
 
     def filter(self, reply: Reply, _: Intent) -> Reply:
         return msgspec.structs.replace(reply, body=dumps(reply.payload))

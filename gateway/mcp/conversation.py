@@ -67,7 +67,7 @@ class Conversation:
         if isinstance(payload, str):
             return self._own(payload)
         if reply.is_final:
-            return await self._final(reply)
+            return await self.final(reply)
         found = await self._question(payload) if "id" in payload else await self._notice(payload)
         if found is None:
             return Reply(None, is_final=False, event=event) if event else None
@@ -193,12 +193,13 @@ class Conversation:
 
     # the final word
 
-    async def _final(self, reply: Reply) -> Reply:
-        result = reply.payload.get("result")
+    async def final(self, reply: Reply) -> Reply:
+        """The answer, as it may go on to the filter."""
+        result = None if reply.payload is None else reply.payload.get("result")
         if isinstance(result, dict):
             return await self._result(reply, result)
-        error = reply.payload["error"]
-        if error["code"] == URL_NEEDED and isinstance(error.get("data"), dict):
+        error = None if reply.payload is None else reply.payload["error"]
+        if error is not None and error["code"] == URL_NEEDED and isinstance(error.get("data"), dict):
             return await self._pages(reply, error)
         return reply
 

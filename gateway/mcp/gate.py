@@ -21,7 +21,21 @@ from gateway.mcp.methods import CALL_TOOL, CAPABILITIES_KEY, COMPLETE, GET_PROMP
 from gateway.mcp.normalise import PROMPT_REF
 from gateway.mcp.pins import Pins, Place
 from gateway.mcp.strict import dumps
-from gateway.model import Arrival, Call, Clock, Intent, Permit, Principal, Refused, Reply, Trace, UpstreamError, new_id, random16
+from gateway.model import (
+    Arrival,
+    Call,
+    Clock,
+    Intent,
+    Permit,
+    Principal,
+    Refused,
+    Reply,
+    Said,
+    Trace,
+    UpstreamError,
+    new_id,
+    random16,
+)  # fmt: skip
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
 from policies.lock import Key
@@ -59,11 +73,13 @@ class Gate:
             await self._admit(permit, watched)
             return await stages.fulfil(self._defined(permit))
 
-        def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
-            replies = stages.forward(intent)
-            call = intent.permit.call
+        async def forward(intent: Intent) -> Said:
+            call, turn = intent.permit.call, self._pins.turn
+            said = await stages.forward(intent)
+            if isinstance(said, Reply):
+                return said if call.method not in _HEARD else await self._heard(said, intent, turn)
             # A call's own stream says what else changed in the era of handshakes alone; the other one has a stream for that.
-            return replies if call.method == CALL_TOOL and call.version in MODERN else self._heard(replies, intent)
+            return said if call.method == CALL_TOOL and call.version in MODERN else self._each_heard(said, intent, turn)
 
         def decide(request: AccessRequest) -> Decision:
             decision = stages.decide(request)
@@ -76,21 +92,22 @@ class Gate:
 
     # --- what servers say
 
-    async def _heard(self, replies: AsyncGenerator[Reply, None], intent: Intent) -> AsyncGenerator[Reply, None]:
-        call, turn = intent.permit.call, self._pins.turn
+    async def _each_heard(self, replies: AsyncGenerator[Reply, None], intent: Intent, turn: int) -> AsyncGenerator[Reply, None]:
         async with aclosing(replies):
             async for reply in replies:
-                payload: Any = reply.payload
-                if not isinstance(payload, dict):
-                    yield reply
-                    continue
-                if str(payload.get("method", "")).endswith(_CHANGES):
-                    self._pins.stale(call.target)
-                if reply.is_final and call.method in _HEARD and isinstance(payload.get("result"), dict):
-                    payload = {**payload, "result": await self._kept(payload["result"], intent.permit, turn)}
-                    yield msgspec.structs.replace(reply, payload=payload)
-                else:
-                    yield reply
+                if isinstance(reply.payload, dict) and str(reply.payload.get("method", "")).endswith(_CHANGES):
+                    self._pins.stale(intent.permit.call.target)
+                yield await self._heard(reply, intent, turn)
+
+    async def _heard(self, reply: Reply, intent: Intent, turn: int) -> Reply:
+        """The message without what may not pass; `turn` is that of when it was asked for."""
+        payload: Any = reply.payload
+        if not reply.is_final or intent.permit.call.method not in _HEARD or not isinstance(payload, dict):
+            return reply
+        if not isinstance(payload.get("result"), dict):
+            return reply
+        payload = {**payload, "result": await self._kept(payload["result"], intent.permit, turn)}
+        return msgspec.structs.replace(reply, payload=payload)
 
     async def _kept(self, result: dict[str, Any], permit: Permit, turn: int) -> dict[str, Any]:
         call, pinning = permit.call, self._pinning_of(permit.principal.workflow)

@@ -15,7 +15,7 @@ from gateway.mcp.session import valid_upstream_id
 from gateway.mcp.streams import END, STREAM
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import onward
-from gateway.model import Call, Permit, Reply, UpstreamError
+from gateway.model import Call, Permit, Reply, Said, UpstreamError
 from gateway.upstream.client import HeaderBlock, HttpRequest, HttpResponse, Upstreams, header_block
 from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.events import EventParser
@@ -43,17 +43,14 @@ class HttpHop:
         self._rejected = rejected
         self._static: dict[tuple[str, str], HeaderBlock] = {}
 
-    async def forward(self, permit: Permit) -> AsyncGenerator[Reply, None]:
-        """Ends with the answer to this very call, or raises `UpstreamError`."""
+    async def forward(self, permit: Permit) -> Said:
+        """The answer to this very call, or what ends with it; else `UpstreamError`."""
         call = permit.call
         response = await self._sent(permit)
         kind = _kind(response)
         if call.rpc_id is None or response.status != 200 or kind != b"text/event-stream":
-            yield await self._whole(response, kind, call)
-            return
-        async with aclosing(self._events(response, call)) as replies:
-            async for reply in replies:
-                yield reply
+            return await self._whole(response, kind, call)
+        return self._events(response, call)
 
     async def stream(self, permit: Permit) -> AsyncGenerator[Reply, None]:
         """A stream that stands, or the rest of an answer: begins with an empty message once it stands; may end without a word."""

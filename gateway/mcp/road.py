@@ -44,7 +44,7 @@ from gateway.mcp.session import Sessions
 from gateway.mcp.standing import Standing, StreamTerms
 from gateway.mcp.strict import dumps
 from gateway.mcp.wire import declaring, read
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, Said
 from gateway.reasons import Code
 from gateway.receipts import Receipts, no_receipt, with_flags, with_receipt
 from gateway.upstream.client import Upstreams
@@ -59,6 +59,8 @@ Redact = Callable[[Any, frozenset[str]], Any]
 _ADDRESSED = frozenset({READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE})
 _STREAMED = frozenset({streams.STREAM, streams.END})
 _NONE = dict.fromkeys(_STREAMED, 405)
+_STANDING = frozenset({streams.STREAM, LISTEN})
+_APART = _STREAMED | _STANDING  # not one request and its answer
 
 
 class Upstream(Protocol):
@@ -192,52 +194,54 @@ class McpRoad:
         """The question that policy is asked."""
         return normalise(call, principal)
 
-    async def forward(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        """The hop to the server.  Ends with the answer to this very call, or raises `UpstreamError`."""
+    async def forward(self, intent: Intent) -> Said:
+        """The hop to the server: the answer to this very call, or what ends with it; else `UpstreamError`."""
         call, principal = intent.permit.call, intent.permit.principal
         here = answered_here(call)
         if here is None and call.method == ROOTS_CHANGED and not self._could(principal, f"roots:{call.target}"):
             here = _taken()  # the server may not ask for the roots, so it does not hear of them either
         if here is not None:
-            yield here
-            return
+            return here
         conversation = Conversation(self._means, intent, self._could, self._tell)
-        replies = self._said(intent)
+        try:
+            said = await self._said(intent)
+            return await conversation.final(said) if isinstance(said, Reply) else self._heard(said, conversation, intent)
+        except Refused as refusal:
+            raise _whose(refusal, intent) from None
+
+    async def _said(self, intent: Intent) -> Said:
+        """What a server says, however it is spoken to."""
+        permit, call = intent.permit, intent.permit.call
+        other = self._others.get(call.target)
+        if other is None and call.method not in _APART and not call.direction:
+            return await self._hop.forward(permit)
+        if call.direction == "answer":
+            await self._tell(intent, call.message)
+            return _taken()
+        if call.method == streams.END and other is None:
+            return await self._hop.end(permit)
+        replies = self._hop.stream(permit) if other is None else other.forward(intent)
+        if call.method in _STANDING:
+            until = asyncio.get_running_loop().time() + self._streams.lasting(permit.principal)
+            replies = self._standing.merged(intent, replies, until)
+        return replies
+
+    async def _heard(
+        self, replies: AsyncGenerator[Reply, None], conversation: Conversation, intent: Intent
+    ) -> AsyncGenerator[Reply, None]:
+        """What may go on of what is said."""
+        final = False
         try:
             async with aclosing(replies):
                 async for raw in replies:
+                    final = final or raw.is_final
                     reply = await conversation.heard(raw)
                     if reply is not None:
                         yield reply
         except Refused as refusal:
             raise _whose(refusal, intent) from None
-
-    async def _said(self, intent: Intent) -> AsyncGenerator[Reply, None]:
-        """What a server says, however it is spoken to."""
-        permit, call = intent.permit, intent.permit.call
-        other = self._others.get(call.target)
-        if call.direction == "answer":
-            await self._tell(intent, call.message)
-            yield _taken()
-            return
-        if call.method == streams.END and other is None:
-            yield await self._hop.end(permit)
-            return
-        stands = call.method in {streams.STREAM, LISTEN}
-        if other is not None:
-            replies = other.forward(intent)
-        else:
-            replies = self._hop.stream(permit) if stands or call.direction == "resume" else self._hop.forward(permit)
-        if stands:
-            until = asyncio.get_running_loop().time() + self._streams.lasting(permit.principal)
-            replies = self._standing.merged(intent, replies, until)
-        final = False
-        async with aclosing(replies):
-            async for reply in replies:
-                final = final or reply.is_final
-                yield reply
         if not final:
-            yield _over(call)  # its time is over, and it ends in good order
+            yield _over(intent.permit.call)  # its time is over, and it ends in good order
 
     async def _tell(self, intent: Intent, message: dict[str, Any]) -> None:
         other = self._others.get(intent.permit.call.target)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.journal import Journal
 from audit.reader import Ledger
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, Trace
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, Said, Trace
 from gateway.overlap import overlapping
 from gateway.pipeline import Stages, govern
 from gateway.record import Recorder
@@ -67,10 +67,13 @@ def gone(folder: Path) -> Any:
 def road(journal: Journal, sent: asyncio.Event, *, overlaps: Callable[[Permit], bool]) -> Stages:
     recorder = Recorder(journal.append, journal.submit, lambda: 6, overlaps=overlaps)
 
-    async def forward(_intent: Intent) -> AsyncGenerator[Reply, None]:
-        sent.set()
+    async def messages() -> AsyncGenerator[Reply, None]:
         yield Reply({"progress": 1}, is_final=False)
         yield Reply({"done": 1}, is_final=True)
+
+    async def forward(_intent: Intent) -> Said:
+        sent.set()
+        return messages()
 
     async def itself(permit: Permit) -> Permit:
         return permit

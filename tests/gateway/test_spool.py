@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from audit.journal import Journal
 from audit.reader import Ledger
 from audit.spool import SpoolLimits
 from audit.verify import verify_sqlite
-from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, Trace, new_id, wall_clock
+from gateway.model import Arrival, Call, Intent, Permit, Principal, Refused, Reply, Said, Trace, new_id, wall_clock
 from gateway.pipeline import Stages, govern
 from gateway.record import Recorder
 from gateway.settings import Mcp, Settings
@@ -64,9 +64,9 @@ def road(
 ) -> Stages:
     recorder = Recorder(journal.append, journal.submit, wall_clock, spools=spools, vouch=journal.vouch)
 
-    async def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
+    async def forward(intent: Intent) -> Said:
         sent.append(intent.permit.call.arrival.id)
-        yield Reply({"done": 1}, is_final=True)
+        return Reply({"done": 1}, is_final=True)
 
     async def itself(permit: Permit) -> Permit:
         return permit

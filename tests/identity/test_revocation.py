@@ -17,7 +17,7 @@ from gateway import model
 from gateway.identity.access import workflow_id
 from gateway.identity.killed import Killed, Names, wrong_target
 from gateway.identity.revocation import Kills
-from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Trace
+from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Said, Trace
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
 from gateway.state.database import open_engine
@@ -333,7 +333,7 @@ class Road:
                 await self.world.kills.kill(kill("workflow", "wf-1"), about=None)
             return Intent(permit, 7, model._RECORDED)
 
-        async def forward(_: Intent) -> AsyncGenerator[Reply, None]:
+        async def messages() -> AsyncGenerator[Reply, None]:
             self.forwarded.append("begun")
             yield ON_THE_WAY
             self.waits.set()
@@ -344,6 +344,9 @@ class Road:
                 if not self.stubborn:
                     raise
             yield FINAL
+
+        async def forward(_: Intent) -> Said:
+            return messages()
 
         async def record_outcome(_: Intent, outcome: Outcome) -> None:
             self.outcomes.append(outcome)

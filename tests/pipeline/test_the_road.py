@@ -11,7 +11,20 @@ import pytest
 
 from audit.streamed import agreeing
 from gateway import model
-from gateway.model import Arrival, Call, Intent, Outcome, OutcomeStatus, Permit, Principal, Refused, Reply, Trace, UpstreamError
+from gateway.model import (
+    Arrival,
+    Call,
+    Intent,
+    Outcome,
+    OutcomeStatus,
+    Permit,
+    Principal,
+    Refused,
+    Reply,
+    Said,
+    Trace,
+    UpstreamError,
+)
 from gateway.pipeline import Stages, govern
 from gateway.reasons import Code
 from policies.model import AccessRequest, Decision, Effect, Reason
@@ -32,6 +45,17 @@ class Diary:
     lines: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
+
+
+async def messages(diary: Diary, replies: tuple[Reply | Exception, ...]) -> AsyncGenerator[Reply, None]:
+    diary.lines.append("forward")
+    try:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+            yield reply
+    finally:
+        diary.lines.append("upstream closed")
 
 
 def stages(diary: Diary, *replies: Reply | Exception, decision: Decision = ALLOW) -> Stages:
@@ -60,15 +84,8 @@ def stages(diary: Diary, *replies: Reply | Exception, decision: Decision = ALLOW
         diary.lines.append("intent durable")
         return Intent(permit, 7, model._RECORDED)
 
-    async def forward(intent: Intent) -> AsyncGenerator[Reply, None]:
-        diary.lines.append("forward")
-        try:
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-                yield reply
-        finally:
-            diary.lines.append("upstream closed")
+    async def forward(intent: Intent) -> Said:
+        return messages(diary, replies)
 
     def filtered(reply: Reply, intent: Intent) -> Reply:
         return msgspec.structs.replace(reply, body=str(reply.payload).encode())
@@ -120,6 +137,38 @@ async def test_the_outcome_commits_to_a_stream_that_is_cut_off_as_far_as_it_came
     assert whole is not None
     assert agreeing([b"progress"] * 2, cut.salt, cut.said()[1]) == 2
     assert agreeing([str(FINAL.payload).encode()] * 2, whole.salt, whole.said()[1]) == 2
+
+
+async def test_one_answer_waits_for_its_outcome_as_the_last_of_many_messages_does() -> None:
+    diary = Diary()
+
+    async def forward(intent: Intent) -> Said:
+        diary.lines.append("forward")
+        return FINAL
+
+    seen = await drive(diary, replace(stages(diary), forward=forward))
+    assert diary.lines[-4:] == ["intent durable", "forward", "outcome durable", "released"]
+    assert [reply.body for reply in seen] == [diary.outcomes[0].body] == [str(FINAL.payload).encode()]
+    assert diary.outcomes[0].status is OutcomeStatus.OK
+
+
+async def test_one_answer_that_fails_or_that_is_too_large_is_recorded_and_not_released() -> None:
+    async def failing(intent: Intent) -> Said:
+        raise UpstreamError("connect")
+
+    async def answering(intent: Intent) -> Said:
+        return FINAL
+
+    async def bounded(permit: Permit) -> Permit:
+        return msgspec.structs.replace(permit, answer_bytes=3)
+
+    diary = Diary()
+    with pytest.raises(UpstreamError):
+        await drive(diary, replace(stages(diary), forward=failing))
+    with pytest.raises(Refused, match="limit-reached"):
+        await drive(diary, replace(stages(diary), forward=answering, fulfil=bounded))
+    assert [outcome.status for outcome in diary.outcomes] == [OutcomeStatus.UPSTREAM_ERROR, OutcomeStatus.INTERNAL_ERROR]
+    assert "released" not in diary.lines
 
 
 async def test_a_denial_is_recorded_and_nothing_is_forwarded() -> None:
@@ -225,13 +274,16 @@ async def test_cancelling_a_call_that_waits_for_its_upstream_still_records_the_o
     diary = Diary()
     waiting = asyncio.Event()
 
-    async def silent(intent: Intent) -> AsyncGenerator[Reply, None]:
+    async def messages() -> AsyncGenerator[Reply, None]:
         try:
             waiting.set()
             await asyncio.Event().wait()
             yield FINAL
         finally:
             diary.lines.append("upstream closed")
+
+    async def silent(intent: Intent) -> Said:
+        return messages()
 
     task = asyncio.create_task(drive(diary, replace(stages(diary), forward=silent)))
     await waiting.wait()
@@ -245,10 +297,10 @@ async def test_a_second_cancellation_cannot_erase_the_outcome() -> None:
     diary = Diary()
     waiting, recording, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def silent(intent: Intent) -> AsyncGenerator[Reply, None]:
+    async def silent(intent: Intent) -> Said:
         waiting.set()
         await asyncio.Event().wait()
-        yield FINAL
+        return FINAL
 
     async def slow(intent: Intent, outcome: Outcome) -> None:
         recording.set()

@@ -5,7 +5,7 @@ No server is told of a subscription before there is a stream on which it could s
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,9 +39,9 @@ class Subscribing:
         leg.server, uri = place.server, str(place.params["uri"])
         how = (subscribing if call.method == SUBSCRIBE else unsubscribing)(place.server, uri)
 
-        async def kept(intent: Intent) -> AsyncGenerator[Reply, None]:
+        async def kept(intent: Intent) -> Reply:
             await self._streams.follow(caller, await self._known.change(session, caller.principal, how))
-            yield Reply({"jsonrpc": "2.0", "id": intent.permit.call.rpc_id, "result": {}}, is_final=True)
+            return Reply({"jsonrpc": "2.0", "id": intent.permit.call.rpc_id, "result": {}}, is_final=True)
 
         if place.may:
             caller = replace(caller, stages=replace(caller.stages, forward=kept))
