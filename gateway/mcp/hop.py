@@ -22,6 +22,8 @@ from gateway.upstream.events import EventParser
 from gateway.upstream.registry import McpTarget
 
 SESSION_HEADER = "Mcp-Session-Id"
+_BODILESS = frozenset({STREAM, END})
+_TAKEN = frozenset({200, 202, 204})
 
 
 class HttpHop:
@@ -69,7 +71,7 @@ class HttpHop:
         """Bring the upstream a response: the client's, or the gateway's own to a question that it did not put."""
         response = await self._beside.send(self._request(permit, dumps(message)))
         try:
-            if response.status not in {200, 202, 204}:
+            if response.status not in _TAKEN:
                 raise UpstreamError("status", str(response.status))
             await response.read(self._response_bytes)
         finally:
@@ -82,14 +84,14 @@ class HttpHop:
             await response.read(self._response_bytes)
         finally:
             await response.aclose()
-        if response.status in {200, 202, 204}:
+        if response.status in _TAKEN:
             return Reply(None, is_final=True, status=200)
         return _refusing(response)
 
     async def _no_stream(self, response: HttpResponse, kind: bytes, call: Call) -> Reply:
         """Why there is no stream, as far as it concerns the client."""
         try:
-            if call.rpc_id is not None and kind == b"application/json" and call.method not in {STREAM, END}:
+            if call.rpc_id is not None and kind == b"application/json" and call.method not in _BODILESS:
                 return body_reply(await response.read(self._response_bytes), call, response.status)
             return _refusing(response)
         finally:
@@ -99,7 +101,7 @@ class HttpHop:
         """The answer, where it comes in one piece."""
         try:
             if call.rpc_id is None:
-                if response.status not in {200, 202, 204}:
+                if response.status not in _TAKEN:
                     raise UpstreamError("status", str(response.status))
                 await response.read(self._response_bytes)
                 return Reply(None, is_final=True, status=202)
@@ -160,10 +162,11 @@ class HttpHop:
         target = self._targets[call.target]
         if target.url is None:
             raise UpstreamError("connect", "the server has no URL")
-        bodiless = call.method in {STREAM, END} or call.direction == "resume"
+        bodiless = call.method in _BODILESS or call.direction == "resume"
+        parent = child_traceparent(call.trace)
         if body is None:
-            body = b"" if bodiless else dumps(onward(call))
-        headers = [(b"traceparent", child_traceparent(call.trace).encode()), *permit.credentials]
+            body = b"" if bodiless else dumps(onward(call, parent))
+        headers = [(b"traceparent", parent.encode()), *permit.credentials]
         if call.trace.state:
             headers.append((b"tracestate", call.trace.state.encode()))
         static = target.static if call.method == INITIALIZE else self._versioned(target, call.version)

@@ -5,7 +5,7 @@ What a row does not list is passed on untouched; what it lists has a meaning her
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -71,6 +71,7 @@ class Method:
     withheld        of those the ones that go no further.
     named           the member that the `Mcp-Name` header repeats, "" where none does.
     again           whether it may be sent a second time, where a credential was not taken.
+    known           every member of `params` that has a meaning here.
     """
 
     name: str
@@ -81,11 +82,10 @@ class Method:
     named: str = ""
     notification: bool = False
     again: bool = False
+    known: frozenset[str] = field(init=False)
 
-    @property
-    def known(self) -> frozenset[str]:
-        """Every member of `params` that has a meaning here."""
-        return _KNOWN[self.name]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "known", frozenset((*self.members, "_meta")))
 
     def act(self, *, modern: bool) -> Act | None:
         """What is done with it in this era."""
@@ -126,4 +126,3 @@ METHODS: Final = {
         Method(TASK_STATUS, Act.DROP, None, ("taskId",), notification=True),
     )
 }
-_KNOWN: Final = {row.name: frozenset((*row.members, "_meta")) for row in METHODS.values()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.asgi import by_name, child_traceparent, read_traceparent
+from gateway.asgi import Headers, by_name, child_traceparent, read_traceparent
 from gateway.mcp.errors import PARSE_ERROR, RpcId, RpcRefused
 from gateway.mcp.methods import (
     ASSUMED,
@@ -52,6 +52,7 @@ _LONGEST_ID = 256
 _ID = (str, int)  # a union that is written where it is asked for is made anew each time
 _LONGEST_STATE = 512
 _OURS = "bailiwick/"
+_REFUSE = Act.REFUSE
 _DROPPED = frozenset({"traceparent", "tracestate", "baggage"})  # ours to write; baggage of strangers is not passed on
 
 
@@ -81,27 +82,27 @@ def read(arrival: Arrival, depth: int) -> Call:
     else:
         _legacy(headers, version, name, meta, rpc_id)
     method = METHODS.get(name)
-    act = None if method is None else method.act(modern=modern)
-    if method is None or act is None or act is Act.REFUSE or method.notification != ("id" not in body):
+    act = None if method is None else method.modern if modern else method.legacy
+    if method is None or act is None or act is _REFUSE or method.notification != ("id" not in body):
         status = 0 if "id" in body else (404 if modern else 400)
         raise RpcRefused(Code.UNKNOWN_METHOD, name[:64], rpc_id=rpc_id, status=status)
-    _disguise(params, method.known, rpc_id)
-    tool, arguments = _tool(params, rpc_id) if name == CALL_TOOL else (checked(name, params, rpc_id), None)
-    repeated = tuple([(key, value.strip(" \t")) for key, value in arrival.headers if key.startswith(PARAM_PREFIX)])
+    if disguised(params, method.known):
+        raise _disguise(rpc_id)
+    tool = checked(name, params, rpc_id)
     declared = params.get("capabilities") if name == INITIALIZE else meta.get(CAPABILITIES_KEY)
     return Call(
         arrival=arrival,
         method=name,
         target=arrival.target,
         message=_message(body, method, params, meta),
-        trace=_trace(arrival.trace, meta),
+        trace=_trace(arrival.trace, meta) if meta else arrival.trace,
         name=tool,
-        arguments=arguments,
+        arguments=exact(params.get("arguments", {})) if name == CALL_TOOL else None,
         rpc_id=rpc_id,
-        version=_spoken(version, name, params),
-        opens=_opens(declared),
+        version=_chosen(params) if name == INITIALIZE else version or ASSUMED,
+        opens=_opens(declared) if declared else False,
         declares=declared,
-        repeated=repeated,
+        repeated=_repeated(arrival.headers),
     )
 
 
@@ -110,13 +111,22 @@ def _headers(arrival: Arrival) -> tuple[dict[str, str], str]:
     headers: dict[str, str] = {}
     twice = ""
     found = arrival.found or by_name(arrival.headers)
-    for name in _READ:
-        if name in found:
-            values = found[name]
-            if len(values) > 1 and name in _ROUTING:
+    for name in found.keys() & _READ:
+        values = found[name]
+        if len(values) == 1:
+            headers[name] = values[0].strip(" \t")
+        else:
+            headers[name] = ", ".join(values)
+            if name in _ROUTING:
                 twice = name
-            headers[name] = values[0].strip(" \t") if len(values) == 1 else ", ".join(values)
     return headers, twice
+
+
+def _repeated(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The lines that repeat arguments."""
+    if PARAM_PREFIX not in "\n".join([name for name, _ in headers]):
+        return ()
+    return tuple([(name, value.strip(" \t")) for name, value in headers if name.startswith(PARAM_PREFIX)])
 
 
 def _media(headers: Mapping[str, str]) -> None:
@@ -148,10 +158,8 @@ def _envelope(body: Any) -> tuple[RpcId, str, dict[str, Any]]:
     """(id, method, params) of one request or notification; batches and answers are neither."""
     if not isinstance(body, dict):
         raise RpcRefused(Code.MALFORMED, "not one message")
-    raw = body.get("id")
-    rpc_id = raw if isinstance(raw, _ID) and not isinstance(raw, bool) else None
-    if isinstance(rpc_id, str) and len(rpc_id) > _LONGEST_ID:
-        rpc_id = None
+    raw: Any = body.get("id")
+    rpc_id: RpcId = raw if raw.__class__ is int or (raw.__class__ is str and len(raw) <= _LONGEST_ID) else None
     if disguised(body, _ENVELOPE):
         raise RpcRefused(Code.MALFORMED, "a disguised member of the envelope", rpc_id=rpc_id)
     if body.get("jsonrpc") != "2.0" or "result" in body or "error" in body or ("id" in body and rpc_id is None):
@@ -179,10 +187,13 @@ def _response(arrival: Arrival, headers: Mapping[str, str], version: str | None,
 
 
 def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:
-    meta = params.get("_meta", {})
+    if "_meta" not in params:
+        return {}
+    meta = params["_meta"]
     if not isinstance(meta, dict):
         bad_params("_meta is not an object", rpc_id)
-    _disguise(meta, _META, rpc_id)
+    if disguised(meta, _META):
+        raise _disguise(rpc_id)
     token = meta.get("progressToken")
     if isinstance(token, bool) or not (token is None or isinstance(token, _ID)):
         bad_params("progressToken", rpc_id)
@@ -191,9 +202,8 @@ def _meta(params: Mapping[str, Any], rpc_id: RpcId) -> dict[str, Any]:
     return meta
 
 
-def _disguise(members: Mapping[str, Any], known: frozenset[str], rpc_id: RpcId) -> None:
-    if disguised(members, known):
-        raise RpcRefused(Code.MALFORMED, "a disguised member", rpc_id=rpc_id)
+def _disguise(rpc_id: RpcId) -> RpcRefused:
+    return RpcRefused(Code.MALFORMED, "a disguised member", rpc_id=rpc_id)
 
 
 def _modern(
@@ -228,22 +238,21 @@ def _legacy(headers: Mapping[str, str], version: str | None, name: str, meta: Ma
         raise RpcRefused(Code.HEADER_MISMATCH, "mcp-method", rpc_id=rpc_id)
 
 
-def _tool(params: Mapping[str, Any], rpc_id: RpcId) -> tuple[str, Mapping[str, object]]:
-    name = checked(CALL_TOOL, params, rpc_id)
-    return str(name), exact(params.get("arguments", {}))
-
-
 def _message(body: Mapping[str, Any], method: Method, params: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     """What will be sent on: everything but what the row withholds, and of `_meta` what is the caller's to say."""
-    sent: dict[str, Any] = {key: value for key, value in params.items() if key not in method.withheld and key != "_meta"}
-    kept = {key: value for key, value in meta.items() if key not in _DROPPED and not key.startswith(_OURS)}
-    if CAPABILITIES_KEY in kept:
-        kept[CAPABILITIES_KEY] = {}  # until policy has said which of them this server may use
+    sent = dict(params)
+    sent.pop("_meta", None)
+    for name in method.withheld:
+        sent.pop(name, None)
     if method.name == INITIALIZE:
         sent["capabilities"] = {}
-        sent["protocolVersion"] = _spoken(None, method.name, params)
-    if kept:
-        sent["_meta"] = kept
+        sent["protocolVersion"] = _chosen(params)
+    if meta:
+        kept = {key: value for key, value in meta.items() if key not in _DROPPED and not key.startswith(_OURS)}
+        if CAPABILITIES_KEY in kept:
+            kept[CAPABILITIES_KEY] = {}  # until policy has said which of them this server may use
+        if kept:
+            sent["_meta"] = kept
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method.name, "params": sent}
     if "id" in body:
         message["id"] = body["id"]
@@ -260,11 +269,10 @@ def declaring(call: Call, capabilities: Mapping[str, Any]) -> Call:
     return replace(call, message={**call.message, "params": params})
 
 
-def _spoken(version: str | None, name: str, params: Mapping[str, Any]) -> str:
-    if name == INITIALIZE:
-        wanted = params.get("protocolVersion")
-        return wanted if isinstance(wanted, str) and wanted in LEGACY else LEGACY[0]
-    return version or ASSUMED
+def _chosen(params: Mapping[str, Any]) -> str:
+    """The version that an `initialize` asks its server for."""
+    wanted = params.get("protocolVersion")
+    return wanted if isinstance(wanted, str) and wanted in LEGACY else LEGACY[0]
 
 
 def _opens(capabilities: object) -> bool:
@@ -285,13 +293,16 @@ def _trace(arrived: Trace, meta: Mapping[str, Any]) -> Trace:
     return Trace(found[0], arrived.span_id, parent=found[1], flags=found[2], state=state.strip(" "))
 
 
-def onward(call: Call) -> dict[str, Any]:
-    """What is sent: the checked message, a request with the trace of this hop in `_meta` (SEP-414)."""
+def onward(call: Call, parent: str | None = None) -> dict[str, Any]:
+    """What is sent: the checked message, a request with the trace of this hop in `_meta` (SEP-414).
+
+    `parent` is its `child_traceparent`, where whoever sends has made that for a header.
+    """
     sent: dict[str, Any] = call.message
     if call.rpc_id is None:
         return sent
     params = sent["params"]
-    meta = {**params.get("_meta", {}), "traceparent": child_traceparent(call.trace)}
+    meta = {**params.get("_meta", {}), "traceparent": parent or child_traceparent(call.trace)}
     if call.trace.state:
         meta["tracestate"] = call.trace.state
     return {**sent, "params": {**params, "_meta": meta}}
@@ -313,4 +324,4 @@ def peek_id(body: bytes, depth: int) -> RpcId:
 def peek_tool(body: bytes, depth: int) -> tuple[str, Mapping[str, object]]:
     """Name and arguments of a tool call that was read before; `RpcRefused` where the bytes are none."""
     rpc_id, _, params = _envelope(_json(body, depth))
-    return _tool(params, rpc_id)
+    return str(checked(CALL_TOOL, params, rpc_id)), exact(params.get("arguments", {}))
