@@ -62,12 +62,17 @@ _book: _Book | None = None  # of the loop that was seen last: a process runs one
 
 
 class Within:
-    """`with Within(seconds):` raises TimeoutError where its body takes longer; as `asyncio.timeout`, at a third of its price."""
+    """`with Within(seconds):` raises TimeoutError where its body takes longer; as `asyncio.timeout`, at a third of its price.
 
-    __slots__ = ("_book", "_cancelling", "_expired", "_seconds", "_task", "ends")
+    Where it takes longer than `soon`, which is less, `call` is called first, once.
+    """
 
-    def __init__(self, seconds: float) -> None:
+    __slots__ = ("_book", "_call", "_cancelling", "_expired", "_last", "_seconds", "_soon", "_task", "ends")
+
+    def __init__(self, seconds: float, soon: float = 0.0, call: Callable[[], None] | None = None) -> None:
         self._seconds = seconds
+        self._soon = soon
+        self._call = call if soon < seconds else None
         self._expired = False
         self.ends = 0.0
 
@@ -77,11 +82,14 @@ class Within:
             msg = "a time limit needs a running task"
             raise RuntimeError(msg)
         loop = task.get_loop()
-        self._book = _book_of(loop)
+        self._book = book = _book if _book is not None and _book.loop is loop else _book_of(loop)
         self._task = task
         self._cancelling = task.cancelling()
-        self.ends = loop.time() + self._seconds
-        self._book.add(self)
+        now = loop.time()
+        self._last = self.ends = now + self._seconds
+        if self._call is not None:
+            self.ends = now + self._soon
+        book.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -92,6 +100,11 @@ class Within:
 
     def expire(self) -> None:
         """Its time is over: what runs inside is cancelled."""
+        if self._call is not None:
+            call, self._call, self.ends = self._call, None, self._last
+            self._book.add(self)
+            call()
+            return
         self._expired = True
         self._task.cancel()
 

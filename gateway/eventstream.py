@@ -35,7 +35,8 @@ class EventStream:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended = True
         if kind is None:
-            await self.close()
+            if self.started:
+                await self.close()
             return
         for task in (self._beat, self._beginning):
             if task is not None:

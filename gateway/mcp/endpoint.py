@@ -28,7 +28,7 @@ from gateway.asgi import (
     turned_away,
 )
 from gateway.bodies import Bodies
-from gateway.deadline import After, Within
+from gateway.deadline import Within
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.errors import Answer, RpcRefused
@@ -98,12 +98,11 @@ class McpEndpoint:
             return
         try:
             arrival = await self._arrive(scope, receive)
-            standing = is_standing(arrival)
+            modern = errors.is_modern(arrival)
+            standing = is_standing(arrival, modern=modern)
             with self._streams if standing else self._slots:
-                if standing or errors.is_modern(arrival):
-                    await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
-                else:
-                    await self._serve(arrival, send)
+                work = self._serve(arrival, send, standing=standing, modern=modern)
+                await (Disconnect().guard(receive, work, 0 if standing else _WATCH_AFTER) if standing or modern else work)
         except Refused as refusal:
             decision = await turned_away(scope, "mcp", self._clock, refusal, self._in_force[0].record_refusal)
             await _say(send, errors.refused(refusal, None, decision, knows=True, challenge=""), decision)
@@ -120,14 +119,15 @@ class McpEndpoint:
             target = ""  # no server can be called that, and the path is not repeated in an answer
         return make_arrival(scope, body, protocol="mcp", target=target, path="", clock=self._clock, headers=headers, found=found)
 
-    async def _serve(self, arrival: Arrival, send: Send) -> None:
+    async def _serve(self, arrival: Arrival, send: Send, *, standing: bool, modern: bool) -> None:
         stages, could = self._in_force
         workflow = ""
         async with EventStream(send, self._heartbeat) as stream:
             limits = self._limits
-            seconds = limits.stream_seconds + ENDS_ITSELF if is_standing(arrival) else limits.call_seconds
+            seconds = limits.stream_seconds + ENDS_ITSELF if standing else limits.call_seconds
+            begin = partial(_begin, stream, arrival) if may_wait(arrival, modern=modern) else None
             try:
-                with Within(seconds), After(self._heartbeat if may_wait(arrival) else seconds, partial(_begin, stream, arrival)):
+                with Within(seconds, self._heartbeat, begin):
                     replies = govern(arrival, stages)
                     try:
                         async for reply in replies:
@@ -201,7 +201,7 @@ async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Se
         return
     if not stream.started:
         await stream.start(headers)
-        if is_standing(arrival):
+        if is_standing(arrival, modern=errors.is_modern(arrival)):
             await stream.comment()  # whoever waits for a stream sees that it stands
     if reply.body is not None:
         await stream.event(reply.body, event="message", id=reply.event, retry=reply.retry)
@@ -209,15 +209,14 @@ async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Se
         await stream.event(b"", id=reply.event, retry=reply.retry)
 
 
-def is_standing(arrival: Arrival) -> bool:
+def is_standing(arrival: Arrival, *, modern: bool) -> bool:
     """Whether a stream for notices is asked for, which stands beside the calls; the header must say what the body says."""
-    return arrival.http_method == STREAM or (errors.is_modern(arrival) and arrival.header("mcp-method") == LISTEN)
+    return arrival.http_method == STREAM or (modern and arrival.header("mcp-method") == LISTEN)
 
 
-def may_wait(arrival: Arrival) -> bool:
+def may_wait(arrival: Arrival, *, modern: bool) -> bool:
     """Whether the answer may begin before it is there: it takes a stream, and its head has nothing more to say."""
-    accepts = "text/event-stream" in (arrival.header("accept") or "")
-    return accepts and (errors.is_modern(arrival) or arrival.header("mcp-session-id") is not None)
+    return (modern or arrival.header("mcp-session-id") is not None) and "text/event-stream" in (arrival.header("accept") or "")
 
 
 def _begin(stream: EventStream, arrival: Arrival) -> None:

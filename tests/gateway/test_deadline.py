@@ -51,6 +51,24 @@ async def test_a_shorter_limit_rings_first_whichever_began_first() -> None:
     assert order == ["short", "middle", "long"]
 
 
+async def test_what_is_to_be_done_soon_is_done_once_and_the_limit_still_ends_the_work() -> None:
+    done: list[str] = []
+    with pytest.raises(TimeoutError), Within(0.02, 0.01, lambda: done.append("soon")):
+        await asyncio.Event().wait()
+    assert done == ["soon"]
+    with Within(60, 0.01, lambda: done.append("never")):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
+    assert done == ["soon"]
+
+
+async def test_what_would_be_done_no_sooner_than_the_end_is_not_done() -> None:
+    done: list[str] = []
+    with pytest.raises(TimeoutError), Within(0.01, 0.01, lambda: done.append("late")):
+        await asyncio.Event().wait()
+    assert done == []
+
+
 async def test_an_inner_limit_ends_the_inner_work_alone() -> None:
     with Within(60):
         with pytest.raises(TimeoutError), Within(0.01):

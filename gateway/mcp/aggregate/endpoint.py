@@ -29,7 +29,7 @@ from gateway.asgi import (
     turned_away,
 )
 from gateway.bodies import Bodies
-from gateway.deadline import After, Within
+from gateway.deadline import Within
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
 from gateway.mcp import errors
 from gateway.mcp.aggregate.caller import Caller, Leg, UnroutedError
@@ -164,12 +164,11 @@ class Aggregate:
             arrival = make_arrival(
                 scope, body, protocol="mcp", target="", path="", clock=self._clock, headers=headers, found=found
             )  # fmt: skip
-            standing = is_standing(arrival)
+            modern = errors.is_modern(arrival)
+            standing = is_standing(arrival, modern=modern)
             with self._streams if standing else self._slots:
-                if standing or errors.is_modern(arrival):
-                    await Disconnect().guard(receive, self._serve(arrival, send), 0 if standing else _WATCH_AFTER)
-                else:
-                    await self._serve(arrival, send)
+                work = self._serve(arrival, send, standing=standing, modern=modern)
+                await (Disconnect().guard(receive, work, 0 if standing else _WATCH_AFTER) if standing or modern else work)
         except Refused as refusal:
             decision = await turned_away(scope, "mcp", self._clock, refusal, self._in_force[0].record_refusal)
             answer = errors.refused(refusal, None, decision, knows=True, challenge="")
@@ -177,7 +176,7 @@ class Aggregate:
         except ClientGoneError:
             return
 
-    async def _serve(self, arrival: Arrival, send: Send) -> None:
+    async def _serve(self, arrival: Arrival, send: Send, *, standing: bool, modern: bool) -> None:
         (stages, could), limits = self._in_force, self._limits
         try:
             caller = await self._admitted(arrival, stages, could)
@@ -187,11 +186,11 @@ class Aggregate:
             await _say(send, answer, arrival.id, workflow)
             return
         leg = Leg("")
-        seconds = limits.stream_seconds + ENDS_ITSELF if is_standing(arrival) else limits.call_seconds
+        seconds = limits.stream_seconds + ENDS_ITSELF if standing else limits.call_seconds
         async with EventStream(send, self._heartbeat) as stream:
             begin = partial(stream.begin, ((WORKFLOW_HEADER, caller.principal.workflow),))
             try:
-                with Within(seconds), After(self._heartbeat if may_wait(arrival) else seconds, begin):
+                with Within(seconds, self._heartbeat, begin if may_wait(arrival, modern=modern) else None):
                     await self._answer(caller, leg, stream, send)
                 return
             except UnroutedError as refusal:
