@@ -124,11 +124,12 @@ def _fulfilling(parts: Parts, road: McpRoad, sealed: Sealed) -> Callable[[Permit
 
     async def fulfil(permit: Permit) -> Permit:
         asked = permit.call
-        permit = await obligations.checked(permit, duties)
+        if permit.decision.obligations:
+            permit = await obligations.checked(permit, duties)
         permit = await parts.duties.inspector.sent(permit, blanked) if permit.redact_sent else permit
         permit = road.further(permit if parts.sandboxed is None else await parts.sandboxed.fulfil(permit))
         if permit.approval is None:
-            permit = await obligations.taken(permit, duties)
+            permit = await obligations.taken(permit, duties) if permit.decision.obligations else permit
             return permit if answered_here(permit.call) else await parts.identity.outbound.fulfil(permit)
         permit = await obligations.taken(await approving.granted(permit, asked), duties)
         return await parts.approvals.used(await parts.identity.outbound.fulfil(permit))  # last: what is refused uses nothing up

@@ -111,7 +111,7 @@ class Telemetry:
         """The call is not being forwarded any more; once for each `set_out`, and before its `observe`."""
         self._flying[arrival.protocol] -= 1
         logs.CURRENT.set(None)  # not a token: a stream may end in another context than it began in
-        if (hop := self._hops.get(arrival.id)) is not None:
+        if self._hops and (hop := self._hops.get(arrival.id)) is not None:
             hop.append(wall_clock())
 
     def observe(self, arrival: Arrival, road: Intent | Refused, outcome: Outcome | None, finished_at_us: int) -> None:

@@ -204,7 +204,6 @@ class Conversation:
         return reply
 
     async def _result(self, reply: Reply, result: dict[str, Any]) -> Reply:
-        kind = result.get("resultType", "complete")
         if self._call.method == LISTEN:
             meta = result.get("_meta")
             meta = {**(meta if isinstance(meta, dict) else {}), SUBSCRIPTION_KEY: self._call.rpc_id}
@@ -212,6 +211,9 @@ class Conversation:
         if isinstance(self._call.kept, tasks.Task):
             told = await self._of_task(result, self._call.kept) if self._call.method == GET_TASK else result
             return self._forbidden("input") if told is None else replace(reply, payload={**reply.payload, "result": told})
+        kind = result.get("resultType", "complete")
+        if kind == "complete":
+            return reply
         if kind == "input_required" and self._call.method in ASKING and self._call.version in MODERN:
             return await self._input(reply, result)
         if kind == "task" and self._call.method == CALL_TOOL and LATER in self._call.declared:

@@ -29,6 +29,8 @@ class Further:
     def of(self, permit: Permit) -> Permit:
         """The permit, narrowed by all that; `Refused` where some of it is denied."""
         call = permit.call
+        if call.kept is None and not call.said and not call.withhold:
+            return permit
         redact = permit.redact | call.withhold
         found: list[Asked] = []
         if call.said and call.direction != "answer":

@@ -7,7 +7,7 @@ same caller.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -49,6 +49,7 @@ _PAGES: Final = 50
 _KEPT: Final = frozenset({"accept", "content-type", "mcp-protocol-version", "mcp-session-id"})
 _CHANGES: Final = "/list_changed"
 _HEARD: Final = INTRODUCTIONS | LISTS.keys()
+Called = tuple[Place, Key]
 _LISTS_OF: Final = {what: method for method, (what, _) in LISTS.items()}
 
 
@@ -63,15 +64,24 @@ class Gate:
         self._pins = pins
         self._pinning_of = pinning_of
         self._servers = servers
+        self._places = {server: (Place(server, legacy=True), Place(server, legacy=False)) for server in servers}
         self._clock = clock
         self._locks: dict[str, asyncio.Lock] = {}
 
     def over(self, stages: Stages) -> Stages:
         """The same road, on which only what was approved, or seen first, is listed and can be called."""
 
-        async def fulfil(permit: Permit) -> Permit:
-            await self._admit(permit, watched)
-            return await stages.fulfil(self._defined(permit))
+        def fulfil(permit: Permit) -> Awaitable[Permit]:
+            called = self._called(permit.call)
+            if called is None:
+                return stages.fulfil(permit)
+            if self._passes(permit, called):
+                return stages.fulfil(self._defined(permit, called))
+            return asked(permit, called)
+
+        async def asked(permit: Permit, called: Called) -> Permit:
+            await self._ask_first(permit, called, watched)
+            return await stages.fulfil(self._defined(permit, called))
 
         async def forward(intent: Intent) -> Said:
             call, turn = intent.permit.call, self._pins.turn
@@ -132,33 +142,51 @@ class Gate:
         places = (Place(server, legacy=True), Place(server, legacy=False))
         return any(self._pins.waits(pinning, each, key) or self._pins.verdict(pinning, each, key) for each in places)
 
-    async def _admit(self, permit: Permit, stages: Stages, tries: int = 3) -> None:
-        """Raise `Refused` unless what is called is what was approved, as far as the server's newest word tells."""
-        call, server = permit.call, permit.call.target
-        key = _called(call)
-        if key is None or server not in self._servers:
-            return None
-        pins, pinning, place = self._pins, self._pinning_of(permit.principal.workflow), _place(call)
-        if pins.passes(pinning, place, key) or pinning.mode(server) == "off":
-            return None
-        if pins.waits(pinning, place, key):
+    def _called(self, call: Call) -> Called | None:
+        """What a call makes use of, by whose definition it is judged, and where; None where there is no such thing."""
+        places = self._places.get(call.target)
+        key = None if places is None else _key_of(call)
+        return None if places is None or key is None else (places[call.version in MODERN], key)
+
+    def _passes(self, permit: Permit, called: Called) -> bool:
+        """Whether it is what was approved, by words of its server that are new enough; False where it is asked first.
+
+        `Refused` where it is not.
+        """
+        (place, key), pins, pinning = called, self._pins, self._pinning_of(permit.principal.workflow)
+        if pins.passes(pinning, place, key):
+            return True
+        mode = pinning.mode(place.server)
+        if mode == "off":
+            return True
+        if mode == "quarantine" and pins.waits(pinning, place, key):
             raise _hidden(permit, "new")
-        if not pins.known(pinning, place, key) and await pins.look_up(pinning, place, key):
+        if not pins.known(pinning, place, key):
+            return False
+        if why := pins.verdict(pinning, place, key):
+            raise _hidden(permit, why)
+        return True
+
+    async def _ask_first(self, permit: Permit, called: Called, stages: Stages, tries: int = 3) -> None:
+        """Raise `Refused` unless what is called is what was approved, as far as the server's newest word tells."""
+        if self._passes(permit, called):
+            return None
+        (place, key), pins, pinning = called, self._pins, self._pinning_of(permit.principal.workflow)
+        if await pins.look_up(pinning, place, key):
             await self._ask(permit, key, pinning, stages)
             if (
                 tries > 1 and self._pinning_of(permit.principal.workflow) is not pinning
             ):  # what was heard is held against what is now
-                return await self._admit(permit, stages, tries - 1)
+                return await self._ask_first(permit, called, stages, tries - 1)
             if not pins.known(pinning, place, key):
                 raise _hidden(permit, ABSENT)
         if why := pins.verdict(pinning, place, key):
             raise _hidden(permit, why)
         return None
 
-    def _defined(self, permit: Permit) -> Permit:
+    def _defined(self, permit: Permit, called: Called) -> Permit:
         """The same, with the digest of what is called."""
-        key = _called(permit.call)
-        digest = self._pins.digest(_place(permit.call), key) if key is not None and permit.call.target in self._servers else ""
+        digest = self._pins.digest(*called)
         return msgspec.structs.replace(permit, tool_def=digest) if digest else permit
 
     async def _ask(self, permit: Permit, key: Key, pinning: Pinning, stages: Stages) -> None:
@@ -221,11 +249,11 @@ def _hidden(permit: Permit, why: str) -> Refused:
     return Refused(Code.DEFINITION_HELD, why, decision=decision, call=permit.call)
 
 
-def _called(call: Call) -> Key | None:
-    """What a call makes use of, by whose definition it is judged; None where there is no such thing."""
-    params = call.message.get("params", {})
+def _key_of(call: Call) -> Key | None:
+    """What a call makes use of; None where that has no definition."""
     if call.method == CALL_TOOL:
         return ("tool", call.name or "")
+    params = call.message.get("params", {})
     if call.method == GET_PROMPT:
         return ("prompt", params["name"])
     ref = params.get("ref") if call.method == COMPLETE else None

@@ -201,13 +201,15 @@ def _refusing(response: HttpResponse) -> Reply:
 
 
 def _kind(response: HttpResponse) -> bytes:
-    return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    kind = response.header(b"content-type") or b""
+    return kind if kind == b"application/json" else kind.partition(b";")[0].strip().lower()
 
 
 def _with_session(reply: Reply, response: HttpResponse) -> Reply:
-    raw = (response.header(b"mcp-session-id") or b"").decode("latin-1")
-    if not reply.is_final or not raw:
+    line = response.header(b"mcp-session-id")
+    if not line or not reply.is_final:
         return reply
+    raw = line.decode("latin-1")
     if not valid_upstream_id(raw):
         raise UpstreamError("protocol", "session id")
     return replace(reply, headers=((SESSION_HEADER, raw),))

@@ -51,7 +51,6 @@ from gateway.upstream.client import Upstreams
 from gateway.upstream.credentials import Rejected, no_other
 from gateway.upstream.registry import McpTarget
 from policies import uri as uris
-from policies.model import AccessRequest
 
 Redact = Callable[[Any, frozenset[str]], Any]
 """A tool's result without the values of these fields; raises `Refused` where that cannot be done."""
@@ -60,6 +59,8 @@ _ADDRESSED = frozenset({READ_RESOURCE, SUBSCRIBE, UNSUBSCRIBE})
 _STREAMED = frozenset({streams.STREAM, streams.END})
 _NONE = dict.fromkeys(_STREAMED, 405)
 _STANDING = frozenset({streams.STREAM, LISTEN})
+_HERE = {name: row for name, row in METHODS.items() if not {row.legacy, row.modern}.isdisjoint({Act.ANSWER, Act.DROP})}
+_SEALED = frozenset({"cursor", "requestState", "inputResponses"})
 _APART = _STREAMED | _STANDING  # not one request and its answer
 
 
@@ -167,6 +168,8 @@ class McpRoad:
             return tasks.with_task(call, principal, self._sealed)
         if call.method == LISTEN:
             return subscriptions.with_filter(call, principal, self._sealed)
+        if _SEALED.isdisjoint(call.message["params"]):
+            return call
         call = approving.returned(call, principal, self._sealed)
         return opaque.with_opened(call, principal, self._sealed, unasked=call.target not in self._streams.strict)
 
@@ -185,14 +188,13 @@ class McpRoad:
         if wanted or call.repeated:
             lines = held(wanted, call.repeated, call.arguments or {}, call.rpc_id)
             permit = replace(permit, call=replace(call, repeated=lines))
-        capped = _capped(call, self._streams.levels.get(call.target, LEVELS[0]))
-        if capped is not call.message:
-            permit = replace(permit, call=replace(permit.call, message=capped))
+        if call.method == SET_LEVEL or "_meta" in call.message.get("params", ()):
+            capped = _capped(call, self._streams.levels.get(call.target, LEVELS[0]))
+            if capped is not call.message:
+                permit = replace(permit, call=replace(permit.call, message=capped))
         return self._further.of(permit)
 
-    def normalise(self, call: Call, principal: Principal) -> AccessRequest:
-        """The question that policy is asked."""
-        return normalise(call, principal)
+    normalise = staticmethod(normalise)
 
     async def forward(self, intent: Intent) -> Said:
         """The hop to the server: the answer to this very call, or what ends with it; else `UpstreamError`."""
@@ -340,7 +342,7 @@ def _whose(refusal: Refused, intent: Intent) -> Refused:
 
 def answered_here(call: Call) -> Reply | None:
     """The answer to what goes no further than this hop: `ping`, and notices that concern nobody behind it."""
-    row = METHODS.get(call.method)
+    row = _HERE.get(call.method)
     act = None if row is None or call.direction else row.act(modern=call.version in MODERN)
     if act is Act.ANSWER:
         return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)

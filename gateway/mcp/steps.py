@@ -87,6 +87,8 @@ class McpSteps:
 
 def _tasks(call: Call) -> tuple[Task, ...]:
     """Those that a call is about."""
+    if call.kept is None:
+        return ()
     if call.method in TASK_ACTIONS and isinstance(call.kept, Task):
         return (call.kept,)
     return tuple(call.kept.tasks.values()) if call.method == LISTEN and isinstance(call.kept, Filter) else ()

@@ -5,7 +5,7 @@ What is sent on is what was read, written anew; never the bytes that came.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -62,7 +62,8 @@ def read(arrival: Arrival, depth: int) -> Call:
     `message` of the call holds `jsonrpc`, `id`, `method` and `params` with a cleaned `_meta`, without what its row withholds and
     without any capability of the client: what it declares stands in `declares` alone.  `repeated` is as it came.
     """
-    headers, twice = _headers(arrival)
+    found = arrival.found or by_name(arrival.headers)
+    headers, twice = _headers(found)
     if arrival.http_method != "POST":
         raise RpcRefused(Code.UNKNOWN_METHOD, arrival.http_method[:16], status=405)
     _media(headers)
@@ -102,15 +103,14 @@ def read(arrival: Arrival, depth: int) -> Call:
         version=_chosen(params) if name == INITIALIZE else version or ASSUMED,
         opens=_opens(declared) if declared else False,
         declares=declared,
-        repeated=_repeated(arrival.headers),
+        repeated=_repeated(arrival.headers) if PARAM_PREFIX in "\n".join(found) else (),
     )
 
 
-def _headers(arrival: Arrival) -> tuple[dict[str, str], str]:
+def _headers(found: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], str]:
     """Headers that matter here, and the routing header that stands on two lines, which has two readings; "" for none."""
     headers: dict[str, str] = {}
     twice = ""
-    found = arrival.found or by_name(arrival.headers)
     for name in found.keys() & _READ:
         values = found[name]
         if len(values) == 1:
@@ -123,9 +123,7 @@ def _headers(arrival: Arrival) -> tuple[dict[str, str], str]:
 
 
 def _repeated(headers: Headers) -> tuple[tuple[str, str], ...]:
-    """The lines that repeat arguments."""
-    if PARAM_PREFIX not in "\n".join([name for name, _ in headers]):
-        return ()
+    """The lines that repeat arguments, as they came."""
     return tuple([(name, value.strip(" \t")) for name, value in headers if name.startswith(PARAM_PREFIX)])
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -228,7 +229,7 @@ class Held:
 
     def by(self, policy: Policy) -> Callable[[Permit], Awaitable[Permit] | None]:
         """The stage `reserve`, by the definitions of one policy."""
-        return lambda permit: self.steps.reserve(policy, self.reader, permit)
+        return partial(self.steps.reserve, policy, self.reader)
 
     def hearing(self, policy: Policy) -> Callable[[Permit], Hearing | None]:
         """The stage `hear`, by the same."""
