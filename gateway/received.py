@@ -21,13 +21,11 @@ SALT: Final = "original_salt"
 
 def facts(call: Call | None, request: AccessRequest | None) -> tuple[Value, ...]:
     """What was received, as it was on the wire, and what else the decision was made from."""
-    values: tuple[Value, ...] = ()
-    if call is not None and call.arrival.body:
-        values = (Value("request", call.arrival.body),)
-    if request is not None:
-        known = {"groups": sorted(request.groups), "context": request.context, "at": request.at}
-        values = (*values, Value("facts", orjson.dumps(known, default=_plain, option=orjson.OPT_SORT_KEYS)))
-    return values
+    received = (Value("request", call.arrival.body),) if call is not None and call.arrival.body else ()
+    if request is None:
+        return received
+    known = {"groups": sorted(request.groups), "context": request.context, "at": request.at}
+    return (*received, Value("facts", orjson.dumps(known, default=_plain, option=orjson.OPT_SORT_KEYS)))
 
 
 def withheld(

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gateway import logs, prometheus, signals
+from gateway import prometheus, signals
+from gateway.logs import CURRENT
 from gateway.model import Arrival, Intent, Outcome, OutcomeStatus, Refused, wall_clock
 from gateway.prometheus import Family, Sample
 from gateway.signals import Seen
@@ -103,14 +104,14 @@ class Telemetry:
     def set_out(self, arrival: Arrival) -> None:
         """A call is being forwarded: it counts, its log records carry its trace, the time is kept for its hop's span."""
         self._flying[arrival.protocol] += 1
-        logs.CURRENT.set(arrival.trace)
+        CURRENT.set(arrival.trace)
         if self._export is not None:
             self._hops[arrival.id] = [wall_clock()]
 
     def came_back(self, arrival: Arrival) -> None:
         """The call is not being forwarded any more; once for each `set_out`, and before its `observe`."""
         self._flying[arrival.protocol] -= 1
-        logs.CURRENT.set(None)  # not a token: a stream may end in another context than it began in
+        CURRENT.set(None)  # not a token: a stream may end in another context than it began in
         if self._hops and (hop := self._hops.get(arrival.id)) is not None:
             hop.append(wall_clock())
 

@@ -45,16 +45,16 @@ class Means:
 class Conversation:
     """One call's.  `could` decides what may still be heard; `tell` brings the upstream what is said in the client's place."""
 
+    _questions = 0
+    _acknowledged = False
+
     def __init__(self, means: Means, intent: Intent, could: Could, tell: Tell) -> None:
         self._means = means
         self._intent = intent
         self._call = intent.permit.call
-        self._principal = intent.permit.principal
         self._could = could
         self._tell = tell
         self._asked: dict[tuple[str, object], str] = {}  # the upstream's ids of questions, and the client's
-        self._questions = 0
-        self._acknowledged = False
 
     async def heard(self, reply: Reply) -> Reply | None:
         """The message as it may go on to the filter; None for one that goes no further."""
@@ -148,7 +148,7 @@ class Conversation:
 
     def _may_hear(self, uri: object) -> bool:
         form = self._form(uri)
-        return form is not None and self._could(self._principal, f"res:{self._call.target}/{form}")
+        return form is not None and self._could(self._intent.permit.principal, f"res:{self._call.target}/{form}")
 
     # questions
 
@@ -175,7 +175,11 @@ class Conversation:
             return None
         inner = [rpc_id, asked.needs, record]
         known = self._means.sealed.seal(
-            Purpose.QUESTION, inner, server=self._call.target, principal=self._principal, bound=self._call.session
+            Purpose.QUESTION,
+            inner,
+            server=self._call.target,
+            principal=self._intent.permit.principal,
+            bound=self._call.session,
         )
         self._asked[type(rpc_id).__name__, rpc_id] = known
         while len(self._asked) > _REMEMBERED:  # whether it was answered is known where the answer came by
@@ -256,7 +260,7 @@ class Conversation:
                 params, _ = await self._means.asking.again((task.id, key), found, self._intent)
             except Refused:
                 return None
-            known = tasks.key_of(task, key, found.needs, self._principal, self._means.sealed)
+            known = tasks.key_of(task, key, found.needs, self._intent.permit.principal, self._means.sealed)
             put[known] = {**each, "params": params}
         return told
 

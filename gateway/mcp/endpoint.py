@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from gateway.asgi import (
     WORKFLOW_HEADER,
     ClientGoneError,
     Disconnect,
+    Headers,
     HostGuard,
     Receive,
     Scope,
@@ -97,7 +98,10 @@ class McpEndpoint:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            arrival = await self._arrive(scope, receive)
+            headers = headers_of(scope)
+            found = by_name(headers)
+            self._guard.check(found)
+            arrival = self._arrival(scope, await self._bodies.read(receive, whole=is_whole(scope)), headers, found)
             modern = errors.is_modern(arrival)
             standing = is_standing(arrival, modern=modern)
             with self._streams if standing else self._slots:
@@ -109,11 +113,7 @@ class McpEndpoint:
         except ClientGoneError:
             return
 
-    async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
-        headers = headers_of(scope)
-        found = by_name(headers)
-        self._guard.check(found)
-        body = await self._bodies.read(receive, whole=is_whole(scope))
+    def _arrival(self, scope: Scope, body: bytes, headers: Headers, found: Mapping[str, Sequence[str]]) -> Arrival:
         target = scope["path"].partition(ROOT)[2]
         if _SLUG.fullmatch(target) is None:
             target = ""  # no server can be called that, and the path is not repeated in an answer
@@ -190,15 +190,18 @@ class McpEndpoint:
         return errors.failed(error, arrival.id, server=arrival.target, rpc_id=rpc_id)
 
 
-async def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> None:
+def _release(reply: Reply, arrival: Arrival, stream: EventStream, send: Send) -> Awaitable[None]:
     """One message to the client: a whole answer, or an event of a stream, which begins with the first that is not final.
 
     In the era of handshakes an answer that the upstream gave in a stream is one here too: clients can tell.
     """
     headers = ((DECISION_HEADER, arrival.id), *reply.headers)
     if reply.is_final and not stream.started and not reply.goes_on and not (reply.streamed and reply.status == 200):
-        await send_json(send, reply.status, reply.body or b"", headers)
-        return
+        return send_json(send, reply.status, reply.body or b"", headers)
+    return _within(stream, reply, arrival, headers)
+
+
+async def _within(stream: EventStream, reply: Reply, arrival: Arrival, headers: Headers) -> None:
     if not stream.started:
         await stream.start(headers)
         if is_standing(arrival, modern=errors.is_modern(arrival)):

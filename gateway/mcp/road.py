@@ -61,7 +61,7 @@ _NONE = dict.fromkeys(_STREAMED, 405)
 _STANDING = frozenset({streams.STREAM, LISTEN})
 _HERE = {name: row for name, row in METHODS.items() if not {row.legacy, row.modern}.isdisjoint({Act.ANSWER, Act.DROP})}
 _SEALED = frozenset({"cursor", "requestState", "inputResponses"})
-_APART = _STREAMED | _STANDING  # not one request and its answer
+_APART = _STREAMED | _STANDING
 
 
 class Upstream(Protocol):
@@ -206,17 +206,16 @@ class McpRoad:
             return here
         conversation = Conversation(self._means, intent, self._could, self._tell)
         try:
-            said = await self._said(intent)
+            other = self._others.get(call.target)
+            apart = other is not None or call.method in _APART or call.direction
+            said = await (self._said(intent, other) if apart else self._hop.forward(intent.permit))
             return await conversation.final(said) if isinstance(said, Reply) else self._heard(said, conversation, intent)
         except Refused as refusal:
             raise _whose(refusal, intent) from None
 
-    async def _said(self, intent: Intent) -> Said:
-        """What a server says, however it is spoken to."""
+    async def _said(self, intent: Intent, other: Upstream | None) -> Said:
+        """What is more than one request and its answer, or is spoken otherwise than by HTTP."""
         permit, call = intent.permit, intent.permit.call
-        other = self._others.get(call.target)
-        if other is None and call.method not in _APART and not call.direction:
-            return await self._hop.forward(permit)
         if call.direction == "answer":
             await self._tell(intent, call.message)
             return _taken()
@@ -343,7 +342,9 @@ def _whose(refusal: Refused, intent: Intent) -> Refused:
 def answered_here(call: Call) -> Reply | None:
     """The answer to what goes no further than this hop: `ping`, and notices that concern nobody behind it."""
     row = _HERE.get(call.method)
-    act = None if row is None or call.direction else row.act(modern=call.version in MODERN)
+    if row is None or call.direction:
+        return None
+    act = row.act(modern=call.version in MODERN)
     if act is Act.ANSWER:
         return Reply({"jsonrpc": "2.0", "id": call.rpc_id, "result": {}}, is_final=True)
     return _taken() if act is Act.DROP else None
