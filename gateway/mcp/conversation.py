@@ -199,15 +199,13 @@ class Conversation:
 
     async def final(self, reply: Reply) -> Reply:
         """The answer, as it may go on to the filter."""
-        result = None if reply.payload is None else reply.payload.get("result")
-        if isinstance(result, dict):
-            return await self._result(reply, result)
-        error = None if reply.payload is None else reply.payload["error"]
-        if error is not None and error["code"] == URL_NEEDED and isinstance(error.get("data"), dict):
-            return await self._pages(reply, error)
-        return reply
-
-    async def _result(self, reply: Reply, result: dict[str, Any]) -> Reply:
+        if reply.payload is None:
+            return reply
+        result = reply.payload.get("result")
+        if not isinstance(result, dict):
+            error = reply.payload["error"]
+            asks = error["code"] == URL_NEEDED and isinstance(error.get("data"), dict)
+            return await self._pages(reply, error) if asks else reply
         if self._call.method == LISTEN:
             meta = result.get("_meta")
             meta = {**(meta if isinstance(meta, dict) else {}), SUBSCRIPTION_KEY: self._call.rpc_id}

@@ -303,8 +303,10 @@ class McpRoad:
         """What is released of a result: cut by its method's line, and blanked where a duty says so."""
         permit = intent.permit
         call = permit.call
-        result = reply.payload["result"]
         cut = CUTS.get(call.method)
+        if cut is None and not permit.redact:
+            return reply
+        result = reply.payload["result"]
         if cut is not None and not _unfinished(call, result):
             result = opaque.with_sealed(cut(result, Reader(call, permit.principal, self._could)), permit, self._sealed)
         if permit.redact and reply.looked is None:

@@ -240,8 +240,8 @@ def _message(body: Mapping[str, Any], method: Method, params: Mapping[str, Any],
     """What will be sent on: everything but what the row withholds, and of `_meta` what is the caller's to say."""
     sent = dict(params)
     sent.pop("_meta", None)
-    for name in method.withheld:
-        sent.pop(name, None)
+    if not method.withheld.isdisjoint(sent):
+        sent = {key: value for key, value in sent.items() if key not in method.withheld}
     if method.name == INITIALIZE:
         sent["capabilities"] = {}
         sent["protocolVersion"] = _chosen(params)
