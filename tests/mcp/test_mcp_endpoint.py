@@ -236,6 +236,16 @@ async def test_a_call_ends_when_its_time_is_up(tmp_path: Path, quiet: tuple[Upst
     assert answer["error"]["data"]["code"] == "upstream-timeout"
 
 
+async def test_a_call_whose_time_is_up_is_answered_plainly_where_its_client_need_not_take_a_stream(
+    tmp_path: Path, quiet: tuple[Upstream, asyncio.Event]
+) -> None:
+    there, _ = quiet
+    async with gateway(tmp_path, {"ref": where(there)}, limits=Limits(call_seconds=0.3)) as world:
+        answer = await world.legacy("anna", "tools/call", name="echo", arguments={})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"]["data"]["code"] == "upstream-timeout"
+
+
 @pytest.mark.parametrize(("era", "status"), [("modern", 400), ("legacy", 200)])
 async def test_an_upstreams_own_error_is_relayed(tmp_path: Path, era: str, status: int) -> None:
     error = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"bad thing","data":{"x":1},"extra":2},"more":3}'

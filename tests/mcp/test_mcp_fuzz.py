@@ -262,21 +262,21 @@ def _lenient(body: bytes, depth: int) -> Any:
     return json.loads(body)
 
 
-def _first_wins(call: Call) -> dict[str, Any]:
+def _first_wins(call: Call, parent: str | None = None) -> dict[str, Any]:
     """Forwards the bytes that came, as a parser reads them that takes the first of two."""
     message: dict[str, Any] = json.loads(call.arrival.body, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
-    return wire.onward(call) | {"params": message["params"] | {"_meta": wire.onward(call)["params"]["_meta"]}}
+    return wire.onward(call, parent) | {"params": message["params"] | {"_meta": wire.onward(call, parent)["params"]["_meta"]}}
 
 
-def _known_alone(call: Call) -> dict[str, Any]:
-    sent = wire.onward(call)
+def _known_alone(call: Call, parent: str | None = None) -> dict[str, Any]:
+    sent = wire.onward(call, parent)
     return sent | {
         "params": {key: value for key, value in sent["params"].items() if key in {"name", "arguments", "uri", "_meta"}}
     }
 
 
-def _rounded(call: Call) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(json.dumps(wire.onward(call)), parse_int=float)
+def _rounded(call: Call, parent: str | None = None) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(json.dumps(wire.onward(call, parent)), parse_int=float)
     return message
 
 
