@@ -77,11 +77,11 @@ class Within:
         self.ends = 0.0
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         if task is None:
             msg = "a time limit needs a running task"
             raise RuntimeError(msg)
-        loop = task.get_loop()
         self._book = book = _book if _book is not None and _book.loop is loop else _book_of(loop)
         self._task = task
         self._cancelling = task.cancelling()

@@ -45,8 +45,7 @@ class Means:
 class Conversation:
     """One call's.  `could` decides what may still be heard; `tell` brings the upstream what is said in the client's place."""
 
-    _questions = 0
-    _acknowledged = False
+    __slots__ = ("_acknowledged", "_asked", "_call", "_could", "_intent", "_means", "_questions", "_tell")
 
     def __init__(self, means: Means, intent: Intent, could: Could, tell: Tell) -> None:
         self._means = means
@@ -55,6 +54,8 @@ class Conversation:
         self._could = could
         self._tell = tell
         self._asked: dict[tuple[str, object], str] = {}  # the upstream's ids of questions, and the client's
+        self._questions = 0
+        self._acknowledged = False
 
     async def heard(self, reply: Reply) -> Reply | None:
         """The message as it may go on to the filter; None for one that goes no further."""

@@ -46,7 +46,8 @@ def _named(params: Mapping[str, Any], rpc_id: RpcId) -> str:
     name, arguments = _name(params.get("name"), "name", rpc_id), params.get("arguments", {})
     if not isinstance(arguments, dict):
         bad_params("arguments", rpc_id)
-    if len(set(map(str.casefold, arguments))) != len(arguments):
+    spelled = "\n".join(arguments)
+    if spelled.casefold() != spelled and len(set(map(str.casefold, arguments))) != len(arguments):
         # a reader that ignores case would see another value than the policy did
         raise RpcRefused(Code.MALFORMED, "arguments that differ in case alone", rpc_id=rpc_id)
     return name

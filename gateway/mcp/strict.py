@@ -52,9 +52,13 @@ def _members(value: Any, room: int) -> int:
     """How many object members there are altogether in an object or a list."""
     if room == 0:
         raise TooDeepError("nested too deep")
-    count, inside = (len(value), value.values()) if value.__class__ is dict else (0, value)
+    count, inside = 0, value
+    if value.__class__ is dict:
+        count, inside = len(value), value.values()
     for inner in inside:
         kind = inner.__class__
+        if kind is str or kind is int:
+            continue
         if kind is dict or kind is list:
             count += _members(inner, room - 1)
         elif kind is float and inner in _INFINITE:
@@ -92,7 +96,7 @@ def _out_of_the_ordinary(body: bytes) -> bool:
     kinds = body.translate(_KINDS)
     if _LONG in kinds and (_LONGER in kinds or _LONG_BELOW in kinds):
         return True
-    return b"-0" in body and _BELOW_NOTHING.search(body) is not None
+    return _BELOW_NOTHING.search(body) is not None
 
 
 _LONGEST_NUMBER = 4096
@@ -142,7 +146,11 @@ def exact(value: Any) -> Any:
     if value.__class__ is float:
         return Decimal(repr(value))
     if isinstance(value, dict):
-        return {key: inner if inner.__class__ in _EXACT else exact(inner) for key, inner in value.items()}
+        members = dict(value)
+        for key, inner in value.items():
+            if inner.__class__ not in _EXACT:
+                members[key] = exact(inner)
+        return members
     if isinstance(value, list):
         return [exact(inner) for inner in value]
     return value

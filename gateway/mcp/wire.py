@@ -111,14 +111,15 @@ def _headers(found: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], str]:
     """Headers that matter here, and the routing header that stands on two lines, which has two readings; "" for none."""
     headers: dict[str, str] = {}
     twice = ""
-    for name in found.keys() & _READ:
-        values = found[name]
-        if len(values) == 1:
-            headers[name] = values[0].strip(" \t")
-        else:
-            headers[name] = ", ".join(values)
-            if name in _ROUTING:
-                twice = name
+    for name in _READ:
+        if name in found:
+            values = found[name]
+            if len(values) == 1:
+                headers[name] = values[0].strip(" \t")
+            else:
+                headers[name] = ", ".join(values)
+                if name in _ROUTING:
+                    twice = name
     return headers, twice
 
 
