@@ -30,7 +30,7 @@ def decided(decision: Decision, activated: Activated = nowhere, who: Callable[[Q
     """Who was asked what, which rule at which line spoke, and by which bundle (in force since the record `policy_seq`)."""
     asked = []
     for answer in decision.answers:
-        question = answer.question
+        question, near = answer.question, answer.near
         rules: list[str] = []
         duties: list[str] = []
         for match in answer.matched:
@@ -43,15 +43,16 @@ def decided(decision: Decision, activated: Activated = nowhere, who: Callable[[Q
                 "allow": answer.allowed,
                 "rules": rules,
                 "duties": duties,
-                "near": [match.text for match in answer.near],
+                "near": [match.text for match in near] if near else [],
             }
         )
+    owed = decision.obligations
     said: dict[str, object] = {
         "effect": decision.effect._value_,
         "reason": decision.reason._value_,
         "policy": decision.bundle,
         "asked": asked,
-        "obligations": [obligation.name for obligation in decision.obligations],
+        "obligations": [obligation.name for obligation in owed] if owed else [],
     }
     since = activated(decision.bundle)
     if since is not None:

@@ -19,6 +19,10 @@ FLAGS: Final = "bailiwick/flags"
 APPROVAL: Final = "bailiwick/approval"
 """Where the gateway says by which page a call is approved: of an upstream's results it never comes."""
 
+_LOOKED_AT: Final = frozenset({RECEIPT, APPROVAL})
+_OURS: Final = _LOOKED_AT | {FLAGS}
+"""What only the gateway says in a result's `_meta`; where it has looked at the result itself, the flags are its own."""
+
 Receipts = Callable[[Intent], Mapping[str, object] | None]
 _HOLDERS: Final = ("task", "message", "statusUpdate", "artifactUpdate")
 
@@ -37,10 +41,12 @@ def with_receipt(reply: Reply, receipt: Mapping[str, object] | None) -> Reply:
         return reply
     meta = result.get("_meta")
     meta = meta if isinstance(meta, dict) else {}
-    ours = {RECEIPT, APPROVAL} if reply.looked is not None else {RECEIPT, APPROVAL, FLAGS}
+    ours = _LOOKED_AT if reply.looked is not None else _OURS
     if receipt is None and ours.isdisjoint(meta):
         return reply
-    kept = {name: value for name, value in meta.items() if name not in ours} | ({RECEIPT: receipt} if receipt is not None else {})
+    kept = {name: value for name, value in meta.items() if name not in ours} if meta else {}
+    if receipt is not None:
+        kept[RECEIPT] = receipt
     return replace(reply, payload={**reply.payload, "result": {**result, "_meta": kept}})
 
 

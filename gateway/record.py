@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import repeat
 from typing import Final
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
@@ -81,7 +82,7 @@ class Recorder:
     async def intent(self, permit: Permit) -> Intent:
         """Record that the call is about to be sent, or a server's question put; the returned `Intent` is what may be."""
         call, principal, request = permit.call, permit.principal, permit.request
-        if waits(permit.approval):
+        if permit.approval is not None and waits(permit.approval):
             raise Refused(Code.DUTY_FAILED, "nobody can be asked to approve this", decision=permit.decision)
         arrival = call.arrival
         fields = _about(arrival, principal, call, request)
@@ -145,22 +146,21 @@ class Recorder:
         permit = intent.permit
         arrival, principal = permit.call.arrival, permit.principal
         now = self._clock()
-        fields: dict[str, object] = {
-            "call": arrival.id,
-            **({"start_index": intent.start_index} if intent.start_index >= 0 else {}),  # else it was in the spool
-            "workflow": principal.workflow,
-            "trace": permit.call.trace.trace_id,
-            "outcome": {
-                "status": outcome.status._value_,
-                "detail": outcome.detail[:256],
-                "latency_us": max(now - arrival.at, 0),
-                "events": outcome.events,
-                "bytes": outcome.bytes,
-                **({"step": outcome.step} if outcome.step else {}),
-                **({"flags": list(outcome.flags)} if outcome.flags else {}),
-            },
+        ended: dict[str, object] = {
+            "status": outcome.status._value_,
+            "detail": outcome.detail[:256],
+            "latency_us": max(now - arrival.at, 0),
+            "events": outcome.events,
+            "bytes": outcome.bytes,
         }
-        followed = outcome.followed
+        if outcome.step:
+            ended["step"] = outcome.step
+        if outcome.flags:
+            ended["flags"] = list(outcome.flags)
+        trace, followed = permit.call.trace.trace_id, outcome.followed
+        fields: dict[str, object] = {"call": arrival.id, "workflow": principal.workflow, "trace": trace, "outcome": ended}
+        if intent.start_index >= 0:  # else it was in the spool
+            fields["start_index"] = intent.start_index
         values = (Value("response", outcome.body),) if outcome.body else ()
         if outcome.original:
             salt, fields[ORIGINALS] = committed("response", outcome.original)
@@ -339,10 +339,14 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         fields["workflow"] = principal.workflow
         if principal.definition:
             fields["definition"] = principal.definition
-        fields["chain"] = [_PERSON, *[("agent", actor) for actor in principal.actors]]
+        fields["chain"] = [_PERSON, *zip(repeat("agent"), principal.actors)]
         fields["caused_by"] = principal.caused_by
-        fields["auth"] = auth = {"method": principal.method, "cred": principal.credential, "jti": principal.jti}
-        auth["assurance"] = principal.assurance
+        fields["auth"] = auth = {
+            "method": principal.method,
+            "cred": principal.credential,
+            "jti": principal.jti,
+            "assurance": principal.assurance,
+        }
         if principal.grant:
             auth["grant"] = principal.grant
         if principal.instance:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from policies import names
@@ -34,9 +36,11 @@ from policies.values import NO_TYPES, Evaluate, Facts
 
 ACTIONS: Final = frozenset(names.ACTIONS)
 """What can be asked, beside `list`.  `relay` is asked of earlier agents by the engine alone."""
+_PEOPLE: Final = ("user:", "svc:")
 _OF_SERVER: Final = (("read", "res:{}/*"), ("get", "prompt:{}/*"), ("call", "{}.*"))
 """What there is of a server that makes it worth knowing of."""
 _YES, _ALLOWED = Effect.ALLOW, Reason.ALLOWED
+_allowed = attrgetter("allowed")
 Rows = list[Row] | None
 """What a question met, whatever the conditions; None on the stock path, which does not say."""
 
@@ -120,25 +124,25 @@ class Engine:
             return self._unknown
         known = self._thing(request.resource, request.tenant, request.action)
         thing = known or _NO_TOOL  # what is unknown is asked about all the same: it takes as long as what is hidden
-        ask = _Ask(self._conditions, request, thing, hypothetical=request.arguments is None)
+        ask = _Ask(self._conditions, request, thing, request.arguments is None)
         answers = self._answers(ask, request, questions(request.subject, request.actors, request.action))
         if not answers:
             msg = "nobody was asked"
             raise RuntimeError(msg)
-        if known is not None and all([answer.allowed for answer in answers]):  # noqa: C419  a list is faster than a generator here
+        if known is not None and all(map(_allowed, answers)):
             return Decision(_YES, _ALLOWED, self.bundle.digest, answers, self._obligations(answers) if self._duties else ())
         denial = self._denial(ask, request, thing, answers)
         return self._unknown if known is None else denial
 
     def _answers(self, ask: _Ask, request: AccessRequest, asked: Iterable[Question]) -> tuple[Answer, ...]:
-        tenant, resource, matches = request.tenant, request.resource, self._matches
+        tenant, resource, enforce, match = request.tenant, request.resource, self._enforcer.enforce_ex, self._matches.__getitem__
         answers = []
         for question in asked:
             hits: list[str] = []
             ask.hits = hits
-            allowed, _ = self._enforcer.enforce_ex(self._asker(question, request), tenant, resource, question.action, ask)
+            allowed, _ = enforce(self._asker(question, request), tenant, resource, question.action, ask)
             ask.covering.append(ask.rows)
-            answers.append(Answer(question, allowed, tuple([matches[rule] for rule in hits])))
+            answers.append(Answer(question, allowed, tuple(map(match, hits))))
         return tuple(answers)
 
     def _asker(self, question: Question, request: AccessRequest) -> Asker:
@@ -146,8 +150,7 @@ class Engine:
         name, tenant = question.principal, request.tenant
         if question.role is SUBJECT:
             return Asker.of(name, self._closure.of_subject(name, request.groups, tenant))
-        known = self._agents.get((name, tenant))
-        return known if known is not None else Asker.of(name, self._closure.of(name, tenant))
+        return self._agents.get((name, tenant)) or Asker.of(name, self._closure.of(name, tenant))
 
     def _obligations(self, answers: Sequence[Answer]) -> tuple[Obligation, ...]:
         """The duties of every require line that spoke for anybody, each once, in the order in which they were heard."""
@@ -295,34 +298,24 @@ class Engine:
         return _NO_TOOL
 
 
-class _Ask:
+class _Ask(msgspec.Struct, gc=False):
     """One question on its way through Casbin: decides conditions once for the whole chain, and hears which rules spoke.
 
     hypothetical  arguments are not known: may it be a yes?
     probing       which rules would cover this, whatever their conditions?
+    covering      the rows that every question met so far.
     """
 
-    __slots__ = ("_conditions", "_facts", "_known", "_request", "_thing", "covering", "hits", "hypothetical", "probing", "rows")
-
-    def __init__(
-        self,
-        conditions: Mapping[str, Evaluate],
-        request: AccessRequest,
-        thing: Thing,
-        *,
-        hypothetical: bool = False,
-        probing: bool = False,
-    ) -> None:
-        self._conditions = conditions
-        self._request = request
-        self._thing = thing
-        self._facts: Facts | None = None
-        self._known: dict[str, object] = {}
-        self.hits: list[str] = []
-        self.rows: Rows = None
-        self.covering: list[Rows] = []  # of every question so far
-        self.hypothetical = hypothetical
-        self.probing = probing
+    _conditions: Mapping[str, Evaluate]
+    _request: AccessRequest
+    _thing: Thing
+    hypothetical: bool = False
+    probing: bool = False
+    rows: Rows = None
+    hits: list[str] = []
+    covering: list[Rows] = []
+    _known: dict[str, object] = {}
+    _facts: Facts | None = None
 
     def holds(self, condition: str, effect: str) -> bool:
         """Unknown is a no for an allow line and a yes for the others; the other way round where arguments are not known."""
@@ -338,6 +331,7 @@ class _Ask:
     def _gather(self) -> Facts:
         """What conditions may read; most questions meet no condition."""
         request = self._request
+        request.context.get("ctx")  # what is no mapping is an error here, whichever of it a condition reads
         self._facts = Facts(
             arguments=None if self.hypothetical else request.arguments,
             types=self._thing.types,
@@ -352,10 +346,9 @@ class _Ask:
 
 def _well_formed(request: AccessRequest) -> None:
     """A principal that is named like a role would have its rights.  Raises ValueError."""
-    if (
-        not request.subject.startswith(("user:", "svc:"))
-        or not all([actor.startswith("agent:") for actor in request.actors])  # noqa: C419  a list is faster here
-        or (request.action not in ACTIONS and request.action != "list")
-    ):
+    good = request.subject.startswith(_PEOPLE) and (request.action in ACTIONS or request.action == "list")
+    for actor in request.actors:
+        good = good and actor.startswith("agent:")
+    if not good:
         msg = "the question is not well formed"
         raise ValueError(msg)

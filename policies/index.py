@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Protocol
@@ -45,10 +46,10 @@ class Asker(str):
     """A principal with everything that it is in the tenant of the question.  Lives for one question."""
 
     __slots__ = ("names",)
-    names: frozenset[str]
+    names: AbstractSet[str]
 
     @classmethod
-    def of(cls, name: str, names: frozenset[str]) -> Asker:
+    def of(cls, name: str, names: AbstractSet[str]) -> Asker:
         """A principal that is all of these names."""
         asker = cls(name)
         asker.names = names
@@ -159,21 +160,23 @@ class IndexedEnforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin has no t
         self._asking.hits.append(rule)
         return True
 
-    def enforce_ex(self, *rvals: Any) -> tuple[bool, list[str]]:
-        """As Casbin's, for (Asker, tenant, resource, action, Asking): the answer, and the last rule that matched."""
+    def enforce_ex(self, asker: Asker, tenant: str, resource: str, action: str, asking: Asking) -> tuple[bool, list[str]]:
+        """As Casbin's: the answer, and the last rule that matched."""
         if self._index is None:
-            if not self.model["p"]["p"].policy:  # Casbin would run the matcher with every field empty
-                return False, []
-            with self._one_at_a_time:  # Casbin writes into tables of its own while it decides
-                self._asking = rvals[4]
-                try:
-                    answer, rule = super().enforce_ex(*rvals)
-                finally:
-                    self._asking = None
-            return bool(answer), rule
-        asker, tenant, resource, action, asking = rvals
+            return self._stock(asker, tenant, resource, action, asking)
         asking.rows = rows = self._index.candidates(asker, tenant, resource, action)
         return self.judge(rows, asking)
+
+    def _stock(self, *rvals: Any) -> tuple[bool, list[str]]:
+        if not self.model["p"]["p"].policy:  # Casbin would run the matcher with every field empty
+            return False, []
+        with self._one_at_a_time:  # Casbin writes into tables of its own while it decides
+            self._asking = rvals[4]
+            try:
+                answer, rule = super().enforce_ex(*rvals)
+            finally:
+                self._asking = None
+        return bool(answer), rule
 
     def judge(self, rows: Sequence[Row], asking: Asking) -> tuple[bool, list[str]]:
         """What Casbin's effector says of the rows that hold, and the last of them."""
@@ -326,6 +329,7 @@ class Index:
         self, shape: Shape, policy: Iterable[list[str]], sets_of: Mapping[str, tuple[str, ...]], known: Iterable[str]
     ) -> None:
         self._shape = shape
+        self._roles, self._wide = shape.roles, shape.wide_subjects
         self._sets_of = sets_of
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self._prefixes: dict[int, dict[str, list[str]]] = {}
@@ -352,20 +356,20 @@ class Index:
         plan = self._plans.get((tenant, resource, action))
         if plan is None:
             plan = self._plan(tenant, resource, action)
-        names = asker.names if self._shape.roles else (str(asker),)
+        names = asker.names if self._roles else (str(asker),)
         found: list[Row] = []
         for bucket in plan:
             if len(bucket) < len(names):
-                for name, rows in bucket.items():
+                for name in bucket:
                     if name in names:
-                        found += rows
+                        found += bucket[name]
             else:
                 for name in names:
-                    if rows_ := bucket.get(name):
-                        found += rows_
-            for name in self._shape.wide_subjects:
-                if name not in names and (rows_ := bucket.get(name)):
-                    found += rows_
+                    if name in bucket:
+                        found += bucket[name]
+            for name in self._wide:
+                if name in bucket and name not in names:
+                    found += bucket[name]
         if len(found) > 1:
             found.sort(key=_order)
         return found

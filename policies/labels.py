@@ -30,7 +30,7 @@ class Labels:
         for beginning, more in self.beginning.items():
             if resource.startswith(beginning):
                 found = (*found, *more)
-        return tuple(dict.fromkeys(found)) if self.beginning else found
+        return tuple(dict.fromkeys(found)) if found and self.beginning else found
 
     def objects(self, label: str) -> Steps:
         """Everything that has a label; nothing at all where nobody sets it."""

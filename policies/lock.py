@@ -75,7 +75,8 @@ class Lock:
 
     def approved(self, server: str, what: What, name: str) -> Approved | None:
         """What was approved under this name."""
-        return self.servers.get(server, {}).get((what, name))
+        keys = self.servers.get(server)
+        return None if keys is None else keys.get((what, name))
 
     def every(self) -> Iterator[tuple[str, What, str, Approved]]:
         """All of it, in the order of the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from policies.finding import Report, suggest
@@ -136,12 +137,16 @@ class Closure:
         """What a name is in a tenant."""
         return self._reach.get(tenant, _NOBODY).get(name) or frozenset((name,))
 
-    def of_subject(self, name: str, groups: frozenset[str], tenant: str) -> frozenset[str]:
+    def of_subject(self, name: str, groups: frozenset[str], tenant: str) -> AbstractSet[str]:
         """What a person is in a tenant, with the groups (bare names) that the identity provider vouches for."""
-        own = self.of(name, tenant)
+        found, own = {name}, self._reach.get(tenant, _NOBODY).get(name)
+        if own is not None:
+            found |= own
         known = self._groups.get(tenant, self._named_groups)
-        through = [known[group] for group in groups if group in known]  # a tenant may know many more groups than a person has
-        return own.union(*through) if through else own
+        for group in groups:  # of which a person has few, and a tenant may know many
+            if group in known:
+                found |= known[group]
+        return found
 
 
 def _reach(name: str, graph: Mapping[str, list[str]]) -> frozenset[str]:

@@ -232,9 +232,10 @@ def questions(subject: str, actors: tuple[str, ...], action: str) -> tuple[Quest
     The person is asked for the action itself, every earlier agent for `relay`, and the agent that makes the call now for the
     action again.  Yes is needed from all of them.
     """
+    person = Question(subject, SUBJECT, action)
     if not actors:
-        return (Question(subject, SUBJECT, action),)
-    asked = [Question(subject, SUBJECT, action)]
-    asked += [Question(actor, RELAY, "relay") for actor in actors[:-1]]
-    asked += [Question(actor, ACTOR, action) for actor in actors[-1:]]
-    return tuple(asked)
+        return (person,)
+    makes_it = Question(actors[-1], ACTOR, action)
+    if len(actors) == 1:
+        return person, makes_it
+    return (person, *[Question(actor, RELAY, "relay") for actor in actors[:-1]], makes_it)

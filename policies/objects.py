@@ -7,6 +7,7 @@ them named outright, are the same to every rule.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from policies import names
@@ -123,7 +124,7 @@ class Granted:
         self._everywhere = frozenset(found.pop("", ()))
         self._by_server = {server: frozenset(names_) for server, names_ in found.items()}
 
-    def anything(self, server: str, names_: frozenset[str]) -> bool:
+    def anything(self, server: str, names_: AbstractSet[str]) -> bool:
         """Whether any of these names may have been granted anything of the server."""
         return not (self._by_server.get(server, _NOBODY).isdisjoint(names_) and self._everywhere.isdisjoint(names_))
 

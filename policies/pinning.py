@@ -43,11 +43,12 @@ class Pinning:
 
     def mode(self, server: str) -> Mode:
         """Its own entry; else quarantine where the lock names it; else the entry for every server; else first use."""
-        own, every = self.servers.get(server), self.servers.get(EVERY)
+        own = self.servers.get(server)
         if own is not None and own.definitions is not None:
             return own.definitions
-        if self.lock.names(server):
+        if server in self.lock.servers:
             return "quarantine"
+        every = self.servers.get(EVERY)
         return (every.definitions if every is not None else None) or "trust-on-first-use"
 
     def waits(self, server: str, grade: Grade | None) -> bool:

@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from policies import addresses
 from policies.model import NOTHING
 
@@ -41,34 +43,23 @@ Evaluate = Callable[["Facts"], Value]
 NO_TYPES: Mapping[str, str] = {}
 
 
-class Facts:
+class Facts(msgspec.Struct, kw_only=True, gc=False):
     """What a condition may read of one question.
 
-    types  of the arguments of the tool that is asked for; `tool` is what tools.yaml says of it, None where no tool is asked for.
+    types    of the arguments of the tool that is asked for.
+    tool     what tools.yaml says of it; None where no tool is asked for.
+    context  with the members of `agent` and of `ctx`.
+    at       UTC microseconds since the epoch.
     """
 
-    __slots__ = ("_moment", "agent", "arguments", "at", "ctx", "groups", "subject", "tool", "types")
-
-    def __init__(
-        self,
-        *,
-        arguments: Mapping[str, object] | None,
-        types: Mapping[str, str] = NO_TYPES,
-        subject: str = "",
-        groups: frozenset[str] = frozenset(),
-        context: Mapping[str, object] = NOTHING,
-        at: int = 0,
-        tool: ToolSpec | None = None,
-    ) -> None:
-        self.tool = tool
-        self.arguments = arguments
-        self.types = types
-        self.subject = subject
-        self.groups = groups
-        self.agent = context.get("agent", NOTHING)
-        self.ctx = context.get("ctx", NOTHING)
-        self.at = at
-        self._moment: datetime | None = None
+    arguments: Mapping[str, object] | None
+    types: Mapping[str, str] = NO_TYPES
+    subject: str = ""
+    groups: frozenset[str] = frozenset()
+    context: Mapping[str, object] = NOTHING
+    at: int = 0
+    tool: ToolSpec | None = None
+    _moment: datetime | None = None
 
     @property
     def moment(self) -> datetime:
@@ -78,31 +69,31 @@ class Facts:
         return self._moment
 
 
+def _is_number(value: Value) -> bool:
+    if type(value) is int:
+        return value.bit_length() <= MAX_INT_BITS
+    return type(value) is Decimal and value.is_finite()
+
+
+_KINDS: Mapping[type, str] = {str: "string", bool: "boolean", int: "number", Decimal: "number", datetime: "moment"}
+
+
 def kind(value: Value) -> str | None:
     """`number`, `string`, `boolean`, `moment`; None for what cannot be compared: floats, null, NaN, structures."""
-    exact = type(value)
-    if exact is str:
-        return "string"
-    if exact is bool:
-        return "boolean"
-    if exact is int:
-        return "number" if value.bit_length() <= MAX_INT_BITS else None  # type: ignore[attr-defined]  # exact is int
-    if exact is Decimal:
-        return "number" if value.is_finite() else None  # type: ignore[attr-defined]  # exact is Decimal
-    if exact is datetime:
-        return "moment"
-    return None
+    found = _KINDS.get(type(value))
+    return found if found != "number" or _is_number(value) else None
 
 
-def conforms(value: Value, declared: str) -> bool:
-    """Whether a value is of a declared type: string, number, integer, boolean, array or object."""
-    if declared in ("string", "number", "boolean"):
-        return kind(value) == declared
-    if declared == "integer":
-        return type(value) is int and kind(value) == "number"
-    if declared == "array":
-        return isinstance(value, list | tuple)
-    return declared == "object" and isinstance(value, Mapping)
+_FITS: Mapping[str, Callable[[Value], bool]] = {
+    "string": lambda value: type(value) is str,
+    "boolean": lambda value: type(value) is bool,
+    "number": _is_number,
+    "moment": lambda value: type(value) is datetime,
+    "integer": lambda value: type(value) is int and _is_number(value),
+    "array": lambda value: isinstance(value, list | tuple),
+    "object": lambda value: isinstance(value, Mapping),
+}
+"""Whether a value is of a kind, or of another type that tools.yaml can declare for an argument."""
 
 
 def argument(name: str) -> Evaluate:
@@ -113,8 +104,8 @@ def argument(name: str) -> Evaluate:
         if arguments is None:
             return UNKNOWN
         value = arguments.get(name)
-        declared = facts.types.get(name)
-        return value if declared is not None and conforms(value, declared) else UNKNOWN
+        fits = _FITS.get(facts.types.get(name, ""))
+        return value if fits is not None and fits(value) else UNKNOWN
 
     return read
 
@@ -204,31 +195,36 @@ def equal(left: Value, right: Value) -> Value:
 
 def comparison(operator: str, left: Evaluate, right: Evaluate, written: Value = None) -> Evaluate:
     """`==` and `!=` for every kind, the orders for numbers and moments.  `written`: the right side, where it is a literal."""
-    known = kind(written)
     if operator == "!=":
         return negation(comparison("==", left, right, written))
-    if operator == "==" and known is not None:
-        return lambda facts: value == written if kind(value := left(facts)) == known else UNKNOWN
-    if operator == "==":
-        return lambda facts: equal(left(facts), right(facts))
-    order = _ORDERS[operator]
-    if known in ("number", "moment"):
+    known = kind(written)
+    compare = _OPERATORS[operator]
+    if known is not None and (operator == "==" or known in ("number", "moment")):
+        fits = _FITS[known]
 
         def bound(facts: Facts) -> Value:
             value = left(facts)
-            return order(value, written) if kind(value) == known else UNKNOWN
+            return compare(value, written) if fits(value) else UNKNOWN
 
         return bound
+    if operator == "==":
+        return lambda facts: equal(left(facts), right(facts))
 
     def test(facts: Facts) -> Value:
         first, second = left(facts), right(facts)
         same = kind(first)
-        return order(first, second) if same in ("number", "moment") and same == kind(second) else UNKNOWN
+        return compare(first, second) if same in ("number", "moment") and same == kind(second) else UNKNOWN
 
     return test
 
 
-_ORDERS: dict[str, Callable[..., bool]] = {"<": operators.lt, "<=": operators.le, ">": operators.gt, ">=": operators.ge}
+_OPERATORS: dict[str, Callable[..., bool]] = {
+    "==": operators.eq,
+    "<": operators.lt,
+    "<=": operators.le,
+    ">": operators.gt,
+    ">=": operators.ge,
+}
 
 
 def membership(left: Evaluate, right: Evaluate) -> Evaluate:
@@ -380,7 +376,11 @@ def like(pattern: str) -> Callable[[str], Value]:
 
 def name(root: str, path: tuple[str, ...]) -> Evaluate:
     """Reads agent.* or ctx.*, member by member."""
-    read: Evaluate = (lambda facts: facts.agent) if root == "agent" else (lambda facts: facts.ctx)
+
+    def members(facts: Facts) -> Value:
+        return facts.context.get(root, NOTHING)
+
+    read: Evaluate = members
     for key in path:
         read = inside(read, key)
     return read

@@ -139,7 +139,7 @@ class Authenticator:
             return self._bare(delegation)
         if authorization[:7].lower() == "bearer " and delegation is None and not proved:
             digest = _sha256(authorization[7:])  # seen a moment ago: the same answer for a tenth of the price
-            access = await self.access.known(digest, now)
+            access = self.access.at_hand(digest, now) or await self.access.known(digest, now)
             if access is not None:
                 return self._seen(_person(self._here(access, arrival), digest, held), held)
         form = _CREDENTIAL.fullmatch(authorization)
@@ -193,11 +193,13 @@ class Authenticator:
 
     def _here(self, access: Access, arrival: Arrival) -> Access:
         """A token that may be for one server or agent alone, or for all servers as one, where it came to just that."""
+        if not access.only_at:
+            return access
         if arrival.target:
             here = f"{self._public_url}/{arrival.protocol}/{arrival.target}"
         else:
             here = f"{self._public_url}/mcp" if arrival.url_path in _AGGREGATE else ""
-        if access.only_at and here not in access.only_at:
+        if here not in access.only_at:
             refuse("the token is for another address of this gateway")
         return access
 

@@ -76,6 +76,8 @@ class Certificates:
         None where none was shown, or that of somebody else.  `Refused(INVALID_CREDENTIAL)` for a header that did not come from
         the terminator, for what is no certificate of now, and for one that would be two agents.
         """
+        if not self._header and not arrival.certificate:  # nobody hands any on, and none was shown here
+            return None
         certificate = self.shown(arrival, now)
         if certificate is None:
             return None

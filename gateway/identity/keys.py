@@ -214,11 +214,12 @@ class KeySet:
 
     def at_hand(self, kid: str) -> Key | None:
         """The key, where nobody has to be waited for."""
-        if self._of_file and not self._renewed.tried_within(LOOK_SECONDS):
-            return None
+        if self._of_file:
+            keys = self._renewed.usable(LOOK_SECONDS)
+            return None if keys is None else keys.get(kid)
         keys = self._renewed.usable()
         key = keys.get(kid) if keys is not None else None
-        if key is not None and not self._of_file:
+        if key is not None:
             self._renewed.refresh()
         return key
 

@@ -37,9 +37,12 @@ class Renewed(Generic[T]):
         self.failure = ""
         """Why the last attempt failed; "" when it did not."""
 
-    def usable(self) -> T | None:
-        """The last good value, unless it is older than a day."""
-        return self._value if self._monotonic() - self._good_at <= STALE_SECONDS else None
+    def usable(self, tried: float | None = None) -> T | None:
+        """The last good value, unless it is older than a day; `tried`: and only where an attempt began so few seconds ago."""
+        now = self._monotonic()
+        if tried is not None and not 0 <= now - self._tried_at < tried:
+            return None
+        return self._value if now - self._good_at <= STALE_SECONDS else None
 
     def tried_within(self, seconds: float) -> bool:
         """Whether the last attempt began less than so many seconds ago."""

@@ -24,6 +24,11 @@ _FREE = (True, False, UNKNOWN)
 _NO_FACTS = Facts(arguments=None)
 
 
+def _of_the_case(facts: Facts) -> object:
+    """Where `_Reader.asked` puts what is compared."""
+    return facts.context["case"]
+
+
 class _Special:
     """A case of a name that no literal stands for."""
 
@@ -179,7 +184,7 @@ class _Reader:
             many = tuple(self.term(each)[1] for each in right_node.elts)
             if left_name is not None:
                 self.variables[left_name].literals.update(many)
-            inside = values.membership(lambda facts: facts.ctx, values.constant(many))
+            inside = values.membership(_of_the_case, values.constant(many))
             test = self.asked(inside, left_name, left)
             return _not(test) if isinstance(operator, ast.NotIn) else test
         right_name, right = self.term(right_node)
@@ -188,9 +193,9 @@ class _Reader:
         name, literal = (left_name, right) if left_name is not None else (right_name, left)
         if name is not None:
             self.variables[name].literals.add(literal)
-        sides = (lambda facts: facts.ctx, values.constant(right))
+        sides: tuple[values.Evaluate, values.Evaluate] = (_of_the_case, values.constant(right))
         if left_name is None:
-            sides = (values.constant(left), lambda facts: facts.ctx)
+            sides = (values.constant(left), _of_the_case)
         return self.asked(values.comparison(_SYMBOL[type(operator)], *sides), name, right)
 
     def asked(self, evaluate: values.Evaluate, name: str | None, literal: object) -> Test:
@@ -198,7 +203,7 @@ class _Reader:
 
         def ask(case: Case) -> object:
             found = literal if name is None else case[name]
-            return evaluate(Facts(arguments=None, context={"ctx": UNKNOWN if isinstance(found, _Special) else found}))
+            return evaluate(Facts(arguments=None, context={"case": UNKNOWN if isinstance(found, _Special) else found}))
 
         return ask
 

@@ -13,9 +13,8 @@ from policies.workflows.values import exact
 
 def brings(bundle: Bundle, resource: str) -> tuple[str, ...]:
     """The labels of an object that some rule looks for: what no rule looks for is not kept."""
-    if not bundle.flows:
-        return ()
-    return tuple(sorted(label for label in bundle.labels.of(resource) if label in bundle.flows))
+    labels = bundle.labels.of(resource) if bundle.flows else ()
+    return tuple(sorted(bundle.flows.intersection(labels))) if labels else ()
 
 
 def exempt(bundle: Bundle, held: Iterable[Workflow], request: AccessRequest, arguments: Mapping[str, object]) -> frozenset[str]:

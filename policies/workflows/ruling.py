@@ -31,12 +31,12 @@ def held_by(
     workflows: Iterable[Workflow], tenant: str, resource: str, actors: tuple[str, ...], definition: str
 ) -> tuple[Workflow, ...]:
     """The definitions whose rules a call is held to; `definition` is the name under which its workflow was begun."""
-    return tuple(each for each in workflows if tenant in each.tenants and each.holds(resource, actors, definition))
+    return tuple([each for each in workflows if tenant in each.tenants and each.holds(resource, actors, definition)])
 
 
 def is_unknown(held: Iterable[Workflow], definition: str) -> bool:
     """Whether a workflow was begun under a name that is not known."""
-    return bool(definition) and not any(each.name == definition for each in held)
+    return definition != "" and all(each.name != definition for each in held)
 
 
 def ruling_of(judged: Iterable[Judged]) -> Ruling:
