@@ -31,7 +31,11 @@ def held_by(
     workflows: Iterable[Workflow], tenant: str, resource: str, actors: tuple[str, ...], definition: str
 ) -> tuple[Workflow, ...]:
     """The definitions whose rules a call is held to; `definition` is the name under which its workflow was begun."""
-    return tuple([each for each in workflows if tenant in each.tenants and each.holds(resource, actors, definition)])
+    held: tuple[Workflow, ...] = ()
+    for each in workflows:
+        if tenant in each.tenants and each.holds(resource, actors, definition):
+            held += (each,)
+    return held
 
 
 def is_unknown(held: Iterable[Workflow], definition: str) -> bool:
