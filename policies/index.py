@@ -333,16 +333,13 @@ class Index:
         self._sets_of = sets_of
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self._prefixes: dict[int, dict[str, list[str]]] = {}
-        self._objects: set[str] = set()
-        self._doms: set[str] = set()
-        self._acts: set[str] = set()
         for order, values in enumerate(policy):
             sub, dom, obj, act, cond, eft, rule = values
             row = Row(order, sub, cond, eft, _BITS.get(eft, 0), rule, values)
             self._buckets.setdefault((dom, obj, act), {}).setdefault(sub, []).append(row)
-            self._objects.add(obj)
-            self._doms.add(dom)
-            self._acts.add(act)
+        self._doms = {dom for dom, _, _ in self._buckets}
+        self._objects = {obj for _, obj, _ in self._buckets}
+        self._acts = {act for _, _, act in self._buckets}
         for obj in sorted(self._objects):
             star = obj.find("*")
             if star >= 0:
