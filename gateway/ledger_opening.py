@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from audit.checkpoint import Vkey
-from audit.cosignature import WitnessKey
 from audit.journal import Journal
 from audit.kept import Kept
 from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
@@ -21,21 +19,19 @@ from audit.store import StoreError
 from audit.store_proofs import ProofStore
 from audit.waiting import Health
 from gateway import signals
-from gateway.anchors.anchoring import Anchoring
 from gateway.anchors.opening import anchors_of
 from gateway.anchors.root import RootLog
-from gateway.forwarding.forwarding import Forwarding
 from gateway.forwarding.opening import forwarders_of
 from gateway.identity.keyfiles import ledger_key
 from gateway.ledger_tiles import Served, TileSource
 from gateway.model import Clock
+from gateway.outside import Outside, by_log, check_before_start, witnessing_of
 from gateway.prometheus import Family, Sample
 from gateway.record import Vouch
 from gateway.settings import Settings
 from gateway.spool_routes import limits_of
-from gateway.stores import LOG, ledger_url_of, signed_head_of
-from gateway.upstream.client import Upstreams, Url
-from gateway.witnessing import Place, Witnessing
+from gateway.stores import LOG, ROOT, ledger_url_of, signed_head_of
+from gateway.upstream.client import Upstreams
 
 log = logging.getLogger("gateway.ledger")
 
@@ -53,11 +49,11 @@ class Opened:
 
     journal: Journal
     served: Mapping[str, Served]
-    witnessing: Witnessing
-    anchoring: Anchoring
-    forwarding: Forwarding
+    outside: Outside
     vouch: Vouch | None
     """Makes callers' receipts; None where they get none."""
+    root: Outside | None = None
+    """Of the root log over it, where there is one."""
 
     @property
     def sound(self) -> bool:
@@ -69,45 +65,26 @@ class Opened:
         return self.journal.shred
 
     def remembered(self) -> tuple[str, Mapping[str, str]]:
-        """Who outside remembers the log; and, by part, what is wrong with that."""
-        said = [str(self.witnessing.witnessed)]
-        said += [f"{name} has {held.size} records" for name, held in sorted(self.anchoring.anchored.items())]
-        wrong = {
-            "witnesses": "; ".join(self.witnessing.faults.values()),
-            "anchors": "; ".join(f"{name} {why}" for name, why in sorted(self.anchoring.faults.items())),
-            "forwarders": "; ".join(f"{name}: {why}" for name, why in self.forwarding.faults.items()),
-        }
+        """Who outside remembers the log; and, by part, what is wrong with that.  Of the root log, which counts what tenants do,
+        no size.
+        """
+        said, wrong = self.outside.said, self.outside.wrong
+        if self.root is not None:
+            said += f"; the root log is {'witnessed' if self.root.witnessing.witnessed.size else 'unwitnessed'}"
+            for part, why in self.root.wrong.items():
+                wrong[part] = "; ".join(filter(None, (wrong.get(part), f"of the root log: {why}")))
         health = self.journal.healthy
-        wrong["ledger"] = health.reason if health.spooling else ""
-        return "; ".join(said), {part: why for part, why in wrong.items() if why}
+        return said, wrong | ({"ledger": health.reason} if health.spooling else {})
 
     def families(self) -> Iterator[Family]:
-        """What can be scraped of it.  Labels come from closed lists."""
-        said, disagreeing = self.witnessing.witnessed, self.witnessing.conflicts
-        counts = {"asked": said.asked, "wanted": said.quorum, "cosigned": len(said.last), "disagree": disagreeing}
-        samples = [Sample({"what": what}, count) for what, count in counts.items()]
+        """What can be scraped of it, and of the root log."""
+        return self.alone() if self.root is None else by_log([("", self.alone()), (ROOT, self.root.families())])
+
+    def alone(self) -> Iterator[Family]:
+        """What can be scraped of it."""
         kept = [Sample({}, self.journal.spooled)]
         yield Family(signals.LEDGER_SPOOLED, "gauge", "Records in the spool, which are not in the ledger yet.", kept)
-        yield Family(signals.LEDGER_WITNESSES, "gauge", "Witnesses of the ledger; one that disagrees is an alarm.", samples)
-        size, at = [Sample({}, said.size)], [Sample({}, said.at)]
-        yield Family(signals.LEDGER_WITNESSED_SIZE, "gauge", "Records that enough witnesses have cosigned; 0: unwitnessed.", size)
-        yield Family(signals.LEDGER_WITNESSED_AT, "gauge", "When they did, by the last one's clock.", at)
-        anchored = self.anchoring.anchored
-        sizes = [Sample({"anchor": name}, held.size) for name, held in sorted(anchored.items())]
-        times = [Sample({"anchor": name}, held.at // 1_000_000) for name, held in sorted(anchored.items())]
-        failing = [Sample({"anchor": name}, int(name in self.anchoring.faults)) for name in self.anchoring.names]
-        yield Family(signals.LEDGER_ANCHORED_SIZE, "gauge", "Records of the newest checkpoint that an anchor took.", sizes)
-        yield Family(signals.LEDGER_ANCHORED_AT, "gauge", "When it took it.", times)
-        yield Family(signals.LEDGER_ANCHOR_FAILING, "gauge", "1 while an anchor does not take checkpoints.", failing)
-        posts = sorted(self.forwarding.posts.items())
-        lags = [Sample({"forwarder": name}, post.lag) for name, post in posts]
-        dropped = [Sample({"forwarder": name}, post.dropped) for name, post in posts]
-        stuck = [Sample({"forwarder": name}, int(bool(post.fault))) for name, post in posts]
-        yield Family(signals.LEDGER_FORWARD_LAG, "gauge", "Records that a forwarder has not handed on yet.", lags)
-        yield Family(
-            signals.LEDGER_FORWARD_DROPPED, "counter", "Records that a receiver refused; each gap is on record.", dropped
-        )
-        yield Family(signals.LEDGER_FORWARD_FAILING, "gauge", "1 while a forwarder does not get on.", stuck)
+        yield from self.outside.families()
 
 
 class Way(Protocol):
@@ -182,10 +159,9 @@ async def opened_one(settings: Settings, means: Means, stack: AsyncExitStack) ->
         proofs = ProofStore(url)
         stack.push_async_callback(asyncio.to_thread, proofs.close)
         own = Vkey.of(settings.ledger.origin, key)
-        witnessing = _witnessing(settings, own, proofs, upstreams, clock)
+        witnessing = witnessing_of(settings, own, proofs, upstreams, clock)
         anchoring = anchors_of(settings, environ, own, proofs, upstreams, clock, means.root)
-        await witnessing.check_before_start()
-        await asyncio.to_thread(anchoring.check_before_start)
+        await check_before_start(witnessing, anchoring)
     except (StoreError, TamperedError, ValueError) as error:
         raise LedgerUnavailableError(str(error)) from error
     name = settings.ledger.name
@@ -212,16 +188,13 @@ async def opened_one(settings: Settings, means: Means, stack: AsyncExitStack) ->
     stack.push_async_callback(asyncio.to_thread, served.source.close)
     if settings.ledger.witnesses:
         log.info("the ledger is %s; key %s", witnessing.witnessed, journal.vkey)
-        beside(witnessing.run(), "witnesses", stack)
     else:
         log.warning("the ledger is unwitnessed: keep its checkpoints elsewhere (GET /api/checkpoint); key %s", journal.vkey)
-    if settings.ledger.anchors:
-        beside(anchoring.run(), "anchors", stack)
     forwarding = forwarders_of(settings, environ, url, proofs, upstreams.send, journal.append, clock)
-    if forwarding.posts:
-        beside(forwarding.run(), "forwarders", stack)
+    outside = Outside(witnessing, anchoring, forwarding)
+    outside.begin(settings, stack)
     vouch = journal.vouch if settings.ledger.receipts else None
-    return Opened(journal, {name or LOG: served}, witnessing, anchoring, forwarding, vouch)
+    return Opened(journal, {name or LOG: served}, outside, vouch)
 
 
 def _alarm(what: str, reason: str) -> None:
@@ -229,29 +202,3 @@ def _alarm(what: str, reason: str) -> None:
         log.critical("%s cannot be written, and so nothing is sent unless a spool may keep it: %s", what, reason)
     else:
         log.warning("%s is written again", what)
-
-
-def _witnessing(settings: Settings, own: Vkey, proofs: ProofStore, upstreams: Upstreams, clock: Clock) -> Witnessing:
-    ledger = settings.ledger
-    places = [
-        Place(Url.parse(f"{str(each.url).rstrip('/')}/add-checkpoint", allow_private=True), WitnessKey.parse(each.key))
-        for each in ledger.witnesses
-    ]
-    return Witnessing(proofs, own, places, ledger.wanted, ledger.witness_seconds, upstreams.send, clock)
-
-
-def beside(work: Coroutine[object, object, None], name: str, stack: AsyncExitStack) -> None:
-    """Run it beside the calls until the gateway ends.  Should it ever end by itself, that is said."""
-    task = asyncio.create_task(work, name=name)
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("the work on %s has ended", name, exc_info=error)
-
-    async def end() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-
-    task.add_done_callback(ended)
-    stack.push_async_callback(end)

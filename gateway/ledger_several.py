@@ -24,9 +24,11 @@ from gateway.anchors.opening import root_of
 from gateway.ledger_opening import Ledgers, Means, Opened, Shred, opened_one
 from gateway.ledger_tiles import Served, TileSource
 from gateway.model import Clock
+from gateway.outside import Outside, by_log
 from gateway.problem import ProblemError
 from gateway.prometheus import Family
 from gateway.record import Vouch
+from gateway.root_opening import opened_root
 from gateway.settings import Settings
 from gateway.stores import LOG, ROOT, ledger_url_of, of_log, several
 from gateway.upstream.client import Upstreams
@@ -49,13 +51,16 @@ async def opened(  # noqa: PLR0917  the parts that it is made of
     except ValueError as error:
         raise LedgerUnavailableError(str(error)) from error
     root = root_of(own, environ, clock)
+    over: Outside | None = None
     if root is not None:
         stack.push_async_callback(root.close)
+        over = await opened_root(of_log(settings, ROOT), environ, clock, upstreams, root, stack)
     means = Means(environ, clock, seal, upstreams, root)
-    first = await opened_one(own, means, stack)
+    first = replace(await opened_one(own, means, stack), root=over)
     served = dict(first.served)
-    if root is not None:
-        served[ROOT] = Served(TileSource(root.url))
+    if root is not None and over is not None:
+        witnessing = over.witnessing
+        served[ROOT] = Served(TileSource(root.url), lambda: witnessing.witnessed.note)
         stack.push_async_callback(asyncio.to_thread, served[ROOT].source.close)
     if not several(settings):
         return replace(first, served=served)
@@ -231,10 +236,6 @@ class Several:
 
     def families(self) -> Iterator[Family]:
         """What can be scraped of them, by log."""
-        found: dict[str, Family] = {}
-        for name, each in ((LOG, self.journal.own), *sorted(self.journal.opened.items())):
-            for family in each.families():
-                samples = [replace(sample, labels={**sample.labels, "log": name}) for sample in family.samples]
-                before = found[family.name].samples if family.name in found else ()
-                found[family.name] = replace(family, samples=[*before, *samples])
-        yield from found.values()
+        root = self.journal.own.root
+        parts = [(name, each.alone()) for name, each in ((LOG, self.journal.own), *sorted(self.journal.opened.items()))]
+        yield from by_log(parts if root is None else [*parts, (ROOT, root.families())])

@@ -164,6 +164,25 @@ class Forwarder(Group):
         return self
 
 
+class Outside(Group):
+    """Who outside remembers the root log, and who gets its records: as of every log."""
+
+    witnesses: tuple[Witness, ...] = Field((), max_length=14)
+    quorum: int | None = Field(None, ge=1)
+    witness_seconds: float = Field(10, ge=0.1, le=3600)
+    anchors: dict[Slug, Anchor] = Field(default_factory=dict)
+    """None of them a root log itself."""
+    forwarders: dict[Slug, Forwarder] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agreeing(self) -> Outside:
+        if any(anchor.root is not None for anchor in self.anchors.values()):
+            msg = "over the root log there is no other"
+            raise ValueError(msg)
+        _agree(self.witnesses, self.quorum)
+        return self
+
+
 class Spool(Group):
     """How much of an outage of the store is bridged, for routes that are set to `spool`."""
 
@@ -206,6 +225,8 @@ class Ledger(Group):
 
     forwarders: dict[Slug, Forwarder] = Field(default_factory=dict)
     """Who gets a copy of every record."""
+    root: Outside | None = None
+    """Who remembers the root log; without it the same as tenants' logs, and of one that an anchor names nobody."""
 
     _name: str = PrivateAttr("")
 
@@ -217,22 +238,35 @@ class Ledger(Group):
     @property
     def wanted(self) -> int:
         """How many witnesses must agree."""
-        return self.quorum or (len(self.witnesses) // 2 + 1 if self.witnesses else 0)
+        return _wanted(self.witnesses, self.quorum)
 
     @model_validator(mode="after")
     def _witnesses(self) -> Ledger:
-        names = [witness.key.partition("+")[0] for witness in self.witnesses]
-        if len(set(names)) != len(names) or self.origin in names:
-            msg = "witnesses have names of their own"
-            raise ValueError(msg)
-        if sum(anchor.root is not None for anchor in self.anchors.values()) > 1:
+        _agree(self.witnesses, self.quorum, self.origin)
+        roots = sum(anchor.root is not None for anchor in self.anchors.values())
+        if roots > 1:
             msg = "there is one root log"
+            raise ValueError(msg)
+        if self.root is not None and not roots and self.logs == "one":
+            msg = "there is no root log: neither `logs: tenant` nor an anchor of the kind `root` makes one"
             raise ValueError(msg)
         agreeing = [key.partition("+")[0] for key in self.erasure_keys]
         if len(set(agreeing)) != len(agreeing) or self.origin in agreeing:
             msg = "whoever agrees to erasures has a name and a key of their own"
             raise ValueError(msg)
-        if self.wanted > len(names):
-            msg = f"{self.wanted} of {len(names)} witnesses cannot agree"
-            raise ValueError(msg)
         return self
+
+
+def _wanted(witnesses: tuple[Witness, ...], quorum: int | None) -> int:
+    return quorum or (len(witnesses) // 2 + 1 if witnesses else 0)
+
+
+def _agree(witnesses: tuple[Witness, ...], quorum: int | None, origin: str = "") -> None:
+    """ValueError unless so many of them can agree, each under a name of its own."""
+    names = [witness.key.partition("+")[0] for witness in witnesses]
+    if len(set(names)) != len(names) or origin in names:
+        msg = "witnesses have names of their own"
+        raise ValueError(msg)
+    if _wanted(witnesses, quorum) > len(names):
+        msg = f"{_wanted(witnesses, quorum)} of {len(names)} witnesses cannot agree"
+        raise ValueError(msg)

@@ -8,13 +8,14 @@ from typing import Final
 from audit.several import ROOT as BESIDE
 from audit.several import exists, url_of
 from gateway.settings import Settings
-from gateway.settings_ledger import Anchor, Forwarder, Ledger, Retention, Root
+from gateway.settings_ledger import Anchor, Forwarder, Ledger, Outside, Retention, Root
 
 LOG: Final = "ledger"
 """The gateway's own log: the only one, or that of all that belongs to no tenant."""
 ROOT: Final = "root"
 """The log over the others."""
 _ROOT_SECONDS: Final = 5.0
+_OUTSIDE: Final = tuple(Outside.model_fields)
 
 
 def ledger_url_of(settings: Settings) -> str:
@@ -64,9 +65,9 @@ def of_log(settings: Settings, name: str) -> Settings:
             anchors = {**anchors, "root-log": Anchor(root=root, seconds=_ROOT_SECONDS)}
         return _with(settings, ledger.model_copy(update={"anchors": anchors}), "")
     if name == ROOT and root is not None:
-        nothing: dict[str, object] = {"witnesses": (), "quorum": None, "anchors": {}, "forwarders": {}, "retention": None}
-        own = {"url": root.url, "origin": root.origin, "key": root.key or ledger.key}
-        return _with(settings, ledger.model_copy(update={**nothing, **own}), ROOT)
+        outside = _outside(ledger)
+        own = {"url": root.url, "origin": root.origin, "key": root.key or ledger.key, "retention": None}
+        return _with(settings, ledger.model_copy(update={**{name: getattr(outside, name) for name in _OUTSIDE}, **own}), ROOT)
     if not several(settings) or name not in settings.every_tenant:
         raise LookupError(name)
     return _with(settings, _tenants(of_log(settings, LOG).ledger, ledger_url_of(settings), name), name)
@@ -139,6 +140,17 @@ def _root(settings: Settings) -> Root | None:
     if named is not None or not several(settings):
         return named
     return Root(url=url_of(ledger_url_of(settings), BESIDE), origin=f"{ledger.origin}/root")
+
+
+def _outside(ledger: Ledger) -> Outside:
+    """Who remembers the root log.  One that others write too is remembered by nobody who was not named for it."""
+    if ledger.root is not None:
+        return ledger.root
+    if any(anchor.root is not None for anchor in ledger.anchors.values()):
+        return Outside()
+    same = {name: getattr(ledger, name) for name in ("witnesses", "quorum", "witness_seconds")}
+    anchors = {name: _anchor(anchor, ROOT) for name, anchor in ledger.anchors.items()}
+    return Outside(**same, anchors=anchors, forwarders={name: _forwarder(each, ROOT) for name, each in ledger.forwarders.items()})
 
 
 def _with(settings: Settings, ledger: Ledger, name: str) -> Settings:

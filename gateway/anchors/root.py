@@ -13,7 +13,7 @@ from typing import Final
 from audit.checkpoint import Checkpoint, Vkey
 from audit.journal import Journal
 from audit.leaf import Kind
-from audit.model import Entry, LedgerUnavailableError, TamperedError
+from audit.model import Entry, LedgerUnavailableError, Receipt, TamperedError
 from audit.proof import verify_consistency
 from audit.store import StoreError
 from audit.store_proofs import ProofStore
@@ -24,6 +24,10 @@ from gateway.model import Clock
 _CHUNK: Final = 500
 
 
+async def _unchecked() -> None:
+    return None  # nobody outside remembers it
+
+
 class RootLog:
     """Where it is, and its one writer here: opened at first need, and again after it could not be written."""
 
@@ -32,14 +36,27 @@ class RootLog:
         self._opening = opening
         self._journal: Journal | None = None
         self._turn = asyncio.Lock()
+        self.check: Callable[[], Awaitable[None]] = _unchecked
+        """Asks whoever remembers it, each time before it is opened; raises where they remember something else."""
+        self.begun = asyncio.Event()
+        """It has been opened."""
 
     async def journal(self) -> Journal:
         """The log, to be written; `LedgerUnavailableError`."""
         async with self._turn:
             if self._journal is None or not self._journal.healthy:
                 await self._close()
+                try:
+                    await self.check()
+                except (StoreError, TamperedError) as error:
+                    raise LedgerUnavailableError(str(error)) from error
                 self._journal = await self._opening()
+                self.begun.set()
             return self._journal
+
+    async def append(self, entry: Entry) -> Receipt:
+        """See `Journal.append`."""
+        return await (await self.journal()).append(entry)
 
     async def close(self) -> None:
         """Let the root log go."""

@@ -46,6 +46,9 @@ def logs(
         size = "not made yet" if each["records"] is None else f"{each['records']} records"
         kind = "the root log over the others" if each["log"] == ROOT else each["origin"]
         console().print(printable(f"{each['log']:<20} {size:>16}  {kind}  {each['place']}"))
+        if each["records"] is not None:
+            style = "yellow" if each["witnessed"].startswith("unwitnessed") else "green"
+            console().print(printable(f"{'':<20} {'':>16}  {each['witnessed']}"), style=style)
         if each["key"]:
             console().print(printable(f"{'':<20} {'':>16}  {each['key']}"), soft_wrap=True)
 
@@ -61,7 +64,7 @@ def _made(settings: Settings) -> None:
 def _told(name: str, of: Settings) -> dict[str, Any]:
     from audit.reader import Ledger  # noqa: PLC0415  as above
     from audit.several import exists, place_of  # noqa: PLC0415
-    from gateway.cli.audit_views import own_vkey  # noqa: PLC0415
+    from gateway.cli.audit_views import own_vkey, seen_by  # noqa: PLC0415
     from gateway.stores import ledger_url_of  # noqa: PLC0415
 
     url, size = ledger_url_of(of), None
@@ -69,4 +72,5 @@ def _told(name: str, of: Settings) -> dict[str, Any]:
         with Ledger.open(url) as log:
             size = log.size
     key = own_vkey(of, os.environ)
-    return {"log": name, "origin": of.ledger.origin, "place": place_of(url), "records": size, "key": key}
+    said = str(seen_by(of, None))
+    return {"log": name, "origin": of.ledger.origin, "place": place_of(url), "records": size, "key": key, "witnessed": said}

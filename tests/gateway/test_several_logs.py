@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from audit.checkpoint import Vkey
+from audit.cosignature import WitnessKey
 from audit.journal import Journal
 from audit.model import Entry, LedgerUnavailableError
 from audit.reader import Ledger, Shredded
@@ -25,10 +27,12 @@ from audit.receipt import verify as verify_receipt
 from audit.several import ROOT as BESIDE
 from audit.several import exists, url_of
 from audit.verify_url import verify_url
+from gateway import signals
 from gateway.cli import main
 from gateway.erasure.erasing import Erasing, Log, NotErasedError
 from gateway.identity.keyfiles import ledger_key, seal_key
 from gateway.settings import Settings
+from gateway.settings_ledger import Outside
 from gateway.stores import LOG, ROOT, existing, index_of, ledger_url_of, logs_of, of_log, signed_head_of
 from tests.gateway import tenant_writer as writer
 from tests.gateway.tenant_writer import SEAL, TENANTS, end, ledgers, settings_of, start
@@ -212,7 +216,7 @@ def test_no_two_logs_share_a_place(tmp_path: Path) -> None:
     for place in (ledger_url_of, signed_head_of, index_of, lambda view: view.ledger.origin):
         assert len({place(view) for view in views}) == len(views)
     folders = [view.ledger.anchors["kept"].folder for view in views if "kept" in view.ledger.anchors]
-    assert len(set(folders)) == len(folders) == len(views) - 1
+    assert len(set(folders)) == len(folders) == len(views)
 
 
 @pytest.mark.parametrize("name", ["ledger", "root"])
@@ -299,3 +303,56 @@ def root_knows(settings: Settings, beat: threading.Event = threading.Event()) ->
             if len(seen) == 3:
                 return seen
         beat.wait(0.05)
+
+
+def witnesses_of(*names: str) -> list[dict[str, str]]:
+    return [{"url": "http://127.0.0.1:1", "key": str(WitnessKey.of(name, Ed25519PrivateKey.generate()))} for name in names]
+
+
+def test_the_root_log_beside_tenants_has_the_outside_of_the_ledger_in_places_of_its_own(tmp_path: Path) -> None:
+    anchors = {"box": {"folder": tmp_path / "box"}, "tags": {"git": {"remote": "/srv/log.git"}}}
+    forwarders = {"copy": {"file": tmp_path / "copy.jsonl"}}
+    said = {"logs": "tenant", "witnesses": witnesses_of("w/1", "w/2"), "quorum": 1, "anchors": anchors, "forwarders": forwarders}
+    made = Settings.model_validate({"data": tmp_path, "tenant": "house", "ledger": said})
+    root = of_log(made, ROOT).ledger
+    assert (root.witnesses, root.wanted) == (made.ledger.witnesses, 1)
+    assert root.anchors["box"].folder == tmp_path / "box" / "root"
+    assert root.anchors["tags"].git is not None
+    assert root.anchors["tags"].git.branch == "checkpoints-root"
+    assert root.forwarders["copy"].file == tmp_path / "copy.root.jsonl"
+    own = made.model_copy(
+        update={"ledger": made.ledger.model_copy(update={"root": Outside(witnesses=made.ledger.witnesses[:1])})}
+    )
+    assert (len(of_log(own, ROOT).ledger.witnesses), of_log(own, ROOT).ledger.anchors) == (1, {})
+
+
+def test_a_root_log_that_an_anchor_names_is_remembered_by_those_alone_who_are_named_for_it(tmp_path: Path) -> None:
+    anchors = {"over": {"root": {"url": f"sqlite:///{tmp_path}/root.db", "origin": "example.org/root"}}}
+    said: dict[str, Any] = {"witnesses": witnesses_of("w/1"), "anchors": anchors}
+    made = Settings.model_validate({"data": tmp_path, "ledger": said})
+    assert of_log(made, ROOT).ledger.witnesses == ()
+    named = Settings.model_validate({"data": tmp_path, "ledger": said | {"root": {"witnesses": witnesses_of("w/9")}}})
+    assert [each.key.partition("+")[0] for each in of_log(named, ROOT).ledger.witnesses] == ["w/9"]
+    assert of_log(named, ROOT).ledger.wanted == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"root": {}}, "there is no root log"),
+        ({"logs": "tenant", "root": {"anchors": {"up": {"root": {"url": "sqlite:///x", "origin": "x"}}}}}, "there is no other"),
+        ({"logs": "tenant", "root": {"quorum": 1}}, "1 of 0 witnesses cannot agree"),
+        ({"logs": "tenant", "root": {"witnesses": witnesses_of("w/1", "w/1")}}, "names of their own"),
+    ],
+)
+def test_what_cannot_be_of_the_root_log_is_refused(said: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=why):
+        Settings.model_validate({"data": tmp_path, "ledger": said})
+
+
+async def test_a_root_log_that_nobody_remembers_is_said_to_be_unwitnessed_with_no_word_of_its_size(settings: Settings) -> None:
+    async with ledgers(settings) as made:
+        said, _ = made.remembered()
+        assert "the root log is unwitnessed" in said
+        samples = [each for family in made.families() if family.name == signals.LEDGER_WITNESSED_SIZE for each in family.samples]
+        assert {each.labels["log"]: each.value for each in samples}[ROOT] == 0

@@ -30,8 +30,8 @@ ORIGIN = "test.invalid/acme"
 class Witness:
     """`bailiwick audit witness` as a process."""
 
-    def __init__(self, folder: Path, name: str, log: str) -> None:
-        self.folder, self.name, self.log = folder, name, log
+    def __init__(self, folder: Path, name: str, log: str, origin: str = ORIGIN) -> None:
+        self.folder, self.name, self.log, self.origin = folder, name, log, origin
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = ""
@@ -49,7 +49,7 @@ class Witness:
             "--name",
             self.name,
         ]
-        command += ["--data", str(self.folder), "--log", f"{ORIGIN}={self.log}", *(["--new"] if new else [])]
+        command += ["--data", str(self.folder), "--log", f"{self.origin}={self.log}", *(["--new"] if new else [])]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         return self
 
@@ -73,7 +73,7 @@ class Witness:
 
     def newest(self) -> str | None:
         """What it shows auditors."""
-        answer = httpx.get(f"{self.url}/{hashlib.sha256(ORIGIN.encode()).hexdigest()}/checkpoint", trust_env=False)
+        answer = httpx.get(f"{self.url}/{hashlib.sha256(self.origin.encode()).hexdigest()}/checkpoint", trust_env=False)
         return answer.text if answer.status_code == 200 else None
 
 
