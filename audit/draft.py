@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from audit import leaf
 from audit.leaf import Commitment, Kind, Stamp
@@ -16,10 +17,11 @@ from audit.spool import Frame, pieces
 from audit.store import Batch, Head, OpenCall, StoredLeaf, Turn
 from audit.tree import leaf_hash
 
-CLOSING: Final = frozenset({Kind.CALL_END, Kind.CALL_ORPHANED})
-_OPENING: Final = frozenset({Kind.CALL_START, Kind.EGRESS_START, Kind.SANDBOX_START})
+CLOSING: Final = frozenset({Kind.CALL_END.value, Kind.CALL_ORPHANED.value})
+_OPENING: Final = frozenset({Kind.CALL_START.value, Kind.EGRESS_START.value, Kind.SANDBOX_START.value})
 _ENDING: Final = {Kind.EGRESS_END.value: "call", Kind.SANDBOX_END.value: "start"}  # and the member that names what ends
 _HOLD, _CLEAR = Kind.HOLD_SET.value, Kind.HOLD_CLEAR.value
+_FOLLOWED: Final = CLOSING | _OPENING | _ENDING.keys() | {_HOLD, _CLEAR}
 _NOBODY: Final[Mapping[str, SubjectKey | None]] = {}
 
 
@@ -102,43 +104,51 @@ class Draft:
 
     def add(self, entry: Entry, key: SubjectKey | None, others: Mapping[str, SubjectKey | None] = _NOBODY) -> Receipt:
         """Make the entry's leaf and put it at the end.  others: the keys of those whom it names beside its subject."""
-        signed, index = self._signed, self.frontier.size
+        signed, batch, index = self._signed, self.batch, self.frontier.size
         commitments: dict[str, Commitment] = {}
+        pseudonym: str | None = None
         if key is not None:
             for value in entry.values:
                 other = others[value.of] if value.of is not None else None
                 whose = key if other is None else other
                 made, sealed = whose.seal(entry.id, value.name, value.data, self._random.pop())
-                commitments[value.name] = made if whose is key else made._replace(of=whose.pseudonym)
-                self.batch.openings.append((index, value.name, sealed))
-        pseudonym = key.pseudonym if key is not None and entry.subject is not None else None
+                commitments[value.name] = made if whose is key else replace(made, of=whose.pseudonym)
+                batch.openings.append((index, value.name, sealed))
+            pseudonym = key.pseudonym if entry.subject is not None else None
+        people: dict[str, str] = {}
+        if entry.people:
+            people = {name: found.pseudonym for name, whom in entry.people.items() if (found := others[whom]) is not None}
         stamp = Stamp(signed.writer, signed.boot, self.wseq, self.wprev, signed.mono())
-        people = {name: found.pseudonym for name, whom in entry.people.items() if (found := others[whom]) is not None}
         data = leaf.compose(entry, signed.log, stamp, pseudonym, commitments, people, spooled=self._away)
         digest = leaf_hash(data)
-        self.batch.leaves.append((index, entry.id, digest, data))
-        self.batch.nodes += self.frontier.append(digest)
+        batch.leaves.append((index, entry.id, digest, data))
+        batch.nodes += self.frontier.append(digest)
         self.together.hashes.append(digest)
         self.wseq, self.wprev = self.wseq + 1, digest.hex()
-        self.written[entry.id] = (index, digest, str(entry.kind))
-        if entry.kind in _OPENING:
-            self.batch.opened.append(OpenCall(entry.id, index, signed.writer, signed.boot))
+        kind = str(entry.kind)
+        self.written[entry.id] = (index, digest, kind)
+        if kind in _FOLLOWED:
+            self._follow(entry, kind, index, people)
+        if self._away:
+            return Receipt(signed.log, entry.id, -1, digest)
+        return Receipt(signed.log, entry.id, index, digest, self.together)
+
+    def _follow(self, entry: Entry, kind: str, index: int, people: Mapping[str, str]) -> None:
+        """What a record means for calls, runs and legal holds."""
+        batch = self.batch
+        if kind in _OPENING:
+            batch.opened.append(OpenCall(entry.id, index, self._signed.writer, self._signed.boot))
             self.starts.append((entry, index))
-        elif entry.kind in CLOSING:
-            self.batch.closed.append(str(entry.fields.get("call")))
-        elif entry.kind in _ENDING:
-            self.batch.ended.append(str(entry.fields.get(_ENDING[entry.kind])))
-        elif entry.kind == _HOLD and (target := people.get("target") or entry.fields.get("target")):  # without: the wish alone
-            self.batch.held.append((entry.id, str(target)))
-        elif entry.kind == _CLEAR and "hold" in entry.fields:
+        elif kind in CLOSING:
+            batch.closed.append(str(entry.fields.get("call")))
+        elif kind in _ENDING:
+            batch.ended.append(str(entry.fields.get(_ENDING[kind])))
+        elif kind == _HOLD and (target := people.get("target") or entry.fields.get("target")):  # without: the wish alone
+            batch.held.append((entry.id, str(target)))
+        elif kind == _CLEAR and "hold" in entry.fields:
             hold = str(entry.fields.get("hold"))
-            self.batch.held = [held for held in self.batch.held if held[0] != hold]
-            self.batch.released.append(hold)
-        return (
-            Receipt(signed.log, entry.id, -1, digest)
-            if self._away
-            else Receipt(signed.log, entry.id, index, digest, self.together)
-        )
+            batch.held = [held for held in batch.held if held[0] != hold]
+            batch.released.append(hold)
 
     def frame(self) -> Frame:
         """The draft as the spool keeps it."""

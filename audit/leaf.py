@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import orjson
 
 from audit.model import Entry
@@ -121,7 +121,7 @@ KINDS: Final = frozenset(kind.value for kind in Kind)
 RESERVED: Final = frozenset({"v", "kind", "id", "log", "ts", "writer", "subject", "cut", "spooled"})
 
 
-class Stamp(NamedTuple):
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Which writer wrote this leaf, and after which of its own: a chain that survives every reordering.
 
     id    of the writer, as its settings name it.
@@ -138,7 +138,7 @@ class Stamp(NamedTuple):
     mono: int
 
 
-class Commitment(NamedTuple):
+class Commitment(msgspec.Struct, frozen=True, gc=False):
     """What the leaf holds instead of a value: `c` its salted commitment (hex), `n` its length, `op` the id of its opening.
 
     of  pseudonym of the person for whom it is sealed, where that is not the record's subject.
@@ -217,8 +217,10 @@ def compose(  # noqa: PLR0917  the parts of one leaf
     if pseudonym is not None:
         leaf["subject"] = pseudonym
     if commitments:
-        for name, (digest, length, opening, of) in commitments.items():
-            leaf[name] = {"c": digest, "n": length, "op": opening, "of": of} if of else {"c": digest, "n": length, "op": opening}
+        for name, made in commitments.items():
+            leaf[name] = member = {"c": made.c, "n": made.n, "op": made.op}
+            if made.of:
+                member["of"] = made.of
     if people:
         leaf |= people
     if spooled:
@@ -246,9 +248,10 @@ def _quick(leaf: dict[str, object], pseudonym: str | None) -> bytes | None:
         data = _encode(leaf)
     except TypeError:
         return None
-    if data is not None:
-        data = _name(data, pseudonym)
-    return data if data is not None and len(data) <= MAX_LEAF else None
+    if data is None:
+        return None
+    data = _name(data, pseudonym)
+    return data if len(data) <= MAX_LEAF else None
 
 
 def _encode(value: object) -> bytes | None:
@@ -300,9 +303,11 @@ def _name(data: bytes, pseudonym: str | None) -> bytes:
     """Put the pseudonym where the subject is meant.  To replace plainly is exact unless a text or a key ends in those bytes."""
     if pseudonym is None:
         return data
-    name = b'"%s"' % pseudonym.encode()
     parts = data.split(_MEANT)
-    if any(part.endswith(b"\\") or after.startswith(b":") for part, after in pairwise(parts)):
+    if len(parts) == 1:
+        return data
+    name = b'"%b"' % pseudonym.encode()
+    if b":" in [part[:1] for part in parts] or (b"\\" in data and b"\\" in [part[-1:] for part in parts]):
         return _SUBJECT_VALUE.sub(name, data)
     return name.join(parts)
 

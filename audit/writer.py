@@ -26,6 +26,7 @@ _START, _FIRST, _SHRED = Kind.CALL_START.value, Kind.WRITER_START.value, Kind.KE
 _HOLD, _CLEAR = Kind.HOLD_SET.value, Kind.HOLD_CLEAR.value
 
 _BESIDE: Final = frozenset({Kind.EGRESS_START, Kind.SANDBOX_START})
+_NOBODY: Final[Mapping[str, SubjectKey | None]] = {}
 
 Result = Receipt | Exception
 Spooled = tuple[Entry, Sequence[Frame]]
@@ -69,9 +70,8 @@ def shredding(subject: str, request: str, approver: str, at: int) -> Entry:
 
 def _others(entry: Entry) -> Set[str]:
     """Whom the entry names beside its subject."""
-    if not entry.people and all(value.of is None for value in entry.values):
-        return frozenset()
-    return {*entry.people.values(), *(value.of for value in entry.values if value.of is not None)}
+    named = {value.of for value in entry.values if value.of is not None}
+    return named.union(entry.people.values()) if entry.people else named
 
 
 class Writer:
@@ -217,7 +217,8 @@ class Writer:
         try:
             if entry.subject is not None or entry.values:
                 key = self._key(draft, entry, entry.subject, create=entry.kind != _SHRED)
-            others = {name: self._key(draft, entry, name, create=True) for name in _others(entry)}
+            named = _others(entry)
+            others = {name: self._key(draft, entry, name, create=True) for name in named} if named else _NOBODY
         except AwayError:
             return LedgerUnavailableError("the store is away, and with it the key of somebody whom this record is about")
         except SealBrokenError:

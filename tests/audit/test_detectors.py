@@ -64,7 +64,7 @@ MARKS = [b"-----BEGIN PRIVATE KEY-----", *(mark for detector in DETECTORS for ma
 scraps = st.sampled_from([
     *MARKS, *(mark.upper() for mark in MARKS), *(text.encode() for text, _ in SECRETS.values()),
     b"0" * 16, b"a1B2_-" * 7, b"A" * 16, b'"', b'" :\v "', b": ", b"@", b"\\", b"\\n", b"\n", b"\0",
-    b" ", b".", b"-", b"_", b"\xff", b"z",
+    b" ", b".", b"-", b"_", b"\xff", b"z", b'"pwd":"\\\n"',
 ]) | st.binary(max_size=3)  # fmt: skip
 pieced = st.lists(scraps, max_size=8).map(b"".join)
 matching = st.sampled_from(EACH).flatmap(lambda each: st.from_regex(each[0]))

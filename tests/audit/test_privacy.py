@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from msgspec.structs import replace
 
 from audit.privacy import LOG, SealBrokenError, SealKey, SubjectRow, commitment
 
@@ -23,8 +24,8 @@ def test_a_value_opens_with_its_commitment_and_nothing_else() -> None:
         ("id-1", "args", sealed, other),
         ("id-1", "args", sealed[:-1] + b"\x00", committed),
         ("id-1", "args", b"", committed),
-        ("id-1", "args", sealed, committed._replace(c=other.c)),
-        ("id-1", "args", sealed, committed._replace(n=5)),
+        ("id-1", "args", sealed, replace(committed, c=other.c)),
+        ("id-1", "args", sealed, replace(committed, n=5)),
     ):
         with pytest.raises(SealBrokenError):
             key.open(record, name, box, expected)
