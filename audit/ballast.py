@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-BALLAST_BYTES: Final = 1024 * 1024
+BALLAST_BYTES: Final = 4 * 1024 * 1024  # room for what is durable ahead of the tables, too
 _PIECE: Final = bytes(64 * 1024)
 
 

@@ -36,6 +36,7 @@ from audit.writer import Result, Writer, closing, record_id, shredding
 _MAX_BATCH: Final = 1024
 _MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 _PROBE_SECONDS: Final = 1.0
+_SETTLE_SECONDS: Final = 0.001  # without a record, until those that are durable go into the tables
 _START, _BEAT = Kind.CALL_START.value, Kind.WRITER_HEARTBEAT.value
 
 Alarm = Callable[[str], None]
@@ -128,6 +129,7 @@ class Journal:
         except OSError as error:  # no descriptors left for the way to the thread
             await asyncio.to_thread(begun.close)
             raise LedgerUnavailableError(f"the writer cannot be started: {error.strerror}") from error
+        begun.writer.may_wait = True  # from here on there is who settles
         journal.vkey, journal._voucher = str(vkey), Voucher(origin, signing_key)
         journal._start(checkpoint_seconds)
         return journal
@@ -323,12 +325,17 @@ class Journal:
                 batch, last = self._drain(first)
                 results, failure = self._flush([waiting.entry for waiting in batch])
                 self._failing = bool(failure)
-                self._unsigned.set()
                 self._tell(self._resolve, batch, results, failure)  # last: the loop wakes up, and wants the interpreter
+                if not self._store.unsettled:
+                    self._unsigned.set()
+                elif self._store.due or last:
+                    self._settle()
                 if self._sweep and not failure:
                     self._close_orphans()
                 if last:
                     return
+            if self._store.unsettled:
+                self._settle()
         finally:
             self._tell(self._give_up, "the writer has ended")
 
@@ -336,12 +343,27 @@ class Journal:
         """What came first.  After a failure the store is asked now and then whether it is back: who is told that nothing can be
         recorded sends no calls, so none may be needed to notice.
         """
-        while not self._inlet.wait(_PROBE_SECONDS if self._failing else None):
+        while not self._inlet.wait(_PROBE_SECONDS if self._failing else _SETTLE_SECONDS if self._store.unsettled else None):
+            if not self._failing:
+                self._settle()
+                continue
             _, failure = self._flush([])
             self._failing = bool(failure)
             self._tell(self._judge, failure)
             self._unsigned.set()  # an empty turn may close calls of a batch whose commit was not answered
         return self._inlet.take() or []
+
+    def _settle(self) -> None:
+        """Put into the store's tables what is durable ahead of them.  Where it fails nothing is lost, nor anything new taken."""
+        try:
+            self._writer.settle()
+        except StoreError as error:
+            self._failing = True
+            self._tell(self._judge, str(error))
+        except TamperedError as error:
+            self._tampered = f"the ledger was tampered with: {error}"
+        else:
+            self._unsigned.set()
 
     def _close_orphans(self) -> None:
         """Close what writers left open that died since the last look; where the store fails, the next look does."""

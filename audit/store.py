@@ -167,9 +167,23 @@ class Store(Protocol):
     def claim(self, origin: str, vkey: str) -> tuple[str, str]:
         """Name the log if it has no name yet; (origin, vkey) as they stand."""
 
-    def turn(self) -> AbstractContextManager[Turn]:
+    def turn(self, *, may_wait: bool = False) -> AbstractContextManager[Turn]:
         """One transaction under the log's only lock.  Left without an exception: committed, synced, and still the file that was
-        opened.  `StoreError` on leaving: unknown."""
+        opened.  `StoreError` on leaving: unknown.
+
+        may_wait  it is enough that the batch is durable: into the tables it may come later (`settle`), with others.
+        """
+
+    @property
+    def unsettled(self) -> int:
+        """How many records are durable and not in the tables yet."""
+
+    @property
+    def due(self) -> bool:
+        """Whether they should come into them now."""
+
+    def settle(self) -> None:
+        """Put into the tables what waits for that.  `StoreError`: it stays durable, and nothing else is written before it."""
 
     def lease(self, writer: str) -> bool:
         """Whether this process now holds the name of the writer, until `close` or its death.  False: another process does."""

@@ -15,9 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from audit.proof import consistency
 from audit.store import StoreError
+from audit.store_beside import try_lock
 from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_files import Locks
-from audit.store_sql import store_error, try_lock
+from audit.store_sql import store_error
 from audit.tiles import node_of
 
 _ADD_COSIGNATURE: Final = "INSERT INTO ledger_cosignatures (size, witness, line) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"

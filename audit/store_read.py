@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -11,9 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select
 
+from audit.ahead_file import AheadFile
 from audit.privacy import SubjectRow
 from audit.store import Head, StoredLeaf, StoreError
-from audit.store_connect import engine, parse_url
+from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_sql import store_error
 from audit.store_tables import (
     CheckpointRow,
@@ -28,6 +30,8 @@ from audit.store_tables import (
 )
 
 _CHUNK: Final = 500
+_PATIENCE: Final = 2.0  # seconds, for a writer that lives
+_PAUSE: Final = 0.001
 
 
 class SqlReader:
@@ -35,6 +39,9 @@ class SqlReader:
 
     def __init__(self, url: str) -> None:
         """`ValueError` for a URL of another kind.  A SQLite file is never created."""
+        path = sqlite_path(parse_url(url))
+        self._ahead = AheadFile(path) if path is not None else None
+        self._settled = 0  # so many records are in the tables
         self._engine = engine(parse_url(url), read_only=True)
         try:
             self._connection = self._engine.connect()
@@ -46,6 +53,11 @@ class SqlReader:
             raise StoreError(msg)
         self.origin: str = row[0][0]
         self.vkey: str = row[0][1]
+
+    @property
+    def unsettled(self) -> int:
+        """How many records are durable and not in the tables, as their writer died: its next start puts them there."""
+        return max(0, self._ahead.size - self.head().size) if self._ahead is not None else 0
 
     def first(self) -> int:
         """The oldest record that is here: 0 until a segment is retired; the size of the log where there is none."""
@@ -156,6 +168,17 @@ class SqlReader:
 
     def _rows(self, statement: Any) -> Sequence[Any]:
         try:
+            if self._ahead is not None and self._ahead.size > self._settled:
+                self._wait(self._ahead)
             return self._connection.execute(statement).all()
         except SQLAlchemyError as error:
             raise store_error(error) from error
+
+    def _wait(self, ahead: AheadFile) -> None:
+        """What was acknowledged before is read: where it is not in the tables yet, it soon is, if its writer lives."""
+        wanted, deadline = ahead.size, time.monotonic() + _PATIENCE
+        while True:
+            self._settled = int(self._connection.execute(select(HeadRow.size)).scalar() or 0)
+            if self._settled >= wanted or not ahead.waiting or time.monotonic() > deadline:
+                return
+            time.sleep(_PAUSE)

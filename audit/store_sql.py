@@ -9,28 +9,25 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
+from audit.ahead import Ahead
 from audit.ballast import Ballast
-from audit.store import FullError, Head, OpenCall, Signed, Signing, StoredLeaf, StoreError, Turn
+from audit.store import FullError, Head, OpenCall, Signing, StoredLeaf, StoreError, Turn
+from audit.store_beside import BesideFile, BesidePostgres
 from audit.store_connect import MIGRATING, create_file, engine, parse_url, schema_of, sqlite_path
-from audit.store_files import FileIdentity, Locks, SignedFile
 from audit.store_guards import Guards, guards
-from audit.store_turn import HEAD, Cursor, SqlTurn, Words
+from audit.store_turn import HEAD, AheadTurn, Cursor, SqlTurn, Words, head_of
 
 REVISION: Final = "l0005"
 """The schema that this code speaks; the newest step in `audit/migrations/versions`."""
 
 _CHUNK: Final = 500
 _MIGRATION_LOCK: Final = 0x6261_696C_6C65_6467  # any number that nobody else uses
-_LOCK: Final = "hashtextextended('bailiwick ledger ' || current_schema() || ' ' || %s, 0)"
-"""The number of an advisory lock: they are database-wide, and schemas may hold a log each."""
-
 _LEAVES: Final = "SELECT idx, id, hash, data FROM ledger_leaves WHERE idx >= ? AND idx < ? ORDER BY idx"
 
 
@@ -108,7 +105,8 @@ class SqlStore:
         self._leaves = self._words(_LEAVES)
         self._connections: dict[str, Connection] = {}
         self._cursor: Cursor | None = None  # the driver's own, of the connection that takes turns
-        self._beside = _BesideFile(path) if path is not None else _BesidePostgres()
+        self._beside = BesideFile(path) if path is not None else BesidePostgres()
+        self._ahead = Ahead(path) if path is not None else None
         self.ballast = Ballast(path.with_name(path.name + ".ballast")) if path is not None else None
 
     def claim(self, origin: str, vkey: str) -> tuple[str, str]:
@@ -119,9 +117,25 @@ class SqlStore:
             row = connection.exec_driver_sql("SELECT origin, vkey FROM ledger_log WHERE id = 1").one()
             return row[0], row[1]
 
-    def turn(self) -> AbstractContextManager[Turn]:
+    def turn(self, *, may_wait: bool = False) -> AbstractContextManager[Turn]:
         """See `Store`."""
-        return _Turning(self)
+        return _Turning(self, may_wait=may_wait)
+
+    @property
+    def unsettled(self) -> int:
+        """See `Store`."""
+        return self._ahead.records if self._ahead is not None else 0
+
+    @property
+    def due(self) -> bool:
+        """See `Store`."""
+        return self._ahead is not None and self._ahead.due
+
+    def settle(self) -> None:
+        """See `Store`."""
+        if self.unsettled:
+            with self.turn():
+                pass
 
     def lease(self, writer: str) -> bool:
         """See `Store`."""
@@ -185,6 +199,8 @@ class SqlStore:
             self._drop(role)
         self._engine.dispose()
         self._beside.close()
+        if self._ahead is not None:
+            self._ahead.close()
 
     @contextmanager
     def _use(self, role: str) -> Iterator[Connection]:
@@ -225,154 +241,85 @@ class SqlStore:
 class _Turning:
     """A turn, from taking the lock to the commit.  It runs for every batch: two plain methods cost less than a generator."""
 
-    __slots__ = ("_store",)
+    __slots__ = ("_begun", "_may_wait", "_store", "_turn")
 
-    def __init__(self, store: SqlStore) -> None:
+    def __init__(self, store: SqlStore, *, may_wait: bool) -> None:
         self._store = store
+        self._may_wait = may_wait
+        self._begun = False  # a transaction of the database
+        self._turn: SqlTurn
 
     def __enter__(self) -> Turn:
-        store = self._store
+        store, ahead = self._store, self._store._ahead
         if store._cursor is None:
             with store._use("turn"):
                 pass
         store._beside.begin()
-        cursor = cast("Cursor", store._cursor)
         try:
-            cursor.execute(store._words.begin)
-            return SqlTurn(cursor, store._words)
+            if ahead is not None and ahead.take():
+                ahead.adopt(ahead.left(head_of(cast("Cursor", store._cursor), store._words)))
+            if ahead is not None and self._may_wait and not ahead.behind:
+                self._turn = AheadTurn(cast("Cursor", store._cursor), store._words, ahead)
+            else:
+                self._turn = self._begin()
         except BaseException as error:
             self._abandon(error)
             raise
+        return self._turn
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        store = self._store
         if error is not None:
             self._abandon(error)
             return
         try:
-            cast("Cursor", store._cursor).execute("COMMIT")
+            if not self._begun and not self._is_ahead():
+                first, self._turn = self._turn, self._begin()
+                if first.written is not None:
+                    self._turn.write(first.written, first.ends.size, first.ends.frontier)
+            self._end()
         except BaseException as failure:
             self._abandon(failure)
             raise
+
+    def _begin(self) -> SqlTurn:
+        """A transaction, and in it first what is durable ahead of the tables."""
+        store = self._store
+        cursor = cast("Cursor", store._cursor)
+        cursor.execute(store._words.begin)
+        self._begun = True
+        turn = SqlTurn(cursor, store._words)
+        if store._ahead is not None and store._ahead.pending:
+            turn.settle(store._ahead.pending)
+        return turn
+
+    def _is_ahead(self) -> bool:
+        """Whether the turn's batch is durable ahead of the tables now (or there is none)."""
+        ahead, turn = self._store._ahead, self._turn
+        if ahead is None or turn.written is None:
+            return True
+        return ahead.fits(turn.written) and ahead.append(turn.written, turn.ends)
+
+    def _end(self) -> None:
+        store = self._store
+        if self._begun:
+            cast("Cursor", store._cursor).execute("COMMIT")
         store._beside.check()  # a commit into a file that is gone is not durable
+        if store._ahead is not None:
+            if self._begun:
+                store._ahead.settled(self._turn.written)
+            store._ahead.let_go()
 
     def _abandon(self, error: BaseException) -> None:
         """Let go of the lock whatever went wrong.  To close alone would not do: an unfinished statement keeps it."""
         store = self._store
-        if store._cursor is not None:
+        if store._cursor is not None and self._begun:
             try:
                 store._connections["turn"].exec_driver_sql("ROLLBACK")
             except SQLAlchemyError:
                 store._drop("turn")
+        if store._ahead is not None:
+            store._ahead.behind = store._ahead.behind or (self._begun and bool(store._ahead.pending))
+            store._ahead.let_go()
         if isinstance(error, store._errors):
             store._drop("turn")
             raise store_error(error) from error
-
-
-class _BesideFile:
-    """Locks, identity and the last signed head of a SQLite log: files."""
-
-    def __init__(self, path: Path) -> None:
-        self._identity = FileIdentity(path)
-        self._locks = Locks(path)
-        self._signed = SignedFile(path.with_name(path.name + ".signed"))
-
-    def connecting(self) -> None:
-        self._identity.same()
-
-    def connected(self, _connection: Connection) -> None:
-        self._identity.reopened()
-
-    def begin(self) -> None:
-        self._identity.begin()
-
-    def check(self) -> None:
-        self._identity.check()
-
-    def lease(self, _connection: Connection, writer: str) -> bool:
-        return self._locks.take(f"writer {writer}")
-
-    def free(self, _connection: Connection, writer: str) -> bool:
-        return self._locks.is_free(f"writer {writer}")
-
-    @contextmanager
-    def signing(self, _connection: Connection) -> Iterator[Signing]:
-        with self._locks.hold("sign"):
-            yield self._signed
-
-    def close(self) -> None:
-        self._locks.close()
-
-
-class _BesidePostgres:
-    """The same in PostgreSQL: advisory locks of the session, and a row."""
-
-    def __init__(self) -> None:
-        self._leases: set[str] = set()
-
-    def connecting(self) -> None:
-        """The server keeps its own files."""
-
-    def connected(self, connection: Connection) -> None:
-        """A new session holds no lock yet, and may find that another process took a name meanwhile."""
-        for writer in self._leases:
-            if not try_lock(connection, f"writer {writer}"):
-                msg = f"another process writes as {writer}, or the session that was lost is not over yet"
-                raise StoreError(msg)
-
-    def begin(self) -> None:
-        """The server keeps its own files."""
-
-    def check(self) -> None:
-        """The server keeps its own files."""
-
-    def lease(self, connection: Connection, writer: str) -> bool:
-        if writer not in self._leases and try_lock(connection, f"writer {writer}"):
-            self._leases.add(writer)
-        return writer in self._leases
-
-    def free(self, connection: Connection, writer: str) -> bool:
-        if writer in self._leases or not try_lock(connection, f"writer {writer}"):
-            return False
-        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})", (f"writer {writer}",))
-        return True
-
-    @contextmanager
-    def signing(self, connection: Connection) -> Iterator[Signing]:
-        connection.exec_driver_sql("BEGIN")
-        try:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})", ("sign",))
-            yield _SignedRow(connection)
-        finally:
-            if not connection.invalidated:
-                connection.exec_driver_sql("ROLLBACK")  # what was saved is committed already
-
-    def close(self) -> None:
-        """The locks went with the session."""
-
-
-class _SignedRow:
-    """The last signed head, as the only row of its table."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @property
-    def last(self) -> Signed | None:
-        """See `Signing`."""
-        row = self._connection.exec_driver_sql("SELECT size, frontier, note FROM ledger_signed WHERE id = 1").one_or_none()
-        return Signed(*row) if row is not None else None
-
-    def save(self, signed: Signed) -> None:
-        """See `Signing`."""
-        statement = (
-            "INSERT INTO ledger_signed (id, size, frontier, note) VALUES (1, %s, %s, %s) ON CONFLICT (id) "
-            "DO UPDATE SET size = excluded.size, frontier = excluded.frontier, note = excluded.note"
-        )
-        self._connection.exec_driver_sql(statement, (signed.size, signed.frontier, signed.note))
-        self._connection.exec_driver_sql("COMMIT")
-
-
-def try_lock(connection: Connection, name: str) -> bool:
-    """Take a PostgreSQL session's advisory lock of that name, without waiting."""
-    return bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK})", (name,)).scalar())

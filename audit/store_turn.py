@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
+from audit.ahead import Ahead, Pending, together
 from audit.model import TamperedError
 from audit.privacy import SubjectRow
 from audit.store import Batch, ClosedError, DuplicateError, Head, StoredLeaf
@@ -22,6 +23,7 @@ _IS_OPEN: Final = "SELECT count(*) FROM ledger_open_calls WHERE id = ?"
 _CLOSE: Final = "DELETE FROM ledger_open_calls WHERE id IN"
 _HOLDS: Final = "SELECT id, pseudonym FROM ledger_holds ORDER BY id"
 _RELEASE: Final = "DELETE FROM ledger_holds WHERE id IN"
+_LARGEST_ID: Final = "SELECT max(id) FROM ledger_leaves"
 _DESTROY: Final = "DELETE FROM ledger_subjects WHERE pseudonym IN"
 _INSERTS: Final = {
     "ledger_leaves": ("idx bigint", "id text", "hash bytea", "data bytea"),
@@ -131,17 +133,13 @@ def _powers(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 class SqlTurn:
     """The locked head, and what may be done under it: a `Turn`."""
 
-    __slots__ = ("_cursor", "_words", "head")
+    __slots__ = ("_cursor", "_words", "ends", "head", "written")
 
     def __init__(self, cursor: Cursor, words: Words) -> None:
         self._cursor = cursor
         self._words = words
-        cursor.execute(words.lock_head)
-        row = cursor.fetchone()
-        if row is None:
-            msg = "the log has no head"
-            raise TamperedError(msg)
-        self.head = Head(*row)
+        self.written: Batch | None = None
+        self.head = self.ends = head_of(cursor, words)
 
     def subject(self, lookup: bytes) -> SubjectRow | None:
         """See `Turn`."""
@@ -167,8 +165,30 @@ class SqlTurn:
         self._cursor.execute(_HOLDS)
         return [(row[0], row[1]) for row in self._cursor.fetchall()]
 
+    def settle(self, pending: Sequence[Pending]) -> None:
+        """Put into the tables what is durable ahead of them, as far as it is not there already (a commit without an answer)."""
+        todo = [each for each in pending if each.first >= self.head.size]
+        if not todo:
+            return
+        if todo[0].first != self.head.size:
+            msg = f"the log has {self.head.size} leaves and had {todo[0].first}: it was set back"
+            raise TamperedError(msg)
+        batch, last = together(todo), todo[-1].head
+        batch.ended += batch.closed  # that they were open was known when they were acknowledged
+        batch.closed = []
+        try:
+            self._put(batch, last.size, last.frontier)
+        except (DuplicateError, self._words.duplicate) as error:
+            msg = f"what is durable ahead of the tables does not go into them: {error}"
+            raise TamperedError(msg) from error
+        self.head = Head(last.size, last.frontier, self.head.erasures)
+
     def write(self, batch: Batch, size: int, frontier: bytes) -> None:
         """See `Turn`."""
+        self._put(batch, size, frontier)
+        self.written = batch
+
+    def _put(self, batch: Batch, size: int, frontier: bytes) -> None:
         cursor, words = self._cursor, self._words
         if batch.destroyed:
             words.remove(cursor, _DESTROY, batch.destroyed)
@@ -196,3 +216,60 @@ class SqlTurn:
         if batch.ended:
             words.remove(cursor, _CLOSE, batch.ended)
         cursor.execute(words.update_head, (size, frontier, len(batch.destroyed)))
+
+
+class AheadTurn(SqlTurn):
+    """A turn whose batch is to become durable in the file ahead of the tables.  Whoever is asked is right about both."""
+
+    __slots__ = ("_ahead",)
+
+    def __init__(self, cursor: Cursor, words: Words, ahead: Ahead) -> None:
+        self._cursor = cursor
+        self._words = words
+        self._ahead = ahead
+        self.written = None
+        if ahead.head is None:
+            head = head_of(cursor, words)
+            cursor.execute(_LARGEST_ID)
+            ahead.remember(head, cursor.fetchone()[0] or "")
+        self.head = self.ends = ahead.head or head
+
+    def existing(self, ids: list[str]) -> dict[str, StoredLeaf]:
+        """See `Turn`."""
+        wanted = set(ids)
+        here = {row[1]: StoredLeaf(*row) for each in self._ahead.pending for row in each.batch.leaves if row[1] in wanted}
+        return super().existing(ids) | here
+
+    def is_open(self, call: str) -> bool:
+        """See `Turn`."""
+        for each in reversed(self._ahead.pending):
+            if call in each.batch.closed or call in each.batch.ended:
+                return False
+            if any(opened.id == call for opened in each.batch.opened):
+                return True
+        return super().is_open(call)
+
+    def write(self, batch: Batch, size: int, frontier: bytes) -> None:
+        """See `Turn`."""
+        try:
+            asked, closed = self._ahead.unsure(batch), self._ahead.not_open(batch)
+        except KeyError as error:
+            msg = "a record or the end of a call is there already"
+            raise (DuplicateError if error.args else ClosedError)(msg) from None
+        if asked and super().existing(asked):
+            msg = "a record is there already"
+            raise DuplicateError(msg)
+        if closed and not all(map(super().is_open, closed)):
+            msg = "a call that was to be closed is not open"
+            raise ClosedError(msg)
+        self.written, self.ends = batch, Head(size, frontier, self.head.erasures + len(batch.destroyed))
+
+
+def head_of(cursor: Cursor, words: Words) -> Head:
+    """Where the log ends, as the tables say; locked, within a transaction of PostgreSQL."""
+    cursor.execute(words.lock_head)
+    row = cursor.fetchone()
+    if row is None:
+        msg = "the log has no head"
+        raise TamperedError(msg)
+    return Head(*row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from audit.store import StoreError
 from audit.store_connect import engine, parse_url, sqlite_path
+from audit.store_read import SqlReader
 from audit.store_sql import store_error
 from audit.verify import TABLES, Report, Rows, SqliteRows, Trust, verify_rows, verify_sqlite
 
@@ -63,6 +64,7 @@ def verify_url(  # noqa: PLR0917  what else it is to be held against
     """
     path = sqlite_path(parse_url(url))
     if path is not None:
+        _settled(url)
         return verify_sqlite(path, key, kept, witnesses, quorum, receipts, level, state)
     with rows_of(url) as rows:
         return verify_rows(rows, Trust(key, kept, witnesses, quorum, receipts, level, state))
@@ -74,6 +76,7 @@ def rows_of(url: str) -> Iterator[Rows]:
     parsed = parse_url(url)
     path = sqlite_path(parsed)
     if path is not None:
+        _settled(url)
         rows = SqliteRows(path)
         try:
             yield rows
@@ -89,6 +92,12 @@ def rows_of(url: str) -> Iterator[Rows]:
         raise store_error(error) from error
     finally:
         reading.dispose()
+
+
+def _settled(url: str) -> None:
+    """Wait until what a living writer has acknowledged is in the tables; whatever else is wrong is the verifier's to say."""
+    with suppress(StoreError), SqlReader(url):
+        pass
 
 
 __all__ = ["StoreError", "rows_of", "verify_url"]

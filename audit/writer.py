@@ -80,6 +80,8 @@ class Writer:
     def __init__(self, store: Store, origin: str, seal: SealKey, writer: str, mono: Callable[[], int]) -> None:
         self.boot: Final = os.urandom(16).hex()
         self.id: Final = writer
+        self.may_wait = False
+        """Whether records may wait for the store's tables; whoever says so calls `settle` in time."""
         self._store = store
         self.log: Final = origin
         self._seal = seal
@@ -107,6 +109,10 @@ class Writer:
             return self._write(entries, spooled, look=self._unsure is not None or bool(spooled))
         except (DuplicateError, ClosedError):
             return self._write(entries, spooled, look=True)
+
+    def settle(self) -> None:
+        """Put into the store's tables what waits for that.  `StoreError`, `TamperedError`."""
+        self._store.settle()
 
     @property
     def unanswered(self) -> Draft | None:
@@ -147,7 +153,7 @@ class Writer:
         draft: Draft | None = None
         committing = False
         try:
-            with self._store.turn() as turn:
+            with self._store.turn(may_wait=self.may_wait and not look and not self._late) as turn:
                 self._settle(turn, {entry.id for entry in entries} if look else frozenset())
                 draft = self._draft(turn, entries)
                 for entry, frames in spooled:

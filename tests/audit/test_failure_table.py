@@ -118,7 +118,7 @@ from audit.model import Entry, LedgerUnavailableError, Value
 
 async def main(folder):
     with open(f"{folder}/filler", "wb") as filler:
-        filler.write(bytes(2_000_000))
+        filler.write(bytes(6_000_000))
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
     journal = await Journal.open(url=f"sqlite:///{folder}/ledger.db", origin="example.org/ledger", signing_key=key,
                                  seal_key=bytes(range(32, 64)), writer="gw-1", clock=lambda: 5, checkpoint_seconds=3600)
@@ -143,7 +143,7 @@ async def main(folder):
     while not journal.healthy:
         await asyncio.to_thread(os.stat, folder)
     await journal.append(Entry("decision.deny", "after", 5))
-    assert os.path.getsize(f"{folder}/ledger.db.ballast") == 1024 * 1024
+    assert os.path.getsize(f"{folder}/ledger.db.ballast") == 4 * 1024 * 1024
     await journal.close()
     from audit.verify import verify_sqlite
     from pathlib import Path
@@ -155,7 +155,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 def test_a_disk_that_is_really_full_takes_the_last_words_and_nothing_new(tmp_path: Path) -> None:
-    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs "$1" && shift && exec "$@"', "sh", str(tmp_path)]
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=16m tmpfs "$1" && shift && exec "$@"', "sh", str(tmp_path)]
     if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no small disk can be mounted here: a full one is not tested (one whose files may not grow is)")
     command = [*mounted, sys.executable, "-c", FULL, str(tmp_path)]

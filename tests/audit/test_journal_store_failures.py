@@ -20,12 +20,12 @@ from audit.privacy import SealKey
 from audit.reader import Ledger
 from audit.signer import Signer
 from audit.store import Batch, Head, StoredLeaf, StoreError, Turn
-from audit.store_connect import engine, parse_url
+from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_sql import SqlStore
 from audit.verify_url import verify_url
 from audit.writer import Writer
 
-from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, start, tamper
+from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, kept_from_writing, start, tamper
 
 
 class Failing:
@@ -35,13 +35,13 @@ class Failing:
         self.real = SqlStore(url)
         self.faults: dict[str, int] = {}  # where → how many more times
 
-    def turn(self) -> AbstractContextManager[Turn]:
-        return self._turn()
+    def turn(self, *, may_wait: bool = False) -> AbstractContextManager[Turn]:
+        return self._turn(may_wait)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[Turn]:
+    def _turn(self, may_wait: bool) -> Iterator[Turn]:
         self._fail("before the lock")
-        with self.real.turn() as turn:
+        with self.real.turn(may_wait=may_wait) as turn:
             self._fail("under the lock")
             yield _FailingTurn(turn, self._fail)
             self._fail("before the commit")
@@ -382,9 +382,12 @@ async def test_postgresql_refuses_to_change_what_was_written_even_for_a_superuse
 @contextlib.contextmanager
 def held(url: str) -> Iterator[None]:
     """Somebody holds the log's lock and does not let go."""
-    reached = engine(parse_url(url))
-    with reached.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if reached.dialect.name == "sqlite" else "BEGIN")
+    if (path := sqlite_path(parse_url(url))) is not None:
+        with kept_from_writing(path):
+            yield
+        return
+    with engine(parse_url(url)).connect() as connection:
+        connection.exec_driver_sql("BEGIN")
         connection.exec_driver_sql("UPDATE ledger_head SET size = size")
         yield
         connection.exec_driver_sql("ROLLBACK")

@@ -7,12 +7,12 @@ import contextlib
 import itertools
 import json
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from audit.verify import Key, read_receipt, verify_sqlite
 from audit.verify_url import verify_url
 from audit.writer import Writer
 
-from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, postgres_server, start
+from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, kept_from_writing, postgres_server, start
 from .test_journal_store_failures import Failing
 
 ANN = "user:corp/ann"
@@ -69,22 +69,19 @@ class Away:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._held: sqlite3.Connection | None = None
+        self._held = ExitStack()
 
     def go(self) -> None:
-        self._held = sqlite3.connect(self._path, isolation_level=None)
-        self._held.execute("BEGIN IMMEDIATE")
+        self._held.enter_context(kept_from_writing(self._path))
 
     def back(self) -> None:
-        if self._held is not None:
-            self._held.execute("ROLLBACK")
-            self._held.close()
-            self._held = None
+        self._held.close()
 
 
 @pytest.fixture
 def away(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
     monkeypatch.setattr("audit.store_connect._BUSY_SECONDS", 0.02)  # so that a lock is an answer at once
+    monkeypatch.setattr("audit.ahead._LOCK_SECONDS", 0.02)
     monkeypatch.setattr("audit.spooling._PAUSE", 0.02)
     monkeypatch.setattr("audit.journal._PROBE_SECONDS", 0.02)
     store = Away(path)
@@ -153,12 +150,12 @@ async def test_what_may_not_stand_in_the_spool_is_refused_as_ever(opened: Any, a
     journal = await opened()
     await journal.append(start("before", ANN, Value("request", b"x")))
     away.go()
-    with pytest.raises(LedgerUnavailableError, match="locked"):
+    with pytest.raises(LedgerUnavailableError, match="keeps the log to itself"):
         await journal.append(start("strict"))
     assert files(folder) == [], "a spool begins with a record that may stand there"
     await journal.append(call("c1"))
     for entry in (start("strict", ANN), denial("d1"), end("before-end", "before")):
-        with pytest.raises(LedgerUnavailableError, match="locked"):
+        with pytest.raises(LedgerUnavailableError, match="keeps the log to itself"):
             await journal.append(entry)
     assert journal.spooled == 1
 
