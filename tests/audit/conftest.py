@@ -130,7 +130,7 @@ def kept_from_writing(path: Path) -> Iterator[None]:
     """A database that takes no record, neither into its tables nor into the file ahead of them."""
     settled(path)
     with (
-        path.with_name(path.name + "-ahead").open("ab") as ahead,
+        path.with_name(path.name + "-ahead").open("ab") as file,
         closing(sqlite3.connect(path, isolation_level=None)) as connection,
     ):
         fcntl.flock(file, fcntl.LOCK_EX)
