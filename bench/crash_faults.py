@@ -169,17 +169,20 @@ class Watched:
 
 
 def watch_syncs(points: Points) -> None:
-    """A point before and after each sync that Python itself asks for: those of the last signed head."""
-    real, own = os.fsync, threading.current_thread()
+    """A point before and after each sync that Python itself asks for: of the last signed head, and of the file ahead."""
+    own = threading.current_thread()
 
-    def fsync(descriptor: int) -> None:
-        if threading.current_thread() is not own:
-            points.pass_one(done=False, sync=True)
-        real(descriptor)
-        if threading.current_thread() is not own:
-            points.pass_one(done=True, sync=True)
+    def watched(real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(descriptor: int) -> None:
+            if threading.current_thread() is not own:
+                points.pass_one(done=False, sync=True)
+            real(descriptor)
+            if threading.current_thread() is not own:
+                points.pass_one(done=True, sync=True)
 
-    os.fsync = fsync
+        return sync
+
+    os.fsync, os.fdatasync = watched(os.fsync), watched(os.fdatasync)  # type: ignore[assignment]
 
 
 def draw(chance: random.Random, store: str, points: int, *, spool: bool = False) -> Fault:

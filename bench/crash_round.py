@@ -21,13 +21,16 @@ from msgspec.structs import replace
 
 from audit import journal as journal_module
 from audit import opening, spooling
+from audit.ahead import Ahead
+from audit.ahead_file import START
 from audit.checkpoint import Vkey
 from audit.journal import Journal
 from audit.kept import Kept
 from audit.model import Entry, LedgerUnavailableError, Receipt
 from audit.privacy import SealKey
 from audit.spool import Frame, Head, Left, Spool, SpoolLimits
-from audit.store_sql import SqlStore
+from audit.store_sql import SqlStore, _Turning
+from audit.store_turn import SqlTurn
 from audit.writer import Writer
 from bench.crash_faults import Fault, Points, Watched, watch_syncs
 from gateway import model
@@ -45,13 +48,29 @@ CALLERS: Final = 3
 CALLS: Final = 3
 CLEAN, NOT_OPENED = 0, 3
 
+_UNANSWERED: Final = "an unanswered commit is forgotten"
 PLANTS: Final = {
     "acknowledged before the commit": "a batch is committed when the next one begins",
     "sent before the intent is durable": "the road does not wait for the record",
     "released before the outcome is durable": "the road does not wait for the record",
-    "an unanswered commit is forgotten": "the writer does not look what became of it",
+    _UNANSWERED: "the writer does not look what became of it",
     "a batch is two transactions": "records are committed before the head",
 }
+
+AHEAD_PLANTS: Final = {
+    "told before it is in the file ahead": "a frame is written when the next one comes",
+    "what a dead process left ahead is forgotten": "nobody looks",
+    "the file ahead begins anew before its records are in the tables": "what was acknowledged is overwritten",
+}
+
+
+def planted(store: str) -> dict[str, str]:
+    """The bugs that a campaign over such a store has to notice.
+
+    In SQLite a commit moves what is durable already: whoever does not look what became of it does nothing twice.
+    """
+    return PLANTS if store != "sqlite" else {name: why for name, why in PLANTS.items() if name != _UNANSWERED} | AHEAD_PLANTS
+
 
 SPOOL_PLANTS: Final = {
     "told before it is in the spool": "a frame is written when the next one comes",
@@ -71,9 +90,10 @@ def play(
     store = "sqlite" if url.startswith("sqlite") else "postgresql"
     points = Points(store, fault, sqlite3.OperationalError if store == "sqlite" else psycopg.OperationalError)
     opening.SqlStore = _store_with(points, plant)
-    if plant == "an unanswered commit is forgotten":
+    if plant == _UNANSWERED:
         Writer._unsure = property(lambda _: None, lambda _, __: None)
     watch_syncs(points)
+    _plant_ahead(plant)
     if spool is not None:
         spooling._PAUSE = journal_module._PROBE_SECONDS = 0.002  # type: ignore[misc]
         _plant_in_spool(plant)
@@ -192,6 +212,33 @@ async def _hurried_intent(recorder: Recorder, permit: Permit) -> Intent:
 
 async def _hurried_outcome(recorder: Recorder, intent: Intent, outcome: Outcome) -> None:
     asyncio.ensure_future(recorder.outcome(intent, outcome)).add_done_callback(lambda done: done.exception())
+
+
+def _plant_ahead(plant: str) -> None:
+    real, owed = os.pwrite, list[tuple[int, bytes, int]]()
+
+    def late(file: int, data: bytes, at: int) -> int:
+        if not data.startswith(b"bwf1"):
+            return real(file, data, at)
+        owed.append((file, data, at))
+        if len(owed) > 1:
+            real(*owed.pop(0))
+        return len(data)
+
+    begin = _Turning._begin
+
+    def early(self: _Turning) -> SqlTurn:
+        ahead = self._store._ahead
+        if ahead is not None and ahead._file is not None and ahead.pending:
+            real(ahead._file, bytes(64), START)
+        return begin(self)
+
+    if plant == "told before it is in the file ahead":
+        os.pwrite = late  # type: ignore[assignment]
+    elif plant == "what a dead process left ahead is forgotten":
+        Ahead.left = lambda _, __: []  # type: ignore[method-assign]
+    elif plant == "the file ahead begins anew before its records are in the tables":
+        _Turning._begin = early  # type: ignore[method-assign]
 
 
 def _plant_in_spool(plant: str) -> None:

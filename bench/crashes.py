@@ -31,6 +31,7 @@ from typing import Any, Final
 
 import orjson
 
+from audit.ahead_file import START, SUFFIX, frames
 from audit.spool import pieces
 from audit.spool import read as read_spool
 from audit.store_connect import parse_url
@@ -38,7 +39,7 @@ from audit.tree import leaf_hash
 from audit.verify import verify_sqlite
 from audit.verify_url import verify_url
 from bench.crash_faults import Fault, draw
-from bench.crash_round import CLEAN, NOT_OPENED, PLANTS, SPOOL_KEY, SPOOL_PLANTS, VKEY, play, prepare
+from bench.crash_round import CLEAN, NOT_OPENED, SPOOL_KEY, SPOOL_PLANTS, VKEY, planted, play, prepare
 
 OUT: Final = Path(__file__).parent / "out"
 ROUNDS_A_LEDGER: Final = 25
@@ -82,9 +83,16 @@ class Seen:
 class Ledger:
     """One ledger that is written into until the rounds that it is for are over."""
 
-    def __init__(self, url: str, rows: Callable[[int], list[tuple[Any, ...]]], verify: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        url: str,
+        rows: Callable[[int], list[tuple[Any, ...]]],
+        verify: Callable[[], list[str]],
+        ahead: Callable[[int], list[tuple[str, bytes]]] = lambda _: [],
+    ) -> None:
         self.url = url
         self._rows = rows
+        self._ahead = ahead  # records that are durable, and go into the tables when the log is opened: from this place on
         self.verify = verify
         self._size = 0
         self._ids: dict[str, tuple[int, str]] = {}
@@ -117,10 +125,11 @@ class Ledger:
                 self._ended.add(said["call"] + " " + said["kind"])
         self.acknowledged += seen.acknowledged
         kinds, ended, ids = dict(self._kinds), set(self._ended), dict(self._ids)
-        for record, data in self.spooled():
+        waiting = [(self._size + number, *each) for number, each in enumerate(self._ahead(self._size))]
+        for index, record, data in waiting + [(-1, *each) for each in self.spooled()]:
             said = orjson.loads(data)
             kinds[record] = said["kind"]
-            ids.setdefault(record, (-1, leaf_hash(data).hex()))
+            ids.setdefault(record, (index, leaf_hash(data).hex()))
             if said["kind"] == "call.end":
                 ended.add(said["call"] + " call.end")
         found += [f"executed without a durable start: {call}" for call in seen.executed if kinds.get(call) != "call.start"]
@@ -163,7 +172,15 @@ class Sqlite:
                 with contextlib.closing(sqlite3.connect(path)) as connection:
                     return connection.execute(wanted, (start,)).fetchall()
 
-            yield Ledger(f"sqlite:///{path}", rows, lambda: [str(each) for each in verify_sqlite(path, VKEY).findings])
+            def ahead(start: int) -> list[tuple[str, bytes]]:
+                found: list[tuple[str, bytes]] = []
+                file = path.with_name(path.name + SUFFIX)
+                for first, said in frames(file.read_bytes()[START:]) if file.exists() else ():
+                    if first == start + len(found):
+                        found += said.leaves
+                return found
+
+            yield Ledger(f"sqlite:///{path}", rows, lambda: [str(each) for each in verify_sqlite(path, VKEY).findings], ahead)
 
 
 class Postgres:
@@ -373,7 +390,7 @@ def main() -> int:
     ):
         for store in chosen:
             share = -(-options.rounds // len(chosen))
-            plants = SPOOL_PLANTS if options.spool else PLANTS
+            plants = SPOOL_PLANTS if options.spool else planted(store.name)
             runs = [(plant, True) for plant in plants] if options.plants else [("", False)]
             for plant, until in runs:
                 tally = campaign(store, share, options.seed, plant, options.writers, until=until, spool=options.spool)
