@@ -232,10 +232,21 @@ class Ahead:
             self._known = self.pending[-1].head.size
         if batch is not None:
             self._begun(batch)
+            if batch.destroyed:
+                self._wipe()
         self.pending, self.records, self.behind, self.head = [], 0, False, None
         self._ids.clear()
         self._closing.clear()
         self._at, self._generation = START, int.from_bytes(os.urandom(8), "big")
+
+    def _wipe(self) -> None:
+        """What was sealed for somebody who is erased does not stay here, though nobody can open it."""
+        if self._file is not None and os.fstat(self._file).st_size == SIZE:
+            try:
+                os.pwrite(self._file, bytes(SIZE - START), START)
+                os.fdatasync(self._file)
+            except OSError:
+                self._looked = False  # without its key it opens for nobody; the next erasure tries again
 
     def check(self) -> None:
         """`IdentityError` where the file is no longer the one at its path."""

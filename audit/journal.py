@@ -30,11 +30,9 @@ from audit.receipt import Voucher
 from audit.spool import SpoolLimits
 from audit.spooling import AWAY, OVER
 from audit.store import StoreError
-from audit.waiting import Health, Waiting
+from audit.waiting import MAX_QUEUED_BYTES, Health, Waiting, drain
 from audit.writer import Result, Writer, closing, record_id, shredding
 
-_MAX_BATCH: Final = 1024
-_MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 _PROBE_SECONDS: Final = 1.0
 _SETTLE_SECONDS: Final = 0.001  # without a record, until those that are durable go into the tables
 _START, _BEAT = Kind.CALL_START.value, Kind.WRITER_HEARTBEAT.value
@@ -105,7 +103,6 @@ class Journal:
         queue   how many records may wait; more are refused at once.
         kept    a file of this process that remembers the last signed head, where a backup of the store would take it back.
         checkpoint_seconds, stall_seconds   at most one checkpoint in so long; a store that is silent for so long is given up on.
-
         heartbeat_seconds   how often it gives a sign of life, and looks for writers that died meanwhile.
         spool   where entries that say so stand while the store is away; what is left there of earlier runs is written first.
         alarm   is told, in the loop, why records cannot be written; "" when they can be again.
@@ -188,7 +185,7 @@ class Journal:
         leaf.check(entry)
         if self._closed or self._tampered or self._stalled:
             raise LedgerUnavailableError(self.healthy.reason)
-        if len(self._waiting) >= self._limit or self._bytes > _MAX_QUEUED_BYTES:
+        if len(self._waiting) >= self._limit or self._bytes > MAX_QUEUED_BYTES:
             raise LedgerUnavailableError("too many records wait to be written")
         self._enqueue(Waiting(entry, future))
 
@@ -322,13 +319,11 @@ class Journal:
         try:
             while first := self._next():
                 os.sched_yield()  # a loop on the same processor ends its turn first: the batch grows, and one commit does for it
-                batch, last = self._drain(first)
+                batch, last = drain(self._inlet, first)
                 results, failure = self._flush([waiting.entry for waiting in batch])
                 self._failing = bool(failure)
                 self._tell(self._resolve, batch, results, failure)  # last: the loop wakes up, and wants the interpreter
-                if not self._store.unsettled:
-                    self._unsigned.set()
-                elif self._store.due or last:
+                if self._store.due or not self._store.unsettled:
                     self._settle()
                 if self._sweep and not failure:
                     self._close_orphans()
@@ -344,43 +339,31 @@ class Journal:
         recorded sends no calls, so none may be needed to notice.
         """
         while not self._inlet.wait(_PROBE_SECONDS if self._failing else _SETTLE_SECONDS if self._store.unsettled else None):
+            if self._failing:
+                _, failure = self._flush([])
+                self._failing = bool(failure)
+                self._tell(self._judge, failure)
             if not self._failing:
-                self._settle()
-                continue
-            _, failure = self._flush([])
-            self._failing = bool(failure)
-            self._tell(self._judge, failure)
-            self._unsigned.set()  # an empty turn may close calls of a batch whose commit was not answered
+                self._settle()  # and an empty turn may have closed calls of a batch whose commit was not answered
         return self._inlet.take() or []
 
     def _settle(self) -> None:
         """Put into the store's tables what is durable ahead of them.  Where it fails nothing is lost, nor anything new taken."""
         try:
             self._writer.settle()
+            self._unsigned.set()
         except StoreError as error:
             self._failing = True
             self._tell(self._judge, str(error))
         except TamperedError as error:
             self._tampered = f"the ledger was tampered with: {error}"
-        else:
-            self._unsigned.set()
 
     def _close_orphans(self) -> None:
         """Close what writers left open that died since the last look; where the store fails, the next look does."""
         self._sweep = False
         with contextlib.suppress(StoreError, TamperedError):
-            found = left_open(self._store, self._writer, self._clock())
-            if found:
+            if found := left_open(self._store, self._writer, self._clock()):
                 self._flush(found)
-
-    def _drain(self, batch: list[Waiting]) -> tuple[list[Waiting], bool]:
-        size = sum(waiting.weight for waiting in batch)
-        while len(batch) < _MAX_BATCH and size < _MAX_QUEUED_BYTES and (more := self._inlet.take()) is not None:
-            if not more:
-                return batch, True
-            batch += more
-            size += sum(waiting.weight for waiting in more)
-        return batch, False
 
     def _flush(self, entries: Sequence[Entry]) -> tuple[Sequence[Result], str]:
         """Write a batch.  Results, and why there are none."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from audit.inlet import Inlet
 from audit.model import Entry, Receipt
+
+MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+_MAX_BATCH: Final = 1024
 
 
 class Health(NamedTuple):
@@ -34,3 +38,14 @@ class Waiting:
         self.weight = 0
         for value in entry.values:
             self.weight += len(value.data)
+
+
+def drain(inlet: Inlet[list[Waiting]], batch: list[Waiting]) -> tuple[list[Waiting], bool]:
+    """A batch with what else has come, as far as one commit takes it; and whether that was the last."""
+    size = sum(waiting.weight for waiting in batch)
+    while len(batch) < _MAX_BATCH and size < MAX_QUEUED_BYTES and (more := inlet.take()) is not None:
+        if not more:
+            return batch, True
+        batch += more
+        size += sum(waiting.weight for waiting in more)
+    return batch, False

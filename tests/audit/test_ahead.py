@@ -250,6 +250,7 @@ def test_a_new_person_an_erasure_and_a_hold_wait_for_nothing(path: Path, begin: 
         assert reader.subject_by(SealKey(ORIGIN, SEAL_KEY).lookup(ANN)) is None
     assert in_tables(path) == ["warm", "d1", "c1", "d2"]
     assert first.store.unsettled == 0
+    assert ahead(path).read_bytes()[START:] == bytes(SIZE - START), "what was sealed for who was erased lies there no more"
 
 
 @pytest.mark.parametrize("settles", [False, True])
