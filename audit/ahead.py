@@ -1,13 +1,8 @@
-"""The file ahead of a log in SQLite: records that are durable, and not in the database's tables yet.
+"""The file ahead of a SQLite log's tables: one write into a file that has its size already is durable in a third of the time.
 
-One write into a file that has its size already is on the disk in a third of the time of a transaction over six tables.  So a
-batch that is records, their sealed values, and calls that begin or end goes there first, is acknowledged, and is put into the
-tables together with what came after it: when nothing has come for a millisecond, or much has, or a tenth of a second is over.
-
-Crash story: whoever appends next takes the lock, and puts into the tables what a dead process left here, before anything else.  A
-frame counts where all of it is there (its checksum says so) and it begins where the log ends; one that begins earlier is in the
-tables already.  Frames are never longer than the file, which never grows: a full disk cannot stop it half way.
-Trust: as the database beside it.  A thief reads leaves and sealed values; who writes here could write there.
+A batch that is records, their sealed values, and calls that begin or end goes there first, is acknowledged, and comes into the
+tables together with what follows.  Crash story: whoever appends next takes the lock and puts there what a dead process left.  A
+frame counts where its checksum says that all of it is there, and it begins where the log ends.  Trust: as the database beside it.
 """
 
 from __future__ import annotations

@@ -25,29 +25,37 @@ class BesideFile:
         self._signed = SignedFile(path.with_name(path.name + ".signed"))
 
     def connecting(self) -> None:
+        """Before a connection: it is to the log that was opened, or `IdentityError`."""
         self._identity.same()
 
     def connected(self, _connection: Connection) -> None:
+        """After it."""
         self._identity.reopened()
 
     def begin(self) -> None:
+        """Before a turn."""
         self._identity.begin()
 
     def check(self) -> None:
+        """After one: `IdentityError` where it went into a file that is gone."""
         self._identity.check()
 
     def lease(self, _connection: Connection, writer: str) -> bool:
+        """See `Store`."""
         return self._locks.take(f"writer {writer}")
 
     def free(self, _connection: Connection, writer: str) -> bool:
+        """See `Store`."""
         return self._locks.is_free(f"writer {writer}")
 
     @contextmanager
     def signing(self, _connection: Connection) -> Iterator[Signing]:
+        """See `Store`."""
         with self._locks.hold("sign"):
             yield self._signed
 
     def close(self) -> None:
+        """Let the locks go."""
         self._locks.close()
 
 
@@ -74,11 +82,13 @@ class BesidePostgres:
         """The server keeps its own files."""
 
     def lease(self, connection: Connection, writer: str) -> bool:
+        """See `Store`."""
         if writer not in self._leases and try_lock(connection, f"writer {writer}"):
             self._leases.add(writer)
         return writer in self._leases
 
     def free(self, connection: Connection, writer: str) -> bool:
+        """See `Store`."""
         if writer in self._leases or not try_lock(connection, f"writer {writer}"):
             return False
         connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})", (f"writer {writer}",))
@@ -86,6 +96,7 @@ class BesidePostgres:
 
     @contextmanager
     def signing(self, connection: Connection) -> Iterator[Signing]:
+        """See `Store`."""
         connection.exec_driver_sql("BEGIN")
         try:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})", ("sign",))

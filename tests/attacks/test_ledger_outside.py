@@ -51,6 +51,7 @@ from tests.attacks.test_ledger_matrix import (
     strike,
     unguarded,
 )
+from tests.held_ledger import kept_from_writing
 
 SEAL = bytes(32)
 DAY = 24 * 3600 * 1_000_000
@@ -268,16 +269,14 @@ async def left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
     monkeypatch.setattr("audit.store_connect._BUSY_SECONDS", 0.02)
     journal = await opened(folder, spool=SpoolLimits(folder / "spools"))
     await filled(journal, 0, 1)
-    held = sqlite3.connect(folder / "ledger.db", isolation_level=None)
-    held.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("audit.ahead._LOCK_SECONDS", 0.02)
     told = []
-    for number in range(3):
-        fields = {"workflow": "wf-1", "tool": "tool-x"}
-        entry = Entry("decision.deny", f"s-{number}", NOON, "user:corp/ann", fields, (Value("request", b"x"),), spool=True)
-        told.append(await journal.append(entry))
-    await journal.close()
-    held.execute("ROLLBACK")
-    held.close()
+    with kept_from_writing(folder / "ledger.db"):
+        for number in range(3):
+            fields = {"workflow": "wf-1", "tool": "tool-x"}
+            entry = Entry("decision.deny", f"s-{number}", NOON, "user:corp/ann", fields, (Value("request", b"x"),), spool=True)
+            told.append(await journal.append(entry))
+        await journal.close()
     (file,) = (folder / "spools").glob("*.spool")
     return Left(told, file)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import itertools
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit.checkpoint import Vkey
 from audit.journal import Journal
 from audit.model import Entry, Value
-from audit.store import StoreError
-from audit.store_read import SqlReader
+from tests.held_ledger import settled
 
 _spec = importlib.util.spec_from_file_location(
     "audit_postgres_server", Path(__file__).resolve().parents[1] / "postgres_server.py"
@@ -117,26 +114,6 @@ def tamper(path: Path, script: str) -> None:
     for _, sql in guards:
         connection.execute(sql)
     connection.close()
-
-
-def settled(path: Path) -> None:
-    """Wait until what a living writer has acknowledged is in the database's tables."""
-    with suppress(StoreError), SqlReader(f"sqlite:///{path}"):
-        pass
-
-
-@contextmanager
-def kept_from_writing(path: Path) -> Iterator[None]:
-    """A database that takes no record, neither into its tables nor into the file ahead of them."""
-    settled(path)
-    with (
-        path.with_name(path.name + "-ahead").open("ab") as file,
-        closing(sqlite3.connect(path, isolation_level=None)) as connection,
-    ):
-        fcntl.flock(file, fcntl.LOCK_EX)
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 def copy_ledger(path: Path, to: Path) -> Path:

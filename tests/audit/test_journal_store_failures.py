@@ -24,8 +24,9 @@ from audit.store_connect import engine, parse_url, sqlite_path
 from audit.store_sql import SqlStore
 from audit.verify_url import verify_url
 from audit.writer import Writer
+from tests.held_ledger import kept_from_writing
 
-from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, kept_from_writing, start, tamper
+from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, start, tamper
 
 
 class Failing:

@@ -30,8 +30,9 @@ from audit.spooling import Spooling, replayed
 from audit.verify import Key, read_receipt, verify_sqlite
 from audit.verify_url import verify_url
 from audit.writer import Writer
+from tests.held_ledger import kept_from_writing
 
-from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, kept_from_writing, postgres_server, start
+from .conftest import ORIGIN, SEAL_KEY, SIGNING_KEY, VKEY, Open, denial, end, postgres_server, start
 from .test_journal_store_failures import Failing
 
 ANN = "user:corp/ann"

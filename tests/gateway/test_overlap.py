@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from gateway.record import Recorder
 from gateway.settings import Mcp, Settings
 from policies.lock import Approved, Lock
 from policies.model import AccessRequest, Decision, Effect, Reason
+from tests.held_ledger import kept_from_writing
 
 ARRIVAL = Arrival("c1", "mcp", "erp", (), b"{}", 1_000_000, Trace("0" * 31 + "1", "0" * 15 + "2"))
 PRINCIPAL = Principal("user:dev/paul", ("agent:a",), "acme", "wf-1", 10, "bearer", "00")
@@ -50,10 +50,8 @@ def kinds(folder: Path) -> list[str]:
 @contextlib.contextmanager
 def held(folder: Path) -> Any:
     """Nothing can be committed."""
-    with contextlib.closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+    with kept_from_writing(folder / "ledger.db") as connection:
         yield connection
-        connection.execute("ROLLBACK")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from gateway.settings import Mcp, Settings
 from gateway.settings_identity import Agent
 from gateway.spool_routes import limits_of, spooling
 from policies.model import AccessRequest, Decision, Effect, Reason
+from tests.held_ledger import kept_from_writing
 
 PRINCIPAL = Principal("user:dev/paul", ("agent:a",), "acme", "wf-1", 10, "bearer", "00")
 REQUEST = AccessRequest("user:dev/paul", ("agent:a",), "acme", "call", "erp.read", 1)
@@ -43,6 +43,7 @@ async def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     monkeypatch.setattr("audit.store_connect._BUSY_SECONDS", 0.02)
     monkeypatch.setattr("audit.spooling._PAUSE", 0.02)
     monkeypatch.setattr("audit.journal._PROBE_SECONDS", 0.02)
+    monkeypatch.setattr("audit.ahead._LOCK_SECONDS", 0.02)
     opened = await Journal.open(
         url=f"sqlite:///{tmp_path / 'ledger.db'}", origin="example.org/log", signing_key=KEY, seal_key=bytes(32),
         writer="gw-1", clock=wall_clock, spool=SpoolLimits(tmp_path / "spool"),
@@ -53,10 +54,8 @@ async def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+    with kept_from_writing(folder / "ledger.db"):
         yield
-        connection.execute("ROLLBACK")
 
 
 def road(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from audit.reader import Record
+from tests.held_ledger import kept_from_writing
 from tests.interaction.world import (
     AGENT_GRANTS,
     GUARDRAILS,
@@ -104,16 +104,10 @@ def test_a_full_queue_refuses_at_once_and_lets_nothing_through_unrecorded(own_ga
     gateway = own_gateway(ledger={"origin": "test.invalid/acme", "queue": 2})
     token, trace, calls = gateway.token(), new_trace(), 8
     assert "result" in gateway.call("desk.read", token).json()
-    held = sqlite3.connect(gateway.ledger_file, isolation_level=None)
-    with ThreadPoolExecutor(calls) as pool:
-        try:
-            held.execute("BEGIN IMMEDIATE")  # nobody else can write now
-            waiting = [pool.submit(gateway.call, "desk.read", token, trace=trace) for _ in range(calls)]
-            refused = [next(answers).result() for answers in [as_completed(waiting)] for _ in range(calls - 2)]
-            assert peers.of(trace) == []
-        finally:
-            held.execute("ROLLBACK")
-            held.close()
+    with ThreadPoolExecutor(calls) as pool, kept_from_writing(gateway.ledger_file):
+        waiting = [pool.submit(gateway.call, "desk.read", token, trace=trace) for _ in range(calls)]
+        refused = [next(answers).result() for answers in [as_completed(waiting)] for _ in range(calls - 2)]
+        assert peers.of(trace) == []
     assert [answer.status_code for answer in refused] == [503] * (calls - 2)
     assert {answer.json()["error"]["data"]["code"] for answer in refused} == {"ledger-unavailable"}
     passed = [future.result() for future in waiting if future.result().status_code == 200]
