@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -33,6 +34,9 @@ from policies.workflows.values import sums
 
 log = logging.getLogger("gateway.workflows")
 
+MOST_BOUNDS: Final = 4096
+"""Tools and chains of one policy that are kept in mind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -50,6 +54,35 @@ class Wish:
     shows: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What holds a call, whatever its arguments: the workflows whose rules do, or why none can; and whether it brings labels."""
+
+    held: tuple[Workflow, ...]
+    unknown: bool
+    brings: bool
+
+
+class Bounds:
+    """The same of every tool and chain under one policy, worked out at its first call; bounded, and gone with the policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._known: dict[tuple[object, ...], Bound] = {}
+
+    def of(self, principal: Principal, resource: str, bundle: Bundle) -> Bound:
+        """What holds this principal's call of an object, by the bundle that decides its workflow."""
+        key = (bundle.digest, principal.tenant, resource, principal.actors, principal.definition)
+        bound = self._known.get(key)
+        if bound is None:
+            held = _held(bundle.workflows, principal, resource)
+            bound = Bound(held, is_unknown(held, principal.definition), bool(brings(bundle, resource)))
+            if len(self._known) >= MOST_BOUNDS:
+                self._known.clear()
+            self._known[key] = bound
+        return bound
+
+
 class Steps:
     """Reserves and settles.
 
@@ -64,21 +97,21 @@ class Steps:
         self._watched = watched
         self._undoing: set[asyncio.Task[None]] = set()
 
-    def reserve(self, policy: Policy, reader: Reader, permit: Permit) -> Awaitable[Permit] | None:
+    def reserve(self, bounds: Bounds, reader: Reader, permit: Permit) -> Awaitable[Permit] | None:
         """None at once where no workflow holds the call and no duty counts it: then nothing is looked up."""
         principal, call = permit.principal, permit.call
-        bundle = policy.pair_of(principal.workflow).bundle
+        bundle = bounds.policy.pair_of(principal.workflow).bundle
         if not reader.is_step(call):
             return self._looked(permit, bundle, reader) if bundle.flows and reader.looks(call) else None
         duties = permit.decision.obligations
         budgets = drawn_on(duties) if duties else ()
         if not (bundle.workflows or principal.definition or budgets):
             return None
-        held = _held(bundle.workflows, principal, permit.request)
-        if is_unknown(held, principal.definition):
+        bound = bounds.of(principal, permit.request.resource, bundle)
+        if bound.unknown:
             raise refused(of_unknown(permit.decision))
-        held += budgets
-        if held or brings(bundle, permit.request.resource):
+        held = bound.held + budgets if budgets else bound.held
+        if held or bound.brings:
             return self._reserve(permit, bundle, held, reader)
         return self._looked(permit, bundle, reader) if bundle.flows and reader.looks(call) else None
 
@@ -171,7 +204,7 @@ class Steps:
         It draws on budgets and keeps to who may call whom, and satisfies nothing.  Within it the record is written.
         """
         bundle = policy.pair_of(principal.workflow).bundle
-        held = _held(bundle.workflows, principal, request)
+        held = _held(bundle.workflows, principal, request.resource)
         try:
             if is_unknown(held, principal.definition):
                 raise refused(of_unknown(decision))
@@ -229,7 +262,7 @@ class Held:
 
     def by(self, policy: Policy) -> Callable[[Permit], Awaitable[Permit] | None]:
         """The stage `reserve`, by the definitions of one policy."""
-        return partial(self.steps.reserve, policy, self.reader)
+        return partial(self.steps.reserve, Bounds(policy), self.reader)
 
     def hearing(self, policy: Policy) -> Callable[[Permit], Hearing | None]:
         """The stage `hear`, by the same."""
@@ -268,8 +301,8 @@ def _labels(bundle: Bundle, resources: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _held(workflows: Workflows, principal: Principal, request: AccessRequest) -> tuple[Workflow, ...]:
-    return held_by(workflows.values(), principal.tenant, request.resource, principal.actors, principal.definition)
+def _held(workflows: Workflows, principal: Principal, resource: str) -> tuple[Workflow, ...]:
+    return held_by(workflows.values(), principal.tenant, resource, principal.actors, principal.definition)
 
 
 def _place(permit: Permit) -> Kept:
