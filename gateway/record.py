@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import repeat
 from typing import Final
 
 from audit.model import Entry, LedgerUnavailableError, Receipt, Value
@@ -339,7 +338,7 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         fields["workflow"] = principal.workflow
         if principal.definition:
             fields["definition"] = principal.definition
-        fields["chain"] = [_PERSON, *zip(repeat("agent"), principal.actors)]
+        fields["chain"] = [_PERSON, *[("agent", actor) for actor in principal.actors]]
         fields["caused_by"] = principal.caused_by
         fields["auth"] = auth = {
             "method": principal.method,
