@@ -242,14 +242,14 @@ def configure(home: Path, port: int, url: str, rules: int) -> str:
     return dev.issue("bench", ["callers"], client_id="bench-agent")
 
 
-def fdatasync_p50(folder: Path, count: int = 400) -> float:
+def fdatasync_p50(folder: Path, count: int = 400, size: int = 400) -> float:
     """Microseconds of one small append and fdatasync on the disk that the ledger uses."""
     took = []
     handle = os.open(folder / "sync", os.O_CREAT | os.O_WRONLY, 0o600)
     try:
         for _ in range(count):
             start = time.perf_counter()
-            os.write(handle, b"x" * 400)
+            os.write(handle, b"x" * size)
             os.fdatasync(handle)
             took.append((time.perf_counter() - start) * 1e6)
     finally:
