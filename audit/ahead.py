@@ -8,7 +8,6 @@ frame counts where its checksum says that all of it is there, and it begins wher
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import time
 from pathlib import Path
@@ -53,7 +52,7 @@ class Ahead:
         self._door = f"{self._path}.lock"
         self._file: int | None = None
         self._same: tuple[int, int] = (0, 0)
-        self._page: mmap.mmap | None = None
+        self._whole = False  # the file has its size
         self._at = START
         self._generation = 0
         self.held = False
@@ -191,14 +190,13 @@ class Ahead:
                 msg = "the file ahead of the log was not written whole"
                 raise StoreError(msg)
             os.fdatasync(file)
+            os.pwrite(file, HINT.pack(head.size), HINT_AT)
         except OSError as error:
             self.behind = True
             msg = f"the file ahead of the log: {error.strerror}"
             raise StoreError(msg) from error
         self.check()
         self._at += len(frame)
-        if self._page is not None:
-            HINT.pack_into(self._page, HINT_AT, head.size)
         if not self.pending:
             self.since = time.monotonic()
         self.pending.append(Pending(batch, head))
@@ -264,7 +262,7 @@ class Ahead:
     def _sized(self) -> int:
         """The file, at its whole size: what is written into it later changes nothing but its contents."""
         file = self._opened()
-        if self._page is None:
+        if not self._whole:
             if os.fstat(file).st_size != SIZE:
                 os.ftruncate(file, 0)
                 whole = MAGIC.ljust(START, b"\0") + bytes(SIZE - START)
@@ -277,16 +275,13 @@ class Ahead:
                     os.fsync(folder)
                 finally:
                     os.close(folder)
-            self._page = mmap.mmap(file, START)
+            self._whole = True
         return file
 
     def _let_file_go(self) -> None:
-        if self._page is not None:
-            self._page.close()
-            self._page = None
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file, self._whole = None, False
         self.held, self.head = False, None
 
 
