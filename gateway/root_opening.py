@@ -42,7 +42,7 @@ async def opened_root(  # noqa: PLR0917  what it is made of
     if settings.ledger.witnesses:
         log.info("the root log has %d witnesses; key %s", len(settings.ledger.witnesses), own)
     else:
-        log.warning("the root log is unwitnessed: keep its checkpoints elsewhere (its `checkpoint` under GET /ledger/root); key %s", own)
+        log.warning("the root log is unwitnessed: keep its checkpoints (GET /ledger/root) elsewhere; key %s", own)
 
     async def begin() -> None:
         await root.begun.wait()
