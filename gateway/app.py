@@ -30,7 +30,7 @@ from gateway.approvals.opening import opened as opened_approvals
 from gateway.approvals.page import register as register_page
 from gateway.approvals.routes import Desk as ApprovalDesk
 from gateway.approvals.routes import register as register_approvals
-from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, by_name, headers_of, make_arrival, send_json, shut_door
+from gateway.asgi import HostGuard, Receive, Scope, Send, Slots, fields_of, make_arrival, send_json, shut_door
 from gateway.audit_routes import AuditDoor
 from gateway.audit_routes import register as register_audit
 from gateway.audit_values import register as register_values
@@ -147,7 +147,7 @@ class App:
 
     async def _rest(self, api: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._guard.check(by_name(headers_of(scope)), public=scope["path"].startswith(METADATA))
+            self._guard.check(fields_of(scope)[1], public=scope["path"].startswith(METADATA))
         except Refused as refusal:
             await shut_door(scope, send, self._clock, refusal, self._record)
             return

@@ -14,13 +14,16 @@ from urllib.parse import urlsplit
 
 from gateway import signals
 from gateway.listener.exchange import WHOLE
+from gateway.listener.head import Head
 from gateway.model import Arrival, Clock, Protocol, Refused, Trace, new_id, random16
 from gateway.reasons import Code
+from policies.model import NOTHING
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = tuple[tuple[str, str], ...]
+Found = Mapping[str, Sequence[str]]
 
 DECISION_HEADER = "Bailiwick-Decision"
 WORKFLOW_HEADER = "Bailiwick-Workflow"
@@ -29,6 +32,7 @@ MAX_HEADER_BYTES = 64 * 1024
 BODY_SECONDS = 60.0
 _MAX_TRACESTATE = 512
 _HEX = frozenset("0123456789abcdef")
+_CR, _LF = 0x0D, 0x0A
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 SMALL_BODY_SECONDS = 20.0
@@ -82,9 +86,10 @@ class Seat:
         self._held.__exit__()
 
 
-def is_whole(scope: Scope) -> bool:
-    """Whether the body came with the head, as far as the server says so."""
-    return WHOLE in scope.get("extensions", ())
+def whole_body(scope: Scope) -> bytes | None:
+    """The body that came with the head, as far as the server says so; None where it must be waited for."""
+    here = scope.get("extensions", NOTHING).get(WHOLE)
+    return None if here is None else here["body"]
 
 
 async def read_body(receive: Receive, limit: int, taken: Callable[[int], None] | None = None) -> bytes:
@@ -129,7 +134,16 @@ def headers_of(scope: Scope) -> Headers:
     return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw])
 
 
-def by_name(headers: Headers) -> Mapping[str, Sequence[str]]:
+def fields_of(scope: Scope) -> tuple[Headers, Found]:
+    """`headers_of` a request, and the same `by_name`; our own listener has read, and bounded, both already."""
+    head = scope["headers"]
+    if type(head) is Head:
+        return tuple(head.fields), head.by_name
+    headers = headers_of(scope)
+    return headers, by_name(headers)
+
+
+def by_name(headers: Headers) -> Found:
     """The values of each header, in order."""
     found: dict[str, list[str]] = {}
     for name, value in headers:
@@ -140,11 +154,11 @@ def by_name(headers: Headers) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def trace_of(found: Mapping[str, Sequence[str]]) -> Trace:
+def trace_of(found: Found) -> Trace:
     """The caller's trace with a fresh span of ours in it, or a new trace where no one valid `traceparent` is (W3C §3.2)."""
     span = random16()[:8].hex()
-    parents = found.get("traceparent", ())
-    parent = read_traceparent(parents[0]) if len(parents) == 1 else None
+    parents = found.get("traceparent")
+    parent = read_traceparent(parents[0]) if parents is not None and len(parents) == 1 else None
     if parent is None:
         return Trace(random16().hex(), span)
     state = ",".join(found.get("tracestate", ()))
@@ -179,13 +193,11 @@ def make_arrival(
     path: str,
     clock: Clock,
     headers: Headers | None = None,
-    found: Mapping[str, Sequence[str]] | None = None,
+    found: Found | None = None,
 ) -> Arrival:
-    """Frame one request; `headers`, and the same `by_name`, spare a second reading where the endpoint has them already."""
-    if headers is None:
-        headers = headers_of(scope)
-    if found is None:
-        found = by_name(headers)
+    """Frame one request; `fields_of` it spare a second reading where the endpoint has them already."""
+    if headers is None or found is None:
+        headers, found = fields_of(scope)
     client = scope.get("client")
     at = clock()
     return Arrival(
@@ -249,7 +261,7 @@ class HostGuard:
         origins = {f"{public.scheme}://{authority}" for authority in authorities}
         self._origins = frozenset(origins | {origin.lower().rstrip("/") for origin in allowed_origins})
 
-    def check(self, found: Mapping[str, Sequence[str]], *, public: bool = False) -> None:
+    def check(self, found: Found, *, public: bool = False) -> None:
         """`Refused(BAD_ORIGIN)` unless there is exactly one `Host`, at most one `Origin`, and both are ours.
 
         `public`: what is asked for is for every web page to read, so that only the Host counts.
@@ -274,9 +286,10 @@ def _without_port(host: str) -> str:
 def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Header lines as ASGI wants them.  A line break in a value would become a header of somebody else's choice."""
     lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    if any([b"\r" in value or b"\n" in value for _, value in lines]):  # noqa: C419  a list is faster here
-        msg = "a header value must not contain a line break"
-        raise ValueError(msg)
+    for _, value in lines:
+        if _CR in value or _LF in value:
+            msg = "a header value must not contain a line break"
+            raise ValueError(msg)
     return lines
 
 
@@ -289,7 +302,10 @@ async def send_json(
 ) -> None:
     """One whole answer.  It is not cacheable unless `headers` says so; an empty body has no content type."""
     lines = encoded(headers)
-    if b"cache-control" not in dict(lines):
+    for name, _ in lines:
+        if name == b"cache-control":
+            break
+    else:
         lines.append((b"cache-control", b"no-store"))
     lines.append((b"content-length", b"%d" % len(body)))
     if body:

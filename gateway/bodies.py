@@ -6,8 +6,7 @@ A call's slot is taken only once its body is here.  Of too many unfinished bodie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 from gateway.asgi import BODY_SECONDS, Receive, read_body
 from gateway.model import Refused
@@ -52,13 +51,14 @@ class Bodies:
         self._coming: dict[_Coming, None] = {}  # in order of arrival, which is that of their ends
         self._timer: asyncio.TimerHandle | None = None  # one for all: it looks at the oldest
 
-    def read(self, receive: Receive, *, whole: bool = False) -> Coroutine[Any, Any, bytes]:
+    async def read(self, receive: Receive, whole: bytes | None = None) -> bytes:
         """The whole body, as `read_body`; `Refused(OVERLOADED)` where it was given up for others, `Refused(MALFORMED)` where it
-        took too long.  One that is `whole` already is no unfinished body: nobody waits for it.
+        took too long.  One that is here, `whole`, is no unfinished body: nobody waits for it.
         """
-        return read_body(receive, self._limit) if whole else self._read(receive)
-
-    async def _read(self, receive: Receive) -> bytes:
+        if whole is not None:
+            if len(whole) > self._limit:
+                raise Refused(Code.TOO_LARGE, "body")
+            return whole
         task = asyncio.current_task()
         if task is None:  # pragma: no cover  an ASGI application always runs in a task
             msg = "a body is read in a running task"

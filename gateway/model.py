@@ -8,6 +8,7 @@ collector's business.
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ def wall_clock() -> int:
 
 
 _random: deque[bytes] = deque()
+_sixteens = struct.Struct("16s" * 256).unpack
 os.register_at_fork(after_in_child=_random.clear)  # or parent and child would give out the same
 
 
@@ -47,15 +49,16 @@ def random16() -> bytes:
     try:
         return _random.pop()
     except IndexError:
-        drawn = os.urandom(4096)
-        _random.extend(drawn[at : at + 16] for at in range(0, 4080, 16))
-        return drawn[4080:]
+        first: bytes
+        first, *others = _sixteens(os.urandom(4096))
+        _random.extend(others)
+        return first
 
 
 def new_id(at: int) -> str:
     """A UUIDv7 (RFC 9562 §5.7) of the microsecond `at`: sorts by time, cannot be guessed."""
-    stamp, rand = f"{at // 1000 & 0xFFFF_FFFF_FFFF:012x}", random16().hex()
-    return f"{stamp[:8]}-{stamp[8:]}-7{rand[:3]}-{_VARIANT[rand[3]]}{rand[4:7]}-{rand[7:19]}"
+    text = ((at // 1000 & 0xFFFF_FFFF_FFFF).to_bytes(6, "big") + random16()).hex()
+    return f"{text[:8]}-{text[8:12]}-7{text[12:15]}-{_VARIANT[text[15]]}{text[16:19]}-{text[19:31]}"
 
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
@@ -116,7 +119,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
     def header(self, name: str) -> str | None:
         """The only value of a header; None where it is absent.  A repeated one is joined by ", " (RFC 9110 §5.3)."""
-        values = self.every(name)
+        found = self.found
+        values = self.every(name) if found is NO_HEADERS else found.get(name)
         return (values[0] if len(values) == 1 else ", ".join(values)) if values else None
 
 

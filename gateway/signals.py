@@ -119,7 +119,7 @@ def hop_span(span: str) -> str:
     It goes upstream before anything is known of the call's end, and is found again, without being kept, when the spans are made.
     Ours is random, so this one is as unlikely to meet another.
     """
-    return f"{(int(span, 16) ^ _HOP) or 1:016x}"
+    return "%016x" % ((int(span, 16) ^ _HOP) or 1)
 
 
 def flags_onward(trace: Trace) -> str:

@@ -21,12 +21,11 @@ from gateway.asgi import (
     Receive,
     Scope,
     Send,
-    by_name,
-    headers_of,
-    is_whole,
+    fields_of,
     make_arrival,
     send_json,
     turned_away,
+    whole_body,
 )
 from gateway.bodies import Bodies
 from gateway.model import Arrival, Clock, Refused, UpstreamError
@@ -61,10 +60,9 @@ class CallbackEndpoint:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            headers = headers_of(scope)
-            found_headers = by_name(headers)
+            headers, found_headers = fields_of(scope)
             self._guard.check(found_headers)
-            body = await self._bodies.read(receive, whole=is_whole(scope))
+            body = await self._bodies.read(receive, whole_body(scope))
             arrival = make_arrival(
                 scope, body, protocol="a2a", target="", path="", clock=self._clock, headers=headers, found=found_headers
             )

@@ -25,12 +25,11 @@ from gateway.asgi import (
     Seat,
     Send,
     Slots,
-    by_name,
-    headers_of,
-    is_whole,
+    fields_of,
     make_arrival,
     send_json,
     turned_away,
+    whole_body,
 )
 from gateway.bodies import Bodies
 from gateway.eventstream import HEARTBEAT_SECONDS, EventStream
@@ -97,13 +96,12 @@ class A2aEndpoint:
             return
 
     async def _arrive(self, scope: Scope, receive: Receive) -> Arrival:
-        headers = headers_of(scope)
-        found = by_name(headers)
+        headers, found = fields_of(scope)
         self._guard.check(found)
         target, path = _rest(scope["path"])
         if _SLUG.fullmatch(target) is None:
             target = ""  # no agent can be called that, and the record of a stranger's call does not repeat it
-        body = await self._bodies.read(receive, whole=is_whole(scope))
+        body = await self._bodies.read(receive, whole_body(scope))
         return make_arrival(
             scope, body, protocol="a2a", target=target, path=path, clock=self._clock, headers=headers, found=found
         )

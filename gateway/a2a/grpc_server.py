@@ -31,8 +31,7 @@ from gateway.asgi import (
     Scope,
     Seat,
     Slots,
-    by_name,
-    headers_of,
+    fields_of,
     make_arrival,
     turned_away,
 )
@@ -204,8 +203,7 @@ class GrpcFace:
             return  # the client is gone
 
     async def _arrive(self, scope: Scope, door: Door, context: _Context) -> Arrival:
-        headers = headers_of(scope)
-        found = by_name(headers)
+        headers, found = fields_of(scope)
         if "origin" in found:  # no gRPC client says one, and every web page does
             raise Refused(Code.BAD_ORIGIN, "Origin")
         agent = door.agent(found)

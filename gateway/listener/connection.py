@@ -15,6 +15,7 @@ from gateway.listener.chunks import Chunks
 from gateway.listener.exchange import HIGH_WATER, Application, Exchange
 from gateway.listener.head import HEAD_BYTES, FaultyRequestError, check_unfinished, read_head
 
+_CR = 0x0D
 _EMPTY_LINES = 4
 _LINGER_BYTES: Final = 32 * 1024 * 1024
 
@@ -64,8 +65,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_blank", "_buffer", "_chunks", "_discarded", "_due_from", "_house", "_left", "_over", "_paused",
-        "_pending", "_pending_since", "client", "exchange", "gate", "server", "transport",
+        "_blank", "_buffer", "_chunks", "_discarded", "_due_from", "_left", "_over", "_paused",
+        "_pending", "_pending_since", "client", "exchange", "gate", "house", "server", "transport",
     )  # fmt: skip
 
     def __init__(self, house: House) -> None:
@@ -74,7 +75,7 @@ class Connection(asyncio.Protocol):
         self.gate: asyncio.Event | None = None
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
-        self._house = house
+        self.house = house
         self._buffer = b""
         self._blank = 0
         self._left = 0
@@ -86,17 +87,12 @@ class Connection(asyncio.Protocol):
         self._pending = 0
         self._pending_since = 0.0
 
-    @property
-    def winding_down(self) -> bool:
-        """Whether the listener is about to end."""
-        return self._house.winding_down
-
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands, if there is room for it."""
         self.transport = cast("asyncio.Transport", transport)
-        if not self._house.admit(self):
+        if not self.house.admit(self):
             self._over = True
             self.transport.abort()
             return
@@ -113,10 +109,10 @@ class Connection(asyncio.Protocol):
                 self._buffer += data
             else:
                 self._buffer = data
-                self._due_from = self._house.now
+                self._due_from = self.house.now
             self._read_head()
         elif exchange.more:
-            self._due_from = self._house.now
+            self._due_from = self.house.now
             self._read_body(exchange, data)
         else:
             self._buffer += data
@@ -130,12 +126,12 @@ class Connection(asyncio.Protocol):
         """The end, whoever wanted it."""
         self._over = True
         self._buffer = b""
-        self._house.connections.pop(self, None)
+        self.house.connections.pop(self, None)
         if self.exchange is not None:
             self.exchange.vanish()
             self.exchange = None
         self.resume_writing()
-        self._house.left()
+        self.house.left()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
@@ -153,9 +149,10 @@ class Connection(asyncio.Protocol):
     def _read_head(self) -> None:
         """Begin the next request if its head is here."""
         buffer = self._buffer
-        while buffer.startswith(b"\r\n"):  # some clients send one after a body (RFC 9112 §2.2)
-            buffer = buffer[2:]
-            self._blank += 1
+        if buffer[0] == _CR:  # some clients send an empty line after a body (RFC 9112 §2.2)
+            while buffer.startswith(b"\r\n"):
+                buffer = buffer[2:]
+                self._blank += 1
         try:
             if self._blank > _EMPTY_LINES:
                 raise FaultyRequestError(400, "empty lines are not a request")
@@ -166,7 +163,7 @@ class Connection(asyncio.Protocol):
                     check_unfinished(buffer)
                 return
             head = read_head(buffer if end == len(buffer) else buffer[:end])
-            if head.length > self._house.largest:
+            if head.length > self.house.largest:
                 raise FaultyRequestError(413, "the body is too large")
         except FaultyRequestError as fault:
             self._refuse(fault)
@@ -178,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._chunks = Chunks() if head.chunked else None
         self._read_body(exchange, buffer[end:])
         if not exchange.gone:
-            house = self._house
+            house = self.house
             house.running.add(exchange)
             exchange.start(house.app, house.loop, house.context.copy())
 
@@ -192,24 +189,23 @@ class Connection(asyncio.Protocol):
                 return
         elif len(data) < self._left:
             self._left -= len(data)
-            exchange.put(data)
+            exchange.put(data, more=True)
         else:
-            self._buffer = data[self._left :]
-            exchange.put(data[: self._left])
-            exchange.end()
+            if len(data) > self._left:
+                self._buffer, data = data[self._left :], data[: self._left]
+            exchange.put(data, more=False)
         if exchange.held > HIGH_WATER or len(self._buffer) > HIGH_WATER or self._paused:
             self._flow()
 
     def _read_chunks(self, exchange: Exchange, chunks: Chunks, data: bytes) -> None:
         body = chunks.feed(data)
         self._left += len(body)  # of a body in chunks: what has come of it
-        if self._left > self._house.largest:
+        if self._left > self.house.largest:
             raise FaultyRequestError(413, "the body is too large")
-        exchange.put(body)
         if chunks.done:
             self._chunks = None
             self._buffer = chunks.rest
-            exchange.end()
+        exchange.put(body, more=not chunks.done)
 
     def _refuse(self, fault: FaultyRequestError) -> None:
         """Answer what is no request, unless an answer has begun, and end the connection."""
@@ -228,7 +224,7 @@ class Connection(asyncio.Protocol):
 
     def taken(self) -> None:
         """The application took what there was of the body."""
-        self._due_from = self._house.now
+        self._due_from = self.house.now
         if self._paused:
             self._flow()
 
@@ -237,11 +233,11 @@ class Connection(asyncio.Protocol):
         if self.exchange is not exchange:
             return
         self.exchange = None
-        self._due_from = self._house.now
-        if not keep or self._house.winding_down:
+        self._due_from = self.house.now
+        if not keep or self.house.winding_down:
             self._end(linger=exchange.more or bool(self._buffer))
         elif self._buffer:
-            self._house.loop.call_soon(self._go_on)
+            self.house.loop.call_soon(self._go_on)
         elif self._paused:
             self._flow()
 
@@ -253,9 +249,9 @@ class Connection(asyncio.Protocol):
 
     def ended(self, exchange: Exchange) -> None:
         """The application returned."""
-        self._house.running.discard(exchange)
-        if self._house.winding_down:
-            self._house.left()
+        self.house.running.discard(exchange)
+        if self.house.winding_down:
+            self.house.left()
 
     def _go_on(self) -> None:
         """The next request, of which bytes came early."""
@@ -278,7 +274,7 @@ class Connection(asyncio.Protocol):
         """No further request.  Where the client may still be sending, closing at once would take its answer from it."""
         self._over = True
         self._buffer = b""
-        self._due_from = self._house.now
+        self._due_from = self.house.now
         if self.transport.is_closing():
             return
         if linger and self.transport.can_write_eof():
@@ -312,7 +308,7 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Once in a while: has this taken too long?"""
-        patience, exchange = self._house.patience, self.exchange
+        patience, exchange = self.house.patience, self.exchange
         pending = self.transport.get_write_buffer_size()
         if pending:
             if pending < self._pending or not self._pending:

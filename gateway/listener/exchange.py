@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from gateway.listener.answer import AnswerHead, FaultyAnswerError, refusal
+from gateway.listener.answer import AnswerHead, FaultyAnswerError, answer_head, refusal
 from gateway.listener.head import Head
 
 Message = MutableMapping[str, Any]
@@ -22,14 +22,35 @@ log = logging.getLogger("gateway.listener")
 
 HIGH_WATER: Final = 64 * 1024
 WHOLE: Final = "bailiwick.whole"
-"""Among the extensions of a scope: the body came with the head, and the first `receive` has all of it without waiting."""
+"""Among the extensions of a scope: the body came with the head, and is here as `body`; the first `receive` has all of it, too."""
 _COMING: Final[Mapping[str, object]] = MappingProxyType({})
-_HERE: Final[Mapping[str, object]] = MappingProxyType({WHOLE: _COMING})
-_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+_SCOPE: Final[dict[str, Any]] = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "http_version": "1.1",
+    "method": "",
+    "scheme": "http",
+    "path": "",
+    "raw_path": b"",
+    "query_string": b"",
+    "root_path": "",
+    "headers": (),
+    "client": None,
+    "server": None,
+    "extensions": _COMING,
+}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FAILED: Final = refusal(500, "the gateway failed; its log says how")
 _FAILED_HEAD: Final = _FAILED[: _FAILED.index(b"\r\n\r\n") + 4]
 _OVER: Final = "http.disconnect"
+
+
+class Winding(Protocol):
+    """What has a word in whether a connection goes on."""
+
+    @property
+    def winding_down(self) -> bool:
+        """Whether all of them are about to end."""
 
 
 class Line(Protocol):
@@ -41,8 +62,8 @@ class Line(Protocol):
     server: tuple[str, int] | None
 
     @property
-    def winding_down(self) -> bool:
-        """Whether the listener is about to end."""
+    def house(self) -> Winding:
+        """Its listener."""
 
     def taken(self) -> None:
         """The application took what there was of the body."""
@@ -92,24 +113,21 @@ class Exchange:
         """Run the application, in a context that nothing of an earlier request has touched."""
         self._task = asyncio.Task(self._run(app), loop=loop, context=context)
 
-    def put(self, data: bytes) -> None:
-        """More of the body."""
+    def put(self, data: bytes, *, more: bool) -> None:
+        """Bytes of the body, and whether more are to come."""
         if data:
             self._parts.append(data)
             self.held += len(data)
-            self._fresh = True
-            self._wake()
-
-    def end(self) -> None:
-        """The body is whole."""
-        self.more = False
-        self._fresh = True
-        self._wake()
+        self.more = more
+        self._fresh = self._fresh or bool(data) or not more
+        if self._fresh and self._signal is not None:
+            self._signal.set()
 
     def vanish(self) -> None:
         """The client is gone, or has been answered by somebody else."""
         self.gone = True
-        self._wake()
+        if self._signal is not None:
+            self._signal.set()
 
     def cancel(self) -> None:
         """Time is up: the application is told to end."""
@@ -128,9 +146,8 @@ class Exchange:
         while not self.gone and not self.complete:
             if self._fresh:
                 self._fresh = False
-                parts = self._parts
-                body = parts[0] if len(parts) == 1 else b"".join(parts)
-                if parts:
+                body = b"".join(self._parts)
+                if body:
                     self._parts = []
                     self.held = 0
                     if self.more:
@@ -163,11 +180,8 @@ class Exchange:
             if kind != "http.response.start":
                 raise _unexpected(kind)
             head = self.head
-            keep = head.keep and not self.more and not line.winding_down
-            answer = AnswerHead(
-                message["status"], message.get("headers", ()), method=head.method, version=head.version, keep=keep
-            )
-            self._answer = answer
+            keep = head.keep and not self.more and not line.house.winding_down
+            answer = self._answer = answer_head(message["status"], message.get("headers", ()), head.method, head.version, keep)
             self._left = answer.length or 0
             if answer.length is None and not answer.bodiless:  # a stream: its reader learns at once that it has begun
                 self._begun = True
@@ -203,7 +217,8 @@ class Exchange:
                 transport.write(body)
         if final:
             self.complete = True
-            self._wake()
+            if self._signal is not None:
+                self._signal.set()
             self._line.finished(self, keep=answer.keep)
 
     # how it ends
@@ -229,25 +244,18 @@ class Exchange:
 
     def _scope(self) -> MutableMapping[str, Any]:
         head, line = self.head, self._line
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": head.version,
-            "method": head.method,
-            "scheme": "http",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": line.client,
-            "server": line.server,
-            "extensions": _COMING if self.more else _HERE,
-        }
-
-    def _wake(self) -> None:
-        if self._signal is not None:
-            self._signal.set()
+        scope = _SCOPE.copy()
+        scope["http_version"] = head.version
+        scope["method"] = head.method
+        scope["path"] = head.path
+        scope["raw_path"] = head.raw_path
+        scope["query_string"] = head.query
+        scope["headers"] = head
+        scope["client"] = line.client
+        scope["server"] = line.server
+        if not self.more:
+            scope["extensions"] = {WHOLE: {"body": b"".join(self._parts)}}
+        return scope
 
 
 def _unexpected(kind: str) -> FaultyAnswerError:

@@ -6,6 +6,7 @@ httptools checks every field and the framing; the request line and what frames t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,15 +20,26 @@ _LINE = re.compile(rb"[A-Z][A-Z-]{0,31} [!-~]+ HTTP/[0-9]\.[0-9]")
 _VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
 _KNOWN_LINES, _KNOWN_LINE_BYTES = 256, 256
 _LINE_BYTES = 32 + TARGET_BYTES + len(b"  HTTP/1.1\r\n")
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _KNOWN_HOSTS = 64
 _TABBED = re.compile(rb"\r\n(?:content-length|transfer-encoding):[^\r]*\t", re.IGNORECASE)  # not every server reads past it
+_TAB = 0x09
 _LENGTH_DIGITS = 18
-_SPOKEN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+_ONCE = ("host", "content-length", "transfer-encoding", "expect")
+_USUAL = (
+    "accept", "accept-encoding", "accept-language", "authorization", "cache-control", "connection", "content-length",
+    "content-type", "dpop", "host", "last-event-id", "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id", "origin",
+    "traceparent", "tracestate", "user-agent",
+)  # fmt: skip
+_NAMES = {  # as they mostly come, and as they are read
+    each.encode(): name
+    for name in _USUAL
+    for each in (name, name.title(), name.title().replace("Mcp", "MCP").replace("Dpop", "DPoP"))
+}
 
 _Asked = tuple[str, str, bytes, bytes, str]  # method, path, raw path, query, version
 _lines: dict[bytes, _Asked] = {}  # request lines that were found to be well-formed, and what they ask for
-_hosts: set[bytes] = set()  # that were found to be well-formed; whether one is ours, the application says
+_hosts: set[str] = set()  # that were found to be well-formed; whether one is ours, the application says
 
 
 class FaultyRequestError(Exception):
@@ -45,28 +57,48 @@ _MALFORMED = "the request is not well-formed HTTP/1.1"
 class Head:
     """What was asked, and how its body is framed: `length` bytes, or `chunked`, or none.
 
+    fields    name, in lower case, and value of each field, in order of arrival.
+    by_name   the same values by name.
     keep      whether the connection may serve another request.
     expects   whether the client waits for `100 Continue` before it sends the body.
+
+    Iterated, it is what ASGI calls headers: pairs of bytes, made for whoever reads no text.
     """
 
-    __slots__ = ("chunked", "expects", "headers", "keep", "length", "method", "path", "query", "raw_path", "version", "whole")
+    __slots__ = (
+        "by_name", "chunked", "expects", "fields", "keep", "length", "method", "path", "query", "raw_path", "version", "whole",
+    )  # fmt: skip
+
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    version: str
 
     def __init__(self) -> None:
-        self.method = ""
-        self.path = ""
-        self.raw_path = b""
-        self.query = b""
-        self.version = "1.1"
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.fields: list[tuple[str, str]] = []
+        self.by_name: dict[str, list[str]] = {}
         self.length = 0
         self.chunked = False
         self.keep = True
         self.expects = False
         self.whole = False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field, as the parser saw it."""
-        self.headers.append((name, value))
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter([(name.encode("ascii"), value.encode("latin-1")) for name, value in self.fields])
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
+        """One field, as the parser saw it; space that ends a value it keeps."""
+        name = _NAMES.get(raw_name) or raw_name.decode("ascii").lower()
+        value = raw_value.rstrip().decode("latin-1")
+        self.fields.append((name, value))
+        if name in self.by_name:
+            self.by_name[name].append(value)
+        else:
+            self.by_name[name] = [value]
 
     def on_headers_complete(self) -> None:
         """The parser, too, sees the head's end."""
@@ -86,12 +118,11 @@ def read_head(raw: bytes) -> Head:
         pass  # an offer that is not taken up (RFC 9110 §7.8): the request is one of HTTP/1.1, its body framed as ever
     except httptools.HttpParserError:
         raise FaultyRequestError(400, _MALFORMED) from None
-    head.headers = [(name.lower(), value.rstrip()) for name, value in head.headers]  # the parser keeps space that ends a value
-    if not head.whole or (b"\t" in raw and _TABBED.search(raw) is not None):
+    if not head.whole or (_TAB in raw and _TABBED.search(raw) is not None):
         raise FaultyRequestError(400, _MALFORMED)
     if asked is None:
         asked = _read_line(line)
-    if len(head.headers) > HEADER_COUNT:
+    if len(head.fields) > HEADER_COUNT:
         raise FaultyRequestError(431, f"more than {HEADER_COUNT} header fields")
     head.method, head.path, head.raw_path, head.query, head.version = asked
     _frame(head)
@@ -121,48 +152,47 @@ def _read_line(line: bytes) -> _Asked:
 
 def _frame(head: Head) -> None:
     """Where the body ends, and whether another request may follow (RFC 9112 §6 and §9.3, without their leniencies)."""
-    spoken: dict[bytes, bytes] = {}
-    for name, value in head.headers:
-        if name in _SPOKEN:
-            if name in spoken:
-                if name != b"connection":
-                    raise FaultyRequestError(400, _MALFORMED)
-                value = spoken[name] + b"," + value  # noqa: PLW2901  one list, in two lines
-            spoken[name] = value
-    host = spoken.get(b"host")
-    if host not in _hosts:
-        _learn_host(host, head.version)
-    length = spoken.get(b"content-length")
+    said, old = head.by_name, head.version == "1.0"
+    if len(said) != len(head.fields):
+        for name in _ONCE:
+            if len(said.get(name, ())) > 1:
+                raise FaultyRequestError(400, _MALFORMED)
+    host = said.get("host")
+    if host is None:
+        if not old:
+            raise FaultyRequestError(400, "exactly one Host is expected")
+    elif host[0] not in _hosts:
+        _learn_host(host[0])
+    length, coding = said.get("content-length"), said.get("transfer-encoding")
     if length is not None:
-        if b"transfer-encoding" in spoken or not length.isdigit() or len(length) > _LENGTH_DIGITS:
+        digits = length[0]
+        if coding is not None or not (digits.isascii() and digits.isdigit()) or len(digits) > _LENGTH_DIGITS:
             raise FaultyRequestError(400, _MALFORMED)
-        head.length = int(length)
-    elif b"transfer-encoding" in spoken:
-        _code(head, spoken[b"transfer-encoding"])
-    said = spoken.get(b"connection")
-    if head.version == "1.0" or (said is not None and b"close" in [token.strip() for token in said.lower().split(b",")]):
+        head.length = int(digits)
+    elif coding is not None:
+        _code(head, coding[0])
+    wishes = said.get("connection")
+    if old or (wishes is not None and "close" in [token.strip(" \t") for token in ",".join(wishes).lower().split(",")]):
         head.keep = False
-    if b"expect" in spoken and head.version != "1.0":
-        if spoken[b"expect"].lower() != b"100-continue":
+    expected = said.get("expect")
+    if expected is not None and not old:
+        if expected[0].lower() != "100-continue":
             raise FaultyRequestError(417, "of the expectations only `100-continue` is understood")
         head.expects = True
 
 
-def _code(head: Head, coding: bytes) -> None:
+def _code(head: Head, coding: str) -> None:
     if head.version == "1.0":
         raise FaultyRequestError(400, _MALFORMED)
-    if coding.lower() != b"chunked":
+    if coding.lower() != "chunked":
         raise FaultyRequestError(501, "of the transfer codings only `chunked` is understood")
     head.chunked = True
 
 
-def _learn_host(host: bytes | None, version: str) -> None:
-    if host is None:
-        if version != "1.0":
-            raise FaultyRequestError(400, "exactly one Host is expected")
-    elif _HOST.fullmatch(host) is None:
+def _learn_host(host: str) -> None:
+    if _HOST.fullmatch(host) is None:
         raise FaultyRequestError(400, "Host must be a name or an address, with or without a port")
-    elif len(_hosts) < _KNOWN_HOSTS and len(host) < 256:
+    if len(_hosts) < _KNOWN_HOSTS and len(host) < 256:
         _hosts.add(host)
 
 

@@ -21,12 +21,11 @@ from gateway.asgi import (
     Scope,
     Send,
     Slots,
-    by_name,
-    headers_of,
-    is_whole,
+    fields_of,
     make_arrival,
     send_json,
     turned_away,
+    whole_body,
 )
 from gateway.bodies import Bodies
 from gateway.deadline import Within
@@ -98,10 +97,9 @@ class McpEndpoint:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            headers = headers_of(scope)
-            found = by_name(headers)
+            headers, found = fields_of(scope)
             self._guard.check(found)
-            arrival = self._arrival(scope, await self._bodies.read(receive, whole=is_whole(scope)), headers, found)
+            arrival = self._arrival(scope, await self._bodies.read(receive, whole_body(scope)), headers, found)
             modern = errors.is_modern(arrival)
             standing = is_standing(arrival, modern=modern)
             with self._streams if standing else self._slots:

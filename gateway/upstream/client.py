@@ -62,10 +62,12 @@ class Upstreams:
         pool = self._pool(request.url)
         again = request.replay
         while True:
-            connection = pool.take() or await pool.acquire()
+            connection = pool.take()
+            if connection is None:
+                connection = await pool.acquire()
+                if connection.served and not connection.usable:  # it died between being handed over and now; nothing was sent
+                    continue
             reused = connection.served > 0
-            if reused and not connection.usable:  # it died between being handed over and now; nothing was sent
-                continue
             response = connection.send(data)
             try:
                 await response.wait_head()
@@ -206,12 +208,12 @@ class _Pool:
     def _give_back(self, connection: Connection | None) -> None:
         if connection is None:
             self._room()
-        elif connection.usable and not self._pass_on(connection):
-            self._free.append(connection)
+        elif connection.usable:
+            self._freed(connection)
 
     def _freed(self, connection: Connection) -> None:
-        connection.park(self._owner.keep_seconds)
-        self._give_back(connection)
+        if not self._waiters or not self._pass_on(connection):
+            self._free.append(connection)
 
     def _gone(self, connection: Connection) -> None:
         if connection not in self._all:  # one that failed while connecting is counted by `_connect`
@@ -262,4 +264,4 @@ class _Pool:
         raise UpstreamError("connect", last)
 
     def _made(self) -> Connection:
-        return Connection(self._owner.idle_seconds, self._freed, self._gone)
+        return Connection(self._owner.idle_seconds, self._owner.keep_seconds, self._freed, self._gone)

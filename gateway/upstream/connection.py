@@ -9,7 +9,6 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable
-from itertools import chain
 from typing import cast
 
 import httptools
@@ -28,13 +27,17 @@ _LINGER_SECONDS = 2.0
 class Connection(asyncio.Protocol):
     """The asyncio end of one connection, and the callbacks of its parser.
 
+    idle      longest silence while an answer is awaited or comes; keep: how long it waits for the next request.
     on_free   called once an answer is complete and the connection may serve the next request.
     on_gone   called exactly once, when it will not.
     """
 
-    def __init__(self, idle: float, on_free: Callable[[Connection], None], on_gone: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, idle: float, keep: float, on_free: Callable[[Connection], None], on_gone: Callable[[Connection], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._idle = idle
+        self._keep_seconds = keep
         self._tick_seconds = min(_TICK_SECONDS, idle)
         self._on_free = on_free
         self._on_gone = on_gone
@@ -52,6 +55,7 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._wire_bytes = 0
         self._body_bytes = 0
+        self._fields = 0
         self._interim = 0
         self._status = 0
         self._complete = False
@@ -134,20 +138,23 @@ class Connection(asyncio.Protocol):
             self._fail(UpstreamError("protocol", "bytes without a request"))
             return
         self._wire_bytes += len(data)
-        self._deadline = self._loop.time() + self._idle
+        now = self._loop.time()
+        self._deadline = now + self._idle
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:  # surplus after a complete answer is no fault of that answer
                 self._fault = self._fault or UpstreamError("protocol", type(error).__name__)
             self._keep = False
-        fault = self._fault or self._bounds(response)
-        if response.left and self._loop.time() > self._linger_until:
+        fault = self._fault
+        if fault is None and self._wire_bytes - self._body_bytes > 2 * HEAD_BYTES:
+            fault = self._too_much(response)
+        if response.left and now > self._linger_until:
             fault = UpstreamError("timeout", "left")
         if fault is not None:
             self._fail(fault)
         elif self._complete:
-            self._finish(response)
+            self._finish(response, now)
         else:
             response.wake()
 
@@ -174,9 +181,12 @@ class Connection(asyncio.Protocol):
         response = self._response
         if response is None or response.head or self._complete:
             return  # a trailer, or surplus
-        response.headers.append(
-            (name, value)
-        )  # how many there may be is asked when all are here, and of their bytes at each read
+        self._fields += 1  # how many there may be is asked when all are here, and of their bytes at each read
+        name = name.lower()
+        if name in response.found:
+            response.found[name].append(value)
+        else:
+            response.found[name] = [value]
 
     def on_headers_complete(self) -> None:
         response = self._response
@@ -186,7 +196,6 @@ class Connection(asyncio.Protocol):
         if 100 <= self._status < 200:
             return
         response.status = self._status
-        response.headers = [(name.lower(), value) for name, value in response.headers]
         self._fault = self._fault or self._check(response)
         self._keep = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
         response.head = self._fault is None
@@ -208,7 +217,8 @@ class Connection(asyncio.Protocol):
             self._complete = True
         else:  # an interim answer; another follows
             self._interim += 1
-            response.headers.clear()
+            self._fields = 0
+            response.found.clear()
             if self._status == 101 or self._interim > _INTERIM_ANSWERS:
                 self._fault = UpstreamError("protocol", "interim answers")
 
@@ -219,54 +229,54 @@ class Connection(asyncio.Protocol):
 
     def _check(self, response: HttpResponse) -> UpstreamError | None:
         """The rules of framing (RFC 9112 §6.3) without any of its leniencies."""
-        lengths, headers = 0, response.headers
-        if len(headers) > HEADER_COUNT or sum(map(len, chain.from_iterable(headers))) + 4 * len(headers) > HEAD_BYTES:
+        found = response.found
+        if self._fields > HEADER_COUNT or (self._wire_bytes > HEAD_BYTES - HEADER_COUNT and _size(found) > HEAD_BYTES):
             return UpstreamError("too-large", "headers")
-        for name, value in headers:
-            if name == b"content-length":
-                lengths += 1
+        lengths, codings = found.get(b"content-length"), found.get(b"transfer-encoding")
+        if lengths is not None:
+            for value in lengths:
                 if not value.isdigit() or len(value) > 18:
                     return UpstreamError("protocol", "content-length")
-                response.length = int(value)
-            elif name == b"transfer-encoding":
-                if self._chunked or value.lower() != b"chunked":
-                    return UpstreamError("protocol", "transfer-encoding")
-                self._chunked = True
-            elif name == b"content-encoding" and value.lower() != b"identity":
+            if len(lengths) > 1 or codings is not None:
+                return UpstreamError("protocol", "more than one length")
+            response.length = int(lengths[0])
+        elif codings is not None:
+            if len(codings) > 1 or codings[0].lower() != b"chunked":
+                return UpstreamError("protocol", "transfer-encoding")
+            self._chunked = True
+        for value in found.get(b"content-encoding", ()):
+            if value.lower() != b"identity":
                 return UpstreamError("protocol", "content-encoding")
-            elif name == b"keep-alive":
-                self._hint = _keep_alive(value)
-        if lengths > 1 or (lengths and self._chunked):
-            return UpstreamError("protocol", "more than one length")
         if not 200 <= response.status < 600:
             return UpstreamError("protocol", "status code")
+        if b"keep-alive" in found:
+            self._hint = _keep_alive(found[b"keep-alive"][-1])
         return None
 
-    def _bounds(self, response: HttpResponse) -> UpstreamError | None:
-        framing = self._wire_bytes - self._body_bytes
+    def _too_much(self, response: HttpResponse) -> UpstreamError | None:
+        """What is wrong with so many bytes that are no body."""
         if not response.head:
-            return UpstreamError("too-large", "headers") if framing > 2 * HEAD_BYTES else None
-        if framing > 2 * HEAD_BYTES + HIGH_WATER + _OVERHEAD * self._body_bytes:
+            return UpstreamError("too-large", "headers")
+        if self._wire_bytes - self._body_bytes > 2 * HEAD_BYTES + HIGH_WATER + _OVERHEAD * self._body_bytes:
             return UpstreamError("protocol", "more framing than body")
         return None
 
-    def _finish(self, response: HttpResponse) -> None:
+    def _finish(self, response: HttpResponse, now: float) -> None:
         self._response = None
         transport = self._transport
         if self._paused and transport is not None:
             self._paused = False
             transport.resume_reading()
-        free = self._keep and transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
+        keep = self._keep_seconds if self._hint is None else min(self._keep_seconds, self._hint)
+        if not self._keep or transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            keep = 0.0
         response.end()
-        if free:
+        if keep > 0:
+            self.free_until = now + keep
             self._on_free(self)
         else:
             self.retire()
         response.wake()
-
-    def park(self, seconds: float) -> None:
-        """Wait for the next request for at most that long, or for as long as the upstream said it would."""
-        self.free_until = self._loop.time() + (seconds if self._hint is None else min(seconds, self._hint))
 
     def _fail(self, error: UpstreamError) -> None:
         response, self._response = self._response, None
@@ -301,6 +311,11 @@ class Connection(asyncio.Protocol):
         else:
             wait = max(self.free_until - now, 0.01)
         self._timer = self._loop.call_later(min(wait, self._tick_seconds), self._tick)
+
+
+def _size(found: dict[bytes, list[bytes]]) -> int:
+    """Bytes of these header lines."""
+    return sum(len(name) + len(value) + 4 for name, values in found.items() for value in values)
 
 
 def _keep_alive(value: bytes) -> float | None:

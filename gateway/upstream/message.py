@@ -8,6 +8,7 @@ from typing import NewType
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import force_setattr
 
 HeaderBlock = NewType("HeaderBlock", bytes)
 """Checked header lines, each ended by CRLF; made by `header_block` alone."""
@@ -15,9 +16,12 @@ HeaderBlock = NewType("HeaderBlock", bytes)
 NO_HEADERS = HeaderBlock(b"")
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
-_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_CONTROL = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+_OUTER = b" \t"
+_KNOWN_NAMES = 256
 _TARGET = re.compile(rb"/[\x21-\x7e]*")
 _METHODS = frozenset({b"GET", b"POST", b"PUT", b"DELETE", b"PATCH"})  # HEAD and CONNECT frame their answers otherwise
+_MAY_BE_BARE = frozenset({b"GET", b"DELETE"})
 FRAMING = frozenset(
     {
         b"host",
@@ -37,6 +41,9 @@ FRAMING = frozenset(
 """By these the client would change framing or addressing."""
 
 
+_names: dict[bytes, bytes] = {}  # that were found to be tokens, and the caller's to set, with their colon; a protocol uses few
+
+
 def header_block(headers: Iterable[tuple[bytes, bytes]]) -> HeaderBlock:
     """Header lines ready to send.
 
@@ -45,14 +52,22 @@ def header_block(headers: Iterable[tuple[bytes, bytes]]) -> HeaderBlock:
     """
     lines: list[bytes] = []
     for name, value in headers:
-        if _TOKEN.fullmatch(name) is None:
-            raise ValueError("a header name is not a token")
-        if _VALUE.fullmatch(value) is None:
+        start = _names.get(name) or _learn(name)
+        if len(value.translate(None, _CONTROL)) != len(value) or len(value.strip(_OUTER)) != len(value):
             raise ValueError(f"the value of header {name.decode('ascii')} cannot be sent")
-        if name.lower() in FRAMING:
-            raise ValueError(f"header {name.decode('ascii')} is not the caller's to set")
-        lines += (name, b": ", value, b"\r\n")
+        lines += (start, value, b"\r\n")
     return HeaderBlock(b"".join(lines))
+
+
+def _learn(name: bytes) -> bytes:
+    if _TOKEN.fullmatch(name) is None:
+        raise ValueError("a header name is not a token")
+    if name.lower() in FRAMING:
+        raise ValueError(f"header {name.decode('ascii')} is not the caller's to set")
+    start = name + b": "
+    if len(_names) < _KNOWN_NAMES:
+        _names[name] = start
+    return start
 
 
 class Url(msgspec.Struct, frozen=True, gc=False):
@@ -61,6 +76,7 @@ class Url(msgspec.Struct, frozen=True, gc=False):
     authority      as the Host header says it.
     target         path and query, as the request line says them.
     allow_private  whether the address may be loopback or private; link-local and metadata addresses never may.
+    origin         what one connection pool is for; follows from the others.
     """
 
     scheme: str
@@ -69,6 +85,10 @@ class Url(msgspec.Struct, frozen=True, gc=False):
     authority: bytes
     target: bytes
     allow_private: bool = False
+    origin: tuple[str, str, int, bool] = ("", "", 0, False)
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "origin", (self.scheme, self.host, self.port, self.allow_private))
 
     @classmethod
     def parse(cls, url: str, *, allow_private: bool = False) -> Url:
@@ -91,11 +111,6 @@ class Url(msgspec.Struct, frozen=True, gc=False):
             raise ValueError("a URL's path starts with a slash")
         return cls(parts.scheme, parts.hostname, port, authority.encode("ascii"), target, allow_private)
 
-    @property
-    def origin(self) -> tuple[str, str, int, bool]:
-        """What one connection pool is for."""
-        return self.scheme, self.host, self.port, self.allow_private
-
 
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request.
@@ -115,21 +130,22 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def to_bytes(self) -> bytes:
         """As it goes over the wire (RFC 9112 §3); ValueError where that cannot be."""
-        if self.method not in _METHODS:
+        url, method, body = self.url, self.method, self.body
+        if method not in _METHODS:
             raise ValueError("the method is not one that is sent")
-        length = b"content-length: %d\r\n" % len(self.body) if self.body or self.method not in {b"GET", b"DELETE"} else b""
+        length = b"content-length: %d\r\n" % len(body) if body or method not in _MAY_BE_BARE else b""
         return b"".join(
             (
-                self.method,
+                method,
                 b" ",
-                self.url.target,
+                url.target,
                 b" HTTP/1.1\r\nhost: ",
-                self.url.authority,
+                url.authority,
                 b"\r\naccept-encoding: identity\r\n",
                 self.static,
-                header_block(self.headers),
+                header_block(self.headers) if self.headers else b"",
                 length,
                 b"\r\n",
-                self.body,
+                body,
             )
         )

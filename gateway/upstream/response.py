@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
@@ -29,47 +28,39 @@ class Channel(Protocol):
 class HttpResponse:
     """An answer whose head has come; its body is read once, by `read` or by `chunks`.
 
-    headers  names lower-case, in order of arrival.
+    found  the values of each header, by lower-case name, in order of arrival.
+    left   whether nobody reads it any more.
     """
 
     __slots__ = (
-        "_chunks",
-        "_connection",
-        "_done",
-        "_error",
-        "_held",
-        "_left",
-        "_loop",
-        "_waiter",
-        "_whole",
-        "head",
-        "headers",
-        "length",
-        "status",
-    )
+        "_chunks", "_connection", "_done", "_error", "_held", "_loop", "_waiter", "_whole", "found", "head", "left",
+        "length", "status",
+    )  # fmt: skip
 
     def __init__(self, connection: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.found: dict[bytes, list[bytes]] = {}
         self.length: int | None = None  # content-length
         self.head = False  # the head is complete
+        self.left = False
         self._connection = connection
         self._loop = loop
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._held = 0  # bytes waiting in _chunks
         self._whole = False  # read() wants everything: no back-pressure below its limit
-        self._left = False
         self._done = False
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """All of them; the values of one name stand together."""
+        return [(name, value) for name, values in self.found.items() for value in values]
+
     def header(self, name: bytes) -> bytes | None:
         """The value of a header (lower-case name); a repeated one is joined by ", ", an absent one None."""
-        found = None
-        for key, value in self.headers:
-            if key == name:
-                found = value if found is None else found + b", " + value
-        return found
+        values = self.found.get(name)
+        return None if values is None else b", ".join(values)
 
     async def read(self, limit: int) -> bytes:
         """The whole body; `UpstreamError("too-large")` beyond `limit` bytes.  The connection is free afterwards, or gone."""
@@ -78,11 +69,12 @@ class HttpResponse:
             if self.length is not None and self.length > limit:
                 raise UpstreamError("too-large", "body")
             self._whole = True
-            self._connection.resume(self)
+            if not self._done:
+                self._connection.resume(self)
             while not self._done:
                 if self._held > limit:
                     raise UpstreamError("too-large", "body")
-                await self._more()
+                await self._news()
             if self._error is not None:
                 raise self._error
             if self._held > limit:
@@ -91,34 +83,35 @@ class HttpResponse:
         finally:
             if not complete:
                 self._drop()
-        chunks = self._chunks
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(self._chunks)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes.  What is not consumed holds the upstream back; leaving early drops the connection."""
         try:
             while True:
                 while self._chunks:
-                    chunk = self._chunks.popleft()
-                    self._held -= len(chunk)
-                    yield chunk
+                    waiting, self._chunks = self._chunks, []
+                    for chunk in waiting:
+                        self._held -= len(chunk)
+                        yield chunk
                 if self._done:
                     if self._error is not None:
                         raise self._error
                     return
                 self._connection.resume(self)
-                await self._more()
+                await self._news()
         finally:
             self._drop()
 
     async def aclose(self) -> None:
         """Done with it; where the body was not read to its end, the connection is dropped and the upstream notices."""
-        self._drop()
+        if not self._done:
+            self._drop()
 
     def leave(self) -> None:
         """Done with it, though its end has not come: what still comes is thrown away for two seconds, then the connection is."""
         if not self._done:
-            self._left = self._whole = True
+            self.left = self._whole = True
             self._chunks.clear()
             self._connection.linger(self)
 
@@ -127,24 +120,21 @@ class HttpResponse:
         while not self.head:
             if self._error is not None:
                 raise self._error
-            await self._more()
+            await self._news()
 
-    async def _more(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
         waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def _drop(self) -> None:
-        if not self._done and not self._left:
+        if not self._done and not self.left:
             self._connection.abort(self)
 
     # what the connection reports
 
     def put(self, chunk: bytes) -> bool:
         """Take a piece of body; True where the upstream should pause."""
-        if self._left:
+        if self.left:
             return False
         self._chunks.append(chunk)
         self._held += len(chunk)
@@ -160,11 +150,6 @@ class HttpResponse:
         """Something has changed: whoever waits may look."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    @property
-    def left(self) -> bool:
-        """Whether nobody reads it any more."""
-        return self._left
 
     @property
     def drained(self) -> bool:

@@ -21,12 +21,11 @@ from gateway.asgi import (
     Scope,
     Send,
     Slots,
-    by_name,
-    headers_of,
-    is_whole,
+    fields_of,
     make_arrival,
     send_json,
     turned_away,
+    whole_body,
 )
 from gateway.bodies import Bodies
 from gateway.deadline import Within
@@ -157,10 +156,9 @@ class Aggregate:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            headers = headers_of(scope)
-            found = by_name(headers)
+            headers, found = fields_of(scope)
             self._guard.check(found)
-            body = await self._bodies.read(receive, whole=is_whole(scope))
+            body = await self._bodies.read(receive, whole_body(scope))
             arrival = make_arrival(
                 scope, body, protocol="mcp", target="", path="", clock=self._clock, headers=headers, found=found
             )  # fmt: skip
