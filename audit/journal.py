@@ -34,7 +34,7 @@ from audit.waiting import MAX_QUEUED_BYTES, Health, Waiting, drain
 from audit.writer import Result, Writer, closing, record_id, shredding
 
 _PROBE_SECONDS: Final = 1.0
-_SETTLE_SECONDS: Final = 0.001  # without a record, until those that are durable go into the tables
+_SETTLE_SECONDS: Final = 0.01  # without a record, until those that are durable go into the tables
 _START, _BEAT = Kind.CALL_START.value, Kind.WRITER_HEARTBEAT.value
 
 Alarm = Callable[[str], None]
