@@ -39,7 +39,7 @@ from audit.store_sql import SqlStore
 from audit.tree import leaf_hash
 from audit.verify import leaf_hash as plain_leaf_hash
 from audit.verify import verify_sqlite
-from audit.writer import Writer
+from audit.writer import Writer, record_id
 from bench import plain_rows
 from bench.targets import fdatasync_p50
 
@@ -49,6 +49,7 @@ KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SEAL: Final = bytes(range(32, 64))
 BODY: Final = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"text":"' + b"x" * 1900 + b'"}}'
 ROUNDS: Final = 3
+MOST_A_SECOND: Final = 40_000  # records that are made beforehand; who runs out of them stops
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class Bar:
         return f"{self.name:<58} {self.value:>9.2f}   {sign} {self.wanted:g}   {'met' if self.met else 'MISSED'}"
 
 
-def entries(prefix: str, count: int) -> Iterator[Entry]:
+def entries(count: int) -> Iterator[Entry]:
     """Calls and their ends in turn, as the gateway records them, each with 2 KiB that it carried."""
+    at = time.time_ns() // 1000
     for number in range(count):
-        call = f"{prefix}-{number}-{secrets.token_hex(8)}"
+        call, ended = record_id(at + 1000 * number), record_id(at + 1000 * number + 500)
         whose: dict[str, object] = {
             "workflow": "wf",
             "trace": secrets.token_hex(16),
@@ -85,7 +87,7 @@ def entries(prefix: str, count: int) -> Iterator[Entry]:
         outcome = {"status": "ok", "detail": "", "latency_us": 900, "events": 1, "bytes": 190}
         yield Entry(
             "call.end",
-            f"{call}-end",
+            ended,
             6,
             "user:bench/ann",
             {"call": call, **whose, "outcome": outcome},
@@ -102,16 +104,17 @@ class Appended:
     cpu: float
 
 
-async def appends(url: str, callers: int, seconds: float, prefix: str) -> Appended:
+async def appends(url: str, callers: int, seconds: float) -> Appended:
     """Append with so many callers at once."""
     journal = await Journal.open(
         url=url, origin=ORIGIN, signing_key=KEY, seal_key=SEAL, writer="bench", clock=lambda: time.time_ns() // 1000
     )
     took: list[float] = []
+    made = [list(entries(int(seconds * MOST_A_SECOND / callers / 2) + 20)) for _ in range(callers)]  # not what is measured
     until = time.perf_counter() + seconds
 
     async def caller(number: int) -> None:
-        for entry in entries(f"{prefix}-{number}", 1_000_000):
+        for entry in made[number]:
             began = time.perf_counter()
             if began > until:
                 return
@@ -131,7 +134,7 @@ def alone(folder: Path, count: int) -> float:
     with closing(SqlStore(f"sqlite:///{folder / 'alone.db'}")) as store:
         writer = _writer(store)
         began = time.perf_counter()
-        for entry in entries("alone", count // 2):
+        for entry in entries(count // 2):
             writer.write([entry])
         return count / (time.perf_counter() - began)
 
@@ -139,7 +142,7 @@ def alone(folder: Path, count: int) -> float:
 def plain(folder: Path, count: int) -> tuple[float, int]:
     """Records a second of the same leaves and sealed values as plain rows, a commit each; and the bytes of one."""
     with closing(SqlStore(f"sqlite:///{folder / 'rows.db'}")) as store:
-        _writer(store).write(list(entries("plain", count // 2)))
+        _writer(store).write(list(entries(count // 2)))
         sealed: dict[int, list[tuple[str, bytes]]] = {}
         with closing(sqlite3.connect(folder / "rows.db")) as connection:
             for index, name, value in connection.execute("SELECT idx, name, sealed FROM ledger_openings"):
@@ -150,16 +153,21 @@ def plain(folder: Path, count: int) -> tuple[float, int]:
 
 
 def cpu_of_a_record(folder: Path, batches: int, size: int = 64) -> float:
-    """Microseconds of the writing thread's processor time a record, in batches as 64 callers make them."""
+    """Microseconds of the writing thread's processor time a record, in batches as of 64 callers, until all are in the tables."""
     with closing(SqlStore(f"sqlite:///{folder / 'cpu.db'}")) as store:
         writer = _writer(store)
-        taken = []
-        for number in range(batches):
-            made = list(entries(f"cpu-{number}", size // 2))
+        writer.may_wait = True
+        taken = 0.0
+        for _ in range(batches):
+            made = list(entries(size // 2))
             began = time.thread_time()
             writer.write(made)
-            taken.append((time.thread_time() - began) * 1e6 / size)
-        return statistics.median(taken)
+            if store.due:
+                writer.settle()
+            taken += time.thread_time() - began
+        began = time.thread_time()
+        writer.settle()
+        return (taken + time.thread_time() - began) * 1e6 / (size * batches)
 
 
 def _writer(store: SqlStore) -> Writer:
@@ -260,7 +268,7 @@ def measure(folder: Path, seconds: float, records: int) -> dict[str, Any]:
         one = fdatasync_p50(folder, size=size)
         note("fdatasync µs, of a whole record", one)
         for callers in (1, 64, 512):
-            made = asyncio.run(appends(url, callers, seconds, f"r{callers}"))
+            made = asyncio.run(appends(url, callers, seconds))
             note(f"append µs, {callers}", made.p50)
             note(f"append ÷ fdatasync, {callers}", made.p50 / raw)
             note(f"append ÷ fdatasync of a whole record, {callers}", made.p50 / one)
@@ -270,7 +278,7 @@ def measure(folder: Path, seconds: float, records: int) -> dict[str, Any]:
         ours = alone(folder / f"alone-{number}", 200)
         note("records/s, our own commit each", ours)
         note("records/s ÷ our own commit each, 512", made.rate / ours)
-        note("CPU µs", cpu_of_a_record(folder / f"cpu-{number}", 40))
+        note("CPU µs", cpu_of_a_record(folder / f"cpu-{number}", 80))
         semantic, whole, hashed = verified(folder / f"round-{number}.db")
         note("verify µs, semantic", semantic)
         note("verify µs", whole)
@@ -282,7 +290,7 @@ def measure(folder: Path, seconds: float, records: int) -> dict[str, Any]:
     note("filling s", time.perf_counter() - began)
     for number in range(ROUNDS):
         for name, path in (("empty", folder / f"empty-{number}.db"), ("large", large)):
-            note(f"append µs, {name}", asyncio.run(appends(f"sqlite:///{path}", 1, seconds, f"{name}-{number}")).p50)
+            note(f"append µs, {name}", asyncio.run(appends(f"sqlite:///{path}", 1, seconds)).p50)
     note("verify µs, large", checked(large))
     return {name: statistics.median(values) for name, values in found.items()} | {"records": records}
 
