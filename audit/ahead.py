@@ -7,6 +7,7 @@ frame counts where its checksum says that all of it is there, and it begins wher
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -170,7 +171,8 @@ class Ahead:
     def append(self, batch: Batch, head: Head) -> bool:
         """Make the batch durable; the log then ends at `head`.  False: there is no room until what is pending is in the tables.
 
-        `StoreError` where it may be on the disk and may not: it counts as not, and what comes after it goes another way.
+        `StoreError` where it may be on the disk and may not.  What a later start would find there must be what stands in the log,
+        so the batch then goes into the tables with what is pending, before anything else, as after a commit without an answer.
         """
         first = batch.leaves[0][0]
         said = Said(
@@ -185,25 +187,34 @@ class Ahead:
             return False
         try:
             file = self._sized()
-            if os.pwrite(file, frame, self._at) != len(frame):
-                self.behind = True
-                msg = "the file ahead of the log was not written whole"
-                raise StoreError(msg)
-            os.fdatasync(file)
-            os.pwrite(file, HINT.pack(head.size), HINT_AT)
         except OSError as error:
             self.behind = True
             msg = f"the file ahead of the log: {error.strerror}"
             raise StoreError(msg) from error
-        self.check()
+        self._hold(batch, head)
+        try:
+            if os.pwrite(file, frame, self._at) != len(frame):
+                raise OSError(errno.EIO, "it was not written whole")
+            os.fdatasync(file)
+            os.pwrite(file, HINT.pack(head.size), HINT_AT)
+            self.check()
+        except OSError as error:
+            self.behind = True
+            msg = f"the file ahead of the log: {error.strerror}"
+            raise StoreError(msg) from error
+        except StoreError:
+            self.behind = True
+            raise
         self._at += len(frame)
+        return True
+
+    def _hold(self, batch: Batch, head: Head) -> None:
         if not self.pending:
             self.since = time.monotonic()
         self.pending.append(Pending(batch, head))
         self.records += len(batch.leaves)
         self.head = head
         self._note(batch)
-        return True
 
     def _note(self, batch: Batch) -> None:
         ids = [record for _, record, _, _ in batch.leaves]

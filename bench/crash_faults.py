@@ -67,6 +67,8 @@ KILLED: Final = "killed"
 UNANSWERED: Final = "a commit's answer is lost"
 REFUSED: Final = "a statement is refused"
 AWAY: Final = "the store goes away"
+AHEAD: Final = "fdatasync"
+"""Of the file ahead of the tables: where the store is away, so is that."""
 AWAY_KILLED: Final = "the store goes away, and the process is killed then"
 
 
@@ -128,14 +130,15 @@ class Points:
             if fault.dies and number >= fault.dies:
                 os.kill(os.getpid(), signal.SIGKILL)
             # A commit is not answered: every other time it was made all the same.
-            fails = bool(statement) and (done == bool(fault.point % 2) if statement == "COMMIT" else not done)
-            if not self._until and fails and (fault.point % 4 < 2 or statement == "COMMIT"):  # half of the times with a commit
+            commits = statement in {"COMMIT", AHEAD}
+            fails = bool(statement) and (done == bool(fault.point % 2) if commits else not done)
+            if not self._until and fails and (fault.point % 4 < 2 or commits):  # half of the times with a commit
                 self._until = number + fault.span
             if fails and number < self._until:
-                raise self._error(fault.name)
+                raise OSError(errno.EIO, fault.name) if sync else self._error(fault.name)
             return
         if fault.name in {UNANSWERED, REFUSED}:
-            if (done and statement == "COMMIT") if fault.name == UNANSWERED else not done:
+            if (done and statement in {"COMMIT", AHEAD}) if fault.name == UNANSWERED else not done:
                 self._fault = None  # once
                 raise OSError(errno.EIO, "a sync is refused") if sync else self._error(fault.name)
             return
@@ -172,17 +175,17 @@ def watch_syncs(points: Points) -> None:
     """A point before and after each sync that Python itself asks for: of the last signed head, and of the file ahead."""
     own = threading.current_thread()
 
-    def watched(real: Callable[[int], None]) -> Callable[[int], None]:
+    def watched(real: Callable[[int], None], name: str = "") -> Callable[[int], None]:
         def sync(descriptor: int) -> None:
             if threading.current_thread() is not own:
-                points.pass_one(done=False, sync=True)
+                points.pass_one(done=False, sync=True, statement=name)
             real(descriptor)
             if threading.current_thread() is not own:
-                points.pass_one(done=True, sync=True)
+                points.pass_one(done=True, sync=True, statement=name)
 
         return sync
 
-    os.fsync, os.fdatasync = watched(os.fsync), watched(os.fdatasync)  # type: ignore[assignment]
+    os.fsync, os.fdatasync = watched(os.fsync), watched(os.fdatasync, AHEAD)  # type: ignore[assignment]
 
 
 def draw(chance: random.Random, store: str, points: int, *, spool: bool = False) -> Fault:

@@ -197,27 +197,41 @@ def test_a_database_that_was_set_back_below_what_waits_for_it_is_not_written(pat
         begin()
 
 
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("broken", ["pwrite", "fdatasync"])
-def test_what_the_disk_did_not_take_is_refused_and_leaves_nothing_behind(
-    path: Path, begin: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, broken: str
+def test_a_batch_of_which_the_disk_did_not_say_whether_it_took_it_is_refused_and_stands_in_one_way_alone(
+    path: Path, begin: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, broken: str, made: bool, dies: bool
 ) -> None:
+    """It may be found in the file later: what is in the log, in a spool and there has to be the same bytes."""
     first = begin()
     warm(first)
     first.write(start("c1"))
+    real = getattr(os, broken)
 
-    def fails(*_: object) -> int:
+    def fails(*given: object) -> int:
+        if made:
+            real(*given)
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, broken, fails)
         with pytest.raises(StoreError, match="Input/output error"):
-            first.write(denial("lost"))
+            first.write(start("unsure"))
+    unsure = first.writer.unanswered
+    assert unsure is not None
+    if dies:
+        first.die()
+        first = begin()
     assert [each.id for each in first.write(denial("d1"), end("e1", "c1"))] == ["d1", "e1"]
     first.store.settle()
     first.die()
     begin().store.settle()
-    assert [each for each in in_tables(path) if each != "lost"] == ["warm", "c1", "d1", "e1"]
-    assert "lost" not in in_tables(path)
+    assert [each for each in in_tables(path) if each != "unsure"] == ["warm", "c1", "d1", "e1"]
+    assert "unsure" in in_tables(path) or (dies and not (made or broken == "fdatasync"))
+    with SqlReader(f"sqlite:///{path}") as reader:
+        found = reader.leaf("unsure")
+    assert found is None or found.hash == unsure.batch.leaves[-1][2]
     assert verified(path) == []
 
 

@@ -77,7 +77,7 @@ def test_eight_writers_of_one_log_some_of_whom_are_killed_leave_no_gap_and_write
 
 @pytest.mark.parametrize("store", STORES)
 def test_the_campaign_notices_each_planted_bug(tmp_path: Path, store: str) -> None:
-    found = campaign(tmp_path, store, "--plants", "--rounds", "100")
+    found = campaign(tmp_path, store, "--plants", "--rounds", "600")
     assert {run["plant"]: bool(run["amiss"]) for run in found["runs"]} == dict.fromkeys(planted(store), True)
     assert found["code"] == 0
 
@@ -94,6 +94,6 @@ def test_nothing_is_lost_where_the_store_goes_away_and_calls_go_on_in_the_spool(
 
 @pytest.mark.parametrize("store", STORES)
 def test_the_campaign_notices_each_bug_that_is_planted_in_the_spool(tmp_path: Path, store: str) -> None:
-    found = campaign(tmp_path, store, "--spool", "--plants", "--rounds", "200")
+    found = campaign(tmp_path, store, "--spool", "--plants", "--rounds", "600")
     assert {run["plant"]: bool(run["amiss"]) for run in found["runs"]} == dict.fromkeys(SPOOL_PLANTS, True)
     assert found["code"] == 0
