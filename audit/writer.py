@@ -152,6 +152,8 @@ class Writer:
     def _write(self, entries: Sequence[Entry], spooled: Sequence[Spooled], *, look: bool) -> list[Result]:
         draft: Draft | None = None
         committing = False
+        if look:  # what is durable ahead of the tables comes into them by a commit of its own: what is found then is there
+            self._store.settle()
         try:
             with self._store.turn(may_wait=self.may_wait and not look and not self._late) as turn:
                 self._settle(turn, {entry.id for entry in entries} if look else frozenset())

@@ -58,7 +58,7 @@ PLANTS: Final = {
 }
 
 AHEAD_PLANTS: Final = {
-    "told before it is in the file ahead": "a frame is written when the next one comes",
+    "told and never written ahead": "only the tables have it, a moment later",
     "what a dead process left ahead is forgotten": "nobody looks",
     "the file ahead begins anew before its records are in the tables": "what was acknowledged is overwritten",
 }
@@ -215,15 +215,10 @@ async def _hurried_outcome(recorder: Recorder, intent: Intent, outcome: Outcome)
 
 
 def _plant_ahead(plant: str) -> None:
-    real, owed = os.pwrite, list[tuple[int, bytes, int]]()
+    real = os.pwrite
 
-    def late(file: int, data: bytes, at: int) -> int:
-        if not data.startswith(b"bwf1"):
-            return real(file, data, at)
-        owed.append((file, data, at))
-        if len(owed) > 1:
-            real(*owed.pop(0))
-        return len(data)
+    def never(file: int, data: bytes, at: int) -> int:
+        return len(data) if data.startswith(b"bwf1") else real(file, data, at)
 
     begin = _Turning._begin
 
@@ -233,8 +228,8 @@ def _plant_ahead(plant: str) -> None:
             real(ahead._file, bytes(64), START)
         return begin(self)
 
-    if plant == "told before it is in the file ahead":
-        os.pwrite = late  # type: ignore[assignment]
+    if plant == "told and never written ahead":
+        os.pwrite = never  # type: ignore[assignment]
     elif plant == "what a dead process left ahead is forgotten":
         Ahead.left = lambda _, __: []  # type: ignore[method-assign]
     elif plant == "the file ahead begins anew before its records are in the tables":

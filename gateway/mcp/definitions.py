@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.mcp.methods import DISCOVER, INITIALIZE, LIST_PROMPTS, LIST_TEMPLATES, LIST_TOOLS
+from gateway.poison import Sign
 from policies.canonical import UncanonicalError, canonical, digest_of, named
 from policies.lock import MAX_DEFINITION, MAX_NAME, NAMED_BY, WHOLE, Key, What
+from policies.pinning import Grade, Pinning
 
 LISTS: Final[Mapping[str, tuple[What, str]]] = MappingProxyType(
     {LIST_TOOLS: ("tool", "tools"), LIST_PROMPTS: ("prompt", "prompts"), LIST_TEMPLATES: ("template", "resourceTemplates")}
@@ -99,3 +101,31 @@ def _told(what: What, name: Any, entry: Any) -> Told:
         return Told((what, name), entry, named(data), size=len(data))
     except UncanonicalError:
         return Told((what, name), entry, "", UNREADABLE)
+
+
+@dataclass(slots=True)
+class Live:
+    """The newest word of a server about one thing.
+
+    at    when it was heard, in seconds of the monotonic clock.
+    turn  how many times servers had said that something changed when it was asked for.
+    passes   the policy under which it was found to pass; whatever could change that makes a new one of these.
+    strange  in the other era it was pinned otherwise, and not only in what one of the eras does not know.
+    """
+
+    digest: str
+    at: float
+    turn: int
+    odd: str = ""
+    alike: str = ""
+    signs: tuple[Sign, ...] = ()
+    grade: Grade | None = None
+    strange: bool = False
+    passes: Pinning | None = None
+
+
+class Place(NamedTuple):
+    """A server in one era of the protocol: what it says in one may lack what only the other knows, and is pinned by itself."""
+
+    server: str
+    legacy: bool

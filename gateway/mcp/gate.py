@@ -15,11 +15,11 @@ from typing import Any, Final
 import msgspec
 
 from gateway.asgi import by_name
-from gateway.mcp.definitions import INTRODUCTIONS, LISTS, is_long, told, without
+from gateway.mcp.definitions import INTRODUCTIONS, LISTS, Place, is_long, told, without
 from gateway.mcp.errors import RpcRefused
 from gateway.mcp.methods import CALL_TOOL, CAPABILITIES_KEY, COMPLETE, GET_PROMPT, MODERN, VERSION_KEY
 from gateway.mcp.normalise import PROMPT_REF
-from gateway.mcp.pins import Pins, Place
+from gateway.mcp.pins import Pins
 from gateway.mcp.strict import dumps
 from gateway.model import (
     Arrival,
@@ -169,6 +169,7 @@ class Gate:
 
     async def _ask_first(self, permit: Permit, called: Called, stages: Stages, tries: int = 3) -> None:
         """Raise `Refused` unless what is called is what was approved, as far as the server's newest word tells."""
+        await self._pins.heard_out(called[0])
         if self._passes(permit, called):
             return None
         (place, key), pins, pinning = called, self._pins, self._pinning_of(permit.principal.workflow)

@@ -14,8 +14,7 @@ from policies.lock import shown_definition
 from policies.unseen import shown
 
 if TYPE_CHECKING:
-    from gateway.mcp.definitions import Told
-    from gateway.mcp.pins import Live, Place
+    from gateway.mcp.definitions import Live, Place, Told
     from policies.lock import Key
 
 log = logging.getLogger("gateway.mcp")

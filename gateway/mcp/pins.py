@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import orjson
 
@@ -17,7 +16,7 @@ from audit.model import Entry, LedgerUnavailableError
 from gateway import signals
 from gateway.mcp import pin_records as records
 from gateway.mcp.alike import Names
-from gateway.mcp.definitions import MOST_OF_A_LIST, TOO_LARGE, Told, akin
+from gateway.mcp.definitions import MOST_OF_A_LIST, TOO_LARGE, Live, Place, Told, akin
 from gateway.model import Clock, Refused
 from gateway.poison import Sign, Subject, gravest, scan
 from gateway.prometheus import Family, Sample
@@ -25,7 +24,7 @@ from gateway.reasons import Code
 from gateway.state.definitions import Definitions, First, Seen
 from gateway.state.definitions import Key as Row
 from policies.lock import NOTHING_LOCKED, Key, Lock, What, shown_definition
-from policies.pinning import Grade, Pinning
+from policies.pinning import Pinning
 
 NEW: Final = "new"
 CHANGED: Final = "changed"
@@ -43,40 +42,12 @@ MOST_A_MINUTE: Final = 200
 Append = Callable[[Entry], Awaitable[object]]
 
 
-@dataclass(slots=True)
-class Live:
-    """The newest word of a server about one thing.
-
-    at    when it was heard, in seconds of the monotonic clock.
-    turn  how many times servers had said that something changed when it was asked for.
-    passes   the policy under which it was found to pass; whatever could change that makes a new one of these.
-    strange  in the other era it was pinned otherwise, and not only in what one of the eras does not know.
-    """
-
-    digest: str
-    at: float
-    turn: int
-    odd: str = ""
-    alike: str = ""
-    signs: tuple[Sign, ...] = ()
-    grade: Grade | None = None
-    strange: bool = False
-    passes: Pinning | None = None
-
-
 def _nobody() -> None:
     pass  # there is no other replica that could be told
 
 
 def _nobody_here(_server: str, _kinds: Iterable[str]) -> None:
     pass  # nobody listens
-
-
-class Place(NamedTuple):
-    """A server in one era of the protocol: what it says in one may lack what only the other knows, and is pinned by itself."""
-
-    server: str
-    legacy: bool
 
 
 class Pins:
@@ -162,10 +133,19 @@ class Pins:
         heard: nothing has been pinned that it could differ from."""
         live = self._live.get(place, {}).get(key)
         if live is not None:
-            return self._is_new(place, live)
+            return self._is_new(place, live) and (not self._is_under_way(place) or self._pinned(pinning, place, key))
         return (
             not self._pinned(pinning, place, key) and self._looked.get((place, key), -self._seconds) > self.now() - self._seconds
         )
+
+    def _is_under_way(self, place: Place) -> bool:
+        return (turn := self._turns.get(place)) is not None and turn.locked()
+
+    async def heard_out(self, place: Place) -> None:
+        """Wait until what the server says at this moment is pinned: before that, what was seen first looks like what is new."""
+        if (turn := self._turns.get(place)) is not None and turn.locked():
+            async with turn:
+                pass
 
     def waits(self, pinning: Pinning, place: Place, key: Key) -> bool:
         """Whether only a person's approval lets this pass: its server need not even be asked."""

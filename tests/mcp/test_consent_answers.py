@@ -73,6 +73,7 @@ def test_whoever_may_not_know_of_the_server_learns_nothing_of_a_consent() -> Non
 def test_a_session_says_again_what_its_client_said_and_nobody_can_change_it(opens: bool) -> None:
     sessions = Sessions(Sealed([b"k" * 32]))
     sealed = sessions.seal("upstream's", server="desk", principal=PAUL, opens=opens)
-    assert sessions.open(sealed, server="desk", principal=PAUL) == Session("upstream's", opens)
+    opened = sessions.open(sealed, server="desk", principal=PAUL)
+    assert opened == Session("upstream's", opens, linked=opened.linked)
     with pytest.raises(Refused):
         sessions.open(sealed[:-2] + "AA", server="desk", principal=PAUL)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.mcp.definitions import told
-from gateway.mcp.pins import Pins, Place
+from gateway.mcp.definitions import Place, told
+from gateway.mcp.pins import Pins
 from gateway.state import State
 from policies.canonical import digest_of
 from policies.lock import Approved, Lock
