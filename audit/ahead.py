@@ -30,10 +30,11 @@ _MANY_OPEN: Final = 65_536
 
 
 class Pending(NamedTuple):
-    """A batch that is durable here; `head` is where the log ends with it."""
+    """A batch that is durable here; `head` is where the log ends with it, `before` the tree's frontier without it."""
 
     batch: Batch
     head: Head
+    before: bytes
 
     @property
     def first(self) -> int:
@@ -83,9 +84,15 @@ class Ahead:
             while True:
                 file = self._opened()
                 _lock(file, deadline)
-                if _named(self._path) == self._same:
+                if (there := _named(self._path)) == self._same:
                     break
                 self._let_file_go()  # removed while we waited: that of now is another one
+                if there == (0, 0) and os.path.lexists(self._path):
+                    msg = "the file ahead of the log has another name (a hard link); remove that, and records are written again"
+                    raise IdentityError(msg)
+                if time.monotonic() > deadline:
+                    msg = "the file ahead of the log is exchanged again and again"
+                    raise StoreError(msg)
         finally:
             os.close(door)
         self.held = True
@@ -211,7 +218,7 @@ class Ahead:
     def _hold(self, batch: Batch, head: Head) -> None:
         if not self.pending:
             self.since = time.monotonic()
-        self.pending.append(Pending(batch, head))
+        self.pending.append(Pending(batch, head, self.head.frontier if self.head is not None else b""))
         self.records += len(batch.leaves)
         self.head = head
         self._note(batch)
@@ -300,7 +307,7 @@ def together(pending: list[Pending]) -> Batch:
     """What is pending as one batch: a call that began and ended in it is none that is open."""
     whole = Batch()
     opened: dict[str, OpenCall] = {}
-    for batch, _ in pending:
+    for batch, _, _ in pending:
         whole.leaves += batch.leaves
         whole.openings += batch.openings
         whole.nodes += batch.nodes
@@ -322,7 +329,7 @@ def _pending(said: Said, head: Head) -> Pending:
     batch.openings = [(first + number, name, sealed) for number, name, sealed in said.openings]
     batch.opened = [OpenCall(call, first + number, writer, boot) for call, number, writer, boot in said.opened]
     batch.closed, batch.ended = said.closed, said.ended
-    return Pending(batch, Head(frontier.size, frontier.encode(), head.erasures))
+    return Pending(batch, Head(frontier.size, frontier.encode(), head.erasures), head.frontier)
 
 
 def _opened(path: str) -> int:

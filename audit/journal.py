@@ -328,9 +328,8 @@ class Journal:
                 if self._sweep and not failure:
                     self._close_orphans()
                 if last:
-                    return
-            if self._store.unsettled:
-                self._settle()
+                    break
+            self._settle()
         finally:
             self._tell(self._give_up, "the writer has ended")
 
@@ -357,6 +356,7 @@ class Journal:
             self._tell(self._judge, str(error))
         except TamperedError as error:
             self._tampered = f"the ledger was tampered with: {error}"
+            self._tell(self._judge, self._tampered)
 
     def _close_orphans(self) -> None:
         """Close what writers left open that died since the last look; where the store fails, the next look does."""

@@ -179,6 +179,9 @@ class SqlReader:
         wanted, deadline = ahead.size, time.monotonic() + _PATIENCE
         while True:
             self._settled = int(self._connection.execute(select(HeadRow.size)).scalar() or 0)
-            if self._settled >= wanted or not ahead.waiting or time.monotonic() > deadline:
+            if self._settled >= wanted:
+                return
+            if not ahead.waiting or time.monotonic() > deadline:
+                self._settled = wanted  # it was waited for in vain, once
                 return
             time.sleep(_PAUSE)

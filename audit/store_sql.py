@@ -285,6 +285,8 @@ class _Turning:
         """A transaction, and in it first what is durable ahead of the tables."""
         store = self._store
         cursor = cast("Cursor", store._cursor)
+        if store._ahead is not None and store._ahead.pending:
+            store._ahead.behind = True  # until it is done nothing more is taken
         cursor.execute(store._words.begin)
         self._begun = True
         turn = SqlTurn(cursor, store._words)

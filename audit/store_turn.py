@@ -168,10 +168,19 @@ class SqlTurn:
     def settle(self, pending: Sequence[Pending]) -> None:
         """Put into the tables what is durable ahead of them, as far as it is not there already (a commit without an answer)."""
         todo = [each for each in pending if each.first >= self.head.size]
+        for each in pending[: len(pending) - len(todo)]:
+            index, record, digest, _ = each.batch.leaves[-1]
+            found = self.existing([record]).get(record)
+            if found is None or (found.index, found.hash) != (index, digest):
+                msg = f"record {index} was acknowledged, and another stands in its place"
+                raise TamperedError(msg)
         if not todo:
             return
         if todo[0].first != self.head.size:
             msg = f"the log has {self.head.size} leaves and had {todo[0].first}: it was set back"
+            raise TamperedError(msg)
+        if todo[0].before != self.head.frontier:
+            msg = f"other records stand below {self.head.size} than those that were there when more was acknowledged"
             raise TamperedError(msg)
         batch, last = together(todo), todo[-1].head
         batch.ended += batch.closed  # that they were open was known when they were acknowledged

@@ -348,7 +348,7 @@ def _about(arrival: Arrival, principal: Principal | None, call: Call | None, req
         }
         if principal.grant:
             auth["grant"] = principal.grant
-        if principal.instance:
+        if principal.instance and principal.actors:  # of an agent; a person's would join what came before an erasure and after
             auth["instance"] = principal.instance
     if call is not None:
         tool = call.name if call.arguments is not None else None  # prompts and resources stand in `resource` alone

@@ -15,7 +15,6 @@ from gateway.listener.chunks import Chunks
 from gateway.listener.exchange import HIGH_WATER, Application, Exchange
 from gateway.listener.head import HEAD_BYTES, FaultyRequestError, check_unfinished, read_head
 
-_CR = 0x0D
 _EMPTY_LINES = 4
 _LINGER_BYTES: Final = 32 * 1024 * 1024
 
@@ -149,7 +148,7 @@ class Connection(asyncio.Protocol):
     def _read_head(self) -> None:
         """Begin the next request if its head is here."""
         buffer = self._buffer
-        if buffer[0] == _CR:  # some clients send an empty line after a body (RFC 9112 §2.2)
+        if buffer.startswith(b"\r"):  # some clients send an empty line after a body (RFC 9112 §2.2)
             while buffer.startswith(b"\r\n"):
                 buffer = buffer[2:]
                 self._blank += 1

@@ -252,6 +252,57 @@ def test_a_file_that_is_no_longer_the_one_at_its_path_takes_no_record(
         first.write(denial("d2"))
 
 
+def test_a_file_with_a_second_name_is_refused_at_once_and_taken_when_that_is_gone(
+    path: Path, begin: Callable[..., Process], tmp_path: Path
+) -> None:
+    first = begin()
+    warm(first)
+    os.link(ahead(path), tmp_path / "backup")
+    with pytest.raises(IdentityError, match="a hard link"):
+        first.write(denial("d1"))
+    (tmp_path / "backup").unlink()
+    assert [each.id for each in first.write(denial("d2"))] == ["d2"]
+
+
+def test_what_was_acknowledged_is_never_passed_over_because_another_record_took_its_place(
+    path: Path, begin: Callable[..., Process]
+) -> None:
+    """Somebody takes the file away, so that another process cannot see the lock."""
+    first = begin()
+    warm(first)
+    first.write(denial("a1"))
+    ahead(path).unlink()
+    second = begin("gw-2")
+    second.write(denial("b1"))
+    second.store.settle()
+    with pytest.raises(TamperedError, match="acknowledged"):
+        first.store.settle()
+
+
+def test_while_the_tables_take_nothing_no_more_is_acknowledged_and_readers_wait_for_it_once(
+    path: Path, begin: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.store_connect._BUSY_SECONDS", 0.02)
+    monkeypatch.setattr("audit.store_read._PATIENCE", 0.02)
+    first = begin()
+    warm(first)
+    first.write(denial("d1"))
+    held = sqlite3.connect(path, isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked"):
+        first.store.settle()
+    with pytest.raises(StoreError, match="locked"):
+        first.write(denial("d2"))
+    with SqlReader(f"sqlite:///{path}") as reader:
+        waited = reader._settled
+        assert reader.head().size == waited - 1
+        assert reader._settled == waited
+    held.execute("ROLLBACK")
+    assert [each.id for each in first.write(denial("d3"))] == ["d3"]
+    first.store.settle()
+    assert in_tables(path) == ["warm", "d1", "d3"]
+
+
 def test_a_new_person_an_erasure_and_a_hold_wait_for_nothing(path: Path, begin: Callable[..., Process]) -> None:
     first = begin()
     warm(first)
